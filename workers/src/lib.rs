@@ -1,0 +1,1 @@
+//! Takes e-mail jobs off the queue and delivers them.

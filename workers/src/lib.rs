@@ -1,1 +1,5 @@
-//! Takes e-mail jobs off the queue and delivers them.
+//! Takes e-mail jobs off the queue and delivers them, each once. The rooms, in reading order.
+
+pub mod decide;
+pub mod outcome;
+pub mod transport;

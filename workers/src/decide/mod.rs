@@ -1,0 +1,1 @@
+//! Decisions: pure functions over data. No IO, no async, no clock, no dice, no vendor crate.

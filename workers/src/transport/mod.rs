@@ -1,0 +1,3 @@
+//! The ways out. Each transport takes a composed message and answers with an [`crate::outcome::Outcome`].
+
+pub mod smtp;

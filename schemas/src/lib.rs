@@ -1,1 +1,27 @@
-//! Placeholder.
+//! What both sides of the queue say: data only, no IO, no async, no vendor crate.
+//!
+//! Modules in reading order: [`job`] is what a backend service asks for, parsed once into types that cannot hold a bad
+//! value; [`wire`] is how it travels; [`meta`] is what the message's headers remember between attempts; [`event`] is how
+//! the sender is told what became of it; [`topology`] is the broker's side of it, as data.
+
+pub mod address;
+pub mod event;
+pub mod examples;
+pub mod fields;
+pub mod job;
+pub mod json_schema;
+pub mod ladder;
+pub mod limits;
+pub mod meta;
+pub mod payload_hash;
+pub mod topology;
+pub mod wire;
+
+pub use address::{Domain, EmailAddress, Mailbox};
+pub use event::{Event, EventType};
+pub use fields::{IdempotencyKey, JobId, Lane, Tenant};
+pub use job::{Content, Job};
+pub use limits::JobLimits;
+pub use meta::Meta;
+pub use payload_hash::PayloadHash;
+pub use wire::{DecodeError, JobV1, MailboxV1};

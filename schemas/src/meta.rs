@@ -1,0 +1,249 @@
+//! What a message remembers between attempts: the `postrider-*` headers and the W3C trace context.
+//!
+//! All values are text, so that every broker client in every language can read them. On a republish the headers are built
+//! from a [`Meta`] alone: nothing of the broker's own (`x-death`, `x-delivery-count`, `CC`, `BCC`) survives, because a copied
+//! `x-death` makes RabbitMQ drop or jam the message in the delay ladder.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use crate::fields::Lane;
+
+/// The state of a message between attempts. `Meta::default()` is a fresh message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Meta {
+    /// How often the job was republished (parks and retries).
+    pub generation: u32,
+    /// Counted tries so far. Waiting never counts.
+    pub attempt: u32,
+    /// How often it was parked without a try.
+    pub parks: u32,
+    /// How many of its tries ended as unknown.
+    pub unknowns: u32,
+    /// Not to be tried before this time.
+    pub not_before: Option<Timestamp>,
+    /// Past this time the job expires.
+    pub expires: Option<Timestamp>,
+    /// The payload hash, 32 hexadecimal digits. Informative: workers compute it anew.
+    pub payload_hash: Option<String>,
+    /// The last answer of a transport, at most 200 bytes, without addresses.
+    pub last: Option<String>,
+    /// Recipients still to be served, by envelope index; all where absent.
+    pub pending: Option<Vec<u8>>,
+    /// Why and how often the job came to rest in `dead` or `hold`.
+    pub rest: Option<Rest>,
+    /// W3C `traceparent` of the previous hop.
+    pub traceparent: Option<String>,
+    /// W3C `tracestate` of the previous hop.
+    pub tracestate: Option<String>,
+    /// `traceparent` of the job's creation.
+    pub trace0: Option<String>,
+}
+
+/// How a job came to rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// One word, such as `retries-exhausted` or `unknown`.
+    pub reason: String,
+    /// One line for people.
+    pub detail: String,
+    /// When.
+    pub at: Timestamp,
+    /// How often in a row it came to rest for the same reason, from 1. Kept over `dead retry`.
+    pub times: u32,
+    /// The lane it came from, for messages whose body cannot be read.
+    pub lane: Option<Lane>,
+}
+
+/// Longest header value that is written, in bytes.
+pub const VALUE_MAX: usize = 400;
+
+const GENERATION: &str = "postrider-generation";
+const ATTEMPT: &str = "postrider-attempt";
+const PARKS: &str = "postrider-parks";
+const UNKNOWNS: &str = "postrider-unknowns";
+const NOT_BEFORE: &str = "postrider-not-before";
+const EXPIRES: &str = "postrider-expires";
+const PAYLOAD_HASH: &str = "postrider-payload-hash";
+const LAST: &str = "postrider-last";
+const PENDING: &str = "postrider-pending";
+const REST_REASON: &str = "postrider-rest-reason";
+const REST_DETAIL: &str = "postrider-rest-detail";
+const REST_AT: &str = "postrider-rest-at";
+const REST_TIMES: &str = "postrider-rest-times";
+const REST_LANE: &str = "postrider-rest-lane";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+const TRACE0: &str = "postrider-trace0";
+
+impl Meta {
+    /// Header names and values, in a fixed order; fields at their default are left out.
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        let mut out = Vec::with_capacity(8);
+        let mut put = |name, value: String| out.push((name, cut(value)));
+        for (name, count) in
+            [(GENERATION, self.generation), (ATTEMPT, self.attempt), (PARKS, self.parks), (UNKNOWNS, self.unknowns)]
+        {
+            if count > 0 {
+                put(name, count.to_string());
+            }
+        }
+        for (name, time) in [(NOT_BEFORE, self.not_before), (EXPIRES, self.expires)] {
+            if let Some(time) = time {
+                put(name, time.to_string());
+            }
+        }
+        if let Some(pending) = &self.pending {
+            put(PENDING, pending_text(pending));
+        }
+        if let Some(rest) = &self.rest {
+            put(REST_REASON, rest.reason.clone());
+            put(REST_DETAIL, rest.detail.clone());
+            put(REST_AT, rest.at.to_string());
+            put(REST_TIMES, rest.times.to_string());
+            if let Some(lane) = rest.lane {
+                put(REST_LANE, lane.as_str().to_owned());
+            }
+        }
+        let texts = [
+            (PAYLOAD_HASH, &self.payload_hash),
+            (LAST, &self.last),
+            (TRACEPARENT, &self.traceparent),
+            (TRACESTATE, &self.tracestate),
+            (TRACE0, &self.trace0),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                put(name, text.clone());
+            }
+        }
+        out
+    }
+
+    /// Reads headers. Unknown ones are ignored; a value that cannot be read counts as absent, because a message must not be
+    /// lost over a header.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut meta = Self::default();
+        let mut rest =
+            Rest { reason: String::new(), detail: String::new(), at: Timestamp::UNIX_EPOCH, times: 1, lane: None };
+        for (name, value) in pairs {
+            let text = || Some(value.to_owned());
+            match name {
+                GENERATION => meta.generation = value.parse().unwrap_or_default(),
+                ATTEMPT => meta.attempt = value.parse().unwrap_or_default(),
+                PARKS => meta.parks = value.parse().unwrap_or_default(),
+                UNKNOWNS => meta.unknowns = value.parse().unwrap_or_default(),
+                NOT_BEFORE => meta.not_before = value.parse().ok(),
+                EXPIRES => meta.expires = value.parse().ok(),
+                PAYLOAD_HASH => meta.payload_hash = text(),
+                LAST => meta.last = text(),
+                PENDING => meta.pending = Some(pending_list(value)),
+                REST_REASON => rest.reason = value.to_owned(),
+                REST_DETAIL => rest.detail = value.to_owned(),
+                REST_AT => rest.at = value.parse().unwrap_or_default(),
+                REST_TIMES => rest.times = value.parse().unwrap_or(1),
+                REST_LANE => rest.lane = value.parse().ok(),
+                TRACEPARENT => meta.traceparent = text(),
+                TRACESTATE => meta.tracestate = text(),
+                TRACE0 => meta.trace0 = text(),
+                _ => {}
+            }
+        }
+        meta.rest = (!rest.reason.is_empty()).then_some(rest);
+        meta
+    }
+}
+
+fn pending_text(pending: &[u8]) -> String {
+    let mut out = String::with_capacity(pending.len() * 3);
+    for (n, index) in pending.iter().enumerate() {
+        let _ = write!(out, "{}{index}", if n > 0 { "," } else { "" });
+    }
+    out
+}
+
+/// An unreadable list counts as absent only if that is safe: it is not, because recipients that were served would be served
+/// again. It therefore counts as "nobody" and the caller buries the message.
+fn pending_list(text: &str) -> Vec<u8> {
+    text.split(',').map(str::parse).collect::<Result<_, _>>().unwrap_or_default()
+}
+
+fn cut(mut value: String) -> String {
+    if value.len() > VALUE_MAX {
+        let mut end = VALUE_MAX;
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        value.truncate(end);
+    }
+    value.retain(|c| !c.is_control());
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Meta {
+        Meta {
+            generation: 7,
+            attempt: 2,
+            parks: 5,
+            unknowns: 1,
+            not_before: Some("2026-11-23T10:00:00Z".parse().unwrap()),
+            expires: Some("2026-11-24T10:00:00.5Z".parse().unwrap()),
+            payload_hash: Some("00ff".to_owned()),
+            last: Some("rcpt_to: 450 4.2.0 later".to_owned()),
+            pending: Some(vec![0, 3, 49]),
+            rest: Some(Rest {
+                reason: "unknown".to_owned(),
+                detail: "no answer after the final dot".to_owned(),
+                at: "2026-11-23T10:00:00Z".parse().unwrap(),
+                times: 2,
+                lane: Some(Lane::Bulk),
+            }),
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            tracestate: Some("a=b".to_owned()),
+            trace0: Some("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01".to_owned()),
+        }
+    }
+
+    fn back(meta: &Meta) -> Meta {
+        let pairs = meta.to_pairs();
+        Meta::from_pairs(pairs.iter().map(|(name, value)| (*name, value.as_str())))
+    }
+
+    #[test]
+    fn headers_come_back_as_they_went() {
+        assert_eq!(back(&full()), full());
+        assert_eq!(back(&Meta::default()), Meta::default());
+        assert!(Meta::default().to_pairs().is_empty());
+    }
+
+    #[test]
+    fn the_brokers_own_headers_do_not_survive() {
+        let pairs =
+            [("x-death", "1"), ("x-delivery-count", "3"), ("CC", "a"), ("BCC", "b"), ("postrider-attempt", "4")];
+        let meta = Meta::from_pairs(pairs);
+        assert_eq!(meta.to_pairs(), [("postrider-attempt", "4".to_owned())]);
+    }
+
+    #[test]
+    fn an_unreadable_header_does_not_stop_the_message() {
+        let meta = Meta::from_pairs([("postrider-generation", "many"), ("postrider-not-before", "soon")]);
+        assert_eq!(meta, Meta::default());
+    }
+
+    #[test]
+    fn an_unreadable_list_of_recipients_serves_nobody_rather_than_everybody() {
+        assert_eq!(Meta::from_pairs([("postrider-pending", "1,x")]).pending, Some(vec![]));
+    }
+
+    #[test]
+    fn values_are_one_bounded_line() {
+        let meta = Meta { last: Some(format!("a\r\nb{}", "é".repeat(400))), ..Meta::default() };
+        let value = meta.to_pairs().remove(0).1;
+        assert!(value.len() <= VALUE_MAX && value.starts_with("ab"), "{value}");
+    }
+}

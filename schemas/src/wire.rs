@@ -1,0 +1,530 @@
+//! The wire form of a job, version 1: JSON, UTF-8. [`JobV1`] mirrors the document; [`JobV1::parse`] turns it into a [`Job`] or says
+//! which field is wrong and why. No error text quotes a value: reasons travel in headers and logs.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    address::{AddressError, EmailAddress, Mailbox},
+    fields::{self, FieldError, Header, IdempotencyKey, JobId, Lane, Tenant},
+    job::{Attachment, Content, Job, ListUnsubscribe, Tracking},
+    limits::JobLimits,
+    payload_hash::PayloadHash,
+};
+
+/// AMQP `type` of a job message.
+pub const JOB_TYPE: &str = "postrider.job.v1";
+/// AMQP `content_type` of a job message.
+pub const JOB_CONTENT_TYPE: &str = "application/json";
+
+/// One e-mail to send, as JSON. Also the way to make a [`Job`] in Rust: fill the fields and call [`Self::parse`].
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobV1 {
+    /// Identity of the job, a UUID (version 7 is best). Required on the wire; made by [`Self::parse`] where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    /// The sender's own identity for this mail. With `tenant`: same key and same payload is the same job and is sent once; same key and
+    /// another payload is a conflict and is not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[\x21-\x7E]{1,256}$"))]
+    pub idempotency_key: Option<String>,
+    /// Whose mail it is; `default` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9._-]{1,64}$"))]
+    pub tenant: Option<String>,
+    /// `transactional` (default) or `bulk`.
+    #[serde(default)]
+    pub lane: Lane,
+    /// The author.
+    pub from: MailboxV1,
+    /// Where answers go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reply_to: Vec<MailboxV1>,
+    /// Recipients. `to`, `cc` and `bcc` together hold 1 to 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<MailboxV1>,
+    /// Recipients of a copy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cc: Vec<MailboxV1>,
+    /// Recipients that no header names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bcc: Vec<MailboxV1>,
+    /// The subject, one line.
+    #[schemars(length(max = 998))]
+    pub subject: String,
+    /// The plain text body. At least one of `text`, `html` and `template` is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The HTML body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+    /// Template sources instead of bodies (MiniJinja). The subject is then a template too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateV1>,
+    /// What the template may name. A name that is missing refuses the job.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Extra headers. Structural ones (From, To, Date, Message-ID, Content-*, ...) are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    pub headers: Vec<HeaderV1>,
+    /// Files and inline images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<AttachmentV1>,
+    /// A few short labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), inner(length(min = 1, max = 64)))]
+    pub tags: Vec<String>,
+    /// Flat data of the sender, returned in events.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Metrics asked for.
+    #[serde(default, skip_serializing_if = "TrackingV1::is_default")]
+    pub tracking: TrackingV1,
+    /// How a recipient leaves the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list_unsubscribe: Option<ListUnsubscribeV1>,
+    /// Not before this time, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTimeText>")]
+    pub send_at: Option<Timestamp>,
+    /// Not after this time, RFC 3339: past it the job expires instead of arriving late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTimeText>")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Stands in for [`Timestamp`] in the JSON Schema.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+pub(crate) struct DateTimeText(
+    #[schemars(extend("format" = "date-time"))]
+    #[expect(dead_code, reason = "shapes the JSON Schema only")]
+    String,
+);
+
+/// A mailbox: `"zoe@example.org"`, `"Zoë <zoe@example.org>"`, or an object.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a mailbox is a string or an object {address, name}")]
+pub enum MailboxV1 {
+    /// `address` or `Name <address>`.
+    Text(String),
+    /// Address and name apart.
+    Parts(MailboxPartsV1),
+}
+
+/// Address and display name.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MailboxPartsV1 {
+    /// `local@domain`; internationalised domains are accepted.
+    pub address: String,
+    /// The display name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Default for MailboxV1 {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+impl From<&str> for MailboxV1 {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for MailboxV1 {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&Mailbox> for MailboxV1 {
+    fn from(mailbox: &Mailbox) -> Self {
+        Self::Parts(MailboxPartsV1 { address: mailbox.address().to_string(), name: mailbox.name().map(str::to_owned) })
+    }
+}
+
+/// Template sources. At least one is needed.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateV1 {
+    /// Source of the plain text body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Source of the HTML body; variables are escaped in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+}
+
+/// An extra header.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderV1 {
+    /// The name.
+    pub name: String,
+    /// The value, unencoded.
+    pub value: String,
+}
+
+/// A file.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachmentV1 {
+    /// The name shown to the recipient.
+    pub filename: String,
+    /// A media type, `application/pdf` for example.
+    pub content_type: String,
+    /// The content in base64 (RFC 4648 section 4, padded).
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub content: String,
+    /// For inline images: what `cid:` links in the HTML body name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_id: Option<String>,
+}
+
+/// Metrics asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrackingV1 {
+    /// Count opens.
+    #[serde(default)]
+    pub opens: bool,
+    /// Count clicks.
+    #[serde(default)]
+    pub clicks: bool,
+}
+
+impl TrackingV1 {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a recipient leaves the list. At least one of `url` and `mailto`.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListUnsubscribeV1 {
+    /// An https address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "uri"))]
+    pub url: Option<String>,
+    /// An address that takes unsubscribe mails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailto: Option<String>,
+    /// The URL takes a POST without further questions (RFC 8058); needs `url`.
+    #[serde(default)]
+    pub one_click: bool,
+}
+
+/// Why bytes are not a job. Says what is wrong and where; never quotes a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The message is of another kind or version.
+    #[error("message type `{0}` is not known here; expected `postrider.job.v1`")]
+    Version(String),
+    /// The encoded job is too large.
+    #[error("the job has {bytes} bytes, more than the {max} allowed; put large files behind a link")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Not JSON, or not of the right shape.
+    #[error("field `{path}`: {reason}")]
+    Json {
+        /// Path of the field, `.` for the document itself.
+        path: String,
+        /// What serde expected there.
+        reason: String,
+    },
+    /// A value breaks its rule.
+    #[error("field `{path}`: {reason}")]
+    Invalid {
+        /// Path of the field, such as `to[2].address`.
+        path: String,
+        /// The rule.
+        reason: String,
+    },
+}
+
+/// Decodes a job from the wire.
+///
+/// `message_type` is the AMQP `type` property, where the producer set one.
+pub fn decode(bytes: &[u8], message_type: Option<&str>, limits: &JobLimits) -> Result<Job, DecodeError> {
+    if let Some(other) = message_type.filter(|kind| *kind != JOB_TYPE) {
+        return Err(DecodeError::Version(other.chars().take(80).collect()));
+    }
+    if bytes.len() > limits.bytes_max {
+        return Err(DecodeError::TooLarge { bytes: bytes.len(), max: limits.bytes_max });
+    }
+    let job = decode_v1(bytes)?;
+    if job.id.is_none() {
+        return Err(invalid("id", "is required: a UUID, the same each time this job is published"));
+    }
+    job.parse(limits)
+}
+
+/// Decodes the document alone, without the rules of its fields. For tools that add an `id` before [`JobV1::parse`].
+pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let job = serde_path_to_error::deserialize(&mut reader).map_err(|error| DecodeError::Json {
+        path: error.path().to_string(),
+        reason: without_value(&error.inner().to_string()),
+    })?;
+    reader
+        .end()
+        .map_err(|error| DecodeError::Json { path: ".".to_owned(), reason: without_value(&error.to_string()) })?;
+    Ok(job)
+}
+
+/// Serde quotes the offending string; a reason may end up in a log, so the quotation goes.
+fn without_value(reason: &str) -> String {
+    match (reason.find("string \""), reason.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => format!("{}string{}", &reason[..start], &reason[end + 1..]),
+        _ => reason.to_owned(),
+    }
+}
+
+/// Encodes a job for the wire.
+pub fn encode(job: &Job) -> Bytes {
+    let document = JobV1::from(job);
+    // A struct of strings, numbers and string-keyed maps: serde_json has nothing to refuse in it.
+    Bytes::from(serde_json::to_vec(&document).unwrap_or_default())
+}
+
+fn invalid(path: impl Into<String>, reason: impl ToString) -> DecodeError {
+    DecodeError::Invalid { path: path.into(), reason: reason.to_string() }
+}
+
+impl JobV1 {
+    /// Checks every field and every rule between fields.
+    pub fn parse(self, limits: &JobLimits) -> Result<Job, DecodeError> {
+        let recipients = self.to.len() + self.cc.len() + self.bcc.len();
+        if recipients == 0 {
+            return Err(invalid("to", "a job needs at least one recipient in `to`, `cc` or `bcc`"));
+        }
+        if recipients > limits.recipients_max {
+            let max = limits.recipients_max;
+            return Err(invalid(
+                "to",
+                format!("{recipients} recipients in `to`, `cc` and `bcc`; at most {max}: split the job"),
+            ));
+        }
+        if self.headers.len() > limits.headers_max {
+            return Err(invalid("headers", format!("{} headers; at most {}", self.headers.len(), limits.headers_max)));
+        }
+        if self.tags.len() > limits.tags_max {
+            return Err(invalid("tags", format!("{} tags; at most {}", self.tags.len(), limits.tags_max)));
+        }
+        if self.metadata.len() > limits.metadata_max {
+            return Err(invalid(
+                "metadata",
+                format!("{} entries; at most {}", self.metadata.len(), limits.metadata_max),
+            ));
+        }
+        fields::check_subject(&self.subject, limits.line_octets_max).map_err(|error| invalid("subject", error))?;
+        for (n, tag) in self.tags.iter().enumerate() {
+            fields::check_tag(tag).map_err(|error| invalid(format!("tags[{n}]"), error))?;
+        }
+        for (n, (key, value)) in self.metadata.iter().enumerate() {
+            fields::check_metadata(key, value).map_err(|error| invalid(format!("metadata entry {n}"), error))?;
+        }
+        let headers = self
+            .headers
+            .iter()
+            .enumerate()
+            .map(|(n, header)| {
+                Header::parse(&header.name, &header.value, limits.line_octets_max)
+                    .map_err(|error| invalid(format!("headers[{n}]"), error))
+            })
+            .collect::<Result<_, _>>()?;
+        if self.send_at.zip(self.expires_at).is_some_and(|(send, expires)| expires <= send) {
+            return Err(invalid("expires_at", "is not later than `send_at`: the job could never be sent"));
+        }
+        let mut job = Job {
+            id: self.id.unwrap_or_else(JobId::generate),
+            idempotency_key: optional(self.idempotency_key.as_deref(), "idempotency_key", IdempotencyKey::parse)?,
+            tenant: optional(self.tenant.as_deref(), "tenant", Tenant::parse)?.unwrap_or_default(),
+            lane: self.lane,
+            from: mailbox(&self.from, || "from".to_owned())?,
+            reply_to: mailboxes(&self.reply_to, "reply_to")?,
+            to: mailboxes(&self.to, "to")?,
+            cc: mailboxes(&self.cc, "cc")?,
+            bcc: mailboxes(&self.bcc, "bcc")?,
+            subject: self.subject,
+            content: content(self.text, self.html, self.template, self.variables)?,
+            headers,
+            attachments: self.attachments.into_iter().enumerate().map(attachment).collect::<Result<_, _>>()?,
+            tags: self.tags,
+            metadata: self.metadata,
+            tracking: Tracking { opens: self.tracking.opens, clicks: self.tracking.clicks },
+            list_unsubscribe: self.list_unsubscribe.map(list_unsubscribe).transpose()?,
+            send_at: self.send_at,
+            expires_at: self.expires_at,
+            payload_hash: PayloadHash::default(),
+        };
+        job.payload_hash = PayloadHash::of(&job);
+        Ok(job)
+    }
+}
+
+fn optional<T>(
+    text: Option<&str>,
+    path: &str,
+    parse: impl Fn(&str) -> Result<T, FieldError>,
+) -> Result<Option<T>, DecodeError> {
+    text.map(parse).transpose().map_err(|error| invalid(path, error))
+}
+
+fn mailboxes(list: &[MailboxV1], field: &str) -> Result<Vec<Mailbox>, DecodeError> {
+    list.iter().enumerate().map(|(n, one)| mailbox(one, || format!("{field}[{n}]"))).collect()
+}
+
+fn mailbox(one: &MailboxV1, path: impl Fn() -> String) -> Result<Mailbox, DecodeError> {
+    let parsed: Result<Mailbox, AddressError> = match one {
+        MailboxV1::Text(text) => Mailbox::parse(text),
+        MailboxV1::Parts(parts) => {
+            EmailAddress::parse(&parts.address).and_then(|address| Mailbox::new(address, parts.name.as_deref()))
+        }
+    };
+    parsed.map_err(|error| invalid(path(), error))
+}
+
+fn content(
+    text: Option<String>,
+    html: Option<String>,
+    template: Option<TemplateV1>,
+    variables: serde_json::Map<String, serde_json::Value>,
+) -> Result<Content, DecodeError> {
+    match template {
+        Some(_) if text.is_some() || html.is_some() => {
+            Err(invalid("template", "stands instead of `text` and `html`, not beside them"))
+        }
+        Some(TemplateV1 { text: None, html: None }) => Err(invalid("template", "needs a `text` or an `html` source")),
+        Some(TemplateV1 { text, html }) => Ok(Content::Template { text, html, variables }),
+        None if !variables.is_empty() => Err(invalid("variables", "have no `template` to stand in")),
+        None if text.is_none() && html.is_none() => {
+            Err(invalid("text", "a job needs a body: `text`, `html` or `template`"))
+        }
+        None => Ok(Content::Bodies { text, html }),
+    }
+}
+
+fn attachment((n, one): (usize, AttachmentV1)) -> Result<Attachment, DecodeError> {
+    let path = |field: &str| format!("attachments[{n}].{field}");
+    let filename_fits = |c: char| !c.is_control() && !matches!(c, '/' | '\\');
+    if one.filename.is_empty() || one.filename.len() > 255 || !one.filename.chars().all(filename_fits) {
+        return Err(invalid(path("filename"), "is 1 to 255 octets without path separators or control characters"));
+    }
+    if !is_media_type(&one.content_type) {
+        return Err(invalid(path("content_type"), "is a media type such as application/pdf"));
+    }
+    let id_fits = |c: u8| c.is_ascii_graphic() && !b"<>\"()\\,;:".contains(&c);
+    if one.content_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > 128 || !id.bytes().all(id_fits)) {
+        return Err(invalid(path("content_id"), "is 1 to 128 visible ASCII characters without brackets or quotes"));
+    }
+    let content =
+        STANDARD.decode(one.content).map_err(|error| invalid(path("content"), format!("not base64: {error}")))?;
+    Ok(Attachment {
+        filename: one.filename,
+        content_type: one.content_type,
+        content: Bytes::from(content),
+        content_id: one.content_id,
+    })
+}
+
+/// `type/subtype` of RFC 6838, with parameters of printable ASCII.
+fn is_media_type(text: &str) -> bool {
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let token =
+        |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&c));
+    text.len() <= 255
+        && essence.trim_end().split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype))
+        && parameters.bytes().all(|c| c.is_ascii_graphic() || c == b' ')
+}
+
+fn list_unsubscribe(one: ListUnsubscribeV1) -> Result<ListUnsubscribe, DecodeError> {
+    let url = one
+        .url
+        .map(|text| match Url::parse(&text) {
+            Ok(url) if url.scheme() == "https" && url.as_str().len() <= 900 => Ok(url),
+            Ok(_) => Err(invalid("list_unsubscribe.url", "is an https address of at most 900 octets")),
+            Err(error) => Err(invalid("list_unsubscribe.url", error)),
+        })
+        .transpose()?;
+    let mailto = one
+        .mailto
+        .map(|text| EmailAddress::parse(text.strip_prefix("mailto:").unwrap_or(&text)))
+        .transpose()
+        .map_err(|error| invalid("list_unsubscribe.mailto", error))?;
+    if url.is_none() && mailto.is_none() {
+        return Err(invalid("list_unsubscribe", "needs a `url` or a `mailto`"));
+    }
+    if one.one_click && url.is_none() {
+        return Err(invalid("list_unsubscribe.one_click", "needs a `url` that takes the POST (RFC 8058)"));
+    }
+    Ok(ListUnsubscribe { url, mailto, one_click: one.one_click })
+}
+
+impl From<&Job> for JobV1 {
+    fn from(job: &Job) -> Self {
+        let mailboxes = |list: &[Mailbox]| list.iter().map(MailboxV1::from).collect();
+        let (text, html, template, variables) = match job.content.clone() {
+            Content::Bodies { text, html } => (text, html, None, serde_json::Map::new()),
+            Content::Template { text, html, variables } => (None, None, Some(TemplateV1 { text, html }), variables),
+        };
+        Self {
+            id: Some(job.id),
+            idempotency_key: job.idempotency_key.as_ref().map(|key| key.as_str().to_owned()),
+            tenant: Some(job.tenant.as_str().to_owned()),
+            lane: job.lane,
+            from: MailboxV1::from(&job.from),
+            reply_to: mailboxes(&job.reply_to),
+            to: mailboxes(&job.to),
+            cc: mailboxes(&job.cc),
+            bcc: mailboxes(&job.bcc),
+            subject: job.subject.clone(),
+            text,
+            html,
+            template,
+            variables,
+            headers: job
+                .headers
+                .iter()
+                .map(|header| HeaderV1 { name: header.name().to_owned(), value: header.value().to_owned() })
+                .collect(),
+            attachments: job
+                .attachments
+                .iter()
+                .map(|one| AttachmentV1 {
+                    filename: one.filename.clone(),
+                    content_type: one.content_type.clone(),
+                    content: STANDARD.encode(&one.content),
+                    content_id: one.content_id.clone(),
+                })
+                .collect(),
+            tags: job.tags.clone(),
+            metadata: job.metadata.clone(),
+            tracking: TrackingV1 { opens: job.tracking.opens, clicks: job.tracking.clicks },
+            list_unsubscribe: job.list_unsubscribe.as_ref().map(|one| ListUnsubscribeV1 {
+                url: one.url.as_ref().map(Url::to_string),
+                mailto: one.mailto.as_ref().map(ToString::to_string),
+                one_click: one.one_click,
+            }),
+            send_at: job.send_at,
+            expires_at: job.expires_at,
+        }
+    }
+}

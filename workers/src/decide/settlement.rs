@@ -1,0 +1,26 @@
+//! What the queue is told about a delivery once its attempt is over.
+
+use jiff::Timestamp;
+use postrider_schemas::Meta;
+
+/// How a delivery ends. The queue makes the copy, waits for its confirm, and only then acknowledges the original.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing is left to do: acknowledge.
+    Done,
+    /// A copy with these headers comes back at this time.
+    Again {
+        /// When.
+        at: Timestamp,
+        /// The headers of the copy, its generation already advanced.
+        meta: Meta,
+    },
+    /// A copy with these headers waits for a person.
+    Hold(Meta),
+    /// A copy with these headers comes to rest in `dead`.
+    Bury(Meta),
+    /// A copy with these headers goes to quarantine: workers died under its hands.
+    Quarantine(Meta),
+    /// Not started: the broker may give it to somebody else at once.
+    Return,
+}

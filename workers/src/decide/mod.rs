@@ -1,3 +1,7 @@
 //! Decisions: pure functions over data. No IO, no async, no clock, no dice, no vendor crate.
 
+pub mod due;
+pub mod retry;
+pub mod route;
+pub mod settle;
 pub mod settlement;

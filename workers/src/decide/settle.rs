@@ -1,0 +1,308 @@
+//! From the outcome of an attempt to what follows: the settlement of the delivery, the ledger's verdict, the events.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postrider_schemas::{
+    Job, Meta,
+    event::{Event, EventRecipient, EventType},
+    meta::Rest,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    retry::RetrySchedule,
+    route::{OnUnknown, Route},
+};
+use crate::outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal};
+
+/// What follows an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// How the job goes on, or ends.
+    pub next: Next,
+    /// What the sender is told, in this order.
+    pub events: Vec<Event>,
+}
+
+/// How a job goes on. It is written into the ledger before the copy it asks for is published, so that whoever finds the message
+/// again after a crash carries on instead of trying again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "next")]
+pub enum Next {
+    /// Sent to everybody who could be served.
+    Sent,
+    /// Refused for good; nothing to keep.
+    Rejected,
+    /// Past its time.
+    Expired,
+    /// Another try at this time.
+    Again {
+        /// When.
+        at: Timestamp,
+        /// Recipients still to be served, by envelope index; all where absent.
+        pending: Option<Vec<u8>>,
+        /// Whether this try counts.
+        counted: bool,
+        /// Whether it may have been sent.
+        unknown: bool,
+        /// The last answer.
+        last: String,
+    },
+    /// A person decides.
+    Hold {
+        /// Recipients it is about; all where absent.
+        pending: Option<Vec<u8>>,
+        /// The last answer.
+        last: String,
+    },
+    /// Given up.
+    Bury {
+        /// One word.
+        reason: String,
+        /// One line.
+        detail: String,
+        /// Recipients still to be served, by envelope index; all where absent.
+        pending: Option<Vec<u8>>,
+    },
+}
+
+/// What the decision is made from, beside the outcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// Its message, as it came.
+    pub meta: &'a Meta,
+    /// The rule that took it.
+    pub route: &'a Route,
+    /// The name of the transport that was used.
+    pub transport: &'a str,
+    /// The retry schedule.
+    pub schedule: &'a RetrySchedule,
+    /// The wait after a failure that counts no try (the transport needs a person).
+    pub config_wait: Duration,
+    /// The present time.
+    pub now: Timestamp,
+}
+
+/// Decides. Nothing for [`Outcome::LostClaim`]: the job belongs to somebody else.
+pub fn settle(outcome: &Outcome, at: Situation<'_>) -> Option<Verdict> {
+    match outcome {
+        Outcome::Accepted { receipt, refused } => Some(accepted(&receipt.answer, refused, at)),
+        Outcome::Refused { refusal, recipients } if recipients.is_empty() => Some(refused(refusal, at)),
+        Outcome::Refused { refusal, recipients } => Some(refused_one_by_one(refusal, recipients, at)),
+        Outcome::Unknown(answer) => Some(unknown(answer, at)),
+        Outcome::LostClaim => None,
+    }
+}
+
+/// A job past its `expires_at`.
+pub fn expired(at: Situation<'_>) -> Verdict {
+    let mut event = event(EventType::Expired, at);
+    event.data.reason = Some("expired".to_owned());
+    event.data.answer.clone_from(&at.meta.last);
+    Verdict { next: Next::Expired, events: vec![event] }
+}
+
+fn accepted(answer: &Answer, refused: &[RecipientRefusal], at: Situation<'_>) -> Verdict {
+    let mut event = tried(EventType::Accepted, at);
+    event.data.answer = Some(answer.to_string());
+    if refused.is_empty() && at.meta.pending.is_none() {
+        return Verdict { next: Next::Sent, events: vec![event] };
+    }
+    let taken: Vec<usize> =
+        served(at).into_iter().filter(|index| !refused.iter().any(|one| one.index == *index)).collect();
+    event.data.recipients = recipients(at.job, taken.into_iter().map(|index| (index, None)));
+    let mut verdict = after_refusals(refused, at);
+    verdict.events.insert(0, event);
+    if verdict.next == Next::Rejected {
+        verdict.next = Next::Sent;
+    }
+    verdict
+}
+
+fn refused_one_by_one(refusal: &Refusal, list: &[RecipientRefusal], at: Situation<'_>) -> Verdict {
+    if refusal.class == Class::Config {
+        return refused(refusal, at);
+    }
+    after_refusals(list, at)
+}
+
+/// Recipients refused for good are reported; the others are tried again.
+fn after_refusals(list: &[RecipientRefusal], at: Situation<'_>) -> Verdict {
+    let (gone, later): (Vec<_>, Vec<_>) = list.iter().partition(|one| one.refusal.class.is_permanent());
+    let mut events = Vec::new();
+    if let Some(first) = gone.first() {
+        let mut event = failed(EventType::Rejected, &first.refusal, at);
+        event.data.recipients =
+            recipients(at.job, gone.iter().map(|one| (one.index, Some(one.refusal.answer.to_string()))));
+        events.push(event);
+    }
+    let Some(first) = later.first() else {
+        return Verdict { next: Next::Rejected, events };
+    };
+    let pending = later.iter().filter_map(|one| u8::try_from(one.index).ok()).collect();
+    let wait = later.iter().filter_map(|one| one.refusal.retry_after).max();
+    let mut verdict = try_again(&first.refusal, wait, Some(pending), at);
+    events.append(&mut verdict.events);
+    Verdict { next: verdict.next, events }
+}
+
+fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
+    match refusal.class {
+        Class::Recipient => {
+            Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }
+        }
+        // A message that could not even be made is kept: the sender can mend it.
+        Class::Message if refusal.answer.code.is_none() => {
+            bury("cannot-be-sent", refusal, at.meta.pending.clone(), at)
+        }
+        Class::Message => Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] },
+        Class::Config => {
+            let wait = refusal.retry_after.unwrap_or(at.config_wait);
+            again(refusal, wait, at.meta.pending.clone(), false, at)
+        }
+        Class::Throttled | Class::Quota | Class::Transient => {
+            try_again(refusal, refusal.retry_after, at.meta.pending.clone(), at)
+        }
+    }
+}
+
+fn unknown(answer: &Answer, at: Situation<'_>) -> Verdict {
+    let as_refusal = Refusal { class: Class::Transient, answer: answer.clone(), retry_after: None };
+    match at.route.on_unknown(at.job) {
+        OnUnknown::Hold => {
+            let mut event = tried(EventType::Held, at);
+            event.data.reason = Some("unknown".to_owned());
+            event.data.answer = Some(answer.to_string());
+            Verdict {
+                next: Next::Hold { pending: at.meta.pending.clone(), last: answer.to_string() },
+                events: vec![event],
+            }
+        }
+        OnUnknown::Resend => {
+            let mut verdict = try_again(&as_refusal, None, at.meta.pending.clone(), at);
+            if let Next::Again { unknown, .. } = &mut verdict.next {
+                *unknown = true;
+            }
+            for event in &mut verdict.events {
+                event.data.reason = Some("unknown".to_owned());
+                event.data.class = None;
+            }
+            verdict
+        }
+    }
+}
+
+/// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up.
+fn try_again(refusal: &Refusal, wait_min: Option<Duration>, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
+    let tries = at.meta.attempt + 1;
+    match at.schedule.wait_after(tries, dice(at.job)) {
+        Some(wait) => again(refusal, wait.max(wait_min.unwrap_or_default()), pending, true, at),
+        None => bury("retries-exhausted", refusal, pending, at),
+    }
+}
+
+fn again(refusal: &Refusal, wait: Duration, pending: Option<Vec<u8>>, counted: bool, at: Situation<'_>) -> Verdict {
+    let due = at.now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    // Woken up to expire rather than long after.
+    let due = super::due::park_until(at.job, due);
+    let mut event = failed(EventType::Deferred, refusal, at);
+    if !counted {
+        event.data.attempt = at.meta.attempt;
+    }
+    event.data.next_attempt_at = Some(due);
+    let last = refusal.answer.to_string();
+    Verdict { next: Next::Again { at: due, pending, counted, unknown: false, last }, events: vec![event] }
+}
+
+fn bury(reason: &str, refusal: &Refusal, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
+    let mut event = failed(EventType::Dead, refusal, at);
+    event.data.reason = Some(reason.to_owned());
+    let detail = refusal.answer.to_string();
+    Verdict { next: Next::Bury { reason: reason.to_owned(), detail, pending }, events: vec![event] }
+}
+
+fn dice(job: &Job) -> u64 {
+    let (_, low) = job.id().0.as_u64_pair();
+    low
+}
+
+/// Envelope indices that this attempt was about.
+fn served(at: Situation<'_>) -> Vec<usize> {
+    match &at.meta.pending {
+        Some(pending) => pending.iter().map(|index| usize::from(*index)).collect(),
+        None => (0..at.job.recipients().len()).collect(),
+    }
+}
+
+fn recipients(job: &Job, list: impl Iterator<Item = (usize, Option<String>)>) -> Vec<EventRecipient> {
+    let all = job.recipients();
+    list.filter_map(|(index, answer)| {
+        all.get(index).map(|one| EventRecipient { field: one.field, position: one.position, answer })
+    })
+    .collect()
+}
+
+fn event(kind: EventType, at: Situation<'_>) -> Event {
+    let mut event = Event::about(kind, at.job, at.meta, at.now);
+    event.data.route = Some(at.route.name.clone());
+    event
+}
+
+fn tried(kind: EventType, at: Situation<'_>) -> Event {
+    let mut event = event(kind, at);
+    event.data.transport = Some(at.transport.to_owned());
+    event.data.attempt = at.meta.attempt + 1;
+    event
+}
+
+fn failed(kind: EventType, refusal: &Refusal, at: Situation<'_>) -> Event {
+    let mut event = tried(kind, at);
+    event.data.class = Some(refusal.class.as_str().to_owned());
+    event.data.answer = Some(refusal.answer.to_string());
+    event
+}
+
+impl Next {
+    /// The headers of the copy that this asks for, made from those of the message it replaces.
+    pub fn meta(&self, before: &Meta, now: Timestamp) -> Meta {
+        let mut meta = before.clone();
+        meta.generation += 1;
+        match self {
+            Self::Again { at, pending, counted, unknown, last } => {
+                meta.not_before = Some(*at);
+                meta.pending.clone_from(pending);
+                meta.last = Some(last.clone());
+                meta.attempt += u32::from(*counted);
+                meta.parks += u32::from(!*counted);
+                meta.unknowns += u32::from(*unknown);
+            }
+            Self::Hold { pending, last } => {
+                meta.attempt += 1;
+                meta.unknowns += 1;
+                meta.pending.clone_from(pending);
+                meta.last = Some(last.clone());
+                meta.rest = Some(rest("unknown", last, before, now));
+            }
+            Self::Bury { reason, detail, pending } => {
+                meta.attempt += 1;
+                meta.pending.clone_from(pending);
+                meta.last = Some(detail.clone());
+                meta.rest = Some(rest(reason, detail, before, now));
+            }
+            Self::Sent | Self::Rejected | Self::Expired => {}
+        }
+        meta
+    }
+}
+
+/// Why a job came to rest, counting how often in a row it did for the same reason.
+pub fn rest(reason: &str, detail: &str, before: &Meta, now: Timestamp) -> Rest {
+    let times = match &before.rest {
+        Some(earlier) if earlier.reason == reason => earlier.times + 1,
+        _ => 1,
+    };
+    Rest { reason: reason.to_owned(), detail: detail.to_owned(), at: now, times, lane: None }
+}

@@ -31,7 +31,8 @@ impl When {
     }
 
     fn holds(&self, job: &Job) -> bool {
-        self.lane.is_none_or(|lane| lane == job.lane()) && (self.tenants.is_empty() || self.tenants.contains(job.tenant()))
+        self.lane.is_none_or(|lane| lane == job.lane())
+            && (self.tenants.is_empty() || self.tenants.contains(job.tenant()))
     }
 }
 

@@ -1,0 +1,197 @@
+//! From settings as they are written to a configuration that holds together.
+
+use std::{fs, time::Duration};
+
+use postrider_schemas::{JobLimits, Tenant};
+use secrecy::SecretString;
+
+use super::{
+    Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
+    TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    settings::{self, Secret, Settings},
+};
+use crate::decide::{
+    retry::RetrySchedule,
+    route::{OnUnknown, Route, When},
+};
+
+pub(super) fn check(settings: Settings, environment: &Environment) -> Result<Config, ConfigError> {
+    let transports = settings
+        .transport
+        .into_iter()
+        .map(|(name, transport)| transport_config(name, transport, environment))
+        .collect::<Result<Vec<_>, _>>()?;
+    let routes = routes(settings.route, &transports)?;
+    let at_least_one = |path: &str, n: usize| {
+        if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
+    };
+    at_least_one("queue.shards", settings.queue.shards.into())?;
+    at_least_one("worker.threads", settings.worker.threads)?;
+    at_least_one("worker.transactional", settings.worker.transactional.into())?;
+    at_least_one("worker.bulk", settings.worker.bulk.into())?;
+    at_least_one("worker.poison_after", settings.worker.poison_after as usize)?;
+    if settings.store.lease < Duration::from_secs(1) {
+        return Err(ConfigError::value("store.lease", "must be at least 1s"));
+    }
+    if !(0.0..=1.0).contains(&settings.retry.jitter) {
+        return Err(ConfigError::value("retry.jitter", "must be from 0 to 1"));
+    }
+    let admin =
+        match settings.admin.listen.as_str() {
+            "off" => None,
+            text => Some(text.parse().map_err(|_| {
+                ConfigError::value("admin.listen", "expected an address such as 0.0.0.0:8080, or \"off\"")
+            })?),
+        };
+    Ok(Config {
+        queue: QueueConfig {
+            url: secret("queue.url", settings.queue.url, environment)?,
+            topology: match settings.queue.topology {
+                settings::Topology::Apply => TopologyMode::Apply,
+                settings::Topology::Verify => TopologyMode::Verify,
+            },
+            shards: settings.queue.shards,
+        },
+        store: StoreConfig {
+            url: secret("store.url", settings.store.url, environment)?,
+            lease: settings.store.lease,
+            retention: settings.store.retention,
+        },
+        worker: WorkerConfig {
+            threads: settings.worker.threads,
+            transactional: settings.worker.transactional,
+            bulk: settings.worker.bulk,
+            drain: settings.worker.drain,
+            poison_after: settings.worker.poison_after,
+        },
+        retry: RetrySchedule { waits: settings.retry.schedule, jitter: settings.retry.jitter },
+        config_wait: settings.retry.config_wait,
+        job: JobLimits {
+            bytes_max: settings.job.bytes_max,
+            headers_max: settings.job.headers_max,
+            line_octets_max: settings.job.line_octets_max,
+            ..JobLimits::DEFAULT
+        },
+        admin,
+        log: LogConfig {
+            level: settings.log.level,
+            format: match settings.log.format {
+                settings::Format::Json => LogFormat::Json,
+                settings::Format::Pretty => LogFormat::Pretty,
+                settings::Format::Auto => LogFormat::Auto,
+            },
+        },
+        transports,
+        routes,
+    })
+}
+
+fn transport_config(
+    name: String,
+    settings: settings::Transport,
+    environment: &Environment,
+) -> Result<TransportConfig, ConfigError> {
+    let key = |field: &str| format!("transport.{name}.{field}");
+    if settings.kind != "smtp" {
+        return Err(ConfigError::value(
+            key("kind"),
+            format!("`{}` is not a kind of transport; known: smtp", settings.kind),
+        ));
+    }
+    let host = settings.host.filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| ConfigError::value(key("host"), "is required for an SMTP relay"))?;
+    if settings.connections == 0 || settings.messages_per_connection == 0 {
+        let field = if settings.connections == 0 { "connections" } else { "messages_per_connection" };
+        return Err(ConfigError::value(key(field), "must be at least 1"));
+    }
+    let login = match (settings.username, settings.password) {
+        (None, None) => None,
+        (Some(username), Some(password)) => Some(Login {
+            username,
+            password: secret(&key("password"), password, environment)?,
+            mechanism: settings.mechanism,
+        }),
+        (Some(_), None) => return Err(ConfigError::value(key("password"), "is required where there is a username")),
+        (None, Some(_)) => return Err(ConfigError::value(key("username"), "is required where there is a password")),
+    };
+    let port = settings.port.unwrap_or(match settings.tls {
+        Tls::None => 25,
+        Tls::Starttls => 587,
+        Tls::Implicit => 465,
+    });
+    let smtp = SmtpConfig {
+        host,
+        port,
+        tls: settings.tls,
+        ca_file: settings.ca_file,
+        hello: settings.hello,
+        login,
+        plaintext_auth: settings.plaintext_auth,
+        connections: settings.connections,
+        messages_per_connection: settings.messages_per_connection,
+        idle: settings.idle,
+        connect_timeout: settings.connect_timeout,
+        command_timeout: settings.command_timeout,
+        final_timeout: settings.final_timeout,
+    };
+    Ok(TransportConfig { name, kind: TransportKind::Smtp(smtp) })
+}
+
+fn routes(list: Vec<settings::Route>, transports: &[TransportConfig]) -> Result<Vec<Route>, ConfigError> {
+    let mut routes: Vec<Route> = Vec::with_capacity(list.len());
+    for settings in list {
+        let at = format!("route `{}`", settings.name);
+        if routes.iter().any(|earlier| earlier.name == settings.name) {
+            return Err(ConfigError::value(at, "the name is used twice"));
+        }
+        if let Some(earlier) = routes.iter().find(|earlier| earlier.when.is_catch_all()) {
+            return Err(ConfigError::value(
+                at,
+                format!("can never match: `{}` before it takes every job", earlier.name),
+            ));
+        }
+        let [name] = settings.send.as_slice() else {
+            return Err(ConfigError::value(format!("{at}: send"), "names exactly one transport"));
+        };
+        let transport = transports.iter().position(|one| one.name == *name).ok_or_else(|| {
+            let known: Vec<&str> = transports.iter().map(|one| one.name.as_str()).collect();
+            ConfigError::value(
+                format!("{at}: send"),
+                format!("there is no transport `{name}`; there are: {}", known.join(", ")),
+            )
+        })?;
+        let tenants = settings.when.tenants.iter().map(|name| Tenant::parse(name)).collect::<Result<_, _>>();
+        let tenants = tenants.map_err(|error| ConfigError::value(format!("{at}: when.tenants"), error))?;
+        routes.push(Route {
+            name: settings.name,
+            when: When { lane: settings.when.lane, tenants },
+            transport,
+            on_unknown: settings.on_unknown.map(|policy| match policy {
+                settings::OnUnknown::Hold => OnUnknown::Hold,
+                settings::OnUnknown::Resend => OnUnknown::Resend,
+            }),
+        });
+    }
+    if !transports.is_empty() && !routes.iter().any(|route| route.when.is_catch_all()) {
+        return Err(ConfigError::value("route", "the last route must be a catch-all: one without `when`"));
+    }
+    let idle = |n: &usize| !routes.iter().any(|route| route.transport == *n);
+    if let Some(unused) = (0..transports.len()).find(idle) {
+        return Err(ConfigError::value(format!("transport.{}", transports[unused].name), "no route sends by it"));
+    }
+    Ok(routes)
+}
+
+fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
+    match secret {
+        Secret::Text(text) => Ok(text.into()),
+        Secret::Env(place) => match environment.get(&place.env) {
+            Some(value) => Ok(value.clone().into()),
+            None => Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
+        },
+        Secret::File(place) => match fs::read_to_string(&place.file) {
+            Ok(value) => Ok(value.trim_end_matches(['\r', '\n']).to_owned().into()),
+            Err(error) => Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
+        },
+    }
+}

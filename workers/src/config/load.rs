@@ -1,0 +1,153 @@
+//! Reads the three layers and hands them to the check.
+
+use std::{collections::BTreeSet, path::Path};
+
+use config::{Config as Layers, File, FileFormat};
+
+use super::{Config, ConfigError, Environment, check, settings::Settings};
+
+/// The compiled-in defaults; also the manual of every setting.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// Loads the configuration of this process.
+pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    load_from(
+        file,
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
+    )
+}
+
+/// Loads a configuration with these variables instead of the process environment.
+pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config, ConfigError> {
+    let mut layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    if let Some(path) = file {
+        layers = layers.add_source(File::from(path).format(FileFormat::Toml).required(true));
+    }
+    // No `try_parsing`: it would turn the password 00123 into a number. The fields themselves say what they want.
+    let variables =
+        config::Environment::with_prefix("POSTRIDER").prefix_separator("_").separator("__").ignore_empty(true).source(
+            Some(
+                environment.iter().filter(|(name, _)| is_setting(name)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+            ),
+        );
+    let tree = layers.add_source(variables).build()?;
+
+    let mut unknown = BTreeSet::new();
+    let mut track = serde_path_to_error::Track::new();
+    let reader = serde_path_to_error::Deserializer::new(tree, &mut track);
+    let settings: Result<Settings, _> = serde_ignored::deserialize(reader, |path| {
+        unknown.insert(path.to_string());
+    });
+    let settings = settings.map_err(|error| ConfigError::value(track.path().to_string(), error))?;
+    if !unknown.is_empty() {
+        return Err(ConfigError::Unknown(unknown.into_iter().collect()));
+    }
+    check::check(settings, &environment)
+}
+
+/// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("POSTRIDER_") && name.contains("__")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::config::TransportKind;
+
+    const RELAY: &str = "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n";
+    const CATCH_ALL: &str = "[[route]]\nname = \"all\"\nsend = [\"relay\"]\n";
+
+    fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load_from(Some(file.path()), environment).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn check_refused(text: &str, expected: &[&str]) {
+        let error = read(text, &[]).expect_err("must be refused");
+        for part in expected {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    }
+
+    #[test]
+    fn defaults_alone_are_a_configuration() {
+        let config = load_from(None, Environment::new()).unwrap();
+        assert_eq!(config.retry.waits.len(), 7);
+        assert!(config.transports.is_empty() && config.routes.is_empty());
+    }
+
+    #[test]
+    fn the_commented_example_of_the_defaults_is_a_configuration() {
+        let example: String = DEFAULTS
+            .lines()
+            .skip_while(|line| !line.starts_with("# [transport.relay]"))
+            .filter_map(|line| line.strip_prefix("# ").filter(|rest| rest.contains('=') || rest.starts_with('[')))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let config = read(&example, &[("RELAY_PASSWORD", "s3cret")]).unwrap();
+        assert_eq!((config.transports.len(), config.routes.len()), (1, 2));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_keeps_passwords_as_they_are() {
+        let text = format!("[queue]\nurl = \"amqp://file\"\n{RELAY}username = \"app\"\npassword = \"x\"\n{CATCH_ALL}");
+        let environment = [("POSTRIDER_QUEUE__URL", "amqp://env"), ("POSTRIDER_TRANSPORT__RELAY__PASSWORD", "00123")];
+        let config = read(&text, &environment).unwrap();
+        assert_eq!(config.queue.url.expose_secret(), "amqp://env");
+        let TransportKind::Smtp(smtp) = &config.transports[0].kind;
+        assert_eq!(smtp.login.as_ref().unwrap().password.expose_secret(), "00123");
+        assert!(!format!("{config:?}").contains("00123"), "Debug output shows no secret");
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        check_refused("[queue]\nprefech = 1\n[worker]\nthread = 2\n", &["queue.prefech", "worker.thread"]);
+        check_refused(&format!("{RELAY}hots = \"x\"\n{CATCH_ALL}"), &["transport.relay.hots"]);
+    }
+
+    #[test]
+    fn wrong_types_name_the_key_and_the_file() {
+        check_refused("[queue]\nshards = \"many\"\n", &["queue.shards", ".toml"]);
+        check_refused("[retry]\nconfig_wait = \"soon\"\n", &["retry.config_wait", "duration such as"]);
+        check_refused("[queue\n", &[".toml"]);
+    }
+
+    #[test]
+    fn routes_must_be_complete() {
+        check_refused(&format!("{RELAY}[[route]]\nname = \"a\"\nsend = [\"rely\"]\n"), &["route `a`", "rely", "relay"]);
+        let bulk = "[[route]]\nname = \"a\"\nwhen = { lane = \"bulk\" }\nsend = [\"relay\"]\n";
+        check_refused(&format!("{RELAY}{bulk}"), &["catch-all"]);
+        check_refused(&format!("{RELAY}{CATCH_ALL}{bulk}"), &["route `a`", "can never match"]);
+        check_refused(&format!("{RELAY}{CATCH_ALL}{CATCH_ALL}"), &["route `all`"]);
+        check_refused(
+            &format!("{RELAY}{CATCH_ALL}[transport.b]\nkind = \"smtp\"\nhost = \"b\"\n"),
+            &["transport.b", "no route"],
+        );
+        check_refused(CATCH_ALL, &["route `all`", "relay"]);
+    }
+
+    #[test]
+    fn transports_must_be_complete() {
+        check_refused(&format!("[transport.relay]\nkind = \"smtp\"\n{CATCH_ALL}"), &["transport.relay.host"]);
+        check_refused(
+            &format!("[transport.relay]\nkind = \"pigeon\"\n{CATCH_ALL}"),
+            &["transport.relay.kind", "pigeon"],
+        );
+        check_refused(&format!("{RELAY}username = \"app\"\n{CATCH_ALL}"), &["transport.relay.password"]);
+        check_refused(&format!("{RELAY}connections = 0\n{CATCH_ALL}"), &["transport.relay.connections"]);
+    }
+
+    #[test]
+    fn a_missing_secret_says_where_it_was_looked_for() {
+        let with = |secret: &str| format!("{RELAY}username = \"app\"\npassword = {secret}\n{CATCH_ALL}");
+        check_refused(&with("{ env = \"NOT_SET\" }"), &["transport.relay.password", "NOT_SET"]);
+        check_refused(&with("{ file = \"/nonexistent/x\" }"), &["transport.relay.password", "/nonexistent/x"]);
+    }
+}

@@ -1,0 +1,219 @@
+//! The configuration: compiled-in defaults, then a file, then the environment; checked once into [`Config`], which cannot name a
+//! transport that does not exist or lack a catch-all route.
+
+mod check;
+mod load;
+mod settings;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use postrider_schemas::JobLimits;
+use secrecy::SecretString;
+
+use crate::decide::{retry::RetrySchedule, route::Route};
+
+pub use load::{DEFAULTS, load, load_from};
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The queue.
+    pub queue: QueueConfig,
+    /// The store.
+    pub store: StoreConfig,
+    /// The worker.
+    pub worker: WorkerConfig,
+    /// The retry schedule.
+    pub retry: RetrySchedule,
+    /// The wait while a transport needs a person.
+    pub config_wait: Duration,
+    /// Limits on a job.
+    pub job: JobLimits,
+    /// Where `/healthz` and `/readyz` listen.
+    pub admin: Option<SocketAddr>,
+    /// Logging.
+    pub log: LogConfig,
+    /// The ways out, in the order of their names. Routes name them by position.
+    pub transports: Vec<TransportConfig>,
+    /// The rules; the last one takes everything. Empty only where a command needs none.
+    pub routes: Vec<Route>,
+}
+
+/// The queue.
+#[derive(Debug, Clone)]
+pub struct QueueConfig {
+    /// `amqp(s)://...` or `embedded:FILE`. A secret, because it may hold a password.
+    pub url: SecretString,
+    /// Whether workers declare what is missing.
+    pub topology: TopologyMode,
+    /// Queues per lane.
+    pub shards: u16,
+}
+
+/// What a worker does about the topology at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopologyMode {
+    /// Declares what is missing.
+    Apply,
+    /// Looks, and names the command that mends what is missing.
+    Verify,
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// `redis://...` and its kin, or `embedded:FILE`. A secret, because it may hold a password.
+    pub url: SecretString,
+    /// How long a claim lasts when its worker dies.
+    pub lease: Duration,
+    /// How long a finished job is remembered.
+    pub retention: Duration,
+}
+
+/// The worker.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Threads of the runtime.
+    pub threads: usize,
+    /// Transactional jobs in hand at once.
+    pub transactional: u16,
+    /// Bulk jobs in hand at once.
+    pub bulk: u16,
+    /// How long a stop waits.
+    pub drain: Duration,
+    /// Lost workers before quarantine.
+    pub poison_after: u32,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Level or directives.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// JSON.
+    Json,
+    /// For people.
+    Pretty,
+    /// Pretty on a terminal, JSON elsewhere.
+    Auto,
+}
+
+/// A way out.
+#[derive(Debug, Clone)]
+pub struct TransportConfig {
+    /// Its name.
+    pub name: String,
+    /// Its kind and settings.
+    pub kind: TransportKind,
+}
+
+/// The kinds of transport.
+#[derive(Debug, Clone)]
+pub enum TransportKind {
+    /// An SMTP relay.
+    Smtp(SmtpConfig),
+}
+
+/// An SMTP relay.
+#[derive(Debug, Clone)]
+pub struct SmtpConfig {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub tls: Tls,
+    /// Trusted besides the system's authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Name said in EHLO; the host name where absent.
+    pub hello: Option<String>,
+    /// Credentials.
+    pub login: Option<Login>,
+    /// Allow credentials on a connection without TLS.
+    pub plaintext_auth: bool,
+    /// Most connections at once.
+    pub connections: usize,
+    /// Messages after which a connection is closed.
+    pub messages_per_connection: u32,
+    /// Time after which an unused connection is closed.
+    pub idle: Duration,
+    /// Limit on connecting.
+    pub connect_timeout: Duration,
+    /// Limit on each command and on writing the message.
+    pub command_timeout: Duration,
+    /// Limit on the answer to the final dot.
+    pub final_timeout: Duration,
+}
+
+/// How a connection is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Not at all.
+    None,
+    /// Upgraded before anything else is said.
+    Starttls,
+    /// From the first byte.
+    Implicit,
+}
+
+/// Credentials.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// User name.
+    pub username: String,
+    /// Password or access token.
+    pub password: SecretString,
+    /// SASL mechanism.
+    pub mechanism: Mechanism,
+}
+
+/// SASL mechanisms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mechanism {
+    /// PLAIN where offered, else LOGIN.
+    #[default]
+    Auto,
+    /// PLAIN
+    Plain,
+    /// LOGIN
+    Login,
+    /// XOAUTH2
+    Xoauth2,
+}
+
+/// Why a configuration was refused. The text names the key and where it came from.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or is not TOML.
+    #[error("{0}")]
+    Source(#[from] config::ConfigError),
+    /// A value has the wrong type.
+    #[error("setting `{path}`: {reason}")]
+    Value {
+        /// The key.
+        path: String,
+        /// What is wrong and, where known, in which file.
+        reason: String,
+    },
+    /// Keys that do not exist.
+    #[error("unknown settings: {}", .0.join(", "))]
+    Unknown(Vec<String>),
+}
+
+impl ConfigError {
+    fn value(path: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Value { path: path.into(), reason: reason.to_string() }
+    }
+}
+
+/// Variables that stand for the process environment.
+pub type Environment = BTreeMap<String, String>;

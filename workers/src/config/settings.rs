@@ -1,0 +1,220 @@
+//! The configuration as it is written. Nothing is checked here but types.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::{Mechanism, Tls};
+
+#[derive(Deserialize)]
+pub(super) struct Settings {
+    pub(super) queue: Queue,
+    pub(super) store: Store,
+    pub(super) worker: Worker,
+    pub(super) retry: Retry,
+    pub(super) job: Job,
+    pub(super) admin: Admin,
+    pub(super) log: Log,
+    #[serde(default)]
+    pub(super) transport: BTreeMap<String, Transport>,
+    #[serde(default)]
+    pub(super) route: Vec<Route>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Queue {
+    pub(super) url: Secret,
+    pub(super) topology: Topology,
+    pub(super) shards: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Topology {
+    Apply,
+    Verify,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Store {
+    pub(super) url: Secret,
+    #[serde(deserialize_with = "duration")]
+    pub(super) lease: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) retention: Duration,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Worker {
+    pub(super) threads: usize,
+    pub(super) transactional: u16,
+    pub(super) bulk: u16,
+    #[serde(deserialize_with = "duration")]
+    pub(super) drain: Duration,
+    pub(super) poison_after: u32,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Retry {
+    #[serde(deserialize_with = "durations")]
+    pub(super) schedule: Vec<Duration>,
+    pub(super) jitter: f64,
+    #[serde(deserialize_with = "duration")]
+    pub(super) config_wait: Duration,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Job {
+    pub(super) bytes_max: usize,
+    pub(super) headers_max: usize,
+    pub(super) line_octets_max: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Admin {
+    pub(super) listen: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Log {
+    pub(super) level: String,
+    pub(super) format: Format,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    Json,
+    Pretty,
+    Auto,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Transport {
+    pub(super) kind: String,
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+    #[serde(default = "starttls")]
+    pub(super) tls: Tls,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) hello: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    #[serde(default)]
+    pub(super) mechanism: Mechanism,
+    #[serde(default)]
+    pub(super) plaintext_auth: bool,
+    #[serde(default = "connections")]
+    pub(super) connections: usize,
+    #[serde(default = "messages_per_connection")]
+    pub(super) messages_per_connection: u32,
+    #[serde(default = "idle", deserialize_with = "duration")]
+    pub(super) idle: Duration,
+    #[serde(default = "connect_timeout", deserialize_with = "duration")]
+    pub(super) connect_timeout: Duration,
+    #[serde(default = "command_timeout", deserialize_with = "duration")]
+    pub(super) command_timeout: Duration,
+    #[serde(default = "final_timeout", deserialize_with = "duration")]
+    pub(super) final_timeout: Duration,
+}
+
+fn starttls() -> Tls {
+    Tls::Starttls
+}
+fn connections() -> usize {
+    10
+}
+fn messages_per_connection() -> u32 {
+    1000
+}
+fn idle() -> Duration {
+    Duration::from_secs(30)
+}
+fn connect_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+fn command_timeout() -> Duration {
+    Duration::from_secs(60)
+}
+fn final_timeout() -> Duration {
+    Duration::from_secs(120)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Route {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) when: When,
+    pub(super) send: Vec<String>,
+    pub(super) on_unknown: Option<OnUnknown>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct When {
+    pub(super) lane: Option<postrider_schemas::Lane>,
+    #[serde(default)]
+    pub(super) tenants: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnUnknown {
+    Hold,
+    Resend,
+}
+
+/// A secret: a text, or where to find one.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text, { env = \"NAME\" } or { file = \"/path\" }")]
+pub(super) enum Secret {
+    Text(String),
+    Env(SecretInEnv),
+    File(SecretInFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SecretInEnv {
+    pub(super) env: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SecretInFile {
+    pub(super) file: PathBuf,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a list of durations such as [\"30s\", \"2m\"]")]
+    enum List {
+        Many(Vec<String>),
+        /// From the environment: separated by commas.
+        One(String),
+    }
+    let texts = match List::deserialize(deserializer)? {
+        List::Many(list) => list,
+        List::One(text) => text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect(),
+    };
+    texts.iter().map(|text| parse_duration(text).map_err(D::Error::custom)).collect()
+}
+
+/// `500ms`, `30s`, `2m`, `12h`, `7d`: a number and one unit.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || "expected a duration such as 500ms, 30s, 2m, 12h or 7d".to_owned();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs).ok_or_else(bad);
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        "d" => seconds(86_400),
+        _ => Err(bad()),
+    }
+}

@@ -1,4 +1,4 @@
-//! Delivery by an SMTP relay: a session of our own on a TCP stream without delay, built from lettre's addresses and
+//! Delivery by an SMTP relay: a session of our own on a TCP stream without delay, built from lettre's
 //! credentials and from rustls. Not lettre's client: see DECISIONS.
 //!
 //! What an answer means is decided in [`crate::decide::classify`]; what follows from that is not decided here at all.
@@ -19,8 +19,8 @@ mod wire;
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-pub use lettre::Address;
 use lettre::transport::smtp::extension::ClientId;
+use postrider_schemas::EmailAddress;
 use tokio::time::timeout;
 
 pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
@@ -41,16 +41,16 @@ const QUIT_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy)]
 pub struct Mail<'a> {
     /// The envelope sender, to which bounces go; `None` is the null sender `<>`.
-    pub from: Option<&'a Address>,
-    /// The envelope recipients. Refusals name them by their position here.
-    pub recipients: &'a [Address],
+    pub from: Option<&'a EmailAddress>,
+    /// The envelope recipients, at least one. Refusals name them by their position here.
+    pub recipients: &'a [&'a EmailAddress],
     /// The MIME message with CRLF line ends. Copied only where it must be changed for the wire.
     pub message: &'a [u8],
 }
 
-impl<'a> Mail<'a> {
-    fn addresses(self) -> impl Iterator<Item = &'a str> {
-        self.from.into_iter().chain(self.recipients).map(AsRef::as_ref)
+impl Mail<'_> {
+    fn needs_smtputf8(self) -> bool {
+        self.from.into_iter().chain(self.recipients.iter().copied()).any(EmailAddress::needs_smtputf8)
     }
 }
 

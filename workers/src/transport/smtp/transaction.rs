@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, Write as _};
 
-use lettre::Address;
+use postrider_schemas::EmailAddress;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
@@ -85,16 +85,13 @@ impl Session {
         if mail.recipients.is_empty() {
             return no(Stage::RcptTo, "the message has no recipient");
         }
-        if mail.addresses().any(|address| address.bytes().any(|byte| byte.is_ascii_control())) {
-            return no(Stage::RcptTo, "an address holds a control character");
-        }
         if let Some(max) = self.offers.size_max.filter(|max| body.size > *max) {
             return no(Stage::MailFrom, &format!("the message has {} bytes, the relay takes {max}", body.size));
         }
         if body.eight_bit && !self.offers.eight_bit_mime {
             return no(Stage::MailFrom, "the message has 8-bit content and the relay does not offer 8BITMIME");
         }
-        if !self.offers.smtp_utf8 && !mail.addresses().all(str::is_ascii) {
+        if !self.offers.smtp_utf8 && mail.needs_smtputf8() {
             return no(Stage::MailFrom, "an address is not in ASCII and the relay does not offer SMTPUTF8");
         }
         None
@@ -189,7 +186,9 @@ impl Session {
 
     fn put_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) {
         self.out.extend_from_slice(b"MAIL FROM:<");
-        self.out.extend_from_slice(mail.from.map_or("", AsRef::as_ref).as_bytes());
+        if let Some(from) = mail.from {
+            self.put_address(from);
+        }
         self.out.push(b'>');
         if self.offers.size {
             // Writing to a vector cannot fail.
@@ -198,16 +197,23 @@ impl Session {
         if body.eight_bit {
             self.out.extend_from_slice(b" BODY=8BITMIME");
         }
-        if !mail.addresses().all(str::is_ascii) {
+        if mail.needs_smtputf8() {
             self.out.extend_from_slice(b" SMTPUTF8");
         }
         self.out.extend_from_slice(b"\r\n");
     }
 
-    fn put_rcpt(&mut self, recipient: &Address) {
+    fn put_rcpt(&mut self, recipient: &EmailAddress) {
         self.out.extend_from_slice(b"RCPT TO:<");
-        self.out.extend_from_slice(AsRef::<str>::as_ref(recipient).as_bytes());
+        self.put_address(recipient);
         self.out.extend_from_slice(b">\r\n");
+    }
+
+    /// The type holds nothing that could end the command early.
+    fn put_address(&mut self, address: &EmailAddress) {
+        self.out.extend_from_slice(address.local().as_bytes());
+        self.out.push(b'@');
+        self.out.extend_from_slice(address.domain().as_str().as_bytes());
     }
 
     async fn read_rcpt(&mut self, index: usize, refused: &mut Vec<RecipientRefusal>) -> Result<(), Failure> {

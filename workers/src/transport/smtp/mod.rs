@@ -1,1 +1,160 @@
-//! SMTP relay.
+//! Delivery by an SMTP relay: a session of our own on a TCP stream without delay, built from lettre's
+//! credentials and from rustls. Not lettre's client: see DECISIONS.
+//!
+//! What an answer means is decided in [`crate::decide::classify`]; what follows from that is not decided here at all.
+
+mod auth;
+mod body;
+mod failure;
+mod offers;
+mod permission;
+mod pool;
+mod reply;
+mod session;
+mod settings;
+mod tls;
+mod transaction;
+mod wire;
+
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use lettre::transport::smtp::extension::ClientId;
+use postrider_schemas::EmailAddress;
+use tokio::time::timeout;
+
+pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
+use self::{
+    failure::Failure,
+    permission::Permission,
+    pool::Pool,
+    session::{Session, Target},
+    tls::Tls,
+    transaction::After,
+};
+use crate::outcome::{Class, Outcome, Stage};
+
+/// How long idle connections may take to say goodbye.
+const QUIT_LIMIT: Duration = Duration::from_secs(2);
+
+/// A message and its envelope.
+#[derive(Clone, Copy)]
+pub struct Mail<'a> {
+    /// The envelope sender, to which bounces go; `None` is the null sender `<>`.
+    pub from: Option<&'a EmailAddress>,
+    /// The envelope recipients, at least one. Refusals name them by their position here.
+    pub recipients: &'a [&'a EmailAddress],
+    /// The MIME message with CRLF line ends. Copied only where it must be changed for the wire.
+    pub message: &'a [u8],
+}
+
+impl Mail<'_> {
+    fn needs_smtputf8(self) -> bool {
+        self.from.into_iter().chain(self.recipients.iter().copied()).any(EmailAddress::needs_smtputf8)
+    }
+}
+
+/// One relay and the connections to it.
+pub struct Relay {
+    target: Target,
+    pool: Arc<Pool>,
+}
+
+impl Relay {
+    /// Checks the settings and reads the certificates; connects to nothing.
+    pub fn new(settings: RelaySettings) -> Result<Self, RelayError> {
+        settings.check()?;
+        let tls = if settings.tls == TlsMode::None { None } else { Some(Tls::new(&settings)?) };
+        let hello = client_id(&settings.hello);
+        let pool = Pool::new(settings.connections, settings.idle);
+        Ok(Self { target: Target { settings, tls, hello }, pool })
+    }
+
+    /// Delivers one message, at most once.
+    ///
+    /// `may_submit` is first polled when a connection is there, then alongside the envelope. The message's first byte is
+    /// written only after it said `true`; `false` ends in [`Outcome::LostClaim`]. Once polled it is brought to its end
+    /// before this returns, unless that takes longer than the limit for DATA.
+    ///
+    /// Dropping the future closes the connection: nothing of an abandoned delivery can reach another one. Whether the
+    /// message was taken is then unknown, if `may_submit` had said `true`. Takes no longer than
+    /// [`StageLimits::longest`].
+    pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let may_submit = pin!(may_submit);
+        let mut permission = Permission::new(may_submit);
+        let outcome = self.attempt(mail, &mut permission).await;
+        if permission.is_denied_after_all(self.target.settings.limits.data).await {
+            return Outcome::LostClaim;
+        }
+        outcome
+    }
+
+    async fn attempt<F>(&self, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let place = match timeout(self.target.settings.limits.line, self.pool.place()).await {
+            Ok(Some(place)) => place,
+            Ok(None) => return refused(Class::Transient, "the transport is closed"),
+            Err(_) => return refused(Class::Throttled, "no connection to the relay became free in time"),
+        };
+        if let Some(mut session) = self.pool.take(&place) {
+            let (outcome, after) = session.transact(mail, permission).await;
+            if after != After::Stale {
+                self.put_back(session, after).await;
+                return outcome;
+            }
+        }
+        let mut session = match Session::open(&self.target, self.pool.mark(&place)).await {
+            Ok(session) => session,
+            Err(failure) => return failure.into_outcome(),
+        };
+        let (outcome, after) = session.transact(mail, permission).await;
+        self.put_back(session, after).await;
+        outcome
+    }
+
+    /// Parks the session if it is fit for another message.
+    async fn put_back(&self, mut session: Session, after: After) {
+        let is_fit = match after {
+            After::Park => true,
+            After::Reset => session.reset().await,
+            After::Drop | After::Stale => false,
+        };
+        if !is_fit {
+            return;
+        }
+        if session.served() < self.target.settings.messages_per_connection {
+            self.pool.park(session);
+        } else {
+            session.hang_up();
+        }
+    }
+
+    /// Takes no further message and says goodbye on every idle connection, within two seconds. Deliveries that are under
+    /// way go on to their end.
+    pub async fn close(&self) {
+        join_all(self.pool.close().into_iter().map(|session| session.quit(QUIT_LIMIT))).await;
+    }
+
+    /// Connections that are open or being opened.
+    pub fn open_connections(&self) -> usize {
+        self.pool.open()
+    }
+}
+
+fn refused(class: Class, text: &str) -> Outcome {
+    Failure::local(Stage::Connect, class, text).into_outcome()
+}
+
+fn client_id(hello: &str) -> ClientId {
+    match hello.parse() {
+        Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
+        Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
+        Err(_) if hello.is_empty() => ClientId::default(),
+        Err(_) => ClientId::Domain(hello.to_owned()),
+    }
+}

@@ -1,0 +1,93 @@
+//! AUTH: which mechanism, and its exchange. That credentials never cross a network in clear is seen to in `settings`.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    failure::Failure,
+    offers::Offers,
+    reply::Reply,
+    session::Session,
+    settings::{Auth, AuthMechanism},
+};
+use crate::outcome::{Class, Stage};
+
+impl Session {
+    /// Logs in. A relay that does not offer a fitting mechanism needs a person, as does one that refuses the credentials.
+    pub(super) async fn authenticate(&mut self, auth: &Auth) -> Result<(), Failure> {
+        let Some(mechanism) = choose(auth.mechanism, self.offers) else {
+            let text = match auth.mechanism {
+                AuthMechanism::Auto => "the relay offers neither AUTH PLAIN nor AUTH LOGIN",
+                AuthMechanism::Plain => "the relay does not offer AUTH PLAIN",
+                AuthMechanism::Login => "the relay does not offer AUTH LOGIN",
+                AuthMechanism::Xoauth2 => "the relay does not offer AUTH XOAUTH2",
+            };
+            return Err(Failure::local(Stage::Auth, Class::Config, text));
+        };
+        let reply = match mechanism {
+            Mechanism::Login => self.login(auth).await?,
+            Mechanism::Plain | Mechanism::Xoauth2 => self.respond_at_once(mechanism, auth).await?,
+        };
+        self.want_positive(Stage::Auth, reply)
+    }
+
+    /// PLAIN and XOAUTH2: everything is in the first line.
+    async fn respond_at_once(&mut self, mechanism: Mechanism, auth: &Auth) -> Result<Reply, Failure> {
+        let credentials = Credentials::new(auth.username.clone(), auth.password.expose_secret().to_owned());
+        let response = mechanism
+            .response(&credentials, None)
+            .map_err(|error| Failure::local(Stage::Auth, Class::Config, &error.to_string()))?;
+        let response = encode(&response);
+        let reply = self.command(Stage::Auth, format_args!("AUTH {mechanism} {}", response.expose_secret())).await?;
+        // XOAUTH2 explains a refusal in a challenge, and names it only after an empty answer.
+        if reply.code == 334 { self.command(Stage::Auth, format_args!("")).await } else { Ok(reply) }
+    }
+
+    /// The two challenges are answered in their order, whatever they say: servers disagree about the wording.
+    async fn login(&mut self, auth: &Auth) -> Result<Reply, Failure> {
+        let reply = self.command(Stage::Auth, format_args!("AUTH LOGIN")).await?;
+        if reply.code != 334 {
+            return Err(self.unwanted(Stage::Auth, reply));
+        }
+        let username = encode(&auth.username);
+        let reply = self.command(Stage::Auth, format_args!("{}", username.expose_secret())).await?;
+        if reply.code != 334 {
+            return Err(self.unwanted(Stage::Auth, reply));
+        }
+        let password = encode(auth.password.expose_secret());
+        self.command(Stage::Auth, format_args!("{}", password.expose_secret())).await
+    }
+}
+
+fn encode(secret: &str) -> SecretString {
+    STANDARD.encode(secret).into()
+}
+
+fn choose(wanted: AuthMechanism, offers: Offers) -> Option<Mechanism> {
+    match wanted {
+        AuthMechanism::Auto | AuthMechanism::Plain if offers.plain => Some(Mechanism::Plain),
+        AuthMechanism::Auto | AuthMechanism::Login if offers.login => Some(Mechanism::Login),
+        AuthMechanism::Xoauth2 if offers.xoauth2 => Some(Mechanism::Xoauth2),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_mechanism_that_is_wanted_and_offered_is_chosen() {
+        let none = Offers::default();
+        let both = Offers { plain: true, login: true, ..none };
+        let login = Offers { login: true, ..none };
+        assert_eq!(choose(AuthMechanism::Auto, both), Some(Mechanism::Plain));
+        assert_eq!(choose(AuthMechanism::Auto, login), Some(Mechanism::Login));
+        assert_eq!(choose(AuthMechanism::Auto, Offers { xoauth2: true, ..none }), None);
+        assert_eq!(choose(AuthMechanism::Plain, login), None);
+        assert_eq!(choose(AuthMechanism::Login, both), Some(Mechanism::Login));
+        assert_eq!(choose(AuthMechanism::Xoauth2, both), None);
+        assert_eq!(choose(AuthMechanism::Xoauth2, Offers { xoauth2: true, ..none }), Some(Mechanism::Xoauth2));
+    }
+}

@@ -1,0 +1,132 @@
+//! The connections of one relay: how many at once, who is next, and which of them wait for work.
+//!
+//! A [`Place`] is the right to use one connection, new or parked. New ones are opened only by who holds a place and found
+//! nothing parked, so there are never more connections than places. Whatever is not parked on purpose is closed by being
+//! dropped: a cancelled delivery leaves nothing behind.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, Weak,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Duration, Instant, sleep_until},
+};
+
+use super::session::{OpenMark, Session};
+
+/// The right to use one connection.
+pub struct Place<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
+
+/// The connections of one relay.
+pub struct Pool {
+    line: Semaphore,
+    shelf: Mutex<Shelf>,
+    open: Arc<AtomicUsize>,
+    idle: Duration,
+}
+
+#[derive(Default)]
+struct Shelf {
+    /// The one parked last is taken first, so the oldest is in front and the surplus grows old and goes.
+    parked: Vec<Parked>,
+    /// A task is looking for connections that are idle for too long.
+    is_swept: bool,
+    is_closed: bool,
+}
+
+struct Parked {
+    session: Session,
+    since: Instant,
+}
+
+impl Pool {
+    /// At most `connections` at once, each parked for at most `idle`.
+    pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
+        let shelf = Mutex::default();
+        Arc::new(Self { line: Semaphore::new(connections), shelf, open: Arc::default(), idle })
+    }
+
+    /// Waits in line, first come first served. `None` once the pool is closed.
+    pub async fn place(&self) -> Option<Place<'_>> {
+        self.line.acquire().await.ok().map(Place)
+    }
+
+    /// A parked connection that seems alive.
+    pub fn take(&self, _: &Place<'_>) -> Option<Session> {
+        loop {
+            let mut parked = self.shelf().parked.pop()?;
+            if parked.since.elapsed() >= self.idle {
+                parked.session.hang_up();
+            } else if parked.session.is_quiet() {
+                return Some(parked.session);
+            }
+        }
+    }
+
+    /// Counts a connection that is about to be opened.
+    pub fn mark(&self, _: &Place<'_>) -> OpenMark {
+        OpenMark::new(&self.open)
+    }
+
+    /// Keeps a connection for the next message. To be called before the place is given back.
+    pub fn park(self: &Arc<Self>, session: Session) {
+        let mut shelf = self.shelf();
+        if shelf.is_closed {
+            drop(shelf);
+            session.hang_up();
+            return;
+        }
+        shelf.parked.push(Parked { session, since: Instant::now() });
+        if !shelf.is_swept {
+            shelf.is_swept = true;
+            tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
+        }
+    }
+
+    /// Lets nobody in any more and hands out what is parked.
+    pub fn close(&self) -> Vec<Session> {
+        self.line.close();
+        let mut shelf = self.shelf();
+        shelf.is_closed = true;
+        std::mem::take(&mut shelf.parked).into_iter().map(|parked| parked.session).collect()
+    }
+
+    /// Connections that are open or being opened.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Closes what is idle for too long; when to look again, if anything is left.
+    fn expire(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let (expired, next) = {
+            let mut shelf = self.shelf();
+            let fresh = shelf.parked.iter().position(|parked| now.duration_since(parked.since) < self.idle);
+            let count = fresh.unwrap_or(shelf.parked.len());
+            let expired: Vec<_> = shelf.parked.drain(..count).collect();
+            let next = shelf.parked.first().map(|parked| parked.since + self.idle);
+            shelf.is_swept = next.is_some();
+            (expired, next)
+        };
+        for parked in expired {
+            parked.session.hang_up();
+        }
+        next
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // Nothing in here can panic half-way, so a poisoned lock guards a whole shelf.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs for as long as something is parked.
+async fn sweep(pool: Weak<Pool>, first: Instant) {
+    let mut next = Some(first);
+    while let Some(at) = next {
+        sleep_until(at).await;
+        next = pool.upgrade().and_then(|pool| pool.expire());
+    }
+}

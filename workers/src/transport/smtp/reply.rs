@@ -1,0 +1,343 @@
+//! Reads replies out of bytes, however they were split on the way. Does no IO and judges no code.
+//!
+//! A server is not trusted: lines, their number and their total length are bounded, and every line of a reply must bear the
+//! same code. Whatever does not fit is [`Garbage`], after which the position in the conversation is lost and the
+//! connection is of no further use.
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use crate::outcome::{Answer, EnhancedCode, Stage};
+
+/// Longest line, its end included. RFC 5321 wants 512; some servers put whole sentences there.
+const LINE_MAX: usize = 2048;
+/// Most lines of one reply. The longest EHLO in the wild has some thirty.
+const LINES_MAX: usize = 128;
+/// Longest reply.
+const REPLY_MAX: usize = 64 * 1024;
+/// Room that is made for one read.
+const READ_SIZE: usize = 4096;
+
+/// Why bytes are no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Garbage {
+    /// A line does not start with a code from 200 to 599.
+    #[error("the relay sent something that is no SMTP reply")]
+    NoCode,
+    /// A line is longer than [`LINE_MAX`].
+    #[error("the relay sent a line without end")]
+    LongLine,
+    /// A reply has more lines than [`LINES_MAX`] or is longer than [`REPLY_MAX`].
+    #[error("the relay sent a reply without end")]
+    LongReply,
+    /// The lines of one reply bear different codes.
+    #[error("the relay sent a reply with two codes")]
+    MixedCodes,
+    /// There are bytes that nobody asked for.
+    #[error("the relay sent a reply that was not asked for")]
+    Surplus,
+}
+
+/// A whole reply. Its text stays in the [`Replies`] it came from, until the next bytes are added there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599.
+    pub code: u16,
+    start: usize,
+    end: usize,
+}
+
+impl Reply {
+    /// 2xx: done as asked.
+    pub fn is_positive(self) -> bool {
+        (200..300).contains(&self.code)
+    }
+}
+
+/// What was read from a connection and not yet understood.
+#[derive(Debug, Default)]
+pub struct Replies {
+    buffer: Vec<u8>,
+    /// Where the reply that is being read starts.
+    start: usize,
+    /// Where its first line starts that was not seen whole.
+    line: usize,
+    /// Up to where that line was searched for its end.
+    searched: usize,
+    /// Where the bytes that were read end.
+    end: usize,
+    lines: usize,
+    code: Option<u16>,
+}
+
+impl Replies {
+    /// Room for the next bytes, never empty. Tell [`Self::filled`] how many came.
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.line -= self.start;
+            self.searched -= self.start;
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buffer.len() - self.end < READ_SIZE / 2 {
+            self.buffer.resize(self.end + READ_SIZE, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// The first `count` bytes of [`Self::spare`] were filled.
+    pub fn filled(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    /// True when every byte that came belonged to a reply that was taken.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The next reply, once all of it is there. After an error there is no next one.
+    pub fn take(&mut self) -> Result<Option<Reply>, Garbage> {
+        while let Some(found) = memchr(b'\n', &self.buffer[self.searched..self.end]) {
+            let end = self.searched + found + 1;
+            if end - self.line > LINE_MAX {
+                return Err(Garbage::LongLine);
+            }
+            let (code, is_last) = parse_line(line_of(&self.buffer[self.line..end]))?;
+            if self.code.is_some_and(|first| first != code) {
+                return Err(Garbage::MixedCodes);
+            }
+            self.lines += 1;
+            if self.lines > LINES_MAX || end - self.start > REPLY_MAX {
+                return Err(Garbage::LongReply);
+            }
+            self.line = end;
+            self.searched = end;
+            if is_last {
+                let reply = Reply { code, start: self.start, end };
+                self.start = end;
+                self.lines = 0;
+                self.code = None;
+                return Ok(Some(reply));
+            }
+            self.code = Some(code);
+        }
+        self.searched = self.end;
+        if self.end - self.line > LINE_MAX {
+            return Err(Garbage::LongLine);
+        }
+        if self.end - self.start > REPLY_MAX {
+            return Err(Garbage::LongReply);
+        }
+        Ok(None)
+    }
+
+    /// The texts of a reply's lines, without codes and line ends.
+    pub fn texts(&self, reply: Reply) -> impl Iterator<Item = &[u8]> {
+        self.buffer[reply.start..reply.end]
+            .split_inclusive(|byte| *byte == b'\n')
+            .map(|line| line_of(line).get(4..).unwrap_or_default())
+    }
+
+    /// The reply in the words of an outcome. The enhanced code is taken from the first line and out of the text.
+    pub fn answer(&self, stage: Stage, reply: Reply) -> Answer {
+        let mut enhanced = None;
+        let mut text = Cow::Borrowed("");
+        for line in self.texts(reply) {
+            let (code, line) = split_enhanced(line);
+            enhanced = enhanced.or(code);
+            let line = String::from_utf8_lossy(line);
+            if text.is_empty() {
+                text = line;
+            } else {
+                let text = text.to_mut();
+                text.push(' ');
+                text.push_str(&line);
+            }
+            // Whole lines only: half an address would pass for a word.
+            if text.len() > 2 * Answer::TEXT_MAX {
+                break;
+            }
+        }
+        Answer::new(stage, Some(reply.code), enhanced, &text)
+    }
+}
+
+/// `line` without its end. A bare LF ends a line too: servers that send it exist, and nothing is gained by refusing them.
+fn line_of(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The code, and whether this is the reply's last line.
+fn parse_line(line: &[u8]) -> Result<(u16, bool), Garbage> {
+    let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else { return Err(Garbage::NoCode) };
+    let code = u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0');
+    match rest.first() {
+        None | Some(b' ') => Ok((code, true)),
+        Some(b'-') => Ok((code, false)),
+        Some(_) => Err(Garbage::NoCode),
+    }
+}
+
+/// Splits an enhanced status code (RFC 3463: `class.subject.detail`) off the start of a text.
+fn split_enhanced(text: &[u8]) -> (Option<EnhancedCode>, &[u8]) {
+    let end = memchr(b' ', text).unwrap_or(text.len());
+    let mut parts = text[..end].split(|byte| *byte == b'.').map(number);
+    let code = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(Some(class @ (2 | 4 | 5))), Some(Some(subject)), Some(Some(detail)), None) =>
+        {
+            #[expect(clippy::cast_possible_truncation, reason = "2, 4 or 5")]
+            Some(EnhancedCode(class as u8, subject, detail))
+        }
+        _ => None,
+    };
+    if code.is_some() { (code, text[end..].trim_ascii_start()) } else { (None, text) }
+}
+
+/// One to three digits.
+fn number(digits: &[u8]) -> Option<u16> {
+    let fits = (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    fits.then(|| digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `bytes` in pieces of the given sizes (the last size repeats) and takes everything that can be taken.
+    fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Answer>, Option<Garbage>, bool) {
+        let mut replies = Replies::default();
+        let mut answers = Vec::new();
+        let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().unwrap()));
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let spare = replies.spare();
+            let count = sizes.next().unwrap().clamp(1, rest.len()).min(spare.len());
+            spare[..count].copy_from_slice(&rest[..count]);
+            replies.filled(count);
+            rest = &rest[count..];
+            loop {
+                match replies.take() {
+                    Ok(Some(reply)) => answers.push(replies.answer(Stage::MailFrom, reply)),
+                    Ok(None) => break,
+                    Err(garbage) => return (answers, Some(garbage), replies.is_empty()),
+                }
+            }
+        }
+        (answers, None, replies.is_empty())
+    }
+
+    #[track_caller]
+    fn check(bytes: &str, expected: &[&str]) {
+        let (answers, garbage, is_empty) = read(bytes.as_bytes(), &[usize::MAX]);
+        assert_eq!(garbage, None);
+        assert!(is_empty);
+        let answers: Vec<_> = answers.iter().map(ToString::to_string).collect();
+        assert_eq!(answers, expected);
+    }
+
+    #[track_caller]
+    fn check_garbage(bytes: &[u8], expected: Garbage) {
+        for size in [1, 7, usize::MAX] {
+            assert_eq!(read(bytes, &[size]).1, Some(expected), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn replies_are_read_one_by_one() {
+        check(
+            "250 2.1.0 Ok\r\n550 5.1.1 <zoe@example.org>: no such user\r\n354 go\r\n",
+            &["mail_from: 250 2.1.0 Ok", "mail_from: 550 5.1.1 [address] no such user", "mail_from: 354 go"],
+        );
+    }
+
+    #[test]
+    fn a_reply_of_several_lines_is_one_answer() {
+        check(
+            "554-5.7.1 Rejected by policy.\r\n554-5.7.1 See the page.\r\n554 5.7.1 Bye\r\n",
+            &["mail_from: 554 5.7.1 Rejected by policy. See the page. Bye"],
+        );
+    }
+
+    #[test]
+    fn odd_but_harmless_replies_are_understood() {
+        check("250\r\n250 \r\n250-\r\n250\r\n", &["mail_from: 250 "; 3]);
+        check("250 ok\n", &["mail_from: 250 ok"]);
+        check("250 2.0.0\r\n", &["mail_from: 250 2.0.0 "]);
+        check("250 1.2.3.4 is you\r\n250 2.x.1 hm\r\n", &["mail_from: 250 1.2.3.4 is you", "mail_from: 250 2.x.1 hm"]);
+    }
+
+    #[test]
+    fn half_a_reply_is_not_taken() {
+        let (answers, garbage, is_empty) = read(b"250-one\r\n250-two\r\n", &[3]);
+        assert!(answers.is_empty() && garbage.is_none() && !is_empty);
+    }
+
+    #[test]
+    fn what_is_no_reply_is_garbage() {
+        check_garbage(b"hello\r\n", Garbage::NoCode);
+        check_garbage(b"\r\n", Garbage::NoCode);
+        check_garbage(b"199 no\r\n", Garbage::NoCode);
+        check_garbage(b"600 no\r\n", Garbage::NoCode);
+        check_garbage(b"25 no\r\n", Garbage::NoCode);
+        check_garbage(b"2500 no\r\n", Garbage::NoCode);
+        check_garbage(b"\x16\x03\x01\x00\n\x01", Garbage::NoCode);
+        check_garbage(b"250-a\r\n550 b\r\n", Garbage::MixedCodes);
+        check_garbage(b"250-a\r\nb\r\n", Garbage::NoCode);
+    }
+
+    #[test]
+    fn a_reply_without_end_is_given_up() {
+        check_garbage(&[b'2'; LINE_MAX + 1], Garbage::LongLine);
+        check_garbage(format!("250 {}\r\n", "x".repeat(LINE_MAX)).as_bytes(), Garbage::LongLine);
+        check_garbage("250-x\r\n".repeat(LINES_MAX + 1).as_bytes(), Garbage::LongReply);
+        check_garbage(format!("250-{}\r\n", "x".repeat(1500)).repeat(60).as_bytes(), Garbage::LongReply);
+        let longest = format!("250 {}\r\n", "x".repeat(LINE_MAX - 6));
+        assert_eq!(read(longest.as_bytes(), &[1]).0.len(), 1);
+    }
+
+    fn a_reply() -> impl Strategy<Value = String> {
+        (200..600_u16, proptest::collection::vec("[ -~é]{0,60}", 1..6)).prop_map(|(code, texts)| {
+            let last = texts.len() - 1;
+            texts.iter().enumerate().fold(String::new(), |all, (index, text)| {
+                all + &format!("{code}{}{text}\r\n", if index == last { ' ' } else { '-' })
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn however_replies_are_split_they_read_the_same(
+            replies in proptest::collection::vec(a_reply(), 1..8), sizes in proptest::collection::vec(1..50_usize, 1..20)) {
+            let bytes = replies.concat();
+            let whole = read(bytes.as_bytes(), &[usize::MAX]);
+            prop_assert_eq!(whole.0.len(), replies.len());
+            prop_assert!(whole.1.is_none() && whole.2);
+            prop_assert_eq!(read(bytes.as_bytes(), &sizes), whole);
+        }
+
+        #[test]
+        fn any_bytes_read_the_same_in_any_pieces_and_stay_bounded(
+            bytes in proptest::collection::vec(prop_oneof![Just(b'2'), Just(b'5'), Just(b'0'), Just(b'-'), Just(b' '),
+                Just(b'\r'), Just(b'\n'), any::<u8>()], 0..600),
+            sizes in proptest::collection::vec(1..50_usize, 1..20)) {
+            let whole = read(&bytes, &[usize::MAX]);
+            let pieces = read(&bytes, &sizes);
+            prop_assert_eq!(&whole.0, &pieces.0);
+            prop_assert_eq!(whole.1, pieces.1);
+            for answer in whole.0 {
+                prop_assert!(answer.text.len() <= Answer::TEXT_MAX);
+            }
+        }
+
+        #[test]
+        fn a_reply_cut_short_is_never_taken_for_a_whole_one(reply in a_reply(), cut in any::<prop::sample::Index>()) {
+            let bytes = &reply.as_bytes()[..cut.index(reply.len())];
+            prop_assert!(read(bytes, &[usize::MAX]).0.is_empty());
+        }
+    }
+}

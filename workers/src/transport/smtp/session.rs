@@ -1,0 +1,267 @@
+//! One conversation with a relay, from the TCP connect to QUIT: opening it and the steps that everything else is made of.
+//! The envelope and the message are in `transaction`, credentials in `auth`.
+//!
+//! **Invariant:** a session that did not end in order is dropped. Nothing here repairs one: whoever lost count of the
+//! replies would take one message's answer for another's.
+
+use std::{
+    fmt,
+    io::Write as _,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use lettre::transport::smtp::extension::ClientId;
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::{
+    failure::{Failure, Trouble},
+    offers::Offers,
+    reply::{Garbage, Replies, Reply},
+    settings::{RelaySettings, StageLimits, TlsMode},
+    tls::Tls,
+    wire::{Wire, connect},
+};
+use crate::{
+    decide::classify::Handover,
+    outcome::{Answer, Class, Refusal, Stage},
+};
+
+/// Where sessions lead, and how they introduce themselves.
+pub struct Target {
+    /// As they were given.
+    pub settings: RelaySettings,
+    /// Present unless the mode is [`TlsMode::None`].
+    pub tls: Option<Tls>,
+    /// The name for EHLO.
+    pub hello: ClientId,
+}
+
+/// Counts as one open connection for as long as it lives.
+pub struct OpenMark(Arc<AtomicUsize>);
+
+impl OpenMark {
+    /// Adds one to `open` until it is dropped.
+    pub fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for OpenMark {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One conversation. Dropping it closes the connection at once.
+pub struct Session {
+    pub(super) wire: Wire,
+    pub(super) replies: Replies,
+    /// What is to be written next, built here so that a flight of commands is one write.
+    pub(super) out: Vec<u8>,
+    pub(super) offers: Offers,
+    pub(super) limits: StageLimits,
+    /// Transactions begun.
+    pub(super) served: u32,
+    /// Replies read since the transaction began.
+    pub(super) heard: u32,
+    /// Whether the final dot of the transaction may have left.
+    pub(super) handover: Handover,
+    _mark: OpenMark,
+}
+
+impl Session {
+    /// Connects, encrypts, introduces itself and logs in, as the settings say.
+    pub async fn open(target: &Target, mark: OpenMark) -> Result<Self, Failure> {
+        let settings = &target.settings;
+        let stream = connect(&settings.host, settings.port, settings.limits.connect)
+            .await
+            .map_err(|error| Failure::trouble(Stage::Connect, &Trouble::from(error), Handover::No))?;
+        let wire = match &target.tls {
+            Some(tls) if settings.tls == TlsMode::Implicit => tls.wrap(stream, settings.limits.tls).await?,
+            _ => Wire::Plain(stream),
+        };
+        let mut session = Self {
+            wire,
+            replies: Replies::default(),
+            out: Vec::with_capacity(512),
+            offers: Offers::default(),
+            limits: settings.limits,
+            served: 0,
+            heard: 0,
+            handover: Handover::No,
+            _mark: mark,
+        };
+        let greeting = session.reply(Stage::Connect, session.limits.command).await?;
+        session.want_positive(Stage::Connect, greeting)?;
+        session.hello(&target.hello).await?;
+        if let Some(tls) = target.tls.as_ref().filter(|_| settings.tls == TlsMode::StartTls) {
+            session = session.start_tls(tls).await?;
+            session.hello(&target.hello).await?;
+        }
+        if let Some(auth) = &settings.auth {
+            session.authenticate(auth).await?;
+        }
+        tracing::debug!(offers = ?session.offers, "Opened a connection to the relay");
+        Ok(session)
+    }
+
+    async fn hello(&mut self, name: &ClientId) -> Result<(), Failure> {
+        let reply = self.command(Stage::Hello, format_args!("EHLO {name}")).await?;
+        self.offers = Offers::default();
+        // The relay is older than extensions.
+        if matches!(reply.code, 500 | 502) {
+            let reply = self.command(Stage::Hello, format_args!("HELO {name}")).await?;
+            return self.want_positive(Stage::Hello, reply);
+        }
+        self.want_positive(Stage::Hello, reply)?;
+        self.offers = Offers::parse(self.replies.texts(reply));
+        Ok(())
+    }
+
+    async fn start_tls(mut self, tls: &Tls) -> Result<Self, Failure> {
+        if !self.offers.starttls {
+            return Err(Failure::local(Stage::Tls, Class::Config, "the relay does not offer STARTTLS"));
+        }
+        let reply = self.command(Stage::Tls, format_args!("STARTTLS")).await?;
+        self.want_positive(Stage::Tls, reply)?;
+        // Somebody on the way may have put replies here that would later seem to come through the encryption.
+        if !self.replies.is_empty() {
+            let text = "the relay sent more than the answer to STARTTLS in clear";
+            return Err(Failure::local(Stage::Tls, Class::Config, text));
+        }
+        if let Wire::Plain(stream) = self.wire {
+            self.wire = tls.wrap(stream, self.limits.tls).await?;
+        }
+        Ok(self)
+    }
+
+    /// One command and its reply.
+    pub(super) async fn command(&mut self, stage: Stage, command: fmt::Arguments<'_>) -> Result<Reply, Failure> {
+        self.out.clear();
+        // Writing to a vector cannot fail.
+        let _ = self.out.write_fmt(command);
+        self.out.extend_from_slice(b"\r\n");
+        self.send(stage).await?;
+        self.reply(stage, self.limits.command).await
+    }
+
+    /// Writes what is in `out`, in one go.
+    pub(super) async fn send(&mut self, stage: Stage) -> Result<(), Failure> {
+        // Bytes that are here before the question are no answer to it.
+        if !self.replies.is_empty() {
+            return Err(self.trouble(stage, &Trouble::Garbage(Garbage::Surplus)));
+        }
+        let limit = self.limits.command;
+        let write = async {
+            self.wire.write_all(&self.out).await?;
+            self.wire.flush().await
+        };
+        match timeout(limit, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.trouble(stage, &Trouble::from(error))),
+            Err(_) => Err(self.trouble(stage, &Trouble::TimedOut(limit))),
+        }
+    }
+
+    /// The next reply, whole and within `limit`.
+    pub(super) async fn reply(&mut self, stage: Stage, limit: Duration) -> Result<Reply, Failure> {
+        let reply = match self.replies.take() {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => match timeout(limit, self.read_reply()).await {
+                Ok(read) => read,
+                Err(_) => Err(Trouble::TimedOut(limit)),
+            },
+            Err(garbage) => Err(Trouble::Garbage(garbage)),
+        };
+        match reply {
+            Ok(reply) => {
+                self.heard += 1;
+                Ok(reply)
+            }
+            Err(trouble) => Err(self.trouble(stage, &trouble)),
+        }
+    }
+
+    /// Reads until a whole reply is there.
+    pub(super) async fn read_reply(&mut self) -> Result<Reply, Trouble> {
+        loop {
+            let count = self.wire.read(self.replies.spare()).await?;
+            if count == 0 {
+                return Err(Trouble::Closed);
+            }
+            self.replies.filled(count);
+            if let Some(reply) = self.replies.take()? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    pub(super) fn want_positive(&self, stage: Stage, reply: Reply) -> Result<(), Failure> {
+        if reply.is_positive() { Ok(()) } else { Err(self.unwanted(stage, reply)) }
+    }
+
+    /// `None` for a positive reply, the refusal for a negative one. 421 is a failure: the relay hangs up after it, so no
+    /// other reply follows. So is a reply that does not belong here.
+    pub(super) fn refusal(&self, stage: Stage, reply: Reply) -> Result<Option<Refusal>, Failure> {
+        if reply.is_positive() {
+            return Ok(None);
+        }
+        let failure = self.unwanted(stage, reply);
+        if reply.code < 400 || reply.code == 421 {
+            return Err(failure);
+        }
+        Ok(failure.into_refusal())
+    }
+
+    pub(super) fn answer(&self, stage: Stage, reply: Reply) -> Answer {
+        self.replies.answer(stage, reply)
+    }
+
+    pub(super) fn unwanted(&self, stage: Stage, reply: Reply) -> Failure {
+        Failure::reply(self.answer(stage, reply), self.handover)
+    }
+
+    pub(super) fn trouble(&self, stage: Stage, trouble: &Trouble) -> Failure {
+        Failure::trouble(stage, trouble, self.handover)
+    }
+
+    /// True when nothing came since the last reply: neither bytes nor the end of the connection.
+    pub fn is_quiet(&mut self) -> bool {
+        self.replies.is_empty() && self.wire.is_quiet()
+    }
+
+    /// Transactions begun on this connection.
+    pub fn served(&self) -> u32 {
+        self.served
+    }
+
+    /// Ends whatever transaction the relay may think is under way. False when the connection is of no further use.
+    pub async fn reset(&mut self) -> bool {
+        match self.command(Stage::MailFrom, format_args!("RSET")).await {
+            Ok(reply) => reply.is_positive() && self.replies.is_empty(),
+            Err(_) => false,
+        }
+    }
+
+    /// Says QUIT and waits for the answer, within `limit`.
+    pub async fn quit(mut self, limit: Duration) {
+        let _ = timeout(limit, self.command(Stage::Connect, format_args!("QUIT"))).await;
+    }
+
+    /// Says QUIT without waiting: as polite as can be had for nothing.
+    pub fn hang_up(mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.wire).poll_write(&mut context, b"QUIT\r\n");
+        let _ = Pin::new(&mut self.wire).poll_flush(&mut context);
+    }
+}

@@ -1,0 +1,333 @@
+//! One message on an open session: envelope, permission, message, answer.
+//!
+//! With PIPELINING the envelope is one write and the message with its final dot another; without it, every command waits
+//! for its answer.
+
+use std::io::{self, IoSlice, Write as _};
+
+use postrider_schemas::EmailAddress;
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use super::{
+    Mail,
+    body::Body,
+    failure::{Failure, Trouble},
+    permission::Permission,
+    reply::{Garbage, Reply},
+    session::Session,
+    settings::PENDING_REPLY,
+    wire::Wire,
+};
+use crate::{
+    decide::classify::{Handover, Verdict, mildest},
+    outcome::{Class, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
+};
+
+/// With TLS, how much of the message's end goes with the final dot: one record.
+const LAST_RECORD: usize = 16 * 1024 - 16;
+
+/// What may become of the session after a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Every reply was read; it may serve again.
+    Park,
+    /// Something was refused; it may serve again once RSET was answered.
+    Reset,
+    /// It is of no further use.
+    Drop,
+    /// It was dead already when the transaction began: nothing was taken, another session may be tried.
+    Stale,
+}
+
+/// How the envelope went.
+enum Envelope {
+    /// The relay waits for the message, for everybody but these.
+    Open(Vec<RecipientRefusal>),
+    /// The relay does not want the message.
+    Declined(Outcome, After),
+}
+
+impl Session {
+    /// Sends one message. Not to be called again after anything but [`After::Park`], or [`After::Reset`] and a reset.
+    pub async fn transact<F>(&mut self, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> (Outcome, After)
+    where
+        F: Future<Output = bool>,
+    {
+        let body = Body::new(mail.message);
+        if let Some(failure) = self.objection(mail, &body) {
+            return (failure.into_outcome(), After::Park);
+        }
+        let is_reused = self.served > 0;
+        self.served += 1;
+        self.heard = 0;
+        self.handover = Handover::No;
+        match self.exchange(mail, &body, permission).await {
+            Ok(end) => end,
+            Err(failure) => {
+                let after = if is_reused && self.was_stale(&failure) { After::Stale } else { After::Drop };
+                (failure.into_outcome(), after)
+            }
+        }
+    }
+
+    /// True when the relay had given the connection up before it saw the transaction: it is gone without a word, or with 421
+    /// for a first word. A 421 about our pace is meant for us.
+    fn was_stale(&self, failure: &Failure) -> bool {
+        let is_gone = failure.is_lost && self.heard == 0 && self.replies.is_empty();
+        let is_idle = failure.answer.code == Some(421) && self.heard == 1;
+        is_gone || (is_idle && failure.verdict == Verdict::Refused(Class::Transient))
+    }
+
+    /// Why this relay cannot get this message, as far as that is known before asking. All of these are about the message:
+    /// as `Config`, one such message would stop the relay for all others.
+    fn objection(&self, mail: Mail<'_>, body: &Body<'_>) -> Option<Failure> {
+        let no = |stage, text: &str| Some(Failure::local(stage, Class::Message, text));
+        if mail.recipients.is_empty() {
+            return no(Stage::RcptTo, "the message has no recipient");
+        }
+        if let Some(max) = self.offers.size_max.filter(|max| body.size > *max) {
+            return no(Stage::MailFrom, &format!("the message has {} bytes, the relay takes {max}", body.size));
+        }
+        if body.eight_bit && !self.offers.eight_bit_mime {
+            return no(Stage::MailFrom, "the message has 8-bit content and the relay does not offer 8BITMIME");
+        }
+        if !self.offers.smtp_utf8 && mail.needs_smtputf8() {
+            return no(Stage::MailFrom, "an address is not in ASCII and the relay does not offer SMTPUTF8");
+        }
+        None
+    }
+
+    async fn exchange<F>(
+        &mut self,
+        mail: Mail<'_>,
+        body: &Body<'_>,
+        permission: &mut Permission<'_, F>,
+    ) -> Result<(Outcome, After), Failure>
+    where
+        F: Future<Output = bool>,
+    {
+        let lost = Ok((Outcome::LostClaim, After::Drop));
+        let Some(envelope) = permission.alongside(self.envelope(mail, body)).await else { return lost };
+        let refused = match envelope? {
+            Envelope::Open(refused) => refused,
+            Envelope::Declined(outcome, after) => return Ok((outcome, after)),
+        };
+        match timeout(self.limits.data, permission.granted()).await {
+            Ok(true) => {}
+            Ok(false) => return lost,
+            Err(_) => {
+                let text = "the permission to submit did not come in time";
+                return Err(Failure::local(Stage::Data, Class::Transient, text));
+            }
+        }
+        // A reply too many now would be taken for the answer to the message.
+        if !self.is_quiet() {
+            return Err(self.trouble(Stage::Data, &Trouble::Garbage(Garbage::Surplus)));
+        }
+        self.submit(body, refused).await
+    }
+
+    async fn envelope(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+        if self.offers.pipelining {
+            self.envelope_at_once(mail, body).await
+        } else {
+            self.envelope_in_steps(mail, body).await
+        }
+    }
+
+    async fn envelope_at_once(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+        self.out.clear();
+        self.put_mail(mail, body);
+        for recipient in mail.recipients {
+            self.put_rcpt(recipient);
+        }
+        self.out.extend_from_slice(b"DATA\r\n");
+        self.send(Stage::MailFrom).await?;
+
+        let reply = self.reply(Stage::MailFrom, self.limits.command).await?;
+        if let Some(refusal) = self.refusal(Stage::MailFrom, reply)? {
+            let after = self.after_refused_sender(mail.recipients.len()).await;
+            return Ok(declined(refusal, after));
+        }
+        let mut refused = Vec::new();
+        for index in 0..mail.recipients.len() {
+            self.read_rcpt(index, &mut refused).await?;
+        }
+        if refused.len() == mail.recipients.len() {
+            let after = self.after_refused_recipients().await;
+            return Ok(all_declined(refused, after));
+        }
+        self.read_data(refused).await
+    }
+
+    async fn envelope_in_steps(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+        self.out.clear();
+        self.put_mail(mail, body);
+        self.send(Stage::MailFrom).await?;
+        let reply = self.reply(Stage::MailFrom, self.limits.command).await?;
+        if let Some(refusal) = self.refusal(Stage::MailFrom, reply)? {
+            return Ok(declined(refusal, After::Reset));
+        }
+        let mut refused = Vec::new();
+        for (index, recipient) in mail.recipients.iter().enumerate() {
+            self.out.clear();
+            self.put_rcpt(recipient);
+            self.send(Stage::RcptTo).await?;
+            self.read_rcpt(index, &mut refused).await?;
+        }
+        if refused.len() == mail.recipients.len() {
+            return Ok(all_declined(refused, After::Reset));
+        }
+        self.out.clear();
+        self.out.extend_from_slice(b"DATA\r\n");
+        self.send(Stage::Data).await?;
+        self.read_data(refused).await
+    }
+
+    fn put_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) {
+        self.out.extend_from_slice(b"MAIL FROM:<");
+        if let Some(from) = mail.from {
+            self.put_address(from);
+        }
+        self.out.push(b'>');
+        if self.offers.size {
+            // Writing to a vector cannot fail.
+            let _ = write!(self.out, " SIZE={}", body.size);
+        }
+        if body.eight_bit {
+            self.out.extend_from_slice(b" BODY=8BITMIME");
+        }
+        if mail.needs_smtputf8() {
+            self.out.extend_from_slice(b" SMTPUTF8");
+        }
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn put_rcpt(&mut self, recipient: &EmailAddress) {
+        self.out.extend_from_slice(b"RCPT TO:<");
+        self.put_address(recipient);
+        self.out.extend_from_slice(b">\r\n");
+    }
+
+    /// The type holds nothing that could end the command early.
+    fn put_address(&mut self, address: &EmailAddress) {
+        self.out.extend_from_slice(address.local().as_bytes());
+        self.out.push(b'@');
+        self.out.extend_from_slice(address.domain().as_str().as_bytes());
+    }
+
+    async fn read_rcpt(&mut self, index: usize, refused: &mut Vec<RecipientRefusal>) -> Result<(), Failure> {
+        let reply = self.reply(Stage::RcptTo, self.limits.command).await?;
+        if let Some(refusal) = self.refusal(Stage::RcptTo, reply)? {
+            refused.push(RecipientRefusal { index, refusal });
+        }
+        Ok(())
+    }
+
+    /// The answer to DATA when somebody was accepted.
+    async fn read_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<Envelope, Failure> {
+        let reply = self.reply(Stage::Data, self.limits.data).await?;
+        if reply.code == 354 {
+            return Ok(Envelope::Open(refused));
+        }
+        match self.refusal(Stage::Data, reply)? {
+            Some(refusal) => Ok(declined(refusal, After::Reset)),
+            None => Err(self.unwanted(Stage::Data, reply)),
+        }
+    }
+
+    /// The sender was refused, and the answers to the rest of the flight are still to be read. They change nothing but what
+    /// becomes of the session.
+    async fn after_refused_sender(&mut self, recipients: usize) -> After {
+        let mut is_anybody_accepted = false;
+        for _ in 0..recipients {
+            match self.reply(Stage::RcptTo, self.limits.command).await {
+                Ok(reply) if reply.code == 421 => return After::Drop,
+                Ok(reply) => is_anybody_accepted |= reply.is_positive(),
+                Err(_) => return After::Drop,
+            }
+        }
+        // A dot would end an empty message to them.
+        if is_anybody_accepted { After::Drop } else { self.after_refused_recipients().await }
+    }
+
+    /// Nobody was accepted, and DATA was sent nevertheless. A relay that says 354 even so gets a lone dot, which ends the
+    /// message that it waits for (RFC 2920 3.1).
+    async fn after_refused_recipients(&mut self) -> After {
+        match self.reply(Stage::Data, self.limits.data).await {
+            Ok(reply) if reply.code == 354 => {}
+            Ok(reply) if reply.code >= 400 && reply.code != 421 => return After::Reset,
+            _ => return After::Drop,
+        }
+        match self.command(Stage::Data, format_args!(".")).await {
+            Ok(reply) if reply.code != 421 => After::Reset,
+            _ => After::Drop,
+        }
+    }
+
+    async fn submit(&mut self, body: &Body<'_>, refused: Vec<RecipientRefusal>) -> Result<(Outcome, After), Failure> {
+        let limit = self.limits.body;
+        let trouble = match timeout(limit, self.write(body)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Trouble::from(error)),
+            Err(_) => Some(Trouble::TimedOut(limit)),
+        };
+        let reply = match trouble {
+            None => self.reply(Stage::Body, self.limits.answer).await?,
+            Some(trouble) => self.reply_to_a_part(&trouble).await?,
+        };
+        let answer = self.answer(Stage::Body, reply);
+        if reply.is_positive() {
+            let after = if self.replies.is_empty() { After::Park } else { After::Drop };
+            return Ok((Outcome::Accepted { receipt: Receipt { answer }, refused }, after));
+        }
+        let after = if reply.code < 400 || reply.code == 421 { After::Drop } else { After::Reset };
+        Ok((Failure::reply(answer, self.handover).into_outcome(), after))
+    }
+
+    /// Writes the message and the final dot, and keeps `handover` true to what the relay may have seen.
+    ///
+    /// In clear, the kernel has taken exactly what a write reports, so the dot has left when everything is reported. With TLS
+    /// a write that fails may have sent some of what it was given, so the dot may have left once it was in a write.
+    async fn write(&mut self, body: &Body<'_>) -> io::Result<()> {
+        let mut message: &[u8] = &body.bytes;
+        let mut tail = body.tail;
+        if let Wire::Tls(_) = self.wire {
+            let (early, last) = message.split_at(message.len().saturating_sub(LAST_RECORD));
+            self.wire.write_all(early).await?;
+            message = last;
+            self.handover = Handover::Possible;
+        }
+        while !message.is_empty() || !tail.is_empty() {
+            let count = self.wire.write_vectored(&[IoSlice::new(message), IoSlice::new(tail)]).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let of_message = count.min(message.len());
+            message = &message[of_message..];
+            tail = &tail[count - of_message..];
+        }
+        self.handover = Handover::Possible;
+        self.wire.flush().await
+    }
+
+    /// A relay that hangs up in the middle of a message may have said why. Only a refusal counts.
+    async fn reply_to_a_part(&mut self, trouble: &Trouble) -> Result<Reply, Failure> {
+        match timeout(PENDING_REPLY, self.read_reply()).await {
+            Ok(Ok(reply)) if reply.code >= 400 => Err(self.unwanted(Stage::Body, reply)),
+            _ => Err(self.trouble(Stage::Body, trouble)),
+        }
+    }
+}
+
+fn declined(refusal: Refusal, after: After) -> Envelope {
+    Envelope::Declined(Outcome::Refused { refusal, recipients: Vec::new() }, after)
+}
+
+fn all_declined(recipients: Vec<RecipientRefusal>, after: After) -> Envelope {
+    match mildest(&recipients).cloned() {
+        Some(refusal) => Envelope::Declined(Outcome::Refused { refusal, recipients }, after),
+        // Nobody was refused, so somebody waits for the message.
+        None => Envelope::Open(recipients),
+    }
+}

@@ -1,1 +1,3 @@
-//! The stories.
+//! The stories, one promise a file.
+
+mod harness;

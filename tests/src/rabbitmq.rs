@@ -1,0 +1,346 @@
+//! RabbitMQ: a private node that a test may break, or one shared by all tests of a program, a virtual host each.
+//!
+//! A node has its own name, ports, name server (epmd), cookie and data folder. On machines without the Debian package,
+//! `POSTRIDER_TEST_AMQP_URL` and `POSTRIDER_TEST_RABBITMQ_API` name a running broker to share.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::folder::Folder;
+use crate::http::{Endpoint, segment};
+use crate::process::{self, Process, Spec};
+use crate::{ports, say_skipped};
+
+/// Seven seconds on a quiet machine.
+const START_LIMIT: Duration = Duration::from_mins(2);
+const CTL_LIMIT: Duration = Duration::from_mins(1);
+
+/// What a test may want of its node.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The management plugin: virtual hosts and queue depths by HTTP. Costs a second of start time.
+    pub management: bool,
+    /// `consumer_timeout`: how long a delivery may stay unacknowledged.
+    pub consumer_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { management: true, consumer_timeout: Duration::from_mins(2) }
+    }
+}
+
+/// A private node.
+#[derive(Debug)]
+pub struct Rabbit {
+    // Fields drop in this order: the node, then its name server, then its folder.
+    server: Process,
+    _epmd: Process,
+    folder: Folder,
+    env: Vec<(String, String)>,
+    node: String,
+    broker: Broker,
+}
+
+impl Rabbit {
+    /// Starts a node with the management plugin and waits until it is ready.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&Options::default())
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub fn start_with(options: &Options) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let folder = Folder::new("rabbitmq")?;
+        let (amqp, dist, api, epmd_port) = (ports::free()?, ports::free()?, ports::free()?, ports::free()?);
+        let node = format!("postrider{}x{}@localhost", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        write_configuration(&folder, options, amqp, api)?;
+
+        let epmd =
+            Spec::new("epmd", "epmd", folder.path())?.args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"]);
+        let epmd = Process::start_ready(epmd, START_LIMIT, || ports::is_open(epmd_port))?;
+
+        let env = environment(folder.path(), &node, amqp, dist, epmd_port);
+        let mut spec = Spec::new("server", "rabbitmq-server", folder.path())?;
+        for (key, value) in &env {
+            spec = spec.env(key, value);
+        }
+        let endpoint = options
+            .management
+            .then(|| Endpoint { address: format!("127.0.0.1:{api}"), credentials: "guest:guest".to_owned() });
+        let broker = Broker {
+            authority: format!("amqp://guest:guest@127.0.0.1:{amqp}"),
+            default_vhost: "%2f".to_owned(),
+            api: endpoint,
+        };
+        let mut rabbit = Self { server: Process::start(spec)?, _epmd: epmd, folder, env, node, broker };
+        rabbit.wait_ready(amqp)?;
+        Ok(rabbit)
+    }
+
+    /// Starts a node, or says loudly that `test` is skipped because only a foreign broker is at hand.
+    pub fn start_or_skip(test: &str) -> Result<Option<Self>> {
+        let foreign = std::env::var_os("POSTRIDER_TEST_AMQP_URL").is_some();
+        if foreign && process::find(Path::new("rabbitmq-server")).is_err() {
+            say_skipped(test, "it has to break a RabbitMQ node, and the one of POSTRIDER_TEST_AMQP_URL is not ours");
+            return Ok(None);
+        }
+        Self::start().map(Some)
+    }
+
+    /// AMQP address of the node's default virtual host.
+    pub fn url(&self) -> String {
+        self.broker.url()
+    }
+
+    /// The node as something to make virtual hosts on.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The node's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `rabbitmqctl ARGS` on this node: 1.5 s a call.
+    pub fn ctl(&self, args: &[&str]) -> Result<String> {
+        let all = ["-n", self.node.as_str()].into_iter().chain(args.iter().copied());
+        process::run("rabbitmqctl", all, &self.env, CTL_LIMIT)
+    }
+
+    /// SIGKILL: what was not on disk is lost, as in a power cut.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.server.kill9()
+    }
+
+    /// Kills the node if it runs and starts it on the same data and ports; returns when it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server.start_again()?;
+        let port = self.broker.authority.rsplit(':').next().and_then(|port| port.parse().ok());
+        self.wait_ready(port.context("the broker's address has no port")?)
+    }
+
+    /// Closes every client connection from the broker's side.
+    pub fn close_all_connections(&self) -> Result<()> {
+        self.ctl(&["close_all_connections", "closed by a test"]).map(drop)
+    }
+
+    /// Raises the memory alarm: publishing connections become blocked and are not read any more.
+    pub fn block(&self) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", "0.00001"]).map(drop)
+    }
+
+    /// Clears the alarm of [`Rabbit::block`].
+    pub fn unblock(&self) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", "0.4"]).map(drop)
+    }
+
+    fn wait_ready(&mut self, amqp: u16) -> Result<()> {
+        let api = self.broker.api.clone();
+        self.server.wait_ready(START_LIMIT, || {
+            let managed = |api: &Endpoint| matches!(api.request("GET", "/api/vhosts", ""), Ok((200, _)));
+            speaks_amqp(amqp).is_ok() && api.as_ref().is_none_or(managed)
+        })
+    }
+}
+
+/// A broker on which tests live side by side, a virtual host each.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    authority: String,
+    default_vhost: String,
+    api: Option<Endpoint>,
+}
+
+impl Broker {
+    /// The broker of this test program: started by the first who asks, or the one that the environment names.
+    pub fn shared() -> Result<&'static Self> {
+        static SHARED: OnceLock<Result<(Broker, Option<Rabbit>), String>> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| shared_broker().map_err(|error| format!("{error:#}")));
+        shared.as_ref().map(|(broker, _)| broker).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// AMQP address of the default virtual host.
+    pub fn url(&self) -> String {
+        format!("{}/{}", self.authority, self.default_vhost)
+    }
+
+    /// A fresh virtual host (20 ms), deleted on drop. A broker without a management address gives its default one.
+    pub fn vhost(&self) -> Result<Vhost> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Some(api) = self.api.clone() else {
+            return Ok(Vhost { broker: self.clone(), name: self.default_vhost.clone(), owned: false });
+        };
+        let name = format!("postrider-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Whoever makes a virtual host may use it: no second request for permissions.
+        api.expect("PUT", &format!("/api/vhosts/{name}"), "")?;
+        Ok(Vhost { broker: self.clone(), name, owned: true })
+    }
+}
+
+/// One test's part of a broker.
+#[derive(Debug)]
+pub struct Vhost {
+    broker: Broker,
+    name: String,
+    owned: bool,
+}
+
+/// What a queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Waiting for a consumer.
+    pub ready: u64,
+    /// With a consumer, or with the dead-letter worker.
+    pub unacked: u64,
+}
+
+impl Depth {
+    /// All messages.
+    pub fn total(self) -> u64 {
+        self.ready + self.unacked
+    }
+}
+
+impl Vhost {
+    /// AMQP address of this virtual host.
+    pub fn url(&self) -> String {
+        format!("{}/{}", self.broker.authority, self.name)
+    }
+
+    /// Its name, percent-encoded as in addresses.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every queue and what it holds, at most about half a second old: poll it.
+    pub fn queue_depths(&self) -> Result<BTreeMap<String, Depth>> {
+        let path = format!("/api/queues/{}?disable_stats=true&enable_queue_totals=true", self.name);
+        let queues: Vec<serde_json::Value> = serde_json::from_str(&self.api()?.expect("GET", &path, "")?)?;
+        let count = |queue: &serde_json::Value, key: &str| queue[key].as_u64().unwrap_or(0);
+        Ok(queues
+            .iter()
+            .filter_map(|queue| {
+                let depth =
+                    Depth { ready: count(queue, "messages_ready"), unacked: count(queue, "messages_unacknowledged") };
+                Some((queue["name"].as_str()?.to_owned(), depth))
+            })
+            .collect())
+    }
+
+    /// Deletes a queue, consumers or not.
+    pub fn delete_queue(&self, queue: &str) -> Result<()> {
+        self.api()?.expect("DELETE", &format!("/api/queues/{}/{}", self.name, segment(queue)), "").map(drop)
+    }
+
+    /// Deletes an exchange, bound or not.
+    pub fn delete_exchange(&self, exchange: &str) -> Result<()> {
+        self.api()?.expect("DELETE", &format!("/api/exchanges/{}/{}", self.name, segment(exchange)), "").map(drop)
+    }
+
+    /// Asks the management interface about this virtual host: `kind` is `queues`, `bindings`, `connections` ...
+    pub fn list(&self, kind: &str) -> Result<Vec<serde_json::Value>> {
+        let path = match kind {
+            "connections" => format!("/api/vhosts/{}/connections", self.name),
+            kind => format!("/api/{kind}/{}", self.name),
+        };
+        Ok(serde_json::from_str(&self.api()?.expect("GET", &path, "")?)?)
+    }
+
+    fn api(&self) -> Result<&Endpoint> {
+        self.broker.api.as_ref().context("this broker has no management address (POSTRIDER_TEST_RABBITMQ_API)")
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        if let (true, Some(api)) = (self.owned, &self.broker.api) {
+            // The node may have been killed by the test, and ends with it anyway.
+            let _ = api.request("DELETE", &format!("/api/vhosts/{}", self.name), "");
+        }
+    }
+}
+
+fn shared_broker() -> Result<(Broker, Option<Rabbit>)> {
+    let Ok(url) = std::env::var("POSTRIDER_TEST_AMQP_URL") else {
+        let rabbit = Rabbit::start()?;
+        return Ok((rabbit.broker.clone(), Some(rabbit)));
+    };
+    let (scheme, rest) = url.split_once("://").context("POSTRIDER_TEST_AMQP_URL is not an address")?;
+    let (authority, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
+    let api = std::env::var("POSTRIDER_TEST_RABBITMQ_API").ok().map(|url| Endpoint::parse(&url)).transpose()?;
+    Ok((Broker { authority: format!("{scheme}://{authority}"), default_vhost: vhost.to_owned(), api }, None))
+}
+
+fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16) -> Result<()> {
+    let plugins = if options.management { "[rabbitmq_management]." } else { "[]." };
+    folder.write("enabled_plugins", plugins)?;
+    let management = if options.management {
+        format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api}\n")
+    } else {
+        String::new()
+    };
+    folder.write(
+        "rabbitmq.conf",
+        &format!(
+            "listeners.tcp.1 = 127.0.0.1:{amqp}\n{management}consumer_timeout = {}\nlog.file = false\nlog.console = true\n",
+            options.consumer_timeout.as_millis()
+        ),
+    )?;
+    // The two limits of the dead-letter worker are what we ask of every installation; the tick only makes the
+    // counts of quorum queues fresh (5 s otherwise).
+    folder.write(
+        "advanced.config",
+        "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 20000},\n           \
+         {dead_letter_worker_consumer_prefetch, 512},\n           {quorum_tick_interval, 500}]}].\n",
+    )?;
+    let cookie = folder.write(".erlang.cookie", "POSTRIDERTESTS")?;
+    std::fs::set_permissions(cookie, std::fs::Permissions::from_mode(0o400))?;
+    Ok(())
+}
+
+fn environment(folder: &Path, node: &str, amqp: u16, dist: u16, epmd: u16) -> Vec<(String, String)> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    [
+        ("HOME", path("")),
+        ("RABBITMQ_HOME", path("")),
+        ("ERL_EPMD_PORT", epmd.to_string()),
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+        ("RABBITMQ_NODENAME", node.to_owned()),
+        ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
+        ("RABBITMQ_NODE_PORT", amqp.to_string()),
+        ("RABBITMQ_DIST_PORT", dist.to_string()),
+        ("RABBITMQ_MNESIA_BASE", path("data")),
+        ("RABBITMQ_LOG_BASE", path("log")),
+        ("RABBITMQ_PID_FILE", path("pid")),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
+        ("RABBITMQ_CONFIG_FILE", path("rabbitmq")),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
+        ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .to_vec()
+}
+
+/// The broker answers the protocol header with its first method: it has booted.
+fn speaks_amqp(port: u16) -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"AMQP\0\0\x09\x01")?;
+    let mut frame = [0_u8; 1];
+    stream.read_exact(&mut frame)?;
+    if frame[0] != 1 {
+        bail!("not a method frame");
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The test command: installs what the tests need (Debian, root), then formatting, lints and every test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests/setup.sh
+cargo fmt --all --check
+cargo clippy --workspace --all-targets -- -D warnings
+cargo build -p postrider-workers --bin postrider
+cargo test --workspace --no-fail-fast "$@"

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod catcher;
+pub mod compose;
 pub mod config;
 pub mod decide;
 pub mod outcome;

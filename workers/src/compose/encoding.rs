@@ -183,7 +183,11 @@ mod tests {
 
     #[test]
     fn a_few_foreign_letters_make_quoted_printable() {
-        check("Grüße und = \t\n", ContentTransferEncoding::QuotedPrintable, "Gr=C3=BC=C3=9Fe und =3D =09\r\n");
+        check(
+            "Liebe Leserin und lieber Leser, herzliche Grüße und = \t\n",
+            ContentTransferEncoding::QuotedPrintable,
+            "Liebe Leserin und lieber Leser, herzliche Gr=C3=BC=C3=9Fe und =3D =09\r\n",
+        );
         check(
             "A text ends with a blank é ",
             ContentTransferEncoding::QuotedPrintable,

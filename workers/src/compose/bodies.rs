@@ -117,7 +117,7 @@ impl Header for MediaType {
 
     fn display(&self) -> HeaderValue {
         let mut folded = String::with_capacity(self.0.len() + 8);
-        // Parameters go to lines of their own where all in one would be long; a quoted `;` may be folded at too only where a blank follows.
+        // Parameters go to lines of their own where all in one would be long. Within quotes a fold before a blank is lawful as well.
         for (n, piece) in self.0.split("; ").enumerate() {
             let separator = if n == 0 {
                 ""

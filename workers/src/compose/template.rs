@@ -96,8 +96,8 @@ fn source_fault(error: &Error) -> String {
     }
 }
 
-fn missing(named: impl IntoIterator<Item = String>, variables: &Map<String, serde_json::Value>) -> String {
-    let mut names: Vec<String> = named
+fn missing(paths: impl IntoIterator<Item = String>, variables: &Map<String, serde_json::Value>) -> String {
+    let mut names: Vec<String> = paths
         .into_iter()
         .filter(|path| !is_there(path, variables) && !ENVIRONMENT.globals().any(|(global, _)| global == path))
         .map(|path| format!("`{}`", path.chars().take(80).collect::<String>()))

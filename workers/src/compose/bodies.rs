@@ -1,4 +1,4 @@
-//! The body of the message: `mixed(related(alternative(text, html), inline files), attachments)` without the layers that have nothing to
+//! The body of the message: `mixed(alternative(text, related(html, inline files)), attachments)` without the layers that have nothing to
 //! hold. Boundaries come from the job id, so that each attempt has the same bytes.
 
 use std::fmt::Write as _;

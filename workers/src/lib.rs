@@ -1,10 +1,20 @@
 //! Takes e-mail jobs off the queue and delivers them, each once. The rooms, in reading order.
 
-pub mod admin;
-pub mod catcher;
-pub mod compose;
-pub mod config;
+pub mod commands;
+pub mod consumer;
+
+pub mod attempt;
 pub mod decide;
 pub mod outcome;
-pub mod telemetry;
+
+pub mod queue;
+pub mod replay;
+pub mod store;
+
+pub mod compose;
 pub mod transport;
+
+pub mod admin;
+pub mod catcher;
+pub mod config;
+pub mod telemetry;

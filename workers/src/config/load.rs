@@ -1,8 +1,8 @@
 //! Reads the three layers and hands them to the check.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
-use config::{Config as Layers, File, FileFormat};
+use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
 
 use super::{Config, ConfigError, Environment, check, settings::Settings};
 
@@ -19,10 +19,33 @@ pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
 
 /// Loads a configuration with these variables instead of the process environment.
 pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config, ConfigError> {
-    let mut layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    if let Some(path) = file {
-        layers = layers.add_source(File::from(path).format(FileFormat::Toml).required(true));
+    let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    match file {
+        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment),
+        None => build(layers, &environment),
     }
+}
+
+/// Loads a configuration from a text over the defaults; the environment has no part in it.
+pub fn load_text(text: &str) -> Result<Config, ConfigError> {
+    let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    build(layers.add_source(File::from_str(text, FileFormat::Toml)), &Environment::new())
+}
+
+/// The configuration of a process that delivers everything to a catcher.
+pub fn to_catcher(queue: &str, store: &str, catcher: SocketAddr) -> Result<Config, ConfigError> {
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    load_text(&format!(
+        "[queue]\nurl = {}\n[store]\nurl = {}\n[transport.catcher]\nkind = \"smtp\"\nhost = \"{}\"\nport = {}\ntls = \"none\"\n\
+         [[route]]\nname = \"everything\"\nsend = [\"catcher\"]\n",
+        quoted(queue),
+        quoted(store),
+        catcher.ip(),
+        catcher.port(),
+    ))
+}
+
+fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Result<Config, ConfigError> {
     // No `try_parsing`: it would turn the password 00123 into a number. The fields themselves say what they want.
     let variables =
         config::Environment::with_prefix("POSTRIDER").prefix_separator("_").separator("__").ignore_empty(true).source(
@@ -42,7 +65,7 @@ pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
-    check::check(settings, &environment)
+    check::check(settings, environment)
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.

@@ -12,7 +12,8 @@ use secrecy::SecretString;
 
 use crate::decide::{retry::RetrySchedule, route::Route};
 
-pub use load::{DEFAULTS, load, load_from};
+pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
+pub(crate) use settings::parse_duration;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]

@@ -116,11 +116,11 @@ impl Session {
     }
 
     async fn hello(&mut self, name: &ClientId) -> Result<(), Failure> {
-        let reply = self.command(Stage::Hello, format_args!("EHLO {name}")).await?;
+        let reply = self.command(Stage::Hello, &format!("EHLO {name}")).await?;
         self.offers = Offers::default();
         // The relay is older than extensions.
         if matches!(reply.code, 500 | 502) {
-            let reply = self.command(Stage::Hello, format_args!("HELO {name}")).await?;
+            let reply = self.command(Stage::Hello, &format!("HELO {name}")).await?;
             return self.want_positive(Stage::Hello, reply);
         }
         self.want_positive(Stage::Hello, reply)?;
@@ -132,7 +132,7 @@ impl Session {
         if !self.offers.starttls {
             return Err(Failure::local(Stage::Tls, Class::Config, "the relay does not offer STARTTLS"));
         }
-        let reply = self.command(Stage::Tls, format_args!("STARTTLS")).await?;
+        let reply = self.command(Stage::Tls, "STARTTLS").await?;
         self.want_positive(Stage::Tls, reply)?;
         // Somebody on the way may have put replies here that would later seem to come through the encryption.
         if !self.replies.is_empty() {
@@ -146,10 +146,9 @@ impl Session {
     }
 
     /// One command and its reply.
-    pub(super) async fn command(&mut self, stage: Stage, command: fmt::Arguments<'_>) -> Result<Reply, Failure> {
+    pub(super) async fn command(&mut self, stage: Stage, command: &str) -> Result<Reply, Failure> {
         self.out.clear();
-        // Writing to a vector cannot fail.
-        let _ = self.out.write_fmt(command);
+        self.out.extend_from_slice(command.as_bytes());
         self.out.extend_from_slice(b"\r\n");
         self.send(stage).await?;
         self.reply(stage, self.limits.command).await

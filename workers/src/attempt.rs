@@ -1,0 +1,457 @@
+//! One job, once, top to bottom: the only place that shows the whole path of a delivery.
+//!
+//! The order of its steps is what keeps the promises. A copy of a message is confirmed before the message is acknowledged. What an
+//! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
+//! that into another try.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use postrider_schemas::{
+    Event, EventType, Job, Meta,
+    event::EventData,
+    wire::{self, DecodeError},
+};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    compose,
+    config::Config,
+    decide::{
+        due::{Due, due, park_until},
+        route::{Route, route},
+        settle::{self, Next, Situation, Verdict, rest},
+        settlement::Settlement,
+    },
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    queue::{Delivery, Queue, SourceKind},
+    replay::Replay,
+    store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
+    transport::Transport,
+};
+
+/// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
+/// messages, which is 30 minutes by default.
+const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// A claim that is busy for no longer than this is waited for in the worker.
+const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
+
+/// What every attempt needs.
+pub struct World {
+    /// The checked configuration.
+    pub config: Config,
+    /// The queue.
+    pub queue: Queue,
+    /// The ledger.
+    pub store: Store,
+    /// Successes that the ledger has not heard of yet.
+    pub replay: Replay,
+    /// The ways out, in the configuration's order.
+    pub transports: Vec<Transport>,
+}
+
+/// A job with its message and the rule that takes it.
+struct Task<'a> {
+    job: &'a Job,
+    meta: &'a Meta,
+    route: &'a Route,
+    key: LedgerKey,
+}
+
+/// The right to attempt a job.
+enum Right {
+    /// Granted by the ledger.
+    Claimed(Lease),
+    /// The store is down, the job is transactional and was never delivered before: sent without the ledger's knowledge, which
+    /// is told as soon as it is back.
+    Unguarded(Lease),
+}
+
+/// Takes one delivery to its settlement.
+pub async fn attempt(world: Arc<World>, delivery: Delivery) {
+    if !world.queue.usable(&delivery) {
+        // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
+        return;
+    }
+    if let Some(settlement) = poison(&delivery, world.config.worker.poison_after) {
+        warn!(deliveries = delivery.deliveries, "A message comes back for the {}th time without an end", delivery.deliveries);
+        return close(&world, delivery, settlement).await;
+    }
+    let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
+        Ok(job) => job,
+        Err(error) => return unreadable(&world, delivery, &error).await,
+    };
+    let Some(route) = route(&world.config.routes, &job) else {
+        return bury(&world, delivery, &job, "no-route", "no route of the configuration takes this job").await;
+    };
+    if delivery.meta.pending.as_ref().is_some_and(Vec::is_empty) {
+        return bury(&world, delivery, &job, "unreadable", "header postrider-pending: not a list of recipients").await;
+    }
+    let meta = delivery.meta.clone();
+    let task = Task { job: &job, meta: &meta, route, key: LedgerKey::of(&job.identity()) };
+    guarded(&world, delivery, &task).await;
+}
+
+/// From the claim on.
+async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
+    let claim = match claim(world, &delivery, task).await {
+        Ok(claim) => claim,
+        Err(error) if error.is_down() => {
+            if delivery.redelivered || task.job.lane() != postrider_schemas::Lane::Transactional {
+                return close(world, delivery, Settlement::Return).await;
+            }
+            let lease = world.store.lease_while_down(&claim_request(&delivery, task));
+            return try_it(world, delivery, task, Right::Unguarded(lease)).await;
+        }
+        Err(error) => {
+            warn!(job.id = %task.job.id(), %error, "The store refused a claim; the job is handed back");
+            sleep(Duration::from_secs(1)).await;
+            return close(world, delivery, Settlement::Return).await;
+        }
+    };
+    match claim {
+        Claim::Go(lease) => try_it(world, delivery, task, Right::Claimed(lease)).await,
+        Claim::Unknown(lease) => {
+            let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
+            conclude(world, delivery, task, Right::Claimed(lease), &Outcome::Unknown(answer)).await;
+        }
+        Claim::Decided { lease, decision } => match serde_json::from_str::<Next>(&decision) {
+            Ok(next) => carry_out(world, delivery, task, lease, next).await,
+            Err(error) => {
+                warn!(job.id = %task.job.id(), %error, "The ledger holds a decision that cannot be read; the job is held");
+                let next = Next::Hold { pending: task.meta.pending.clone(), last: "an unreadable decision".to_owned() };
+                carry_out(world, delivery, task, lease, next).await;
+            }
+        },
+        Claim::Busy { retry_in } => {
+            // The same generation: this copy proves nothing about the attempt that is under way.
+            let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
+            let meta = Meta { parks: task.meta.parks + 1, ..task.meta.clone() };
+            close(world, delivery, Settlement::Again { at, meta }).await;
+        }
+        Claim::Settled(end) => {
+            info!(job.id = %task.job.id(), end = end.as_str(), "Job {} came again after its end and is dropped", task.job.id());
+            if end == Final::Sent && delivery.redelivered {
+                // The worker that sent it may have been lost before it said so. The event's id is the same.
+                let event = Event::about(EventType::Accepted, task.job, task.meta, now());
+                emit(world, &[event]).await;
+            }
+            close(world, delivery, Settlement::Done).await;
+        }
+        Claim::Stale => close(world, delivery, Settlement::Done).await,
+        Claim::Conflict => {
+            let detail = "the same identity was used before for another payload";
+            bury(world, delivery, task.job, "conflict", detail).await;
+        }
+    }
+}
+
+/// Asks the ledger; waits for a store that is down unless the job may go without it, and for a claim that ends soon.
+async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Claim, StoreError> {
+    let request = claim_request(delivery, task);
+    let may_go_alone = task.job.lane() == postrider_schemas::Lane::Transactional && !delivery.redelivered;
+    let mut waited = false;
+    loop {
+        match world.store.claim(&request).await {
+            Err(error) if error.is_down() && !may_go_alone && !waited => {
+                waited = true;
+                let _ = timeout(STORE_WAIT_MAX, world.store.back()).await;
+            }
+            Ok(Claim::Busy { retry_in }) if retry_in <= BUSY_WAIT_MAX && !waited => {
+                waited = true;
+                sleep(retry_in).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn claim_request(delivery: &Delivery, task: &Task<'_>) -> ClaimRequest {
+    ClaimRequest {
+        key: task.key.clone(),
+        payload_hash: task.job.payload_hash(),
+        generation: task.meta.generation,
+        redelivered: delivery.redelivered,
+        published_at: delivery.published_at,
+    }
+}
+
+/// From the right to attempt on: what the clock says, then compose and deliver.
+async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right) {
+    if task.job.idempotency_key().is_some() && was_cancelled_by_id(world, task).await {
+        return end(world, delivery, right, Final::Cancelled).await;
+    }
+    match due(task.job, task.meta, now()) {
+        Due::Now => {}
+        Due::Wait(wait) => sleep(wait).await,
+        Due::Park(at) => return park(world, delivery, task, right, at).await,
+        Due::Expired => {
+            let verdict = settle::expired(situation(world, task));
+            emit(world, &verdict.events).await;
+            return end(world, delivery, right, Final::Expired).await;
+        }
+    }
+    let outcome = send(world, task, &right).await;
+    conclude(world, delivery, task, right, &outcome).await;
+}
+
+/// Compose and deliver, with the claim kept alive meanwhile.
+async fn send(world: &World, task: &Task<'_>, right: &Right) -> Outcome {
+    let composed = match compose::compose(task.job, now()) {
+        Ok(composed) => composed,
+        Err(error) => {
+            let answer = Answer::local(Stage::Compose, &error.to_string());
+            let refusal = Refusal { class: Class::Message, answer, retry_after: None };
+            return Outcome::Refused { refusal, recipients: Vec::new() };
+        }
+    };
+    let transport = &world.transports[task.route.transport];
+    let may_submit = may_submit(world, task, right);
+    let delivery = transport.deliver(task.job, task.meta.pending.as_deref(), &composed, may_submit);
+    tokio::select! {
+        outcome = delivery => outcome,
+        never = renew(world, right) => match never {},
+    }
+}
+
+/// Keeps a claim alive for as long as it is polled. That a claim was lost is found out when it is next needed.
+async fn renew(world: &World, right: &Right) -> Infallible {
+    loop {
+        sleep(world.config.store.lease / 3).await;
+        if let Right::Claimed(lease) = right {
+            let _ = world.store.renew(lease).await;
+        }
+    }
+}
+
+/// Tells the ledger that bytes may reach the transport from now on. False where the job belongs to somebody else.
+async fn may_submit(world: &World, task: &Task<'_>, right: &Right) -> bool {
+    let Right::Claimed(lease) = right else { return true };
+    match world.store.submitting(lease).await {
+        Ok(mine) => mine,
+        Err(error) => {
+            // The store went away after the claim. Somebody waits for transactional mail; bulk mail waits for the store.
+            warn!(job.id = %task.job.id(), %error, "The store is away between claim and submission");
+            task.job.lane() == postrider_schemas::Lane::Transactional
+        }
+    }
+}
+
+/// From the outcome to its consequences.
+async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, outcome: &Outcome) {
+    let Some(Verdict { next, events }) = settle::settle(outcome, situation(world, task)) else {
+        // Somebody else has the job; what this delivery is worth shows when it is claimed again.
+        return close(world, delivery, Settlement::Return).await;
+    };
+    log_outcome(world, task, outcome, &next);
+    match (next, right) {
+        (Next::Sent, right) => {
+            let (Right::Claimed(lease) | Right::Unguarded(lease)) = right;
+            tokio::join!(record_sent(world, task, lease), emit(world, &events));
+            close(world, delivery, Settlement::Done).await;
+        }
+        (next, Right::Claimed(lease)) => {
+            let decision = serde_json::to_string(&next).unwrap_or_default();
+            match world.store.decide(&lease, &decision).await {
+                Ok(true) => {}
+                Ok(false) => return close(world, delivery, Settlement::Return).await,
+                Err(error) => warn!(job.id = %task.job.id(), %error, "The store did not record a decision"),
+            }
+            emit(world, &events).await;
+            carry_out(world, delivery, task, lease, next).await;
+        }
+        (next, Right::Unguarded(_)) => {
+            emit(world, &events).await;
+            close(world, delivery, settlement(&next, task.meta)).await;
+        }
+    }
+}
+
+/// Nothing that goes wrong here may turn a yes into another try.
+async fn record_sent(world: &World, task: &Task<'_>, lease: Lease) {
+    match world.store.finish(lease, Final::Sent).await {
+        Ok(Finished::WasSentBefore) => {
+            warn!(job.id = %task.job.id(), "Job {} was sent twice: an earlier attempt had been accepted after all", task.job.id());
+        }
+        Ok(_) => {}
+        Err(Unfinished { error, lease }) => {
+            warn!(job.id = %task.job.id(), %error, "The store did not record a success; it is told again when it is back");
+            world.replay.sent(lease);
+        }
+    }
+}
+
+/// Does what the ledger says was decided. Safe to do again after a crash at any point.
+async fn carry_out(world: &World, delivery: Delivery, task: &Task<'_>, lease: Lease, next: Next) {
+    let end = match next {
+        Next::Sent => Some(Final::Sent),
+        Next::Rejected => Some(Final::Rejected),
+        Next::Expired => Some(Final::Expired),
+        Next::Again { .. } => None,
+        Next::Hold { .. } => Some(Final::Held),
+        Next::Bury { .. } => Some(Final::Dead),
+    };
+    let settlement = settlement(&next, task.meta);
+    if settlement == Settlement::Done {
+        if let Some(end) = end {
+            note(task, world.store.finish(lease, end).await.map(drop).map_err(StoreError::from));
+        }
+        return close(world, delivery, settlement).await;
+    }
+    match world.queue.settle(delivery, settlement).await {
+        // The copy stands. Should this process end here, a copy of a newer generation proves what the ledger does not know yet.
+        Ok(()) => match end {
+            None => note(task, world.store.parked(lease).await),
+            Some(end) => note(task, world.store.finish(lease, end).await.map(drop).map_err(StoreError::from)),
+        },
+        Err(error) => warn!(job.id = %task.job.id(), %error, "A settlement did not arrive; the job comes back"),
+    }
+}
+
+fn note(task: &Task<'_>, result: Result<(), StoreError>) {
+    if let Err(error) = result {
+        warn!(job.id = %task.job.id(), %error, "The ledger is behind; the next generation of the job sets it right");
+    }
+}
+
+/// The queue's part of what was decided.
+fn settlement(next: &Next, before: &Meta) -> Settlement {
+    let meta = next.meta(before, now());
+    match next {
+        Next::Sent | Next::Rejected | Next::Expired => Settlement::Done,
+        Next::Again { at, .. } => Settlement::Again { at: *at, meta },
+        Next::Hold { .. } => Settlement::Hold(meta),
+        Next::Bury { .. } => Settlement::Bury(meta),
+    }
+}
+
+/// Puts a job away until a time. Uses up no try.
+async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, at: Timestamp) {
+    let at = park_until(task.job, at);
+    let meta = Meta {
+        generation: task.meta.generation + 1,
+        parks: task.meta.parks + 1,
+        not_before: Some(at),
+        ..task.meta.clone()
+    };
+    match world.queue.settle(delivery, Settlement::Again { at, meta }).await {
+        Ok(()) => {
+            if let Right::Claimed(lease) = right {
+                note(task, world.store.parked(lease).await);
+            }
+        }
+        Err(error) => warn!(job.id = %task.job.id(), %error, "A job could not be parked; it comes back"),
+    }
+}
+
+/// Ends a job that was not sent.
+async fn end(world: &World, delivery: Delivery, right: Right, end: Final) {
+    if let Right::Claimed(lease) = right
+        && let Err(error) = world.store.finish(lease, end).await
+    {
+        warn!(%error, "The store did not record an end; the job comes back to the same one");
+    }
+    close(world, delivery, Settlement::Done).await;
+}
+
+/// A job with an idempotency key has its record under that key; a cancellation by job id is found by its alias.
+async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
+    matches!(world.store.alias(task.job.id(), &task.key).await, Ok(Some(Final::Cancelled)))
+}
+
+async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
+    warn!(%error, bytes = delivery.body.len(), "A message is not a job");
+    let mut meta = delivery.meta.clone();
+    let mut cause = rest("unreadable", &error.to_string(), &meta, now());
+    cause.lane = Some(delivery.source.lane);
+    meta.rest = Some(cause);
+    let data = EventData {
+        job_id: delivery.message_id.as_deref().and_then(|id| id.parse().ok()),
+        tenant: postrider_schemas::Tenant::DEFAULT.to_owned(),
+        lane: delivery.source.lane,
+        generation: meta.generation,
+        reason: Some("unreadable".to_owned()),
+        answer: Some(error.to_string()),
+        ..EventData::default()
+    };
+    emit(world, &[Event::new(EventType::Dead, data, now())]).await;
+    close(world, delivery, Settlement::Bury(meta)).await;
+}
+
+async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
+    warn!(job.id = %job.id(), reason, detail, "Job {} is given up", job.id());
+    let mut meta = delivery.meta.clone();
+    meta.rest = Some(rest(reason, detail, &meta, now()));
+    let mut event = Event::about(EventType::Dead, job, &meta, now());
+    event.data.reason = Some(reason.to_owned());
+    event.data.answer = Some(detail.to_owned());
+    emit(world, &[event]).await;
+    close(world, delivery, Settlement::Bury(meta)).await;
+}
+
+/// A message that workers did not survive goes to quarantine, and from there to `dead`.
+fn poison(delivery: &Delivery, poison_after: u32) -> Option<Settlement> {
+    if delivery.deliveries < poison_after {
+        return None;
+    }
+    let mut meta = delivery.meta.clone();
+    if delivery.source.kind != SourceKind::Suspect {
+        return Some(Settlement::Quarantine(meta));
+    }
+    let detail = format!("{} workers ended while they had this message in hand", delivery.deliveries);
+    meta.rest = Some(rest("crash-poison", &detail, &meta, now()));
+    Some(Settlement::Bury(meta))
+}
+
+async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
+    if let Err(error) = world.queue.settle(delivery, settlement).await {
+        warn!(%error, "A settlement did not arrive; the message comes back and the ledger knows it");
+    }
+}
+
+/// Events are told as well as can be: a queue that does not take one must not hold up the mail.
+async fn emit(world: &World, events: &[Event]) {
+    for event in events {
+        if let Err(error) = world.queue.emit(event).await {
+            warn!(%error, kind = event.kind.as_str(), "An event could not be published");
+        }
+    }
+}
+
+fn situation<'a>(world: &'a World, task: &Task<'a>) -> Situation<'a> {
+    Situation {
+        job: task.job,
+        meta: task.meta,
+        route: task.route,
+        transport: &world.transports[task.route.transport].name,
+        schedule: &world.config.retry,
+        config_wait: world.config.config_wait,
+        now: now(),
+    }
+}
+
+fn log_outcome(world: &World, task: &Task<'_>, outcome: &Outcome, next: &Next) {
+    let id = task.job.id();
+    let (route, transport) = (&task.route.name, &world.transports[task.route.transport].name);
+    let attempt = task.meta.attempt + 1;
+    match outcome {
+        Outcome::Accepted { receipt, refused } => {
+            info!(job.id = %id, route, transport, attempt, refused = refused.len(), answer = %receipt.answer, "Sent job {id}");
+        }
+        Outcome::Refused { refusal, .. } => {
+            let (class, follows) = (refusal.class.as_str(), next.as_str());
+            warn!(job.id = %id, route, transport, attempt, class, follows, answer = %refusal.answer, "Job {id} was refused");
+        }
+        Outcome::Unknown(answer) => {
+            let follows = next.as_str();
+            warn!(job.id = %id, route, transport, attempt, class = "unknown", follows, %answer, "Job {id} may have been sent");
+        }
+        Outcome::LostClaim => {}
+    }
+}
+
+/// The clock of the edge; decisions take the time as an argument.
+fn now() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,70 @@
+//! `postrider cancel`: calls a job back.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postrider_schemas::{
+    Event, EventType, IdempotencyKey, JobId, Tenant, event::EventData, job::Identity,
+};
+use serde_json::json;
+
+use super::{ConfigArguments, output::{self, Format}, world};
+use crate::store::{Cancelled, Final};
+
+/// Arguments of `postrider cancel`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The job's id
+    #[arg(value_name = "ID", required_unless_present = "key", conflicts_with = "key")]
+    id: Option<JobId>,
+    /// The job's idempotency key
+    #[arg(long, requires = "tenant")]
+    key: Option<String>,
+    /// The tenant of the idempotency key
+    #[arg(long, requires = "key")]
+    tenant: Option<String>,
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Calls a job back. Exit status 0 if it will not be sent, 1 if it was, is being, or ended otherwise.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
+    let key = arguments.key.as_deref().map(IdempotencyKey::parse).transpose().context("--key")?;
+    let identity = match (&key, arguments.id) {
+        (Some(key), _) => Identity::of_key(&tenant, key),
+        (None, Some(id)) => Identity::of_id(id),
+        (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
+    };
+    let store = world::store(&config.store).await?;
+    let answer = store.cancel(&identity).await?;
+    let (word, text) = match answer {
+        Cancelled::Now => ("cancelled", "cancelled; wherever it waits, it will not be sent".to_owned()),
+        Cancelled::AlreadySent => ("sent", "too late: it has been sent".to_owned()),
+        Cancelled::BeingSent => ("being-sent", "it is being sent at this moment; ask again to see how it ended".to_owned()),
+        Cancelled::AlreadyFinal(Final::Cancelled) => ("cancelled", "it was cancelled before".to_owned()),
+        Cancelled::AlreadyFinal(end) => (end.as_str(), format!("it is over already: {}", end.as_str())),
+    };
+    if answer == Cancelled::Now {
+        let data = EventData {
+            job_id: arguments.id,
+            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            tenant: tenant.as_str().to_owned(),
+            reason: Some("cancelled".to_owned()),
+            ..EventData::default()
+        };
+        let queue = world::queue(&config.queue).await?;
+        queue.emit(&Event::new(EventType::Cancelled, data, Timestamp::now())).await.context("cancelled, but the event")?;
+        queue.close().await;
+    }
+    match arguments.format {
+        Format::Text => output::line(&text)?,
+        Format::Json => output::json(&json!({ "answer": word }))?,
+    }
+    Ok(if word == "cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

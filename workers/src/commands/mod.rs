@@ -1,0 +1,91 @@
+//! The command line: one file per subcommand.
+
+pub mod cancel;
+pub mod check;
+pub mod demo;
+pub mod dev;
+pub mod events;
+pub mod output;
+pub mod rest;
+pub mod schema;
+pub mod send;
+pub mod topology;
+pub mod worker;
+pub mod world;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+/// Takes e-mail off the hands of backend services.
+#[derive(Parser)]
+#[command(name = "postrider", version, about, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publish generated jobs, deliver them to a built-in catcher, count what arrived
+    Demo(demo::Arguments),
+    /// Queue, store, worker and catcher in one process; prints what arrives
+    Dev(dev::Arguments),
+    /// Publish jobs from JSON lines
+    Send(send::Arguments),
+    /// Consume jobs and deliver them
+    Worker(worker::Arguments),
+    /// Validate a configuration
+    Check(check::Arguments),
+    /// Print the JSON Schema of a job or an event
+    Schema(schema::Arguments),
+    /// Look at, declare or export what stands on the broker
+    Topology(topology::Arguments),
+    /// Cancel a job that waits
+    Cancel(cancel::Arguments),
+    /// Jobs that were given up
+    Dead(rest::DeadArguments),
+    /// Jobs that wait for a person because they may have been sent
+    Hold(rest::HoldArguments),
+    /// Print events as they happen
+    Events(events::Arguments),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone)]
+pub struct ConfigArguments {
+    /// Configuration file (TOML); defaults and POSTRIDER_* variables apply as well
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    /// Loads and checks the configuration.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        Ok(config::load(self.config.as_deref())?)
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Worker(arguments) => worker::run(&arguments),
+        Command::Demo(arguments) => block_on(demo::run(arguments)),
+        Command::Dev(arguments) => block_on(dev::run(arguments)),
+        Command::Send(arguments) => block_on(send::run(arguments)),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Topology(arguments) => block_on(topology::run(arguments)),
+        Command::Cancel(arguments) => block_on(cancel::run(arguments)),
+        Command::Dead(arguments) => block_on(rest::dead(arguments)),
+        Command::Hold(arguments) => block_on(rest::hold(arguments)),
+        Command::Events(arguments) => block_on(events::run(arguments)),
+    }
+}
+
+/// Everything but the worker runs on one thread.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

@@ -1,0 +1,62 @@
+//! `postrider worker`: settings, logs, connect, run, drain.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{ConfigArguments, world};
+use crate::{
+    admin,
+    config::Config,
+    consumer::{self, Drained},
+    telemetry,
+};
+
+/// Arguments of `postrider worker`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+/// Consumes and delivers until a signal comes. Exit status 0 after a whole drain, 1 where the drain was cut.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    anyhow::ensure!(!config.routes.is_empty(), "the configuration has no transport; see `[transport.NAME]` and `[[route]]`");
+    telemetry::init(&config.log)?;
+    let runtime = match config.worker.threads {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
+    };
+    runtime.block_on(work(config))
+}
+
+async fn work(config: Config) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    let signals = stop_on_signal(stop.clone())?;
+    let admin = config.admin;
+    let world = Arc::new(world::connect(config).await?);
+    if let Some(address) = admin {
+        let ready = Arc::clone(&world);
+        let listening = admin::serve(address, move || ready.queue.consumers_up(), stop.clone()).await;
+        info!(address = %listening.context("setting `admin.listen`")?, "The admin address listens");
+    }
+    let drained = consumer::run(world, stop).await;
+    signals.abort();
+    Ok(if drained == Drained::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// SIGTERM or SIGINT stops; a second one is left to end the process at once.
+pub fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        info!("Stopping: nothing new is taken, what was begun is finished");
+        stop.cancel();
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        std::process::exit(130);
+    }))
+}

@@ -1,0 +1,37 @@
+//! Connects what a worker needs.
+
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
+
+use crate::{
+    attempt::World,
+    config::{Config, QueueConfig, StoreConfig},
+    queue::Queue,
+    replay::Replay,
+    store::{self, Store},
+    transport::Transport,
+};
+
+/// Connects queue and store and sets the transports up.
+pub async fn connect(config: Config) -> anyhow::Result<World> {
+    let transports = config
+        .transports
+        .iter()
+        .map(|one| Transport::new(one).with_context(|| format!("transport `{}`", one.name)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let queue = queue(&config.queue).await?;
+    let store = store(&config.store).await?;
+    let replay = Replay::new(store.clone());
+    Ok(World { config, queue, store, replay, transports })
+}
+
+/// Connects the queue.
+pub async fn queue(config: &QueueConfig) -> anyhow::Result<Queue> {
+    Queue::connect(config).await.context("setting `queue.url`")
+}
+
+/// Connects the store.
+pub async fn store(config: &StoreConfig) -> anyhow::Result<Store> {
+    let options = store::Options { lease: config.lease, retention: config.retention, ..store::Options::default() };
+    Store::connect(config.url.expose_secret(), options).await.context("setting `store.url`")
+}

@@ -1,0 +1,101 @@
+//! The loop: receive, permit, attempt, settle; and the drain at its end.
+
+use std::{sync::Arc, time::Duration};
+
+use postrider_schemas::Lane;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    attempt::{World, attempt},
+    decide::settlement::Settlement,
+    queue::{Delivery, SourceKind, SubscribeOptions},
+};
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything that was begun was finished.
+    Whole,
+    /// The limit passed first; what was under way is redelivered, and the ledger knows it.
+    Cut,
+}
+
+/// How many jobs of each kind may be in hand.
+struct Permits {
+    transactional: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
+    suspect: Arc<Semaphore>,
+}
+
+impl Permits {
+    fn of(&self, delivery: &Delivery) -> Arc<Semaphore> {
+        match (delivery.source.kind, delivery.source.lane) {
+            (SourceKind::Suspect, _) => Arc::clone(&self.suspect),
+            (_, Lane::Transactional) => Arc::clone(&self.transactional),
+            (_, Lane::Bulk) => Arc::clone(&self.bulk),
+        }
+    }
+}
+
+/// Consumes and delivers until `stop`, then drains.
+pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
+    let worker = &world.config.worker;
+    let permits = Permits {
+        transactional: Arc::new(Semaphore::new(worker.transactional.into())),
+        bulk: Arc::new(Semaphore::new(worker.bulk.into())),
+        suspect: Arc::new(Semaphore::new(1)),
+    };
+    let options =
+        SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
+    let mut deliveries = world.queue.subscribe(options);
+    let tasks = TaskTracker::new();
+    let hard = CancellationToken::new();
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            delivery = deliveries.recv() => delivery,
+        };
+        let Some(delivery) = delivery else { break };
+        let (world, stop, hard, permits) = (Arc::clone(&world), stop.clone(), hard.clone(), permits.of(&delivery));
+        // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
+        tasks.spawn(async move {
+            let permit = tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                permit = permits.acquire_owned() => permit.ok(),
+            };
+            let Some(_permit) = permit else {
+                let _ = world.queue.settle(delivery, Settlement::Return).await;
+                return;
+            };
+            tokio::select! {
+                () = attempt(world, delivery) => {}
+                () = hard.cancelled() => {}
+            }
+        });
+    }
+    drain(&world, &tasks, &hard, world.config.worker.drain).await
+}
+
+/// Takes nothing new, finishes what was begun, and says goodbye.
+async fn drain(world: &World, tasks: &TaskTracker, hard: &CancellationToken, limit: Duration) -> Drained {
+    world.queue.stop_consuming().await;
+    tasks.close();
+    let mut drained = Drained::Whole;
+    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
+        warn!(open = tasks.len(), "The drain limit passed with attempts under way; they are redelivered");
+        hard.cancel();
+        tasks.wait().await;
+        drained = Drained::Cut;
+    }
+    for transport in &world.transports {
+        transport.close().await;
+    }
+    world.replay.flush(Duration::from_secs(2)).await;
+    world.queue.close().await;
+    info!("Stopped");
+    drained
+}

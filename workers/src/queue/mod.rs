@@ -1,0 +1,252 @@
+//! Where jobs come from and go back to: RabbitMQ, or a SQLite file. The same settlements on both.
+
+pub mod rabbitmq;
+
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use postrider_producer::rabbitmq::{ConnectError, link::PublishError, topology::TopologyError};
+use postrider_schemas::{Event, Lane, Meta};
+use secrecy::ExposeSecret as _;
+use tokio::sync::mpsc;
+
+use crate::{config::QueueConfig, decide::settlement::Settlement};
+
+/// The queue.
+pub enum Queue {
+    /// A broker.
+    Rabbit(rabbitmq::RabbitQueue),
+}
+
+/// A message that was delivered to this worker and is its to settle. `Debug` output shows no body.
+pub struct Delivery {
+    /// The encoded job.
+    pub body: Bytes,
+    /// The message id, where the producer set one.
+    pub message_id: Option<String>,
+    /// The message type, where the producer set one.
+    pub message_type: Option<String>,
+    /// What the headers remember.
+    pub meta: Meta,
+    /// Where it came from.
+    pub source: Source,
+    /// It was delivered before, to somebody who did not settle it.
+    pub redelivered: bool,
+    /// How often that happened.
+    pub deliveries: u32,
+    /// When it was published, where the producer said so.
+    pub published_at: Option<Timestamp>,
+    /// The right to settle it.
+    pub(crate) receipt: Receipt,
+}
+
+/// The right to settle a delivery.
+pub(crate) enum Receipt {
+    /// On a broker's channel.
+    Rabbit(rabbitmq::Receipt),
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("message_id", &self.message_id)
+            .field("source", &self.source)
+            .field("deliveries", &self.deliveries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a delivery came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Which kind of queue.
+    pub kind: SourceKind,
+    /// The lane.
+    pub lane: Lane,
+    /// The shard.
+    pub shard: u16,
+}
+
+/// The kinds of queue that workers consume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// Fresh work.
+    Jobs,
+    /// Work that comes back.
+    Due,
+    /// Quarantine.
+    Suspect,
+}
+
+/// What to consume, and how much of it at once.
+#[derive(Debug, Clone, Copy)]
+pub struct SubscribeOptions {
+    /// Queues per lane.
+    pub shards: u16,
+    /// Transactional messages in hand at once, fresh ones and returning ones each.
+    pub transactional: u16,
+    /// Bulk messages in hand at once, fresh ones and returning ones each.
+    pub bulk: u16,
+}
+
+/// Deliveries as they come.
+pub struct Deliveries {
+    pub(crate) receiver: mpsc::UnboundedReceiver<Delivery>,
+}
+
+impl Deliveries {
+    /// The next delivery; nothing once the queue was told to stop.
+    pub async fn recv(&mut self) -> Option<Delivery> {
+        self.receiver.recv().await
+    }
+}
+
+/// Where messages come to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Given up.
+    Dead,
+    /// Waits for a person.
+    Hold,
+}
+
+/// A message at rest.
+pub struct RestMessage {
+    /// The encoded job, or what could not be read as one.
+    pub body: Bytes,
+    /// The message id, where there is one.
+    pub message_id: Option<String>,
+    /// What its headers say.
+    pub meta: Meta,
+}
+
+/// What is to happen to a message at rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestVerdict {
+    /// It stays.
+    Keep,
+    /// It is deleted.
+    Drop,
+    /// It is tried again: a copy with these headers becomes due at once in this lane.
+    Again(Meta, Lane),
+}
+
+/// Why the queue cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The broker cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The topology does not stand.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The broker failed.
+    #[error("the broker: {0}")]
+    Broker(#[from] lapin::Error),
+    /// The address is of no known kind.
+    #[error("a queue's address begins with amqp://, amqps:// or embedded:")]
+    Scheme,
+}
+
+/// Why a settlement did not arrive. The message comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The copy that was to replace the message is not confirmed; the message was not acknowledged.
+    #[error("the copy was not confirmed: {0}")]
+    Copy(#[from] PublishError),
+    /// The acknowledgement could not be sent: its channel is gone.
+    #[error("the acknowledgement was lost with its channel")]
+    AckLost,
+}
+
+impl Queue {
+    /// Connects, and declares or verifies the topology.
+    pub async fn connect(config: &QueueConfig) -> Result<Self, QueueError> {
+        let url = config.url.expose_secret();
+        if url.starts_with("amqp://") || url.starts_with("amqps://") {
+            return Ok(Self::Rabbit(rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?));
+        }
+        Err(QueueError::Scheme)
+    }
+
+    /// Begins to consume. Once per queue.
+    pub fn subscribe(&self, options: SubscribeOptions) -> Deliveries {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        match self {
+            Self::Rabbit(queue) => queue.subscribe(options, sender),
+        }
+        Deliveries { receiver }
+    }
+
+    /// False for a delivery whose settlement could not arrive any more.
+    pub fn usable(&self, delivery: &Delivery) -> bool {
+        match &delivery.receipt {
+            Receipt::Rabbit(receipt) => receipt.is_usable(),
+        }
+    }
+
+    /// Ends a delivery: the copy first, confirmed, then the acknowledgement.
+    pub async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
+        match self {
+            Self::Rabbit(queue) => queue.settle(delivery, settlement).await,
+        }
+    }
+
+    /// Publishes an event; dropped by the queue where nobody listens.
+    pub async fn emit(&self, event: &Event) -> Result<(), PublishError> {
+        match self {
+            Self::Rabbit(queue) => queue.emit(event).await,
+        }
+    }
+
+    /// True while every consumer runs.
+    pub fn consumers_up(&self) -> bool {
+        match self {
+            Self::Rabbit(queue) => queue.consumers_up(),
+        }
+    }
+
+    /// Takes nothing new. What was delivered can still be settled.
+    pub async fn stop_consuming(&self) {
+        match self {
+            Self::Rabbit(queue) => queue.stop_consuming().await,
+        }
+    }
+
+    /// Sends what is left to be said and closes. What was not settled is delivered again.
+    pub async fn close(&self) {
+        match self {
+            Self::Rabbit(queue) => queue.close().await,
+        }
+    }
+
+    /// Shows every message at rest to `decide`, in order, and does what it says. Returns how many were looked at.
+    pub async fn rest_each(
+        &self,
+        rest: Rest,
+        decide: impl AsyncFnMut(&RestMessage) -> RestVerdict,
+    ) -> Result<u64, RestError> {
+        match self {
+            Self::Rabbit(queue) => queue.rest_each(rest, decide).await,
+        }
+    }
+
+    /// Events from now on, as encoded JSON.
+    pub async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
+        match self {
+            Self::Rabbit(queue) => queue.events().await,
+        }
+    }
+}
+
+/// Why a look through messages at rest ended early. What was not decided stays.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// The queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// A copy was not confirmed.
+    #[error("a copy was not confirmed: {0}")]
+    Copy(#[from] PublishError),
+}

@@ -1,0 +1,224 @@
+//! The queue on RabbitMQ. Consuming and publishing have a connection each: a broker that blocks publishing reads nothing at all from a
+//! blocked connection, acknowledgements included.
+
+mod acks;
+mod consume;
+mod message;
+mod rest;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use lapin::{
+    options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use postrider_producer::rabbitmq::{
+    connect,
+    link::{Link, LinkLimits, Outgoing, PublishError},
+    short, topology,
+};
+use postrider_schemas::{
+    Event, Meta,
+    event::EVENT_CONTENT_TYPE,
+    ladder,
+    topology::{DEAD_EXCHANGE, DUE_EXCHANGE, EVENTS_EXCHANGE, Topology},
+    wire::{JOB_CONTENT_TYPE, JOB_TYPE},
+};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::acks::Acks;
+use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
+use crate::{config::TopologyMode, decide::settlement::Settlement};
+
+/// The right to settle a delivery of a broker.
+pub struct Receipt {
+    acks: Acks,
+    tag: u64,
+}
+
+impl Receipt {
+    pub(super) fn is_usable(&self) -> bool {
+        self.acks.is_usable()
+    }
+}
+
+/// The queue on RabbitMQ.
+pub struct RabbitQueue {
+    url: String,
+    mode: TopologyMode,
+    topology: Topology,
+    publishing: Link,
+    up: Arc<AtomicBool>,
+    /// No new deliveries.
+    stop: CancellationToken,
+    /// No connection either.
+    end: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl RabbitQueue {
+    /// Connects and sees to the topology.
+    pub async fn connect(url: &str, mode: TopologyMode, shards: u16) -> Result<Self, QueueError> {
+        let topology = Topology::v1(shards);
+        let connection = connect(url, "postrider-topology").await?;
+        let stands = see_to(&connection, mode, &topology).await;
+        connection.close(200, short("looked")).await?;
+        stands?;
+        let publishing = Link::connect(url, "postrider-worker publishing", LinkLimits::default()).await?;
+        Ok(Self {
+            url: url.to_owned(),
+            mode,
+            topology,
+            publishing,
+            up: Arc::default(),
+            stop: CancellationToken::new(),
+            end: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
+        let supervisor = consume::Supervisor {
+            url: self.url.clone(),
+            mode: self.mode,
+            topology: self.topology.clone(),
+            options,
+            deliveries,
+            up: Arc::clone(&self.up),
+            stop: self.stop.clone(),
+            end: self.end.clone(),
+        };
+        self.tasks.spawn(supervisor.run());
+    }
+
+    pub(super) fn consumers_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
+        let AnyReceipt::Rabbit(receipt) = &delivery.receipt;
+        if settlement == Settlement::Return {
+            return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
+        }
+        if let Some(copy) = copy(&delivery, settlement) {
+            self.publishing.publish(&copy).await?;
+        }
+        if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
+    }
+
+    pub(super) async fn emit(&self, event: &Event) -> Result<(), PublishError> {
+        let message = Outgoing {
+            exchange: EVENTS_EXCHANGE.to_owned(),
+            routing_key: event.routing_key(),
+            message_id: event.id.clone(),
+            kind: "postrider.event.v1".to_owned(),
+            content_type: EVENT_CONTENT_TYPE,
+            headers: Vec::new(),
+            body: Bytes::from(event.encode()),
+            mandatory: false,
+        };
+        self.publishing.publish(&message).await
+    }
+
+    pub(super) async fn stop_consuming(&self) {
+        self.stop.cancel();
+        self.up.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.end.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        self.publishing.close().await;
+    }
+
+    /// Events from now on, by a queue of our own that goes with the connection.
+    pub(super) async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
+        let connection = connect(&self.url, "postrider-events").await?;
+        let channel = connection.create_channel().await?;
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(short(""), options, FieldTable::default()).await?.name().clone();
+        let bind = QueueBindOptions::default();
+        channel.queue_bind(queue.clone(), short(EVENTS_EXCHANGE), short("#"), bind, FieldTable::default()).await?;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut consumer = channel.basic_consume(queue, short(""), options, FieldTable::default()).await?;
+        let (sender, receiver) = mpsc::channel(256);
+        tokio::spawn(async move {
+            // The connection lives as long as somebody listens.
+            let _connection = connection;
+            while let Some(Ok(delivery)) = consumer.next().await {
+                if sender.send(Bytes::from(delivery.data)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+async fn see_to(connection: &lapin::Connection, mode: TopologyMode, stands: &Topology) -> Result<(), QueueError> {
+    match mode {
+        TopologyMode::Apply => topology::apply(connection, stands).await?,
+        TopologyMode::Verify => topology::verify(connection, stands).await?,
+    }
+    Ok(())
+}
+
+/// The message that replaces a delivery: its body, its id, and headers made from scratch.
+fn copy(delivery: &Delivery, settlement: Settlement) -> Option<Outgoing> {
+    let Source { lane, shard, .. } = delivery.source;
+    let at_rest = |key: &str| (DEAD_EXCHANGE.to_owned(), format!("{key}.{}", ladder::target(lane, shard)));
+    let ((exchange, routing_key), meta) = match settlement {
+        Settlement::Done | Settlement::Return => return None,
+        Settlement::Again { at, meta } => (due_at(at, Timestamp::now(), lane, shard), meta),
+        Settlement::Hold(meta) => (at_rest("hold"), meta),
+        Settlement::Bury(meta) => (at_rest("dead"), meta),
+        Settlement::Quarantine(meta) => (at_rest("suspect"), meta),
+    };
+    Some(outgoing(exchange, routing_key, delivery.message_id.clone(), delivery.body.clone(), &meta, delivery.message_type.clone()))
+}
+
+/// A wait of less than the ladder's first rung is spent in the worker that gets the copy.
+fn due_at(at: Timestamp, now: Timestamp, lane: postrider_schemas::Lane, shard: u16) -> (String, String) {
+    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    let wait = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait };
+    let rung = ladder::rung(wait, lane, shard);
+    debug_assert!(rung.exchange == DUE_EXCHANGE || !wait.is_zero());
+    (rung.exchange, rung.routing_key)
+}
+
+fn outgoing(
+    exchange: String,
+    routing_key: String,
+    message_id: Option<String>,
+    body: Bytes,
+    meta: &Meta,
+    kind: Option<String>,
+) -> Outgoing {
+    Outgoing {
+        exchange,
+        routing_key,
+        message_id: message_id.unwrap_or_default(),
+        kind: kind.unwrap_or_else(|| JOB_TYPE.to_owned()),
+        content_type: JOB_CONTENT_TYPE,
+        headers: meta.to_pairs(),
+        body,
+        mandatory: true,
+    }
+}
+
+/// RabbitMQ loses acknowledgements that reach it just before the channel closes; after this long they have arrived.
+pub(super) async fn linger() {
+    sleep(Duration::from_millis(300)).await;
+}

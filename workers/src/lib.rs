@@ -3,4 +3,5 @@
 pub mod config;
 pub mod decide;
 pub mod outcome;
+pub mod store;
 pub mod transport;

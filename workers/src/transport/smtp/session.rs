@@ -246,7 +246,7 @@ impl Session {
 
     /// Ends whatever transaction the relay may think is under way. False when the connection is of no further use.
     pub async fn reset(&mut self) -> bool {
-        match self.command(Stage::MailFrom, format_args!("RSET")).await {
+        match self.command(Stage::MailFrom, "RSET").await {
             Ok(reply) => reply.is_positive() && self.replies.is_empty(),
             Err(_) => false,
         }
@@ -254,7 +254,7 @@ impl Session {
 
     /// Says QUIT and waits for the answer, within `limit`.
     pub async fn quit(mut self, limit: Duration) {
-        let _ = timeout(limit, self.command(Stage::Connect, format_args!("QUIT"))).await;
+        let _ = timeout(limit, self.command(Stage::Connect, "QUIT")).await;
     }
 
     /// Says QUIT without waiting: as polite as can be had for nothing.

@@ -1,0 +1,266 @@
+//! The ledger: what is remembered of every job, so that it is sent once. An enum over two stores with the same states, the
+//! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
+
+pub mod ledger;
+pub mod redis;
+pub mod transitions;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use postrider_schemas::{fields::JobId, job::Identity};
+
+pub use self::ledger::{Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, Reopened, State};
+use self::{
+    ledger::{DECISION_MAX, LeaseFacts, Step, Stepped},
+    redis::RedisStore,
+    transitions::Cancelling,
+};
+
+/// Longer than the delay ladder keeps a copy (24.3 days): what must outlive every copy of a job lives this long.
+const LADDER_LIFE: Duration = Duration::from_hours(30 * 24);
+/// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
+const ALIAS_HOPS: u32 = 3;
+
+/// Why a call failed. The text says what to do and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Worth waiting for; the call may have run nevertheless, and repeating it is harmless.
+    #[error("{0}")]
+    Down(String),
+    /// Waiting does not help: a setting or a program is wrong.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl StoreError {
+    /// Whether waiting may help.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Down(_))
+    }
+}
+
+/// A mark that could not be written, with the right to write it later.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unfinished {
+    /// Why.
+    pub error: StoreError,
+    /// Unspent. Hand it to [`Store::finish`] again.
+    pub lease: Lease,
+}
+
+impl From<Unfinished> for StoreError {
+    fn from(unfinished: Unfinished) -> Self {
+        unfinished.error
+    }
+}
+
+/// How a store is to be used.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a claim holds without a sign of its owner.
+    pub lease: Duration,
+    /// How long it is remembered that a job is over.
+    pub retention: Duration,
+    /// Names this worker, for people who look into the store.
+    pub holder: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_mins(1),
+            retention: Duration::from_hours(7 * 24),
+            holder: format!("pid-{}", std::process::id()),
+        }
+    }
+}
+
+impl Options {
+    /// Life of a record whose job is not over.
+    fn working_life(&self) -> Duration {
+        self.retention.max(LADDER_LIFE)
+    }
+
+    /// Life of a record whose job is over. What holds back copies that still wait somewhere outlives them.
+    fn life_of(&self, end: Final) -> Duration {
+        match end {
+            Final::Held | Final::Cancelled | Final::Dead => self.working_life(),
+            Final::Sent | Final::Rejected | Final::Expired => self.retention,
+        }
+    }
+}
+
+/// A ledger. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    backend: Backend,
+    holders: Arc<Holders>,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Redis(RedisStore),
+}
+
+/// Gives every claim a name of its own, so that two messages of one job in one worker exclude each other.
+struct Holders {
+    prefix: String,
+    count: AtomicU64,
+}
+
+impl Store {
+    /// Opens the store at `url`: `redis://`, `rediss://`, `redis+sentinel://host:port,host:port/MASTER`,
+    /// `redis+cluster://host:port,host:port`. Redis that is down is no error; a wrong address or password is.
+    pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
+        // The random part tells a worker from the one of the same name that ran before it.
+        let prefix = format!("{}/{:08x}", options.holder, random() & 0xffff_ffff);
+        let backend = Backend::Redis(RedisStore::connect(url, options).await?);
+        Ok(Self { backend, holders: Arc::new(Holders { prefix, count: AtomicU64::new(0) }) })
+    }
+
+    /// False while calls fail fast because the store is known to be down.
+    pub fn is_up(&self) -> bool {
+        match &self.backend {
+            Backend::Redis(store) => store.is_up(),
+        }
+    }
+
+    /// Resolves when the store answers again.
+    pub async fn back(&self) {
+        match &self.backend {
+            Backend::Redis(store) => store.back().await,
+        }
+    }
+
+    /// Asks for the right to attempt a job.
+    pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.claim(request, self.holder()).await,
+        }
+    }
+
+    /// A right for a store that is down: it orders nothing, but a mark `Sent` made with it counts like any other. Only for
+    /// messages that were not delivered before.
+    pub fn lease_while_down(&self, request: &ClaimRequest) -> Lease {
+        let facts = LeaseFacts {
+            holder: self.holder(),
+            // Like no fence that a store gave out: those count milliseconds.
+            fence: (1 << 48) | (random() & ((1 << 48) - 1)),
+            generation: request.generation,
+            payload_hash: request.payload_hash.to_hex(),
+        };
+        Lease { key: request.key.clone(), facts }
+    }
+
+    /// Says that from now on bytes may reach a transport, and renews. False: the right is gone (taken over, cancelled), attempt
+    /// nothing.
+    pub async fn submitting(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.step(lease, Step::Submitting).await? == Stepped::Done)
+    }
+
+    /// Another lease from now on. False: the right is gone.
+    pub async fn renew(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.step(lease, Step::Renew).await? == Stepped::Done)
+    }
+
+    /// Notes an outcome other than "sent" before its copy is published; whoever finds the message again gets the text back.
+    /// False: the right is gone. A text above [`DECISION_MAX`] bytes is refused.
+    pub async fn decide(&self, lease: &Lease, decision: &str) -> Result<bool, StoreError> {
+        if decision.len() > DECISION_MAX {
+            return Err(StoreError::Broken(format!(
+                "a decision of {} bytes; {DECISION_MAX} are allowed",
+                decision.len()
+            )));
+        }
+        Ok(self.step(lease, Step::Decide(decision)).await? == Stepped::Done)
+    }
+
+    /// Says that the copy with the next generation is confirmed. Losing this call is harmless: the copy proves it.
+    pub async fn parked(&self, lease: Lease) -> Result<(), StoreError> {
+        self.step(&lease, Step::Parked).await.map(drop)
+    }
+
+    /// Gives a right back with nothing tried. Losing this call costs one lease of waiting.
+    pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
+        self.step(&lease, Step::Release).await.map(drop)
+    }
+
+    /// Writes how it ended. `Sent` is the truth and always written; the others need the right.
+    pub async fn finish(&self, lease: Lease, end: Final) -> Result<Finished, Unfinished> {
+        match self.step(&lease, Step::Finish(end)).await {
+            Ok(stepped) => Ok(stepped.into()),
+            Err(error) => Err(Unfinished { error, lease }),
+        }
+    }
+
+    /// Calls a job back, by its identity or by the id of a job with an idempotency key; also one that nobody has seen yet.
+    pub async fn cancel(&self, identity: &Identity) -> Result<Cancelled, StoreError> {
+        let mut key = LedgerKey::of(identity);
+        for _ in 0..ALIAS_HOPS {
+            let answer = match &self.backend {
+                Backend::Redis(store) => store.cancel(&key).await?,
+            };
+            match answer {
+                Cancelling::Answer(answer) => return Ok(answer),
+                Cancelling::Follow(target) => key = LedgerKey::noted(target),
+            }
+        }
+        Err(StoreError::Broken("the store holds aliases that lead nowhere; another program writes into it".to_owned()))
+    }
+
+    /// Notes that the job `id` has the record `key`, so that [`Store::cancel`] finds it. Gives how the id itself ended before,
+    /// which is `Cancelled` where somebody called it back first; then nothing is noted and the job must not be attempted.
+    pub async fn alias(&self, id: JobId, key: &LedgerKey) -> Result<Option<Final>, StoreError> {
+        let id = LedgerKey::of(&Identity::of_id(id));
+        match &self.backend {
+            Backend::Redis(store) => store.alias(&id, key).await,
+        }
+    }
+
+    /// Lets a job run again whose copy of `generation` is at rest in `hold` or `dead`.
+    pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.reopen(key, generation).await,
+        }
+    }
+
+    /// What is remembered of a job.
+    pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.get(key).await,
+        }
+    }
+
+    /// Asks the store for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.ping().await,
+        }
+    }
+
+    async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.step(lease, step).await,
+        }
+    }
+
+    fn holder(&self) -> String {
+        format!("{}:{}", self.holders.prefix, self.holders.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+fn random() -> u64 {
+    // The low half of a version 7 UUID is random but for two bits at its top.
+    uuid::Uuid::now_v7().as_u64_pair().1
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

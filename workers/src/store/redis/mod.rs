@@ -1,0 +1,234 @@
+//! The ledger in Redis 6 or newer: standalone, Sentinel or Cluster. Every call is one script on one record, one round trip.
+//!
+//! # Names
+//! `postrider:{SS}:IDENTITY` is a record, a small hash; `{SS}` is one of 256 hash tags taken from the identity, so that a record and the
+//! epoch of its tag, `postrider:{SS}:epoch`, live in one slot of a cluster and one script may read both.
+//!
+//! # A store that was emptied
+//! A message that was delivered before and has no record was either never claimed, or the store has forgotten the attempt. The
+//! epoch tells: a time by Redis's clock, written when it is missing (on connecting, and by any claim that finds none).
+//! What removes records removes the epoch of their slot with them - a restart without persistence, an emptied replica taking
+//! over, FLUSHALL, one master of a cluster - so an epoch is never older than the loss, and an attempt that was forgotten
+//! belongs to a message published before the epoch: `Unknown`. The claim script reads the epoch in the same step in which it finds no record,
+//! so there is no cached value, no further round trip, and no moment between looking and claiming. An evicted or lost epoch
+//! errs to the careful side. Not covered: a failover that loses the newest writes and nothing else (asynchronous replication); an attempt
+//! forgotten that way is repeated only if its worker died as well.
+//!
+//! # Memory
+//! A record that is at work, parked, held or cancelled lives 30 days, longer than the delay ladder keeps a copy; others for
+//! the retention. What was sent shrinks to state, fence and payload hash. Redis needs `maxmemory-policy noeviction`.
+
+mod address;
+mod link;
+mod scripts;
+
+use std::time::Duration;
+
+use redis::RedisResult;
+
+use self::{
+    address::Address,
+    link::Link,
+    scripts::{Scripts, final_of, keys, number, surprise},
+};
+use super::{
+    Options, StoreError,
+    ledger::{
+        Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
+    },
+    millis,
+    transitions::{Cancelling, SKEW_MS},
+};
+
+/// The ledger in Redis.
+#[derive(Clone)]
+pub struct RedisStore {
+    link: Link,
+    options: Options,
+}
+
+impl RedisStore {
+    /// See [`super::Store::connect`].
+    pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
+        Ok(Self { link: Link::open(Address::parse(url)?, Scripts::new()).await?, options })
+    }
+
+    /// False while calls fail fast.
+    pub fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
+    /// Resolves when Redis answers.
+    pub async fn back(&self) {
+        self.link.back().await;
+    }
+
+    /// See [`super::Store::claim`].
+    pub async fn claim(&self, request: &ClaimRequest, holder: String) -> Result<Claim, StoreError> {
+        let (record, epoch) = keys(request.key.as_str());
+        let payload_hash = request.payload_hash.to_hex();
+        let mut call = self.link.scripts().claim().prepare_invoke();
+        call.key(record)
+            .key(epoch)
+            .arg(&payload_hash)
+            .arg(request.generation)
+            .arg(u8::from(request.redelivered))
+            .arg(request.published_at.map(|time| time.as_millisecond().to_string()).unwrap_or_default())
+            .arg(&holder)
+            .arg(millis(self.options.lease))
+            .arg(millis(self.options.working_life()))
+            .arg(SKEW_MS);
+        let lease = |fence| Lease {
+            key: request.key.clone(),
+            facts: LeaseFacts { holder, fence, generation: request.generation, payload_hash },
+        };
+        let answer: Vec<String> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        read_claim(answer, lease).map_err(|error| unreadable(&error))
+    }
+
+    /// See [`super::transitions::step`].
+    pub async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+        let (word, note) = match step {
+            Step::Submitting => ("submitting", ""),
+            Step::Renew => ("renew", ""),
+            Step::Decide(text) => ("decide", text),
+            Step::Parked => ("parked", ""),
+            Step::Release => ("release", ""),
+            Step::Finish(end) => ("finish", end.as_str()),
+        };
+        let life = match step {
+            Step::Finish(end) => self.options.life_of(end),
+            _ => self.options.working_life(),
+        };
+        let facts = &lease.facts;
+        let mut call = self.link.scripts().step().prepare_invoke();
+        call.key(keys(lease.key.as_str()).0)
+            .arg(word)
+            .arg(&facts.holder)
+            .arg(facts.fence)
+            .arg(facts.generation)
+            .arg(&facts.payload_hash)
+            .arg(millis(self.options.lease))
+            .arg(millis(life))
+            .arg(note);
+        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        match answer.as_str() {
+            "ok" => Ok(Stepped::Done),
+            "lost" => Ok(Stepped::Lost),
+            "sent" => Ok(Stepped::SentBefore),
+            _ => Err(unreadable(&surprise())),
+        }
+    }
+
+    /// See [`super::transitions::cancel`].
+    pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
+        let mut call = self.link.scripts().cancel().prepare_invoke();
+        call.key(keys(key.as_str()).0).arg(millis(self.options.working_life()));
+        let answer: Vec<String> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        read_cancel(answer).map_err(|error| unreadable(&error))
+    }
+
+    /// See [`super::transitions::alias`].
+    pub async fn alias(&self, id: &LedgerKey, target: &LedgerKey) -> Result<Option<Final>, StoreError> {
+        let mut call = self.link.scripts().alias().prepare_invoke();
+        call.key(keys(id.as_str()).0).arg(target.as_str()).arg(millis(self.options.working_life()));
+        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        if answer.is_empty() {
+            return Ok(None);
+        }
+        final_of(&answer).map(Some).map_err(|error| unreadable(&error))
+    }
+
+    /// See [`super::transitions::reopen`].
+    pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
+        let mut call = self.link.scripts().reopen().prepare_invoke();
+        call.key(keys(key.as_str()).0).arg(generation).arg(millis(self.options.working_life()));
+        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        match answer.as_str() {
+            "go" => Ok(Reopened::Go),
+            "sent" => Ok(Reopened::AlreadySent),
+            "cancelled" => Ok(Reopened::Cancelled),
+            "other" => Ok(Reopened::Other),
+            _ => Err(unreadable(&surprise())),
+        }
+    }
+
+    /// What is remembered of a job.
+    pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
+        let mut call = redis::cmd("HMGET");
+        call.arg(keys(key.as_str()).0).arg(&["s", "g", "f", "h", "x", "p", "d"]);
+        let answer: Vec<Option<String>> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.query_async(&mut conn).await }) }).await?;
+        read_record(answer).map_err(|error| unreadable(&error))
+    }
+
+    /// Asks for a sign of life: the life of a key that does not exist, which a cluster can route where it cannot route `PING`.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let mut call = redis::cmd("EXISTS");
+        call.arg(keys("ping").1);
+        self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.query_async(&mut conn).await }) }).await
+    }
+}
+
+fn unreadable(error: &redis::RedisError) -> StoreError {
+    StoreError::Broken(format!("Redis gave {}; are workers of different versions at one store?", error.category()))
+}
+
+fn read_claim(answer: Vec<String>, lease: impl FnOnce(u64) -> Lease) -> RedisResult<Claim> {
+    let second = answer.get(1);
+    Ok(match answer.first().map(String::as_str) {
+        Some("go") => Claim::Go(lease(number(second)?)),
+        Some("unknown") => Claim::Unknown(lease(number(second)?)),
+        Some("decided") => {
+            Claim::Decided { lease: lease(number(second)?), decision: answer.get(2).cloned().unwrap_or_default() }
+        }
+        Some("busy") => Claim::Busy { retry_in: Duration::from_millis(number(second)?) },
+        Some("settled") => Claim::Settled(final_of(second.map_or("", String::as_str))?),
+        Some("stale") => Claim::Stale,
+        Some("conflict") => Claim::Conflict,
+        _ => return Err(surprise()),
+    })
+}
+
+fn read_cancel(answer: Vec<String>) -> RedisResult<Cancelling> {
+    let second = answer.get(1).map_or("", String::as_str);
+    Ok(match answer.first().map(String::as_str) {
+        Some("now") => Cancelling::Answer(Cancelled::Now),
+        Some("being-sent") => Cancelling::Answer(Cancelled::BeingSent),
+        Some("alias") => Cancelling::Follow(second.to_owned()),
+        Some("settled") => Cancelling::Answer(match final_of(second)? {
+            Final::Sent => Cancelled::AlreadySent,
+            end => Cancelled::AlreadyFinal(end),
+        }),
+        _ => return Err(surprise()),
+    })
+}
+
+fn read_record(mut answer: Vec<Option<String>>) -> RedisResult<Option<Record>> {
+    answer.resize(7, None);
+    let mut fields = answer.into_iter();
+    let mut next = || fields.next().flatten();
+    let Some(state) = next() else { return Ok(None) };
+    let (generation, fence, holder, lease_end) = (next(), next(), next(), next());
+    let (payload_hash, mut note) = (next().unwrap_or_default(), next().unwrap_or_default());
+    let state = match state.as_str() {
+        "C" => State::Claimed,
+        "U" => State::Submitting,
+        "D" => State::Decided,
+        "P" => State::Parked,
+        "S" => State::Final(Final::Sent),
+        "H" => State::Final(Final::Held),
+        "F" => State::Final(final_of(&std::mem::take(&mut note))?),
+        "A" => State::Alias,
+        _ => return Err(surprise()),
+    };
+    let zero = || Some("0".to_owned());
+    Ok(Some(Record {
+        state,
+        generation: number(generation.or_else(zero).as_ref())?,
+        fence: number(fence.or_else(zero).as_ref())?,
+        holder: holder.unwrap_or_default(),
+        lease_end_ms: number(lease_end.or_else(zero).as_ref())?,
+        payload_hash,
+        note,
+    }))
+}

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Puts e-mail jobs on the Postrider queue.
+
+pub mod embedded;

@@ -8,7 +8,6 @@ use postrider_schemas::{
 };
 
 use crate::{
-    embedded::EmbeddedPublisher,
     rabbitmq::{
         ConnectError,
         link::{Link, LinkLimits, Outgoing, PublishError},
@@ -27,7 +26,6 @@ pub struct Publisher {
 
 enum Queue {
     Rabbit(Link),
-    Embedded(EmbeddedPublisher),
 }
 
 /// Why a publisher cannot be made.
@@ -47,10 +45,7 @@ pub enum PublisherError {
 impl Publisher {
     /// Connects to `amqp://`, `amqps://` or `embedded:FILE`.
     pub async fn connect(url: &str) -> Result<Self, PublisherError> {
-        let queue = if let Some(path) = url.strip_prefix("embedded:") {
-            let opened = EmbeddedPublisher::open(path).await;
-            Queue::Embedded(opened.map_err(|error| PublisherError::Embedded(error.to_string()))?)
-        } else if url.starts_with("amqp://") || url.starts_with("amqps://") {
+        let queue = if url.starts_with("amqp://") || url.starts_with("amqps://") {
             Queue::Rabbit(Link::connect(url, "postrider-producer", LinkLimits::default()).await?)
         } else {
             return Err(PublisherError::Scheme);
@@ -68,16 +63,10 @@ impl Publisher {
     /// Publishes a job. `Ok` means that the queue has it on disk. After an error the same job may be published again: it is recognised
     /// by its identity and sent once.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
-        let mut meta = Meta {
-            expires: job.expires_at(),
-            payload_hash: Some(job.payload_hash().to_hex()),
-            ..Meta::default()
-        };
+        let mut meta =
+            Meta { expires: job.expires_at(), payload_hash: Some(job.payload_hash().to_hex()), ..Meta::default() };
         trace::inject(&mut meta);
         match &self.queue {
-            Queue::Embedded(queue) => {
-                queue.publish(job, &meta).await.map_err(|error| PublishError::Embedded(error.to_string()))
-            }
             Queue::Rabbit(link) => {
                 let message = Outgoing {
                     exchange: SUBMIT_EXCHANGE.to_owned(),
@@ -104,9 +93,8 @@ impl Publisher {
 
     /// Says goodbye. Publishes under way get an answer first or an error that says so.
     pub async fn close(&self) {
-        if let Queue::Rabbit(link) = &self.queue {
-            link.close().await;
-        }
+        let Queue::Rabbit(link) = &self.queue;
+        link.close().await;
     }
 
     fn shard(&self, job: &Job) -> u16 {
@@ -117,7 +105,8 @@ impl Publisher {
 /// The shard of a job: stable, spread evenly (FNV-1a over tenant and id).
 fn shard(tenant: &str, id: JobId, shards: u16) -> u16 {
     let bytes = tenant.bytes().chain(id.0.into_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     u16::try_from(hash % u64::from(shards)).unwrap_or_default()
 }
 

@@ -75,7 +75,10 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery) {
         return;
     }
     if let Some(settlement) = poison(&delivery, world.config.worker.poison_after) {
-        warn!(deliveries = delivery.deliveries, "A message comes back for the {}th time without an end", delivery.deliveries);
+        warn!(
+            deliveries = delivery.deliveries,
+            "A message comes back for the {}th time without an end", delivery.deliveries
+        );
         return close(&world, delivery, settlement).await;
     }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {

@@ -190,13 +190,21 @@ impl Link {
         let confirmed = async {
             let confirm = live
                 .channel
-                .basic_publish(short(&message.exchange), short(&message.routing_key), options, &message.body, properties)
+                .basic_publish(
+                    short(&message.exchange),
+                    short(&message.routing_key),
+                    options,
+                    &message.body,
+                    properties,
+                )
                 .await?;
             confirm.await
         };
         let mut confirmed = std::pin::pin!(confirmed);
         loop {
-            match timeout(self.inner.limits.busy.min(end.saturating_duration_since(Instant::now())), &mut confirmed).await {
+            match timeout(self.inner.limits.busy.min(end.saturating_duration_since(Instant::now())), &mut confirmed)
+                .await
+            {
                 Ok(Ok(Confirmation::Ack(None))) => return Try::Confirmed,
                 Ok(Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back)))) => {
                     return Try::Refused(PublishError::Unroutable(back.reply_text.to_string()));

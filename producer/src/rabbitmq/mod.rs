@@ -5,7 +5,11 @@ pub mod topology;
 
 use std::time::Duration;
 
-use lapin::{Connection, ConnectionProperties, types::{AMQPValue, FieldTable, LongString, ShortString}, uri::AMQPUri};
+use lapin::{
+    Connection, ConnectionProperties,
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+    uri::AMQPUri,
+};
 use tokio::time::timeout;
 
 /// How long a connection may take to stand.

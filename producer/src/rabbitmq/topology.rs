@@ -41,17 +41,22 @@ pub async fn apply(connection: &Connection, topology: &Topology) -> Result<(), T
         declared.map_err(|error| different(&exchange.name, error))?;
     }
     for queue in &topology.queues {
-        let declared = channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
+        let declared =
+            channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
         declared.map_err(|error| different(&queue.name, error))?;
     }
     for binding in &topology.bindings {
         let (source, key) = (short(&binding.source), short(&binding.routing_key));
         match &binding.destination {
             Destination::Queue(name) => {
-                channel.queue_bind(short(name), source, key, QueueBindOptions::default(), FieldTable::default()).await?;
+                channel
+                    .queue_bind(short(name), source, key, QueueBindOptions::default(), FieldTable::default())
+                    .await?;
             }
             Destination::Exchange(name) => {
-                channel.exchange_bind(short(name), source, key, ExchangeBindOptions::default(), FieldTable::default()).await?;
+                channel
+                    .exchange_bind(short(name), source, key, ExchangeBindOptions::default(), FieldTable::default())
+                    .await?;
             }
         }
     }
@@ -65,7 +70,8 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
     for exchange in &topology.exchanges {
         let channel = connection.create_channel().await?;
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let looked = channel.exchange_declare(short(&exchange.name), kind(exchange.kind), options, FieldTable::default());
+        let looked =
+            channel.exchange_declare(short(&exchange.name), kind(exchange.kind), options, FieldTable::default());
         if is_missing(looked.await)? {
             missing.push(exchange.name.clone());
         }
@@ -78,7 +84,8 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
         if is_missing(channel.queue_declare(short(&queue.name), options, FieldTable::default()).await.map(|_| ()))? {
             missing.push(queue.name.clone());
         } else {
-            let compared = channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
+            let compared =
+                channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
             compared.map_err(|error| different(&queue.name, error))?;
             channel.close(200, short("looked")).await?;
         }

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postrider_schemas::{
-    Event, EventType, IdempotencyKey, JobId, Tenant, event::EventData, job::Identity,
-};
+use postrider_schemas::{Event, EventType, IdempotencyKey, JobId, Tenant, event::EventData, job::Identity};
 use serde_json::json;
 
-use super::{ConfigArguments, output::{self, Format}, world};
+use super::{
+    ConfigArguments,
+    output::{self, Format},
+    world,
+};
 use crate::store::{Cancelled, Final};
 
 /// Arguments of `postrider cancel`.
@@ -46,7 +48,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (word, text) = match answer {
         Cancelled::Now => ("cancelled", "cancelled; wherever it waits, it will not be sent".to_owned()),
         Cancelled::AlreadySent => ("sent", "too late: it has been sent".to_owned()),
-        Cancelled::BeingSent => ("being-sent", "it is being sent at this moment; ask again to see how it ended".to_owned()),
+        Cancelled::BeingSent => {
+            ("being-sent", "it is being sent at this moment; ask again to see how it ended".to_owned())
+        }
         Cancelled::AlreadyFinal(Final::Cancelled) => ("cancelled", "it was cancelled before".to_owned()),
         Cancelled::AlreadyFinal(end) => (end.as_str(), format!("it is over already: {}", end.as_str())),
     };
@@ -59,7 +63,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             ..EventData::default()
         };
         let queue = world::queue(&config.queue).await?;
-        queue.emit(&Event::new(EventType::Cancelled, data, Timestamp::now())).await.context("cancelled, but the event")?;
+        queue
+            .emit(&Event::new(EventType::Cancelled, data, Timestamp::now()))
+            .await
+            .context("cancelled, but the event")?;
         queue.close().await;
     }
     match arguments.format {

@@ -20,7 +20,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             anyhow::bail!("setting `transport.{}`: {error}", one.name);
         }
         let TransportKind::Smtp(smtp) = &one.kind;
-        output::line(&format!("transport {}: smtp {}:{}, at most {} connections", one.name, smtp.host, smtp.port, smtp.connections))?;
+        output::line(&format!(
+            "transport {}: smtp {}:{}, at most {} connections",
+            one.name, smtp.host, smtp.port, smtp.connections
+        ))?;
     }
     for route in &config.routes {
         output::line(&format!("route {}: by {}", route.name, config.transports[route.transport].name))?;

@@ -18,9 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{output, world};
 use crate::{
     catcher::{Catcher, Caught},
-    compose,
-    config,
-    consumer,
+    compose, config, consumer,
 };
 
 /// Without any arrival for this long the demo ends and counts.
@@ -174,10 +172,8 @@ fn is_intact(job: &Job, mail: &Caught) -> bool {
 
 fn tally(trips: &HashMap<JobId, Trip>, took: Duration) -> Tally {
     let delivered: Vec<&Trip> = trips.values().filter(|trip| trip.copies > 0).collect();
-    let mut waits: Vec<Duration> = delivered
-        .iter()
-        .filter_map(|trip| Some(trip.delivered?.saturating_duration_since(trip.published?)))
-        .collect();
+    let mut waits: Vec<Duration> =
+        delivered.iter().filter_map(|trip| Some(trip.delivered?.saturating_duration_since(trip.published?))).collect();
     waits.sort_unstable();
     Tally {
         published: trips.values().filter(|trip| trip.published.is_some()).count(),

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
-    Job, JobId, JobLimits, Lane, Meta,
+    Job, JobId, JobLimits, Meta,
     wire::{self, decode_v1},
 };
 use serde::Serialize;
@@ -236,7 +236,8 @@ async fn connect(selection: &Selection) -> anyhow::Result<(Queue, Store)> {
 
 impl Selection {
     fn must_select(&self) -> anyhow::Result<()> {
-        let selects = self.all || !self.ids.is_empty() || self.reason.is_some() || self.tenant.is_some() || self.older.is_some();
+        let selects =
+            self.all || !self.ids.is_empty() || self.reason.is_some() || self.tenant.is_some() || self.older.is_some();
         anyhow::ensure!(selects, "name jobs by id, --reason, --tenant or --older, or say --all");
         Ok(())
     }

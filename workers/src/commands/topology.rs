@@ -77,7 +77,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn connect(target: &Target) -> anyhow::Result<(lapin::Connection, Topology)> {
     let config = target.config.load()?;
     let url = target.queue.as_deref().unwrap_or(config.queue.url.expose_secret());
-    anyhow::ensure!(!url.starts_with("embedded:"), "an embedded queue has no topology; name a broker by --queue or queue.url");
+    anyhow::ensure!(
+        !url.starts_with("embedded:"),
+        "an embedded queue has no topology; name a broker by --queue or queue.url"
+    );
     let connection = rabbitmq::connect(url, "postrider-topology").await.context("the broker")?;
     Ok((connection, Topology::v1(config.queue.shards)))
 }

@@ -25,7 +25,10 @@ pub struct Arguments {
 /// Consumes and delivers until a signal comes. Exit status 0 after a whole drain, 1 where the drain was cut.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
-    anyhow::ensure!(!config.routes.is_empty(), "the configuration has no transport; see `[transport.NAME]` and `[[route]]`");
+    anyhow::ensure!(
+        !config.routes.is_empty(),
+        "the configuration has no transport; see `[transport.NAME]` and `[[route]]`"
+    );
     telemetry::init(&config.log)?;
     let runtime = match config.worker.threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,

@@ -41,8 +41,7 @@ impl Transport {
         };
         let recipients: Vec<&EmailAddress> = indices.iter().map(|index| all[*index].address).collect();
         let Way::Smtp(relay) = &self.way;
-        let mail =
-            smtp::Mail { from: Some(job.from().address()), recipients: &recipients, message: &composed.message };
+        let mail = smtp::Mail { from: Some(job.from().address()), recipients: &recipients, message: &composed.message };
         in_terms_of_the_job(relay.deliver(mail, may_submit).await, &indices)
     }
 

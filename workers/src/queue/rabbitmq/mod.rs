@@ -186,7 +186,14 @@ fn copy(delivery: &Delivery, settlement: Settlement) -> Option<Outgoing> {
         Settlement::Bury(meta) => (at_rest("dead"), meta),
         Settlement::Quarantine(meta) => (at_rest("suspect"), meta),
     };
-    Some(outgoing(exchange, routing_key, delivery.message_id.clone(), delivery.body.clone(), &meta, delivery.message_type.clone()))
+    Some(outgoing(
+        exchange,
+        routing_key,
+        delivery.message_id.clone(),
+        delivery.body.clone(),
+        &meta,
+        delivery.message_type.clone(),
+    ))
 }
 
 /// A wait of less than the ladder's first rung is spent in the worker that gets the copy.

@@ -28,7 +28,8 @@ impl RabbitQueue {
         let connection = connect(&self.url, "postrider-tool").await.map_err(QueueError::from)?;
         let channel = connection.create_channel().await.map_err(QueueError::from)?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        let looked = channel.queue_declare(short(queue), passive, FieldTable::default()).await.map_err(QueueError::from)?;
+        let looked =
+            channel.queue_declare(short(queue), passive, FieldTable::default()).await.map_err(QueueError::from)?;
         let depth = u64::from(looked.message_count());
         let mut seen = 0;
         // Bounded by the depth at the start: what comes to rest meanwhile is for the next look.
@@ -50,8 +51,7 @@ impl RabbitQueue {
                     let (_, shard) = message::target(delivered.routing_key.as_str());
                     let rung = ladder::rung(Duration::ZERO, lane, shard);
                     let kind = message::text(properties.kind().as_ref());
-                    let copy =
-                        outgoing(rung.exchange, rung.routing_key, message.message_id, message.body, &meta, kind);
+                    let copy = outgoing(rung.exchange, rung.routing_key, message.message_id, message.body, &meta, kind);
                     self.publishing.publish(&copy).await?;
                 }
             }

@@ -1,10 +1,10 @@
 //! Keeps one connection to Redis and knows whether it works: a supervisor that dials anew after any failure, with the breaker
-//! that lets calls fail fast meanwhile. A manager of the redis crate is not used, because futures_util::future::BoxFuture;
-use it neither asks Sentinel again nor says when
+//! that lets calls fail fast meanwhile. A manager of the redis crate is not used, because it neither asks Sentinel again nor says when
 //! Redis is back, and makes each command wait for its own tries.
 //!
 //! "Up" means: dialled, and the epochs are there (see [`super`]).
 
+use futures_util::future::BoxFuture;
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,

@@ -82,7 +82,13 @@ impl RedisStore {
             key: request.key.clone(),
             facts: LeaseFacts { holder, fence, generation: request.generation, payload_hash },
         };
-        let answer: Vec<String> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        let answer: Vec<String> = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
         read_claim(answer, lease).map_err(|error| unreadable(&error))
     }
 
@@ -111,7 +117,13 @@ impl RedisStore {
             .arg(millis(self.options.lease))
             .arg(millis(life))
             .arg(note);
-        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        let answer: String = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
         match answer.as_str() {
             "ok" => Ok(Stepped::Done),
             "lost" => Ok(Stepped::Lost),
@@ -124,7 +136,13 @@ impl RedisStore {
     pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
         let mut call = self.link.scripts().cancel().prepare_invoke();
         call.key(keys(key.as_str()).0).arg(millis(self.options.working_life()));
-        let answer: Vec<String> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        let answer: Vec<String> = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
         read_cancel(answer).map_err(|error| unreadable(&error))
     }
 
@@ -132,7 +150,13 @@ impl RedisStore {
     pub async fn alias(&self, id: &LedgerKey, target: &LedgerKey) -> Result<Option<Final>, StoreError> {
         let mut call = self.link.scripts().alias().prepare_invoke();
         call.key(keys(id.as_str()).0).arg(target.as_str()).arg(millis(self.options.working_life()));
-        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        let answer: String = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
         if answer.is_empty() {
             return Ok(None);
         }
@@ -143,7 +167,13 @@ impl RedisStore {
     pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
         let mut call = self.link.scripts().reopen().prepare_invoke();
         call.key(keys(key.as_str()).0).arg(generation).arg(millis(self.options.working_life()));
-        let answer: String = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.invoke_async(&mut conn).await }) }).await?;
+        let answer: String = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
         match answer.as_str() {
             "go" => Ok(Reopened::Go),
             "sent" => Ok(Reopened::AlreadySent),
@@ -157,7 +187,13 @@ impl RedisStore {
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         let mut call = redis::cmd("HMGET");
         call.arg(keys(key.as_str()).0).arg(&["s", "g", "f", "h", "x", "p", "d"]);
-        let answer: Vec<Option<String>> = self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.query_async(&mut conn).await }) }).await?;
+        let answer: Vec<Option<String>> = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.query_async(&mut conn).await })
+            })
+            .await?;
         read_record(answer).map_err(|error| unreadable(&error))
     }
 
@@ -165,7 +201,12 @@ impl RedisStore {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut call = redis::cmd("EXISTS");
         call.arg(keys("ping").1);
-        self.link.run(|mut conn| { let call = &call; Box::pin(async move { call.query_async(&mut conn).await }) }).await
+        self.link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.query_async(&mut conn).await })
+            })
+            .await
     }
 }
 

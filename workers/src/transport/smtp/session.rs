@@ -5,8 +5,6 @@
 //! replies would take one message's answer for another's.
 
 use std::{
-    fmt,
-    io::Write as _,
     pin::Pin,
     sync::{
         Arc,

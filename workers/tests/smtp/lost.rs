@@ -1,12 +1,15 @@
 //! Silence and hang-ups at every stage: certain before the final dot, unknown after it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use postrider_workers::{
     outcome::{Class, Outcome, Stage},
     transport::smtp::{Auth, AuthMechanism, Relay, RelaySettings, StageLimits},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 
 use crate::{
     FLIGHT, GO_ON, ON_THE_WIRE, PIPELINING, assert_refused, assert_unknown, deliver, deliver_to,
@@ -117,32 +120,44 @@ fn huge() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_relay_that_stops_reading_in_the_middle_has_certainly_not_taken_the_message() {
-    let server = Server::start(|mut conn| async move {
-        conn.welcome(PIPELINING).await;
-        conn.expect(FLIGHT).await;
-        conn.say(GO_ON).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+    let is_over = Arc::new(Notify::new());
+    let end = Arc::clone(&is_over);
+    let server = Server::start(move |mut conn| {
+        let end = Arc::clone(&end);
+        async move {
+            conn.welcome(PIPELINING).await;
+            conn.expect(FLIGHT).await;
+            conn.say(GO_ON).await;
+            end.notified().await;
+        }
     })
     .await;
     let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
     assert_refused(&deliver_to(&relay, &["ann"], &huge()).await, Class::Transient, Stage::Body);
+    is_over.notify_one();
     server.finish().await;
 }
 
 #[tokio::test]
 async fn a_relay_that_says_why_it_stopped_reading_is_heard() {
-    let server = Server::start(|mut conn| async move {
-        conn.welcome(PIPELINING).await;
-        conn.expect(FLIGHT).await;
-        conn.say(GO_ON).await;
-        conn.line().await;
-        conn.say("552 5.3.4 That is enough\r\n").await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+    let is_over = Arc::new(Notify::new());
+    let end = Arc::clone(&is_over);
+    let server = Server::start(move |mut conn| {
+        let end = Arc::clone(&end);
+        async move {
+            conn.welcome(PIPELINING).await;
+            conn.expect(FLIGHT).await;
+            conn.say(GO_ON).await;
+            conn.line().await;
+            conn.say("552 5.3.4 That is enough\r\n").await;
+            end.notified().await;
+        }
     })
     .await;
     let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
     let outcome = deliver_to(&relay, &["ann"], &huge()).await;
     assert_eq!(assert_refused(&outcome, Class::Message, Stage::Body).text, "That is enough");
+    is_over.notify_one();
     server.finish().await;
 }
 

@@ -1,4 +1,5 @@
 //! The relay transport against a scripted server, byte by byte, and against smtp-sink.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail it")]
 
 mod auth;
 mod claim;
@@ -19,17 +20,17 @@ use postrider_workers::{
 };
 
 /// A message in order.
-pub const MESSAGE: &[u8] = b"Subject: hello\r\n\r\nhello\r\n";
+const MESSAGE: &[u8] = b"Subject: hello\r\n\r\nhello\r\n";
 /// What goes over the wire after 354.
-pub const ON_THE_WIRE: &str = "Subject: hello\r\n\r\nhello\r\n.\r\n";
+const ON_THE_WIRE: &str = "Subject: hello\r\n\r\nhello\r\n.\r\n";
 /// What a relay offers here, unless the test is about that.
-pub const PIPELINING: &str = "250-relay.example\r\n250 PIPELINING\r\n";
+const PIPELINING: &str = "250-relay.example\r\n250 PIPELINING\r\n";
 /// The envelope of a message to ann, as one flight.
-pub const FLIGHT: &str = "MAIL FROM:<from@shop.example>\r\nRCPT TO:<ann@dest.example>\r\nDATA\r\n";
+const FLIGHT: &str = "MAIL FROM:<from@shop.example>\r\nRCPT TO:<ann@dest.example>\r\nDATA\r\n";
 /// The answers that a flight with one recipient hopes for.
-pub const GO_ON: &str = "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 Go on\r\n";
+const GO_ON: &str = "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 Go on\r\n";
 
-pub fn settings(port: u16) -> RelaySettings {
+fn settings(port: u16) -> RelaySettings {
     RelaySettings {
         host: "127.0.0.1".into(),
         port,
@@ -45,16 +46,16 @@ pub fn settings(port: u16) -> RelaySettings {
     }
 }
 
-pub fn relay(port: u16) -> Relay {
+fn relay(port: u16) -> Relay {
     Relay::new(settings(port)).unwrap()
 }
 
-pub fn address(text: &str) -> EmailAddress {
+fn address(text: &str) -> EmailAddress {
     EmailAddress::parse(text).unwrap()
 }
 
 /// Delivers `message` to these users of dest.example.
-pub async fn deliver_to(relay: &Relay, users: &[&str], message: &[u8]) -> Outcome {
+async fn deliver_to(relay: &Relay, users: &[&str], message: &[u8]) -> Outcome {
     let from = address("from@shop.example");
     let recipients: Vec<_> = users.iter().map(|user| address(&format!("{user}@dest.example"))).collect();
     let recipients: Vec<_> = recipients.iter().collect();
@@ -63,13 +64,13 @@ pub async fn deliver_to(relay: &Relay, users: &[&str], message: &[u8]) -> Outcom
     tokio::time::timeout(Duration::from_secs(20), delivery).await.expect("the delivery has a limit")
 }
 
-pub async fn deliver(relay: &Relay) -> Outcome {
+async fn deliver(relay: &Relay) -> Outcome {
     deliver_to(relay, &["ann"], MESSAGE).await
 }
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let what = what.to_owned();
     async move {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
@@ -81,7 +82,7 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Outpu
 }
 
 #[track_caller]
-pub fn assert_accepted(outcome: &Outcome) -> &[RecipientRefusal] {
+fn assert_accepted(outcome: &Outcome) -> &[RecipientRefusal] {
     match outcome {
         Outcome::Accepted { refused, .. } => refused,
         other => panic!("not accepted: {other:?}"),
@@ -90,7 +91,7 @@ pub fn assert_accepted(outcome: &Outcome) -> &[RecipientRefusal] {
 
 /// Refused as a whole; returns the answer.
 #[track_caller]
-pub fn assert_refused(outcome: &Outcome, class: Class, stage: Stage) -> &Answer {
+fn assert_refused(outcome: &Outcome, class: Class, stage: Stage) -> &Answer {
     match outcome {
         Outcome::Refused { refusal, recipients } => {
             assert_eq!((refusal.class, refusal.answer.stage), (class, stage), "{outcome:?}");
@@ -102,7 +103,7 @@ pub fn assert_refused(outcome: &Outcome, class: Class, stage: Stage) -> &Answer 
 }
 
 #[track_caller]
-pub fn assert_unknown(outcome: &Outcome) -> &Answer {
+fn assert_unknown(outcome: &Outcome) -> &Answer {
     match outcome {
         Outcome::Unknown(answer) => {
             assert_eq!(answer.stage, Stage::Body);

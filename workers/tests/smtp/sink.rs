@@ -1,8 +1,9 @@
-//! The same against Postfix's smtp-sink, which nobody here wrote. Ends with a message on stderr where it is not installed.
+//! The same against Postfix's smtp-sink, which nobody here wrote. Comes with the package postfix.
 
 use std::{
     net::TcpListener,
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -27,21 +28,20 @@ impl Drop for Sink {
     }
 }
 
-fn program() -> Option<PathBuf> {
+fn program() -> &'static Path {
     ["/usr/sbin/smtp-sink", "/usr/lib/postfix/sbin/smtp-sink"]
         .map(Path::new)
         .into_iter()
         .find(|path| path.exists())
-        .map(Into::into)
+        .expect("smtp-sink is not installed: install the package postfix")
 }
 
-async fn sink(options: &[&str]) -> Option<Sink> {
-    let Some(program) = program() else {
-        eprintln!("smtp-sink is not installed; install the package postfix to run this test");
-        return None;
-    };
+async fn sink(options: &[&str]) -> Sink {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let child = Command::new(program)
+    // It refuses to serve as root, and to change its user as anybody else.
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let child = Command::new(program())
+        .args(if is_root { &["-u", "nobody"][..] } else { &[] })
         .args(options)
         .args([&format!("127.0.0.1:{port}"), "100"])
         .stdin(Stdio::null())
@@ -54,18 +54,18 @@ async fn sink(options: &[&str]) -> Option<Sink> {
         assert!(std::time::Instant::now() < deadline, "smtp-sink does not start");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Some(sink)
+    sink
 }
 
-async fn first_outcome(options: &[&str]) -> Option<Outcome> {
-    let sink = sink(options).await?;
-    Some(deliver(&Relay::new(settings(sink.port)).unwrap()).await)
+async fn first_outcome(options: &[&str]) -> Outcome {
+    let sink = sink(options).await;
+    deliver(&Relay::new(settings(sink.port)).unwrap()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_go_through_a_few_connections_with_and_without_pipelining() {
     for options in [&["-v"][..0], &["-p"], &["-e"]] {
-        let Some(sink) = sink(options).await else { return };
+        let sink = sink(options).await;
         let settings = RelaySettings { messages_per_connection: 50, ..settings(sink.port) };
         let relay = Arc::new(Relay::new(settings).unwrap());
         let sends: Vec<_> = (0..20)
@@ -89,7 +89,7 @@ async fn a_thousand_messages_go_through_a_few_connections_with_and_without_pipel
 
 #[tokio::test]
 async fn a_sink_that_drops_the_line_after_the_dot_leaves_an_unknown() {
-    let Some(outcome) = first_outcome(&["-q", "."]).await else { return };
+    let outcome = first_outcome(&["-q", "."]).await;
     assert_unknown(&outcome);
 }
 
@@ -98,7 +98,7 @@ async fn a_sink_that_drops_the_line_earlier_leaves_no_doubt() {
     for (command, stage) in
         [("EHLO", Stage::Hello), ("MAIL", Stage::MailFrom), ("RCPT", Stage::RcptTo), ("DATA", Stage::Data)]
     {
-        let Some(outcome) = first_outcome(&["-q", command]).await else { return };
+        let outcome = first_outcome(&["-q", command]).await;
         assert_refused(&outcome, Class::Transient, stage);
     }
 }
@@ -112,10 +112,10 @@ async fn a_sink_that_refuses_is_understood() {
         (&["-r", "DATA"], Class::Transient, Stage::Data),
         (&["-f", "CONNECT"], Class::Config, Stage::Connect),
     ] {
-        let Some(outcome) = first_outcome(options).await else { return };
+        let outcome = first_outcome(options).await;
         assert_refused(&outcome, class, stage);
     }
-    let Some(outcome) = first_outcome(&["-f", "RCPT"]).await else { return };
+    let outcome = first_outcome(&["-f", "RCPT"]).await;
     let Outcome::Refused { refusal, recipients } = outcome else { panic!("{outcome:?}") };
     assert_eq!((refusal.class, recipients.len()), (Class::Recipient, 1));
 }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use postrider_workers::{
@@ -97,15 +97,11 @@ async fn the_connection_used_last_is_used_first_and_idle_ones_go() {
     }
     assert_eq!(relay.open_connections(), 3);
     // One message at a time keeps one connection; nobody but the clock closes the others.
-    let busy = async {
-        loop {
-            assert_accepted(&deliver(&relay).await);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::select! {
-        () = busy => {}
-        () = eventually("one is left", || relay.open_connections() <= 1) => {}
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while relay.open_connections() > 1 {
+        assert!(Instant::now() < deadline, "idle connections stay");
+        assert_accepted(&deliver(&relay).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     eventually("none is left", || relay.open_connections() == 0).await;
     assert_eq!(server.accepted(), 3);

@@ -39,24 +39,25 @@ impl Session {
             .response(&credentials, None)
             .map_err(|error| Failure::local(Stage::Auth, Class::Config, &error.to_string()))?;
         let response = encode(&response);
-        let reply = self.command(Stage::Auth, &format!("AUTH {mechanism} {}", response.expose_secret())).await?;
+        let name = mechanism.to_string();
+        let reply = self.command(Stage::Auth, &["AUTH ", &name, " ", response.expose_secret()]).await?;
         // XOAUTH2 explains a refusal in a challenge, and names it only after an empty answer.
-        if reply.code == 334 { self.command(Stage::Auth, "").await } else { Ok(reply) }
+        if reply.code == 334 { self.command(Stage::Auth, &[]).await } else { Ok(reply) }
     }
 
     /// The two challenges are answered in their order, whatever they say: servers disagree about the wording.
     async fn login(&mut self, auth: &Auth) -> Result<Reply, Failure> {
-        let reply = self.command(Stage::Auth, "AUTH LOGIN").await?;
+        let reply = self.command(Stage::Auth, &["AUTH LOGIN"]).await?;
         if reply.code != 334 {
             return Err(self.unwanted(Stage::Auth, reply));
         }
         let username = encode(&auth.username);
-        let reply = self.command(Stage::Auth, username.expose_secret()).await?;
+        let reply = self.command(Stage::Auth, &[username.expose_secret()]).await?;
         if reply.code != 334 {
             return Err(self.unwanted(Stage::Auth, reply));
         }
         let password = encode(auth.password.expose_secret());
-        self.command(Stage::Auth, password.expose_secret()).await
+        self.command(Stage::Auth, &[password.expose_secret()]).await
     }
 }
 

@@ -22,13 +22,13 @@ pub struct Place<'a>(#[expect(dead_code, reason = "held for its drop")] Semaphor
 /// The connections of one relay.
 pub struct Pool {
     line: Semaphore,
-    shelf: Mutex<Shelf>,
+    yard: Mutex<Yard>,
     open: Arc<AtomicUsize>,
     idle: Duration,
 }
 
 #[derive(Default)]
-struct Shelf {
+struct Yard {
     /// The one parked last is taken first, so the oldest is in front and the surplus grows old and goes.
     parked: Vec<Parked>,
     /// A task is looking for connections that are idle for too long.
@@ -44,8 +44,8 @@ struct Parked {
 impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
-        let shelf = Mutex::default();
-        Arc::new(Self { line: Semaphore::new(connections), shelf, open: Arc::default(), idle })
+        let yard = Mutex::default();
+        Arc::new(Self { line: Semaphore::new(connections), yard, open: Arc::default(), idle })
     }
 
     /// Waits in line, first come first served. `None` once the pool is closed.
@@ -56,7 +56,7 @@ impl Pool {
     /// A parked connection that seems alive.
     pub fn take(&self, _: &Place<'_>) -> Option<Session> {
         loop {
-            let mut parked = self.shelf().parked.pop()?;
+            let mut parked = self.yard().parked.pop()?;
             if parked.since.elapsed() >= self.idle {
                 parked.session.hang_up();
             } else if parked.session.is_quiet() {
@@ -72,15 +72,15 @@ impl Pool {
 
     /// Keeps a connection for the next message. To be called before the place is given back.
     pub fn park(self: &Arc<Self>, session: Session) {
-        let mut shelf = self.shelf();
-        if shelf.is_closed {
-            drop(shelf);
+        let mut yard = self.yard();
+        if yard.is_closed {
+            drop(yard);
             session.hang_up();
             return;
         }
-        shelf.parked.push(Parked { session, since: Instant::now() });
-        if !shelf.is_swept {
-            shelf.is_swept = true;
+        yard.parked.push(Parked { session, since: Instant::now() });
+        if !yard.is_swept {
+            yard.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
         }
     }
@@ -88,9 +88,9 @@ impl Pool {
     /// Lets nobody in any more and hands out what is parked.
     pub fn close(&self) -> Vec<Session> {
         self.line.close();
-        let mut shelf = self.shelf();
-        shelf.is_closed = true;
-        std::mem::take(&mut shelf.parked).into_iter().map(|parked| parked.session).collect()
+        let mut yard = self.yard();
+        yard.is_closed = true;
+        std::mem::take(&mut yard.parked).into_iter().map(|parked| parked.session).collect()
     }
 
     /// Connections that are open or being opened.
@@ -102,12 +102,12 @@ impl Pool {
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (expired, next) = {
-            let mut shelf = self.shelf();
-            let fresh = shelf.parked.iter().position(|parked| now.duration_since(parked.since) < self.idle);
-            let count = fresh.unwrap_or(shelf.parked.len());
-            let expired: Vec<_> = shelf.parked.drain(..count).collect();
-            let next = shelf.parked.first().map(|parked| parked.since + self.idle);
-            shelf.is_swept = next.is_some();
+            let mut yard = self.yard();
+            let fresh = yard.parked.iter().position(|parked| now.duration_since(parked.since) < self.idle);
+            let count = fresh.unwrap_or(yard.parked.len());
+            let expired: Vec<_> = yard.parked.drain(..count).collect();
+            let next = yard.parked.first().map(|parked| parked.since + self.idle);
+            yard.is_swept = next.is_some();
             (expired, next)
         };
         for parked in expired {
@@ -116,9 +116,9 @@ impl Pool {
         next
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        // Nothing in here can panic half-way, so a poisoned lock guards a whole shelf.
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn yard(&self) -> MutexGuard<'_, Yard> {
+        // Nothing in here can panic half-way, so a poisoned lock guards a whole yard.
+        self.yard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

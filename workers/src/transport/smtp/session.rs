@@ -114,11 +114,12 @@ impl Session {
     }
 
     async fn hello(&mut self, name: &ClientId) -> Result<(), Failure> {
-        let reply = self.command(Stage::Hello, &format!("EHLO {name}")).await?;
+        let name = name.to_string();
+        let reply = self.command(Stage::Hello, &["EHLO ", &name]).await?;
         self.offers = Offers::default();
         // The relay is older than extensions.
         if matches!(reply.code, 500 | 502) {
-            let reply = self.command(Stage::Hello, &format!("HELO {name}")).await?;
+            let reply = self.command(Stage::Hello, &["HELO ", &name]).await?;
             return self.want_positive(Stage::Hello, reply);
         }
         self.want_positive(Stage::Hello, reply)?;
@@ -130,7 +131,7 @@ impl Session {
         if !self.offers.starttls {
             return Err(Failure::local(Stage::Tls, Class::Config, "the relay does not offer STARTTLS"));
         }
-        let reply = self.command(Stage::Tls, "STARTTLS").await?;
+        let reply = self.command(Stage::Tls, &["STARTTLS"]).await?;
         self.want_positive(Stage::Tls, reply)?;
         // Somebody on the way may have put replies here that would later seem to come through the encryption.
         if !self.replies.is_empty() {
@@ -143,10 +144,12 @@ impl Session {
         Ok(self)
     }
 
-    /// One command and its reply.
-    pub(super) async fn command(&mut self, stage: Stage, command: &str) -> Result<Reply, Failure> {
+    /// One command, given in parts, and its reply.
+    pub(super) async fn command(&mut self, stage: Stage, parts: &[&str]) -> Result<Reply, Failure> {
         self.out.clear();
-        self.out.extend_from_slice(command.as_bytes());
+        for part in parts {
+            self.out.extend_from_slice(part.as_bytes());
+        }
         self.out.extend_from_slice(b"\r\n");
         self.send(stage).await?;
         self.reply(stage, self.limits.command).await
@@ -244,7 +247,7 @@ impl Session {
 
     /// Ends whatever transaction the relay may think is under way. False when the connection is of no further use.
     pub async fn reset(&mut self) -> bool {
-        match self.command(Stage::MailFrom, "RSET").await {
+        match self.command(Stage::MailFrom, &["RSET"]).await {
             Ok(reply) => reply.is_positive() && self.replies.is_empty(),
             Err(_) => false,
         }
@@ -252,7 +255,7 @@ impl Session {
 
     /// Says QUIT and waits for the answer, within `limit`.
     pub async fn quit(mut self, limit: Duration) {
-        let _ = timeout(limit, self.command(Stage::Connect, "QUIT")).await;
+        let _ = timeout(limit, self.command(Stage::Connect, &["QUIT"])).await;
     }
 
     /// Says QUIT without waiting: as polite as can be had for nothing.

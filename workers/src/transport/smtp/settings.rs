@@ -95,13 +95,13 @@ pub struct StageLimits {
 impl Default for StageLimits {
     fn default() -> Self {
         Self {
-            line: Duration::from_secs(300),
+            line: Duration::from_mins(5),
             connect: Duration::from_secs(20),
             tls: Duration::from_secs(20),
-            command: Duration::from_secs(60),
-            data: Duration::from_secs(120),
-            body: Duration::from_secs(180),
-            answer: Duration::from_secs(600),
+            command: Duration::from_mins(1),
+            data: Duration::from_mins(2),
+            body: Duration::from_mins(3),
+            answer: Duration::from_mins(10),
         }
     }
 }

@@ -259,7 +259,7 @@ impl Session {
             Ok(reply) if reply.code >= 400 && reply.code != 421 => return After::Reset,
             _ => return After::Drop,
         }
-        match self.command(Stage::Data, ".").await {
+        match self.command(Stage::Data, &["."]).await {
             Ok(reply) if reply.code != 421 => After::Reset,
             _ => After::Drop,
         }

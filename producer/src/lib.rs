@@ -5,6 +5,7 @@
 //! knows how mail is delivered.
 
 pub mod embedded;
+pub mod embedded;
 pub mod rabbitmq;
 
 mod publisher;

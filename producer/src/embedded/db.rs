@@ -1,0 +1,111 @@
+//! One SQLite file and the handle to it. Knows nothing of messages: its users bring their tables ([`Db::ensure`]) and operations.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
+};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    actor::{self, Actor, Request, Work},
+    error::DbError,
+};
+
+/// Operations that may wait for the thread; further callers wait for room.
+const WAITING_MAX: usize = 1024;
+
+/// A handle to one file. Clones share the thread that owns the file; it ends with the last of them.
+#[derive(Clone)]
+pub struct Db(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    requests: mpsc::Sender<Request>,
+    commits: watch::Sender<u64>,
+}
+
+/// The files open in this process, by canonical path.
+static OPEN: Mutex<Option<HashMap<PathBuf, Weak<Shared>>>> = Mutex::new(None);
+
+impl Db {
+    /// Opens the file, makes it where it is missing, and refuses one that is not ours. Blocks for as long as that takes (a few
+    /// milliseconds; at most [`actor::BUSY_LIMIT`] where another process is at it).
+    ///
+    /// The same path opened twice in a process gives two handles to the same thread.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DbError> {
+        let path = canonical(path.as_ref())?;
+        let mut guard = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = guard.get_or_insert_default();
+        open.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = open.get(&path).and_then(Weak::upgrade) {
+            return Ok(Self(shared));
+        }
+        let (requests, receiver) = mpsc::channel(WAITING_MAX);
+        let commits = watch::Sender::new(0);
+        let actor = Actor::open(path.clone(), receiver, commits.clone())?;
+        thread::Builder::new()
+            .name("postrider-db".to_owned())
+            .spawn(move || actor.run())
+            .map_err(|error| DbError::Open { path: path.clone(), detail: error.to_string() })?;
+        let shared = Arc::new(Shared { path: path.clone(), requests, commits });
+        open.insert(path, Arc::downgrade(&shared));
+        Ok(Self(shared))
+    }
+
+    /// The canonical path.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Makes tables: statements that change nothing when they run again (`CREATE TABLE IF NOT EXISTS ..`).
+    pub async fn ensure(&self, ddl: &'static str) -> Result<(), DbError> {
+        self.call(move |db| Ok(db.execute_batch(ddl)?)).await
+    }
+
+    /// Runs an operation and answers once it is on the disk. Either all of it is kept or nothing.
+    ///
+    /// Operations that wait at the same time share one transaction and so one `fsync`, each in a savepoint of its own. Where the
+    /// whole transaction is undone by one of them (a full disk), each is run again by itself: an operation must therefore have
+    /// no effect but on the connection. It must not begin or end transactions, nor wait for anything.
+    ///
+    /// An operation whose caller gave up before its turn is not run; one whose caller gives up later is.
+    pub async fn call<T, F>(&self, operation: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let work: Box<dyn Work> = Box::new(actor::Call::new(operation, reply));
+        self.0.requests.send(work).await.map_err(|_| DbError::Closed)?;
+        answer.await.unwrap_or(Err(DbError::Closed))
+    }
+
+    /// Changes whenever this process, or another one, committed something. Another process's commits are seen within
+    /// [`actor::POLL`], and only while somebody holds such a receiver.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.0.commits.subscribe()
+    }
+}
+
+/// The path without links and dots. The file itself may be missing, its folder may not.
+fn canonical(path: &Path) -> Result<PathBuf, DbError> {
+    let failed =
+        |error: std::io::Error| DbError::Open { path: path.to_owned(), detail: format!("its folder: {error}") };
+    if let Ok(found) = fs::canonicalize(path) {
+        return Ok(found);
+    }
+    let name = path
+        .file_name()
+        .ok_or_else(|| DbError::Open { path: path.to_owned(), detail: "the path names no file".to_owned() })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(fs::canonicalize(folder).map_err(failed)?.join(name))
+}
+
+#[cfg(test)]
+#[path = "db_tests.rs"]
+mod tests;

@@ -5,7 +5,6 @@
 //! knows how mail is delivered.
 
 pub mod embedded;
-pub mod embedded;
 pub mod rabbitmq;
 
 mod publisher;

@@ -29,12 +29,12 @@ impl EmbeddedPublisher {
     }
 
     /// Publishes a job; `Ok` means that it is on the disk. Concurrent calls share a commit. `meta` carries the trace context and the
-    /// expiry; `now` is written as the time of publishing.
+    /// expiry.
     ///
     /// A transient error means that nothing was written; publishing the same job again cannot send it twice, because its id is the same.
-    pub async fn publish(&self, job: &Job, meta: &Meta, now: Timestamp) -> Result<(), DbError> {
+    pub async fn publish(&self, job: &Job, meta: &Meta) -> Result<(), DbError> {
         let fresh = Fresh::new(job, meta);
-        self.db.call(move |db| fresh.insert(db, now)).await
+        self.db.call(move |db| fresh.insert(db, Timestamp::now())).await
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
         let text = br#"{"id":"0192f0c1-2b3c-7def-8000-000000000001","from":"a@example.org","to":["b@example.org"],"subject":"s","text":"t"}"#;
         let job = wire::decode(text, Some(wire::JOB_TYPE), &JobLimits::default()).unwrap();
         let meta = Meta { trace0: Some("00-1-2-01".to_owned()), ..Meta::default() };
-        publisher.publish(&job, &meta, Timestamp::UNIX_EPOCH).await.unwrap();
+        publisher.publish(&job, &meta).await.unwrap();
         let (body, text): (Vec<u8>, String) = publisher
             .db
             .call(|db| {

@@ -8,6 +8,7 @@ use postrider_schemas::{
 };
 
 use crate::{
+    embedded::EmbeddedPublisher,
     rabbitmq::{
         ConnectError,
         link::{Link, LinkLimits, Outgoing, PublishError},
@@ -26,6 +27,7 @@ pub struct Publisher {
 
 enum Queue {
     Rabbit(Link),
+    Embedded(EmbeddedPublisher),
 }
 
 /// Why a publisher cannot be made.
@@ -45,7 +47,10 @@ pub enum PublisherError {
 impl Publisher {
     /// Connects to `amqp://`, `amqps://` or `embedded:FILE`.
     pub async fn connect(url: &str) -> Result<Self, PublisherError> {
-        let queue = if url.starts_with("amqp://") || url.starts_with("amqps://") {
+        let queue = if let Some(path) = url.strip_prefix("embedded:") {
+            let opened = EmbeddedPublisher::open(path).await;
+            Queue::Embedded(opened.map_err(|error| PublisherError::Embedded(error.to_string()))?)
+        } else if url.starts_with("amqp://") || url.starts_with("amqps://") {
             Queue::Rabbit(Link::connect(url, "postrider-producer", LinkLimits::default()).await?)
         } else {
             return Err(PublisherError::Scheme);
@@ -63,10 +68,16 @@ impl Publisher {
     /// Publishes a job. `Ok` means that the queue has it on disk. After an error the same job may be published again: it is recognised
     /// by its identity and sent once.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
-        let mut meta =
-            Meta { expires: job.expires_at(), payload_hash: Some(job.payload_hash().to_hex()), ..Meta::default() };
+        let mut meta = Meta {
+            expires: job.expires_at(),
+            payload_hash: Some(job.payload_hash().to_hex()),
+            ..Meta::default()
+        };
         trace::inject(&mut meta);
         match &self.queue {
+            Queue::Embedded(queue) => {
+                queue.publish(job, &meta).await.map_err(|error| PublishError::Embedded(error.to_string()))
+            }
             Queue::Rabbit(link) => {
                 let message = Outgoing {
                     exchange: SUBMIT_EXCHANGE.to_owned(),
@@ -93,8 +104,9 @@ impl Publisher {
 
     /// Says goodbye. Publishes under way get an answer first or an error that says so.
     pub async fn close(&self) {
-        let Queue::Rabbit(link) = &self.queue;
-        link.close().await;
+        if let Queue::Rabbit(link) = &self.queue {
+            link.close().await;
+        }
     }
 
     fn shard(&self, job: &Job) -> u16 {
@@ -105,8 +117,7 @@ impl Publisher {
 /// The shard of a job: stable, spread evenly (FNV-1a over tenant and id).
 fn shard(tenant: &str, id: JobId, shards: u16) -> u16 {
     let bytes = tenant.bytes().chain(id.0.into_bytes());
-    let hash =
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     u16::try_from(hash % u64::from(shards)).unwrap_or_default()
 }
 

@@ -109,13 +109,11 @@ impl Actor {
             let request = if self.commits.receiver_count() == 0 {
                 clock.block_on(self.requests.recv())
             } else {
-                match clock.block_on(async { time::timeout(POLL, self.requests.recv()).await }) {
-                    Ok(request) => request,
-                    Err(_) => {
-                        self.look_for_others();
-                        continue;
-                    }
-                }
+                let Ok(request) = clock.block_on(async { time::timeout(POLL, self.requests.recv()).await }) else {
+                    self.look_for_others();
+                    continue;
+                };
+                request
             };
             let Some(request) = request else { return };
             let mut batch = vec![request];

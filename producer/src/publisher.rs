@@ -68,11 +68,8 @@ impl Publisher {
     /// Publishes a job. `Ok` means that the queue has it on disk. After an error the same job may be published again: it is recognised
     /// by its identity and sent once.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
-        let mut meta = Meta {
-            expires: job.expires_at(),
-            payload_hash: Some(job.payload_hash().to_hex()),
-            ..Meta::default()
-        };
+        let mut meta =
+            Meta { expires: job.expires_at(), payload_hash: Some(job.payload_hash().to_hex()), ..Meta::default() };
         trace::inject(&mut meta);
         match &self.queue {
             Queue::Embedded(queue) => {
@@ -117,7 +114,8 @@ impl Publisher {
 /// The shard of a job: stable, spread evenly (FNV-1a over tenant and id).
 fn shard(tenant: &str, id: JobId, shards: u16) -> u16 {
     let bytes = tenant.bytes().chain(id.0.into_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     u16::try_from(hash % u64::from(shards)).unwrap_or_default()
 }
 

@@ -25,6 +25,7 @@ pub mod mail;
 
 pub mod log_check;
 pub mod postrider;
+pub mod story;
 pub mod world;
 
 /// Says on the terminal, past the capture of the test runner, that `test` proves nothing on this machine, and why.

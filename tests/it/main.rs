@@ -1,3 +1,4 @@
 //! The stories, one promise a file.
 
 mod harness;
+mod ledger;

@@ -87,7 +87,9 @@ fn says(claim: &Claim, word: &str) {
 /// Not the one of [`fresh`].
 fn another_hash() -> PayloadHash {
     let example = postrider_schemas::examples::ALL[0].1.as_bytes();
-    postrider_schemas::wire::decode(example, None, &postrider_schemas::limits::JobLimits::default()).unwrap().payload_hash()
+    postrider_schemas::wire::decode(example, None, &postrider_schemas::limits::JobLimits::default())
+        .unwrap()
+        .payload_hash()
 }
 
 #[tokio::test]

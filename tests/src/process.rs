@@ -350,7 +350,8 @@ fn working_in(folder: &Path) -> Vec<String> {
 
 /// `kill` of the shell: a program of that name is not on every machine, and the safe standard library has no signals.
 fn send(signal: &str, target: &str) {
-    let script = format!("kill -{signal} -- {target}");
+    // `-s`: dash does not take `--` after `-KILL`.
+    let script = format!("kill -s {signal} -- {target}");
     // A target that is gone already is what the caller wanted.
     let _ = Command::new("sh").arg("-c").arg(script).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }

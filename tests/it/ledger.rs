@@ -1,0 +1,508 @@
+//! The ledger keeps its word: one contract for every store, and what only real servers can show.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+use postrider_schemas::{
+    fields::{IdempotencyKey, JobId, Tenant},
+    job::Identity,
+    payload_hash::PayloadHash,
+};
+use postrider_tests::{
+    deadline::wait_for_async,
+    redis::{Database, Redis},
+    redis_fleet::{RedisCluster, RedisSentinel},
+};
+use postrider_workers::store::{
+    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Options, Reopened, State, Store,
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_mins(1);
+/// A lease that has ended by the time anybody else asks.
+const SHORT: Duration = Duration::from_millis(1);
+
+fn options(lease: Duration) -> Options {
+    Options { lease, retention: Duration::from_hours(1), holder: "test".to_owned() }
+}
+
+/// Two workers at one store: leases of the second end at once, as if it were killed after each call.
+struct Two {
+    well: Store,
+    dying: Store,
+    _database: Database,
+}
+
+async fn two() -> Result<Two> {
+    let database = Database::fresh()?;
+    Ok(Two {
+        well: Store::connect(&database.url(), options(LONG)).await?,
+        dying: Store::connect(&database.url(), options(SHORT)).await?,
+        _database: database,
+    })
+}
+
+fn fresh() -> ClaimRequest {
+    ClaimRequest {
+        key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))),
+        payload_hash: PayloadHash::default(),
+        generation: 0,
+        redelivered: false,
+        published_at: None,
+    }
+}
+
+fn at(request: &ClaimRequest, generation: u32) -> ClaimRequest {
+    ClaimRequest { generation, ..request.clone() }
+}
+
+async fn go(store: &Store, request: &ClaimRequest) -> Result<Lease> {
+    match store.claim(request).await? {
+        Claim::Go(lease) => Ok(lease),
+        other => bail!("not Go but {other:?}"),
+    }
+}
+
+/// Asks until the lease of a dead owner has ended.
+async fn after_the_lease(store: &Store, request: &ClaimRequest) -> Result<Claim> {
+    wait_for_async("the end of a lease", LIMIT, async || match store.claim(request).await {
+        Ok(Claim::Busy { .. }) => None,
+        other => Some(other),
+    })
+    .await?
+    .map_err(Into::into)
+}
+
+async fn state(store: &Store, request: &ClaimRequest) -> Result<State> {
+    Ok(store.get(&request.key).await?.context("no record")?.state)
+}
+
+#[track_caller]
+fn says(claim: &Claim, word: &str) {
+    let text = format!("{claim:?}");
+    assert!(text.starts_with(word), "{text} is not {word}");
+}
+
+/// Not the one of [`fresh`].
+fn another_hash() -> PayloadHash {
+    let example = postrider_schemas::examples::ALL[0].1.as_bytes();
+    postrider_schemas::wire::decode(example, None, &postrider_schemas::limits::JobLimits::default())
+        .unwrap()
+        .payload_hash()
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_attempts_is_busy_for_everybody_else() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let job = fresh();
+    let lease = go(&well, &job).await?;
+    match well.claim(&job).await? {
+        Claim::Busy { retry_in } => assert!(retry_in > Duration::ZERO && retry_in <= LONG),
+        other => bail!("{other:?}"),
+    }
+    assert!(well.submitting(&lease).await? && well.submitting(&lease).await?);
+    says(&well.claim(&job).await?, "Busy");
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    says(&well.claim(&job).await?, "Settled(Sent)");
+    says(&well.claim(&at(&job, 4)).await?, "Settled(Sent)");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced() -> Result<()> {
+    let Two { well, dying, .. } = two().await?;
+    let job = fresh();
+    let zombie = go(&dying, &job).await?;
+    let Claim::Go(lease) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
+    assert!(!dying.submitting(&zombie).await? && !dying.renew(&zombie).await? && !dying.decide(&zombie, "x").await?);
+    assert_eq!(dying.finish(zombie, Final::Rejected).await?, Finished::LostLease);
+    assert!(well.submitting(&lease).await?);
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it() -> Result<()> {
+    let Two { dying, .. } = two().await?;
+    let lease = go(&dying, &fresh()).await?;
+    assert!(dying.renew(&lease).await? && dying.submitting(&lease).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end() -> Result<()> {
+    let Two { well, dying, .. } = two().await?;
+    let job = fresh();
+    let lease = go(&dying, &job).await?;
+    assert!(dying.submitting(&lease).await?);
+    let Claim::Unknown(second) = after_the_lease(&dying, &job).await? else { bail!("not unknown") };
+    let Claim::Unknown(third) = after_the_lease(&well, &job).await? else { bail!("not unknown again") };
+    says(&well.claim(&job).await?, "Busy");
+    assert!(!dying.decide(&second, "resend").await?);
+    assert!(well.decide(&third, "resend").await?);
+    well.parked(third).await?;
+    says(&well.claim(&job).await?, "Stale");
+    let lease = go(&well, &at(&job, 1)).await?;
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_yes_wins_over_every_state() -> Result<()> {
+    let Two { well, dying, .. } = two().await?;
+    for before in ["taken over", "unknown", "parked", "held", "dead", "cancelled"] {
+        let job = fresh();
+        let late = go(&dying, &job).await?;
+        match before {
+            "cancelled" => assert_eq!(well_cancel(&well, &job).await?, Cancelled::Now),
+            "unknown" => {
+                assert!(dying.submitting(&late).await?);
+                says(&after_the_lease(&well, &job).await?, "Unknown");
+            }
+            _ => {
+                let Claim::Go(other) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
+                match before {
+                    "parked" => well.parked(other).await?,
+                    "held" => assert_eq!(well.finish(other, Final::Held).await?, Finished::Recorded),
+                    "dead" => assert_eq!(well.finish(other, Final::Dead).await?, Finished::Recorded),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(dying.finish(late, Final::Sent).await?, Finished::Recorded, "{before}");
+        says(&well.claim(&at(&job, 1)).await?, "Settled(Sent)");
+    }
+    Ok(())
+}
+
+async fn well_cancel(store: &Store, request: &ClaimRequest) -> Result<Cancelled> {
+    let id = request.key.as_str().strip_prefix("i:").context("a key of an id")?.parse::<uuid::Uuid>()?;
+    Ok(store.cancel(&Identity::of_id(JobId(id))).await?)
+}
+
+#[tokio::test]
+async fn a_second_yes_is_reported_as_a_duplicate() -> Result<()> {
+    let Two { well, dying, .. } = two().await?;
+    let job = fresh();
+    let first = go(&dying, &job).await?;
+    let Claim::Go(second) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
+    assert_eq!(dying.finish(first, Final::Sent).await?, Finished::Recorded);
+    assert_eq!(well.finish(second, Final::Sent).await?, Finished::WasSentBefore);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let job = fresh();
+    let old = go(&well, &at(&job, 3)).await?;
+    says(&well.claim(&at(&job, 2)).await?, "Stale");
+    // The call `parked` was lost; the copy arrives and proves it.
+    let lease = go(&well, &at(&job, 4)).await?;
+    assert!(!well.submitting(&old).await?);
+    well.parked(old).await?;
+    assert!(well.submitting(&lease).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_identity_with_another_payload_is_a_conflict_also_after_the_end() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let job = fresh();
+    let other = ClaimRequest { payload_hash: another_hash(), ..job.clone() };
+    let lease = go(&well, &job).await?;
+    says(&well.claim(&other).await?, "Conflict");
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    says(&well.claim(&other).await?, "Conflict");
+    says(&well.claim(&job).await?, "Settled(Sent)");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one() -> Result<()> {
+    let Two { well, dying, .. } = two().await?;
+    let job = fresh();
+    let lease = go(&well, &job).await?;
+    assert!(well.submitting(&lease).await?);
+    assert!(well.decide(&lease, "again \u{e9} at noon").await? && !well.submitting(&lease).await?);
+    says(&well.claim(&job).await?, "Busy");
+    assert!(dying.renew(&lease).await?, "cut the lease short");
+    let Claim::Decided { lease: next, decision } = after_the_lease(&well, &job).await? else { bail!("not decided") };
+    assert_eq!(decision, "again \u{e9} at noon");
+    assert!(well.decide(&next, &"x".repeat(2049)).await.is_err());
+    well.parked(next).await?;
+    well.parked(lease).await?;
+    go(&well, &at(&job, 1)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_released_claim_may_be_taken_at_once() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let job = fresh();
+    let lease = go(&well, &job).await?;
+    well.release(lease).await?;
+    let lease = go(&well, &job).await?;
+    assert!(well.submitting(&lease).await?);
+    well.release(lease).await?;
+    says(&well.claim(&job).await?, "Unknown");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_held_or_dead_job_runs_again_only_when_it_is_reopened() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    for end in [Final::Held, Final::Dead] {
+        let job = at(&fresh(), 2);
+        let lease = go(&well, &job).await?;
+        assert!(well.decide(&lease, "rest").await?);
+        assert_eq!(well.finish(lease, end).await?, Finished::Recorded);
+        says(&well.claim(&job).await?, "Settled");
+        assert_eq!(well.reopen(&job.key, 2).await?, Reopened::Go);
+        assert_eq!(well.reopen(&job.key, 2).await?, Reopened::Go, "the answer was lost and the call repeated");
+        says(&well.claim(&job).await?, "Stale");
+        let lease = go(&well, &at(&job, 3)).await?;
+        assert_eq!(well.reopen(&job.key, 2).await?, Reopened::Other);
+        assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+        assert_eq!(well.reopen(&job.key, 3).await?, Reopened::AlreadySent);
+    }
+    let forgotten = fresh();
+    assert_eq!(well.reopen(&forgotten.key, 0).await?, Reopened::Go);
+    go(&well, &at(&forgotten, 1)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reopening_that_the_store_lost_loses_no_mail() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    for end in [Final::Held, Final::Dead] {
+        let job = fresh();
+        let lease = go(&well, &job).await?;
+        assert_eq!(well.finish(lease, end).await?, Finished::Recorded);
+        go(&well, &at(&job, 1)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_can_be_cancelled_until_bytes_are_under_way() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let unseen = fresh();
+    assert_eq!(well_cancel(&well, &unseen).await?, Cancelled::Now);
+    assert_eq!(well_cancel(&well, &unseen).await?, Cancelled::AlreadyFinal(Final::Cancelled));
+    says(&well.claim(&unseen).await?, "Settled(Cancelled)");
+    says(&well.claim(&at(&unseen, 1)).await?, "Settled(Cancelled)");
+    assert_eq!(well.reopen(&unseen.key, 0).await?, Reopened::Cancelled);
+
+    let claimed = fresh();
+    let lease = go(&well, &claimed).await?;
+    assert_eq!(well_cancel(&well, &claimed).await?, Cancelled::Now);
+    assert!(!well.submitting(&lease).await?);
+
+    let parked = fresh();
+    let lease = go(&well, &parked).await?;
+    well.parked(lease).await?;
+    assert_eq!(well_cancel(&well, &parked).await?, Cancelled::Now);
+    says(&well.claim(&at(&parked, 1)).await?, "Settled(Cancelled)");
+
+    let decided = fresh();
+    let lease = go(&well, &decided).await?;
+    assert!(well.decide(&lease, "again").await?);
+    assert_eq!(well_cancel(&well, &decided).await?, Cancelled::Now);
+    well.parked(lease).await?;
+    says(&well.claim(&at(&decided, 1)).await?, "Settled(Cancelled)");
+
+    let sending = fresh();
+    let lease = go(&well, &sending).await?;
+    assert!(well.submitting(&lease).await?);
+    assert_eq!(well_cancel(&well, &sending).await?, Cancelled::BeingSent);
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    assert_eq!(well_cancel(&well, &sending).await?, Cancelled::AlreadySent);
+
+    for end in [Final::Held, Final::Dead, Final::Rejected, Final::Expired] {
+        let job = fresh();
+        let lease = go(&well, &job).await?;
+        assert_eq!(well.finish(lease, end).await?, Finished::Recorded);
+        assert_eq!(well_cancel(&well, &job).await?, Cancelled::AlreadyFinal(end));
+        assert_eq!(state(&well, &job).await?, State::Final(end));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let tenant = Tenant::parse("default")?;
+    let key = IdempotencyKey::parse("order-1")?;
+    let job = ClaimRequest { key: LedgerKey::of(&Identity::of_key(&tenant, &key)), ..fresh() };
+    let id = JobId(uuid::Uuid::now_v7());
+    for _ in 0..2 {
+        assert_eq!(well.alias(id, &job.key).await?, None);
+    }
+    assert_eq!(well.cancel(&Identity::of_id(id)).await?, Cancelled::Now);
+    says(&well.claim(&job).await?, "Settled(Cancelled)");
+
+    let early = JobId(uuid::Uuid::now_v7());
+    assert_eq!(well.cancel(&Identity::of_id(early)).await?, Cancelled::Now);
+    assert_eq!(well.alias(early, &job.key).await?, Some(Final::Cancelled));
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown() -> Result<()> {
+    let Two { well, _database, .. } = two().await?;
+    let now = Timestamp::now();
+    let redelivered = |published_at| ClaimRequest { redelivered: true, published_at, ..fresh() };
+    let job = redelivered(Some(now));
+    let lease = go(&well, &ClaimRequest { redelivered: false, ..job.clone() }).await?;
+    assert!(well.submitting(&lease).await?);
+    _database.flush()?;
+    says(&well.claim(&job).await?, "Unknown");
+    says(&well.claim(&redelivered(None)).await?, "Unknown");
+    go(&well, &redelivered(Some(now + Duration::from_mins(1)))).await?;
+    go(&well, &ClaimRequest { generation: 2, ..fresh() }).await?;
+    // The owner whose record is gone is still the owner of its truth.
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    says(&well.claim(&job).await?, "Settled(Sent)");
+
+    let other = fresh();
+    let lease = go(&well, &other).await?;
+    _database.flush()?;
+    assert!(well.submitting(&lease).await?);
+    assert_eq!(state(&well, &other).await?, State::Submitting);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mark_made_without_a_claim_counts() -> Result<()> {
+    let Two { well, .. } = two().await?;
+    let job = fresh();
+    let lease = well.lease_while_down(&job);
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    let lease = well.lease_while_down(&job);
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::WasSentBefore);
+    says(&well.claim(&job).await?, "Settled(Sent)");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_sent_shrinks_and_is_forgotten_after_its_retention() -> Result<()> {
+    let Two { well, _database, .. } = two().await?;
+    let job = fresh();
+    let lease = go(&well, &job).await?;
+    assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    let key = _database.cli(&["KEYS", &format!("postrider:*{}", job.key.as_str())])?;
+    let life: i64 = _database.cli(&["TTL", key.trim()])?.trim().parse()?;
+    assert!((3000..=3600).contains(&life), "{life}");
+    let fields = _database.cli(&["HKEYS", key.trim()])?;
+    assert_eq!(fields.split_whitespace().collect::<Vec<_>>(), ["s", "f", "p"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_fail_fast_while_redis_is_down_and_work_when_it_is_back() -> Result<()> {
+    let Some(mut redis) = Redis::start_or_skip("ledger: redis down")? else { return Ok(()) };
+    let store = Store::connect(&redis.url(), options(LONG)).await?;
+    let job = fresh();
+    let lease = go(&store, &job).await?;
+    redis.kill9()?;
+    let error = store.ping().await.err().context("down")?;
+    assert!(error.is_down() && !store.is_up(), "{error}");
+    let start = Instant::now();
+    let unfinished = store.finish(lease, Final::Sent).await.err().context("still down")?;
+    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+    redis.restart()?;
+    tokio::time::timeout(LIMIT, store.back()).await?;
+    assert_eq!(store.finish(unfinished.lease, Final::Sent).await?, Finished::Recorded);
+    says(&store.claim(&job).await?, "Settled(Sent)");
+    // A restart that nobody noticed costs no call.
+    redis.restart()?;
+    store.ping().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_redis_is_left_alone_until_it_speaks() -> Result<()> {
+    let Some(redis) = Redis::start_or_skip("ledger: redis silent")? else { return Ok(()) };
+    let store = Store::connect(&redis.url(), options(LONG)).await?;
+    redis.freeze();
+    assert!(store.ping().await.is_err_and(|error| error.is_down()));
+    let start = Instant::now();
+    assert!(store.ping().await.is_err_and(|error| error.is_down()));
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    redis.thaw();
+    tokio::time::timeout(LIMIT, store.back()).await?;
+    store.ping().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_at_start_is_found_when_it_comes() -> Result<()> {
+    let Some(mut redis) = Redis::start_or_skip("ledger: redis late")? else { return Ok(()) };
+    redis.kill9()?;
+    let store = Store::connect(&redis.url(), options(LONG)).await?;
+    assert!(!store.is_up());
+    redis.restart()?;
+    tokio::time::timeout(LIMIT, store.back()).await?;
+    go(&store, &fresh()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_at_once_and_not_repeated() -> Result<()> {
+    let Some(redis) = Redis::start_or_skip("ledger: redis password")? else { return Ok(()) };
+    redis.cli(&["CONFIG", "SET", "requirepass", "right"])?;
+    for login in ["", ":hunter2@"] {
+        let url = format!("redis://{login}127.0.0.1:{}", redis.port());
+        let error = Store::connect(&url, options(LONG)).await.err().context("connected")?;
+        let text = error.to_string();
+        assert!(!error.is_down() && text.contains("password") && !text.contains("hunter2"), "{text}");
+    }
+    Store::connect(&format!("redis://:right@127.0.0.1:{}", redis.port()), options(LONG)).await?.ping().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinel_is_followed() -> Result<()> {
+    let mut fleet = RedisSentinel::start(1)?;
+    let store = Store::connect(&fleet.url(), options(LONG)).await?;
+    let job = fresh();
+    let lease = go(&store, &job).await?;
+    fleet.failover()?;
+    wait_for_async("the new master", LIMIT, async || store.ping().await.ok()).await?;
+    assert!(store.submitting(&lease).await?);
+    assert_eq!(store.finish(lease, Final::Sent).await?, Finished::Recorded);
+    says(&store.claim(&job).await?, "Settled(Sent)");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_serves_every_slot_and_comes_back_after_a_loss() -> Result<()> {
+    let mut cluster = RedisCluster::start()?;
+    let store = Store::connect(&cluster.url(), options(LONG)).await?;
+    assert!(store.is_up());
+    let mut jobs = Vec::new();
+    for _ in 0..60 {
+        let job = fresh();
+        let lease = go(&store, &job).await?;
+        assert!(store.submitting(&lease).await?);
+        assert_eq!(store.alias(JobId(uuid::Uuid::now_v7()), &job.key).await?, None);
+        jobs.push((job, lease));
+    }
+    // One master comes back empty: what it held is unknown where it was delivered before, the rest is as it was.
+    cluster.nodes()[0].restart()?;
+    wait_for_async("a whole cluster", LIMIT, async || store.ping().await.ok()).await?;
+    let (mut unknown, mut busy) = (0, 0);
+    for (job, _) in &jobs {
+        let again = ClaimRequest { redelivered: true, published_at: Some(Timestamp::now()), ..job.clone() };
+        let claim = wait_for_async("an answer", LIMIT, async || store.claim(&again).await.ok()).await?;
+        match claim {
+            Claim::Unknown(_) => unknown += 1,
+            Claim::Busy { .. } => busy += 1,
+            other => bail!("{other:?}"),
+        }
+    }
+    assert!(unknown > 0 && busy > 0, "{unknown} unknown, {busy} busy");
+    Ok(())
+}

@@ -315,7 +315,8 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].iter().fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Processes that still work for `folder`: those that carry it in their environment or on their command line. Waits up to
+/// Processes that still work for `folder`: those that carry it in their environment or on their
+/// command line, or have it as working directory. Waits up to
 /// five seconds for them to go. Empty where there is no `/proc`.
 pub fn leftovers(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -343,14 +344,18 @@ fn working_in(folder: &Path) -> Vec<String> {
                     text[at + needle.len()..].chars().next().is_none_or(|next| !next.is_ascii_alphanumeric())
                 })
             };
-            (named(&command) || named(&environment)).then(|| format!("{pid} {command}"))
+            // Redis and Dovecot write over both to show a title; what they cannot hide is where they work.
+            let works_in = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let found = named(&command) || named(&environment) || named(&works_in.to_string_lossy());
+            found.then(|| format!("{pid} {command}"))
         })
         .collect()
 }
 
 /// `kill` of the shell: a program of that name is not on every machine, and the safe standard library has no signals.
 fn send(signal: &str, target: &str) {
-    let script = format!("kill -{signal} -- {target}");
+    // `-s`: dash does not take `--` after `-KILL`.
+    let script = format!("kill -s {signal} -- {target}");
     // A target that is gone already is what the caller wanted.
     let _ = Command::new("sh").arg("-c").arg(script).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }

@@ -307,6 +307,11 @@ pub fn find(program: &Path) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{} is not installed: run tests/setup.sh", program.display()))
 }
 
+/// Whether a server is named by an environment variable and cannot be started here, so that no test may break it.
+pub fn only_foreign(variable: &str, program: &str) -> bool {
+    std::env::var_os(variable).is_some() && find(Path::new(program)).is_err()
+}
+
 /// The last `lines` of a file; nothing when it cannot be read.
 pub fn tail(file: &Path, lines: usize) -> String {
     let bytes = std::fs::read(file).unwrap_or_default();

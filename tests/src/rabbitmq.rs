@@ -87,8 +87,7 @@ impl Rabbit {
 
     /// Starts a node, or says loudly that `test` is skipped because only a foreign broker is at hand.
     pub fn start_or_skip(test: &str) -> Result<Option<Self>> {
-        let foreign = std::env::var_os("POSTRIDER_TEST_AMQP_URL").is_some();
-        if foreign && process::find(Path::new("rabbitmq-server")).is_err() {
+        if process::only_foreign("POSTRIDER_TEST_AMQP_URL", "rabbitmq-server") {
             say_skipped(test, "it has to break a RabbitMQ node, and the one of POSTRIDER_TEST_AMQP_URL is not ours");
             return Ok(None);
         }

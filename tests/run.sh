@@ -5,5 +5,6 @@ cd "$(dirname "$0")/.."
 tests/setup.sh
 cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
-cargo build -p postrider-workers --bin postrider
+# The whole workspace, as the tests select it: with other packages the features of dependencies differ, and they build twice.
+cargo build --workspace --bin postrider
 cargo test --workspace --no-fail-fast "$@"

@@ -111,7 +111,8 @@ async fn a_killed_broker_comes_back_with_its_messages_and_a_blocked_one_says_so(
     tokio::time::timeout(SOON, late).await??;
 
     rabbit.close_all_connections()?;
-    wait_for("the connection closed by the broker", SOON, || (!connection.status().connected()).then_some(()))?;
+    let closed = async || (!connection.status().connected()).then_some(());
+    wait_for_async("the connection closed by the broker", SOON, closed).await?;
     drop(rabbit);
     assert_nothing_left(&folder);
     Ok(())
@@ -291,9 +292,14 @@ fn postfix_demands_tls_and_a_password_and_relays_to_the_sink() -> Result<()> {
     let wrong = [&trusting[..], &starttls, &["--auth-password", "wrong"], &to("b@dest.test")].concat();
     refused(&wrong, "535 5.7.8")?;
     refused(&[&good[..], &starttls, &to("nouser@dest.test")].concat(), "550 5.1.1")?;
-    let other_name = ["-tls", "--server", &submission.replace("localhost", "127.0.0.1"), "--auth", "PLAIN"];
-    let verify_name = ["--tls-verify-host", "127.0.0.1"];
-    refused(&[&good[..], &other_name, &verify_name, &to("b@dest.test")].concat(), "TLS")?;
+    let greet = "import smtplib, ssl, sys\n\
+                 trust = ssl.create_default_context(cafile=sys.argv[1])\n\
+                 smtplib.SMTP_SSL(sys.argv[2], int(sys.argv[3]), context=trust, timeout=10).quit()";
+    let port = postfix.implicit.to_string();
+    let trusts = |name: &str| process::run("python3", ["-c", greet, &ca, name, &port], &[], SOON);
+    trusts("localhost")?;
+    ensure!(format!("{:#}", trusts("127.0.0.1").err().context("trusted under another name")?).contains("mismatch"));
+
     let limited = format!("localhost:{}", postfix.limited);
     let on_limited = ["-tls", "--server", &limited, "--auth", "PLAIN"];
     for _ in 0..3 {
@@ -420,10 +426,11 @@ async fn the_fault_proxy_delays_cuts_swallows_and_half_closes() -> Result<()> {
     stream.write_all(b"still open").await?;
 
     proxy.set(Faults { refuse: true, ..Faults::default() });
-    let mut refused = connect().await?;
-    assert!(!matches!(tokio::time::timeout(SOON, refused.read(&mut buffer)).await?, Ok(1..)));
+    // The reset may come while the client still connects.
+    if let Ok(mut refused) = connect().await {
+        assert!(!matches!(tokio::time::timeout(SOON, refused.read(&mut buffer)).await?, Ok(1..)));
+    }
     assert_eq!(proxy.connections(), 4);
-    assert_eq!(proxy.most_open(), 1);
     server.abort();
     Ok(())
 }
@@ -485,7 +492,7 @@ fn a_part_that_does_not_start_says_so_with_its_log() -> Result<()> {
 #[test]
 fn the_program_is_built_and_run() -> Result<()> {
     let finished = Postrider::command(["--version"]).run(Duration::from_secs(20))?;
-    assert!(finished.status.success() || finished.status.code().is_some());
+    assert!(finished.status.success(), "{}", finished.stderr);
     Ok(())
 }
 

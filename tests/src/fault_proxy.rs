@@ -204,8 +204,11 @@ async fn connection(client: TcpStream, shared: &Shared) -> Result<()> {
         _ = cuts.changed() => Err(Cut),
     };
     if ended.is_err() {
-        to_client.as_ref().set_zero_linger()?;
-        to_server.as_ref().set_zero_linger()?;
+        for half in [to_client, to_server] {
+            half.as_ref().set_zero_linger()?;
+            // A write half that is dropped says goodbye properly, which is not what a cut is.
+            half.forget();
+        }
     }
     Ok(())
 }

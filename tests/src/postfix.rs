@@ -4,6 +4,8 @@
 //! Needs root, as Postfix does. Five ports: see [`Postfix`]. Recipients of `dest.test` that it refuses are in
 //! `components/postfix_rcpt`; the sender `blocked@from.test` gets 554.
 
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,7 +113,8 @@ impl Postfix {
             .arg("-d")
             .env("MAIL_CONFIG", folder.path().join("etc"))
             .stop(Stop::Term(STOP_LIMIT));
-        let ready = || [submission, implicit, plain, limited, greylisted].into_iter().all(ports::is_open);
+        // Postfix itself listens at once; whether the daemon behind a port can start shows in its greeting.
+        let ready = || [submission, plain, limited, greylisted].into_iter().all(greets) && ports::is_open(implicit);
         let master = Process::start_ready(spec, START_LIMIT, ready)
             .with_context(|| process::tail(&folder.path().join("maillog"), 20))?;
         Ok(Self {
@@ -151,8 +154,20 @@ impl Postfix {
     pub fn restart(&mut self) -> Result<()> {
         let port = self.submission;
         self.master.start_again()?;
-        self.master.wait_ready(START_LIMIT, || ports::is_open(port))
+        self.master.wait_ready(START_LIMIT, || greets(port))
     }
+}
+
+/// Whether an SMTP greeting comes from this port.
+fn greets(port: u16) -> bool {
+    let read = || -> std::io::Result<[u8; 4]> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut greeting = [0; 4];
+        stream.read_exact(&mut greeting)?;
+        Ok(greeting)
+    };
+    read().is_ok_and(|greeting| &greeting == b"220 ")
 }
 
 fn start_dovecot(folder: &Folder, config: &str) -> Result<Process> {

@@ -245,7 +245,7 @@ fn build() -> Result<PathBuf> {
     let target = folder.parent().context("no target folder")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "-p", "postrider-workers", "--bin", "postrider", "--profile", profile]);
+    command.args(["build", "--quiet", "--workspace", "--bin", "postrider", "--profile", profile]);
     command.arg("--target-dir").arg(target).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     // What cargo set for this package would look like a changed environment to build scripts.
     for (key, _) in std::env::vars_os() {

@@ -307,6 +307,11 @@ pub fn find(program: &Path) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{} is not installed: run tests/setup.sh", program.display()))
 }
 
+/// Whether a server is named by an environment variable and cannot be started here, so that no test may break it.
+pub fn only_foreign(variable: &str, program: &str) -> bool {
+    std::env::var_os(variable).is_some() && find(Path::new(program)).is_err()
+}
+
 /// The last `lines` of a file; nothing when it cannot be read.
 pub fn tail(file: &Path, lines: usize) -> String {
     let bytes = std::fs::read(file).unwrap_or_default();
@@ -315,7 +320,8 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].iter().fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Processes that still work for `folder`: those that carry it in their environment or on their command line. Waits up to
+/// Processes that still work for `folder`: those that carry it in their environment or on their
+/// command line, or have it as working directory. Waits up to
 /// five seconds for them to go. Empty where there is no `/proc`.
 pub fn leftovers(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
@@ -343,7 +349,10 @@ fn working_in(folder: &Path) -> Vec<String> {
                     text[at + needle.len()..].chars().next().is_none_or(|next| !next.is_ascii_alphanumeric())
                 })
             };
-            (named(&command) || named(&environment)).then(|| format!("{pid} {command}"))
+            // Redis and Dovecot write over both to show a title; what they cannot hide is where they work.
+            let works_in = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let found = named(&command) || named(&environment) || named(&works_in.to_string_lossy());
+            found.then(|| format!("{pid} {command}"))
         })
         .collect()
 }

@@ -53,8 +53,7 @@ impl Redis {
 
     /// Starts one, or says loudly that `test` is skipped because only a foreign server is at hand.
     pub fn start_or_skip(test: &str) -> Result<Option<Self>> {
-        let foreign = std::env::var_os("POSTRIDER_TEST_REDIS_URL").is_some();
-        if foreign && process::find(Path::new("redis-server")).is_err() {
+        if process::only_foreign("POSTRIDER_TEST_REDIS_URL", "redis-server") {
             say_skipped(test, "it has to break a Redis server, and the one of POSTRIDER_TEST_REDIS_URL is not ours");
             return Ok(None);
         }

@@ -23,7 +23,7 @@ while read -r verb what; do
     folder) folder=$what ;;
   esac
 done
-for group in $groups; do kill -9 -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 [ -n "$folder" ] && for again in 1 2 3; do rm -rf -- "$folder" 2>/dev/null && break; sleep 0.2; done
 exit 0
 "#;

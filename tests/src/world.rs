@@ -9,6 +9,7 @@ use crate::postfix::{self, Postfix};
 use crate::process;
 use crate::rabbitmq::{Broker, Rabbit, Vhost};
 use crate::redis::{Database, Redis};
+use crate::say_skipped;
 use crate::sink::{self, SmtpSink};
 
 /// Whose server a story uses.
@@ -69,6 +70,22 @@ impl World {
             let (sink, postfix, aiosmtpd) = joined(relays)?;
             Ok(Self { postfix, aiosmtpd, sink, vhost, rabbit, database, redis })
         })
+    }
+
+    /// The same, or says loudly that `test` is skipped: it wants a server of its own, and this machine only has the one that the
+    /// environment names.
+    pub fn start_or_skip(test: &str, parts: &Parts) -> Result<Option<Self>> {
+        let wanted = [
+            (parts.rabbit, "POSTRIDER_TEST_AMQP_URL", "rabbitmq-server"),
+            (parts.redis, "POSTRIDER_TEST_REDIS_URL", "redis-server"),
+        ];
+        for (server, variable, program) in wanted {
+            if server == Server::Own && process::only_foreign(variable, program) {
+                say_skipped(test, &format!("it has to break its {program}, and the one of {variable} is not ours"));
+                return Ok(None);
+            }
+        }
+        Self::start(parts).map(Some)
     }
 
     /// Address of the story's virtual host.

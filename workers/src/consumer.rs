@@ -3,15 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use postrider_schemas::Lane;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     attempt::{World, attempt},
     decide::settlement::Settlement,
-    queue::{Delivery, SourceKind, SubscribeOptions},
+    queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
 };
+
+/// A delivery that was on its way when the worker stopped arrives within this time.
+const GIVE_BACK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +80,24 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             }
         });
     }
+    world.queue.stop_consuming();
+    give_back(&world, deliveries).await;
     drain(&world, &tasks, &hard, world.config.worker.drain).await
+}
+
+/// Hands back what was delivered and never begun.
+async fn give_back(world: &World, mut deliveries: Deliveries) {
+    while let Ok(Some(delivery)) = timeout(GIVE_BACK_PATIENCE, deliveries.recv()).await {
+        // What cannot be handed back comes back by itself.
+        let _ = world.queue.settle(delivery, Settlement::Return).await;
+    }
 }
 
 /// Takes nothing new, finishes what was begun, and says goodbye.
 async fn drain(world: &World, tasks: &TaskTracker, hard: &CancellationToken, limit: Duration) -> Drained {
-    world.queue.stop_consuming().await;
     tasks.close();
     let mut drained = Drained::Whole;
-    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
+    if timeout(limit, tasks.wait()).await.is_err() {
         warn!(open = tasks.len(), "The drain limit passed with attempts under way; they are redelivered");
         hard.cancel();
         tasks.wait().await;

@@ -1,12 +1,16 @@
 //! Where jobs come from and go back to: RabbitMQ, or a SQLite file. The same settlements on both.
 
+pub mod embedded;
 pub mod rabbitmq;
 
 use std::fmt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use postrider_producer::rabbitmq::{ConnectError, link::PublishError, topology::TopologyError};
+use postrider_producer::{
+    embedded::{DbError, publisher::SCHEME},
+    rabbitmq::{ConnectError, link::PublishError, topology::TopologyError},
+};
 use postrider_schemas::{Event, Lane, Meta};
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
@@ -17,6 +21,8 @@ use crate::{config::QueueConfig, decide::settlement::Settlement};
 pub enum Queue {
     /// A broker.
     Rabbit(rabbitmq::RabbitQueue),
+    /// A file.
+    Embedded(embedded::EmbeddedQueue),
 }
 
 /// A message that was delivered to this worker and is its to settle. `Debug` output shows no body.
@@ -45,6 +51,8 @@ pub struct Delivery {
 pub(crate) enum Receipt {
     /// On a broker's channel.
     Rabbit(rabbitmq::Receipt),
+    /// On a row of the file.
+    Embedded(embedded::Receipt),
 }
 
 impl fmt::Debug for Delivery {
@@ -144,6 +152,9 @@ pub enum QueueError {
     /// The broker failed.
     #[error("the broker: {0}")]
     Broker(#[from] lapin::Error),
+    /// The file failed.
+    #[error("the queue's file: {0}")]
+    Embedded(#[from] DbError),
     /// The address is of no known kind.
     #[error("a queue's address begins with amqp://, amqps:// or embedded:")]
     Scheme,
@@ -155,9 +166,12 @@ pub enum SettleError {
     /// The copy that was to replace the message is not confirmed; the message was not acknowledged.
     #[error("the copy was not confirmed: {0}")]
     Copy(#[from] PublishError),
-    /// The acknowledgement could not be sent: its channel is gone.
-    #[error("the acknowledgement was lost with its channel")]
+    /// The acknowledgement could not be made: its channel, or its lease, is gone.
+    #[error("the acknowledgement was lost with its channel or lease")]
     AckLost,
+    /// The file could not be written.
+    #[error("the queue's file: {0}")]
+    Embedded(DbError),
 }
 
 impl Queue {
@@ -167,7 +181,10 @@ impl Queue {
         if url.starts_with("amqp://") || url.starts_with("amqps://") {
             return Ok(Self::Rabbit(rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?));
         }
-        Err(QueueError::Scheme)
+        match url.strip_prefix(SCHEME) {
+            Some(path) => Ok(Self::Embedded(embedded::EmbeddedQueue::open(path).await?)),
+            None => Err(QueueError::Scheme),
+        }
     }
 
     /// Begins to consume. Once per queue.
@@ -175,6 +192,7 @@ impl Queue {
         let (sender, receiver) = mpsc::unbounded_channel();
         match self {
             Self::Rabbit(queue) => queue.subscribe(options, sender),
+            Self::Embedded(queue) => queue.subscribe(options, sender),
         }
         Deliveries { receiver }
     }
@@ -183,6 +201,8 @@ impl Queue {
     pub fn usable(&self, delivery: &Delivery) -> bool {
         match &delivery.receipt {
             Receipt::Rabbit(receipt) => receipt.is_usable(),
+            // A lease is renewed while the process lives; settling is fenced all the same.
+            Receipt::Embedded(_) => true,
         }
     }
 
@@ -190,13 +210,15 @@ impl Queue {
     pub async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
         match self {
             Self::Rabbit(queue) => queue.settle(delivery, settlement).await,
+            Self::Embedded(queue) => queue.settle(delivery, settlement).await,
         }
     }
 
     /// Publishes an event; dropped by the queue where nobody listens.
-    pub async fn emit(&self, event: &Event) -> Result<(), PublishError> {
+    pub async fn emit(&self, event: &Event) -> Result<(), EmitError> {
         match self {
-            Self::Rabbit(queue) => queue.emit(event).await,
+            Self::Rabbit(queue) => Ok(queue.emit(event).await?),
+            Self::Embedded(queue) => Ok(queue.emit(event).await?),
         }
     }
 
@@ -204,13 +226,15 @@ impl Queue {
     pub fn consumers_up(&self) -> bool {
         match self {
             Self::Rabbit(queue) => queue.consumers_up(),
+            Self::Embedded(queue) => queue.consumers_up(),
         }
     }
 
     /// Takes nothing new. What was delivered can still be settled.
-    pub async fn stop_consuming(&self) {
+    pub fn stop_consuming(&self) {
         match self {
-            Self::Rabbit(queue) => queue.stop_consuming().await,
+            Self::Rabbit(queue) => queue.stop_consuming(),
+            Self::Embedded(queue) => queue.stop_consuming(),
         }
     }
 
@@ -218,6 +242,7 @@ impl Queue {
     pub async fn close(&self) {
         match self {
             Self::Rabbit(queue) => queue.close().await,
+            Self::Embedded(queue) => queue.close().await,
         }
     }
 
@@ -229,6 +254,7 @@ impl Queue {
     ) -> Result<u64, RestError> {
         match self {
             Self::Rabbit(queue) => queue.rest_each(rest, decide).await,
+            Self::Embedded(queue) => queue.rest_each(rest, decide).await,
         }
     }
 
@@ -236,8 +262,20 @@ impl Queue {
     pub async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
         match self {
             Self::Rabbit(queue) => queue.events().await,
+            Self::Embedded(queue) => queue.events().await,
         }
     }
+}
+
+/// Why an event was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum EmitError {
+    /// The broker did not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The file did not.
+    #[error(transparent)]
+    Embedded(#[from] DbError),
 }
 
 /// Why a look through messages at rest ended early. What was not decided stays.

@@ -150,9 +150,15 @@ async fn forward(
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => {
-                // What was prefetched and not handed on goes back to the queue with the connection.
                 let channel = running.acks.channel();
                 let _ = timeout(Duration::from_secs(1), channel.basic_cancel(tag, BasicCancelOptions::default())).await;
+                // What was prefetched is handed on to be handed back; what is not, goes back with the connection.
+                while let Ok(Some(Ok(delivery))) = timeout(Duration::from_millis(50), running.consumer.next()).await {
+                    let delivery = message::delivery(delivery, running.source, running.acks.clone());
+                    if deliveries.send(delivery).is_err() {
+                        return;
+                    }
+                }
                 return;
             }
             next = running.consumer.next() => next,

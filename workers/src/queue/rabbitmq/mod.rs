@@ -106,8 +106,9 @@ impl RabbitQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Rabbit(receipt) = &delivery.receipt;
-        if settlement == Settlement::Return {
+        let AnyReceipt::Rabbit(receipt) = &delivery.receipt else { return Err(SettleError::AckLost) };
+        // A message that comes back keeps the mark that it was delivered before: the ledger goes by it.
+        if settlement == Settlement::Return && delivery.redelivered {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
         if let Some(copy) = copy(&delivery, settlement) {
@@ -130,7 +131,7 @@ impl RabbitQueue {
         self.publishing.publish(&message).await
     }
 
-    pub(super) async fn stop_consuming(&self) {
+    pub(super) fn stop_consuming(&self) {
         self.stop.cancel();
         self.up.store(false, Ordering::Relaxed);
     }
@@ -180,7 +181,9 @@ fn copy(delivery: &Delivery, settlement: Settlement) -> Option<Outgoing> {
     let Source { lane, shard, .. } = delivery.source;
     let at_rest = |key: &str| (DEAD_EXCHANGE.to_owned(), format!("{key}.{}", ladder::target(lane, shard)));
     let ((exchange, routing_key), meta) = match settlement {
-        Settlement::Done | Settlement::Return => return None,
+        Settlement::Done => return None,
+        // A fresh message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
+        Settlement::Return => (due_at(Timestamp::UNIX_EPOCH, Timestamp::now(), lane, shard), delivery.meta.clone()),
         Settlement::Again { at, meta } => (due_at(at, Timestamp::now(), lane, shard), meta),
         Settlement::Hold(meta) => (at_rest("hold"), meta),
         Settlement::Bury(meta) => (at_rest("dead"), meta),

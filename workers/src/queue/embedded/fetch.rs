@@ -1,0 +1,141 @@
+//! Takes rows as there is room for them, and keeps their leases alive.
+
+use std::{sync::Arc, time::Duration};
+
+use postrider_producer::embedded::{Db, tables::meta_of};
+use postrider_schemas::Lane;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{LEASE, Receipt, now_ms, rows};
+use crate::queue::{Delivery, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
+
+/// Most rows taken at once.
+const BATCH_MAX: usize = 64;
+/// A look at the file without any sign that something changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What one fetcher takes, and how much of it may be in hand.
+pub struct Plan {
+    queue: &'static str,
+    lane: Option<Lane>,
+    kind: SourceKind,
+    prefetch: usize,
+}
+
+/// Fresh and returning work of a lane side by side, so that neither waits behind the other; quarantine one at a time.
+pub fn plans(options: SubscribeOptions) -> Vec<Plan> {
+    let mut plans = vec![Plan { queue: "suspect", lane: None, kind: SourceKind::Suspect, prefetch: 1 }];
+    for lane in Lane::ALL {
+        let prefetch = usize::from(match lane {
+            Lane::Transactional => options.transactional,
+            Lane::Bulk => options.bulk,
+        });
+        plans.push(Plan { queue: "jobs", lane: Some(lane), kind: SourceKind::Jobs, prefetch });
+        plans.push(Plan { queue: "due", lane: Some(lane), kind: SourceKind::Due, prefetch });
+    }
+    plans
+}
+
+/// Takes rows of one queue.
+pub struct Fetcher {
+    pub db: Db,
+    pub owner: Arc<str>,
+    pub plan: Plan,
+    pub deliveries: mpsc::UnboundedSender<Delivery>,
+    pub stop: CancellationToken,
+}
+
+impl Fetcher {
+    /// Until told to stop.
+    pub async fn run(self) {
+        let room = Arc::new(Semaphore::new(self.plan.prefetch));
+        let mut commits = self.db.commits();
+        while !self.stop.is_cancelled() {
+            let permit = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                permit = Arc::clone(&room).acquire_owned() => permit,
+            };
+            let Ok(first) = permit else { return };
+            commits.mark_unchanged();
+            let mut permits = vec![first];
+            while permits.len() < BATCH_MAX
+                && let Ok(more) = Arc::clone(&room).try_acquire_owned()
+            {
+                permits.push(more);
+            }
+            let taken = self.take(permits.len()).await;
+            if taken.is_empty() {
+                drop(permits);
+                let pause = self.pause().await;
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = sleep(pause) => {}
+                    _ = commits.changed() => {}
+                }
+                continue;
+            }
+            for (one, permit) in taken.into_iter().zip(permits) {
+                if self.deliveries.send(self.delivery(one, permit)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn take(&self, limit: usize) -> Vec<rows::Taken> {
+        let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
+        let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        match self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                warn!(%error, "The queue's file cannot be read now");
+                Vec::new()
+            }
+        }
+    }
+
+    /// How long to wait where nothing is free: until the next row's turn, or a look all the same.
+    async fn pause(&self) -> Duration {
+        let (queue, lane) = (self.plan.queue, self.plan.lane.map(Lane::as_str));
+        let next = self.db.call(move |db| rows::next_turn(db, queue, lane)).await;
+        let Ok(Some(next)) = next else { return LOOK_AGAIN };
+        Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(1))
+            .clamp(Duration::from_millis(1), LOOK_AGAIN)
+    }
+
+    fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
+        let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
+        Delivery {
+            body: one.body.into(),
+            message_id: one.message_id,
+            message_type: one.message_type,
+            meta: meta_of(&one.meta),
+            source: Source { kind: self.plan.kind, lane, shard: 0 },
+            redelivered: one.deliveries > 0,
+            deliveries: one.deliveries,
+            published_at: rows::published_at(one.published_at),
+            receipt: AnyReceipt::Embedded(Receipt { row: one.row, _room: permit }),
+        }
+    }
+}
+
+/// Keeps an owner's leases alive until told to end.
+pub async fn renew(db: Db, owner: Arc<str>, lease: Duration, end: CancellationToken) {
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = sleep(lease / 3) => {}
+        }
+        let owner = Arc::clone(&owner);
+        if let Err(error) = db.call(move |db| rows::renew(db, &owner, lease_ms)).await {
+            warn!(%error, "The leases of the queue's file were not renewed");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The queue in a SQLite file: the same settlements as on a broker, for several processes of one machine.
+//!
+//! A delivery is a row with an owner and a lease. The owner renews its leases while it lives; what a lost process had in hand is free
+//! again when they end. Settling is fenced by the owner: who lost a row changes nothing. A copy and the end of its original are one
+//! transaction, so there is no moment between them.
+
+mod fetch;
+mod rows;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use postrider_producer::embedded::{Db, DbError, tables};
+use postrider_schemas::Event;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Delivery, QueueError, Receipt as AnyReceipt, Rest, RestError, RestMessage, RestVerdict, SettleError,
+    SubscribeOptions,
+};
+use crate::decide::settlement::Settlement;
+
+/// How long a row stays with an owner that gives no sign of life.
+const LEASE: Duration = Duration::from_secs(15);
+/// Newest events that are kept.
+const EVENTS_KEPT: i64 = 100_000;
+/// Rows looked at in one go by tools.
+const PAGE: i64 = 100;
+
+/// The right to settle a row.
+pub struct Receipt {
+    row: i64,
+    /// The place in the prefetch, free again with the settlement.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The queue in a file.
+pub struct EmbeddedQueue {
+    db: Db,
+    /// Names this queue in the rows that it has in hand.
+    owner: Arc<str>,
+    up: Arc<AtomicBool>,
+    stop: CancellationToken,
+    end: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl EmbeddedQueue {
+    /// Opens the file, makes it where it is missing.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, QueueError> {
+        let db = Db::open(path)?;
+        db.ensure(tables::DDL).await?;
+        Ok(Self {
+            db,
+            owner: uuid::Uuid::now_v7().to_string().into(),
+            up: Arc::default(),
+            stop: CancellationToken::new(),
+            end: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
+        self.up.store(true, Ordering::Relaxed);
+        for plan in fetch::plans(options) {
+            let fetcher = fetch::Fetcher {
+                db: self.db.clone(),
+                owner: Arc::clone(&self.owner),
+                plan,
+                deliveries: deliveries.clone(),
+                stop: self.stop.clone(),
+            };
+            self.tasks.spawn(fetcher.run());
+        }
+        self.tasks.spawn(fetch::renew(self.db.clone(), Arc::clone(&self.owner), LEASE, self.end.clone()));
+    }
+
+    pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
+        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.receipt else { return Err(SettleError::AckLost) };
+        let owner = Arc::clone(&self.owner);
+        let change = rows::Change::of(settlement);
+        match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(SettleError::AckLost),
+            Err(error) => Err(SettleError::Embedded(error)),
+        }
+    }
+
+    pub(super) async fn emit(&self, event: &Event) -> Result<(), DbError> {
+        let (id, key, json, at) = (event.id.clone(), event.routing_key(), event.encode(), event.time.as_millisecond());
+        self.db
+            .call(move |db| {
+                db.prepare_cached("INSERT INTO event (id, routing_key, json, at) VALUES (?1, ?2, ?3, ?4)")?
+                    .execute((&id, &key, &json, at))?;
+                let number = db.last_insert_rowid();
+                if number % 1000 == 0 {
+                    db.execute("DELETE FROM event WHERE number <= ?1", [number - EVENTS_KEPT])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) fn consumers_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop_consuming(&self) {
+        self.up.store(false, Ordering::Relaxed);
+        self.stop.cancel();
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop_consuming();
+        self.end.cancel();
+        self.tasks.close();
+        // The tasks look at their tokens; what they wait for is bounded by the file's own limit.
+        let _ = timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        let owner = Arc::clone(&self.owner);
+        // A file that cannot be written to now gives its rows back when their leases end.
+        let _ = self.db.call(move |db| rows::free_all(db, &owner)).await;
+    }
+
+    /// Events from now on.
+    pub(super) async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
+        let mut seen: i64 = self
+            .db
+            .call(|db| Ok(db.query_row("SELECT coalesce(max(number), 0) FROM event", [], |row| row.get(0))?))
+            .await?;
+        let (sender, receiver) = mpsc::channel(256);
+        let db = self.db.clone();
+        tokio::spawn(async move {
+            let mut commits = db.commits();
+            loop {
+                let after = seen;
+                let Ok(page) = db.call(move |db| rows::events(db, after, PAGE)).await else { return };
+                for (number, json) in page {
+                    seen = number;
+                    if sender.send(Bytes::from(json)).await.is_err() {
+                        return;
+                    }
+                }
+                if seen == after && commits.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// See [`crate::queue::Queue::rest_each`].
+    pub(super) async fn rest_each(
+        &self,
+        rest: Rest,
+        mut decide: impl AsyncFnMut(&RestMessage) -> RestVerdict,
+    ) -> Result<u64, RestError> {
+        let queue = match rest {
+            Rest::Dead => "dead",
+            Rest::Hold => "hold",
+        };
+        let (mut seen, mut after) = (0, 0);
+        loop {
+            let page = self.db.call(move |db| rows::at_rest(db, queue, after, PAGE)).await.map_err(QueueError::from)?;
+            let Some((last, _)) = page.last() else { return Ok(seen) };
+            after = *last;
+            for (row, message) in page {
+                seen += 1;
+                let verdict = decide(&message).await;
+                self.db.call(move |db| rows::decided(db, row, &verdict)).await.map_err(QueueError::from)?;
+            }
+        }
+    }
+}
+
+/// The clock of the edge, in the file's unit.
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,177 @@
+//! The statements over the rows of messages and events. Each is one operation of the file's thread.
+
+use jiff::Timestamp;
+use postrider_producer::embedded::{
+    DbError,
+    tables::{meta_of, meta_text},
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::now_ms;
+use crate::{
+    decide::settlement::Settlement,
+    queue::{RestMessage, RestVerdict},
+};
+
+/// What settling does to a row.
+pub enum Change {
+    /// The row goes.
+    Delete,
+    /// The row becomes its own copy: another queue, other headers, another time.
+    Move { queue: &'static str, meta: String, due_at: i64 },
+    /// The row is free again, as if it had not been delivered.
+    Free,
+}
+
+impl Change {
+    /// The change that a settlement asks for.
+    pub fn of(settlement: Settlement) -> Self {
+        let to = |queue, meta: &_, due_at| Self::Move { queue, meta: meta_text(meta), due_at };
+        match settlement {
+            Settlement::Done => Self::Delete,
+            Settlement::Again { at, meta } => to("due", &meta, at.as_millisecond()),
+            Settlement::Hold(meta) => to("hold", &meta, 0),
+            Settlement::Bury(meta) => to("dead", &meta, 0),
+            Settlement::Quarantine(meta) => to("suspect", &meta, 0),
+            Settlement::Return => Self::Free,
+        }
+    }
+}
+
+/// Settles a row; false if it is not this owner's any more.
+pub fn settle(db: &Connection, row: i64, owner: &str, change: &Change) -> Result<bool, DbError> {
+    let changed = match change {
+        Change::Delete => {
+            db.prepare_cached("DELETE FROM message WHERE id = ?1 AND owner = ?2")?.execute(params![row, owner])?
+        }
+        Change::Move { queue, meta, due_at } => db
+            .prepare_cached(
+                "UPDATE message SET queue = ?3, meta = ?4, due_at = ?5, published_at = ?6, deliveries = 0, owner = NULL, \
+                 lease_until = 0 WHERE id = ?1 AND owner = ?2",
+            )?
+            .execute(params![row, owner, queue, meta, due_at, now_ms()])?,
+        Change::Free => db
+            .prepare_cached(
+                "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0) \
+                 WHERE id = ?1 AND owner = ?2",
+            )?
+            .execute(params![row, owner])?,
+    };
+    Ok(changed > 0)
+}
+
+/// A row that was taken.
+pub struct Taken {
+    pub row: i64,
+    pub lane: Option<String>,
+    pub message_id: Option<String>,
+    pub message_type: Option<String>,
+    pub meta: String,
+    pub published_at: i64,
+    /// Deliveries before this one.
+    pub deliveries: u32,
+    pub body: Vec<u8>,
+}
+
+/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free; that it was delivered before
+/// stays counted.
+pub fn take(
+    db: &Connection,
+    queue: &str,
+    lane: Option<&str>,
+    owner: &str,
+    lease_ms: i64,
+    limit: usize,
+) -> Result<Vec<Taken>, DbError> {
+    let now = now_ms();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = db.prepare_cached(
+        "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN \
+         (SELECT id FROM message WHERE queue = ?3 AND (?4 IS NULL OR lane = ?4) AND due_at <= ?5 \
+          AND (owner IS NULL OR lease_until < ?5) ORDER BY due_at, id LIMIT ?6) \
+         RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body",
+    )?;
+    let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
+        Ok(Taken {
+            row: row.get(0)?,
+            lane: row.get(1)?,
+            message_id: row.get(2)?,
+            message_type: row.get(3)?,
+            meta: row.get(4)?,
+            published_at: row.get(5)?,
+            deliveries: row.get(6)?,
+            body: row.get(7)?,
+        })
+    })?;
+    let mut taken = rows.collect::<Result<Vec<_>, _>>()?;
+    // RETURNING promises no order.
+    taken.sort_by_key(|one| one.row);
+    Ok(taken)
+}
+
+/// The time, in ms, at which the next row of a queue becomes free or due.
+pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>) -> Result<Option<i64>, DbError> {
+    Ok(db
+        .prepare_cached(
+            "SELECT min(max(due_at, lease_until)) FROM message WHERE queue = ?1 AND (?2 IS NULL OR lane = ?2)",
+        )?
+        .query_row(params![queue, lane], |row| row.get(0))
+        .optional()?
+        .flatten())
+}
+
+/// Renews every lease of an owner.
+pub fn renew(db: &Connection, owner: &str, lease_ms: i64) -> Result<(), DbError> {
+    db.prepare_cached("UPDATE message SET lease_until = ?2 WHERE owner = ?1")?
+        .execute(params![owner, now_ms() + lease_ms])?;
+    Ok(())
+}
+
+/// Frees everything of an owner that ends in order: nothing of it was begun, so nothing was delivered.
+pub fn free_all(db: &Connection, owner: &str) -> Result<(), DbError> {
+    db.execute("UPDATE message SET owner = NULL, lease_until = 0 WHERE owner = ?1", [owner])?;
+    Ok(())
+}
+
+/// A page of messages at rest behind a row, in order.
+pub fn at_rest(db: &Connection, queue: &str, after: i64, limit: i64) -> Result<Vec<(i64, RestMessage)>, DbError> {
+    let read = |row: &Row<'_>| {
+        let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(&meta), body: body.into() }))
+    };
+    let mut statement = db.prepare_cached(
+        "SELECT id, message_id, meta, body FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![queue, after, limit], read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Does what was decided about a message at rest.
+pub fn decided(db: &Connection, row: i64, verdict: &RestVerdict) -> Result<(), DbError> {
+    match verdict {
+        RestVerdict::Keep => {}
+        RestVerdict::Drop => {
+            db.execute("DELETE FROM message WHERE id = ?1", [row])?;
+        }
+        RestVerdict::Again(meta, lane) => {
+            db.execute(
+                "UPDATE message SET queue = 'due', lane = ?2, meta = ?3, due_at = ?4, published_at = ?4, deliveries = 0 WHERE id = ?1",
+                params![row, lane.as_str(), meta_text(meta), now_ms()],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A page of events behind a number.
+pub fn events(db: &Connection, after: i64, limit: i64) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
+    let mut statement =
+        db.prepare_cached("SELECT number, json FROM event WHERE number > ?1 ORDER BY number LIMIT ?2")?;
+    let rows = statement.query_map([after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The time a row was published.
+pub fn published_at(ms: i64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(ms).ok()
+}

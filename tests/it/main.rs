@@ -1,5 +1,7 @@
 //! The stories, one promise a file.
+#![allow(clippy::unwrap_used, reason = "helpers of stories stand outside of #[test] functions, and may fail like them")]
 
 mod harness;
+mod harness_relays;
 mod journey;
 mod ledger;

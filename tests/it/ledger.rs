@@ -31,7 +31,7 @@ fn options(lease: Duration) -> Options {
 struct Two {
     well: Store,
     dying: Store,
-    _database: Database,
+    database: Database,
 }
 
 async fn two() -> Result<Two> {
@@ -39,7 +39,7 @@ async fn two() -> Result<Two> {
     Ok(Two {
         well: Store::connect(&database.url(), options(LONG)).await?,
         dying: Store::connect(&database.url(), options(SHORT)).await?,
-        _database: database,
+        database: database,
     })
 }
 
@@ -351,13 +351,13 @@ async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first() -> Resu
 
 #[tokio::test]
 async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown() -> Result<()> {
-    let Two { well, _database, .. } = two().await?;
+    let Two { well, database, .. } = two().await?;
     let now = Timestamp::now();
     let redelivered = |published_at| ClaimRequest { redelivered: true, published_at, ..fresh() };
     let job = redelivered(Some(now));
     let lease = go(&well, &ClaimRequest { redelivered: false, ..job.clone() }).await?;
     assert!(well.submitting(&lease).await?);
-    _database.flush()?;
+    database.flush()?;
     says(&well.claim(&job).await?, "Unknown");
     says(&well.claim(&redelivered(None)).await?, "Unknown");
     go(&well, &redelivered(Some(now + Duration::from_mins(1)))).await?;
@@ -368,7 +368,7 @@ async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown() -
 
     let other = fresh();
     let lease = go(&well, &other).await?;
-    _database.flush()?;
+    database.flush()?;
     assert!(well.submitting(&lease).await?);
     assert_eq!(state(&well, &other).await?, State::Submitting);
     Ok(())
@@ -388,14 +388,14 @@ async fn a_mark_made_without_a_claim_counts() -> Result<()> {
 
 #[tokio::test]
 async fn what_was_sent_shrinks_and_is_forgotten_after_its_retention() -> Result<()> {
-    let Two { well, _database, .. } = two().await?;
+    let Two { well, database, .. } = two().await?;
     let job = fresh();
     let lease = go(&well, &job).await?;
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
-    let key = _database.cli(&["KEYS", &format!("postrider:*{}", job.key.as_str())])?;
-    let life: i64 = _database.cli(&["TTL", key.trim()])?.trim().parse()?;
+    let key = database.cli(&["KEYS", &format!("postrider:*{}", job.key.as_str())])?;
+    let life: i64 = database.cli(&["TTL", key.trim()])?.trim().parse()?;
     assert!((3000..=3600).contains(&life), "{life}");
-    let fields = _database.cli(&["HKEYS", key.trim()])?;
+    let fields = database.cli(&["HKEYS", key.trim()])?;
     assert_eq!(fields.split_whitespace().collect::<Vec<_>>(), ["s", "f", "p"]);
     Ok(())
 }

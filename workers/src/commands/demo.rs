@@ -142,8 +142,8 @@ fn generate(n: u32) -> anyhow::Result<Trip> {
     let (_, document) = examples::ALL[n as usize % examples::ALL.len()];
     let mut job: JobV1 = wire::decode_v1(document.as_bytes())?;
     job.id = Some(JobId::generate());
-    job.idempotency_key = (n % 5 == 0).then(|| format!("demo/{}", uuid::Uuid::now_v7()));
-    job.lane = if n % 4 == 0 { Lane::Transactional } else { Lane::Bulk };
+    job.idempotency_key = n.is_multiple_of(5).then(|| format!("demo/{}", uuid::Uuid::now_v7()));
+    job.lane = if n.is_multiple_of(4) { Lane::Transactional } else { Lane::Bulk };
     job.send_at = None;
     job.to = vec![format!("Customer {n} <customer-{n}@dest-{}.example>", n % 97).into()];
     let job = job.parse(&JobLimits::DEFAULT)?;

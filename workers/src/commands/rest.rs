@@ -222,7 +222,7 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
         rest: message.meta.rest.clone(),
         ..message.meta.clone()
     };
-    Ok((answer, RestVerdict::Again(meta, job.lane())))
+    Ok((answer, RestVerdict::Again(Box::new(meta), job.lane())))
 }
 
 fn job(message: &RestMessage) -> Result<Job, String> {

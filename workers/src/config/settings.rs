@@ -64,6 +64,7 @@ pub(super) struct Retry {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the settings")]
 pub(super) struct Job {
     pub(super) bytes_max: usize,
     pub(super) headers_max: usize,

@@ -151,10 +151,11 @@ fn after_refusals(list: &[RecipientRefusal], at: Situation<'_>) -> Verdict {
 
 fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
     match refusal.class {
-        Class::Recipient => Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] },
         // A message that could not even be made is kept: the sender can mend it.
         Class::Message if refusal.answer.code.is_none() => bury("cannot-be-sent", refusal, at.meta.pending.clone(), at),
-        Class::Message => Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] },
+        Class::Recipient | Class::Message => {
+            Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }
+        }
         Class::Config => {
             let wait = refusal.retry_after.unwrap_or(at.config_wait);
             again(refusal, wait, at.meta.pending.clone(), false, at)

@@ -137,7 +137,7 @@ pub enum RestVerdict {
     /// It is deleted.
     Drop,
     /// It is tried again: a copy with these headers becomes due at once in this lane.
-    Again(Meta, Lane),
+    Again(Box<Meta>, Lane),
 }
 
 /// Why the queue cannot be used.

@@ -103,6 +103,9 @@ pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64)
     (take(record.state, fence, &record.note), verdict)
 }
 
+/// Nothing changes: the right is gone.
+const LOST: Change<Stepped> = (None, Stepped::Lost);
+
 /// One step of the owner that `lease` names.
 pub fn step(
     record: Option<&Record>,
@@ -132,7 +135,6 @@ pub fn step(
     };
     let ended = |end| idle(State::Final(end), if end == Final::Sent { 0 } else { lease.generation });
     let done = |record| (Some(record), Stepped::Done);
-    const LOST: Change<Stepped> = (None, Stepped::Lost);
 
     let Some(record) = record else {
         return match step {

@@ -128,15 +128,13 @@ async fn tell(channel: Channel, mut settled: mpsc::UnboundedReceiver<Settled>) {
         let next = if watermark.waiting.is_empty() {
             settled.recv().await
         } else {
-            match timeout(STRAGGLER_WAIT, settled.recv()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    for frame in watermark.stragglers() {
-                        write(&channel, &frame).await;
-                    }
-                    continue;
+            let Ok(next) = timeout(STRAGGLER_WAIT, settled.recv()).await else {
+                for frame in watermark.stragglers() {
+                    write(&channel, &frame).await;
                 }
-            }
+                continue;
+            };
+            next
         };
         let Some(next) = next else { return };
         let mut flushes = Vec::new();
@@ -181,6 +179,7 @@ async fn write(channel: &Channel, frame: &Frame) {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is compared with it is an Option")]
     fn frame(tag: u64, multiple: bool) -> Option<Frame> {
         Some(Frame { tag, multiple })
     }

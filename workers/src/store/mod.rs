@@ -1,6 +1,7 @@
 //! The ledger: what is remembered of every job, so that it is sent once. An enum over two stores with the same states, the
 //! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
 
+pub mod embedded;
 pub mod ledger;
 pub mod redis;
 pub mod transitions;
@@ -17,6 +18,7 @@ use postrider_schemas::{fields::JobId, job::Identity};
 
 pub use self::ledger::{Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, Reopened, State};
 use self::{
+    embedded::EmbeddedStore,
     ledger::{DECISION_MAX, LeaseFacts, Step, Stepped},
     redis::RedisStore,
     transitions::Cancelling,
@@ -107,6 +109,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Backend {
     Redis(RedisStore),
+    Embedded(EmbeddedStore),
 }
 
 /// Gives every claim a name of its own, so that two messages of one job in one worker exclude each other.
@@ -117,18 +120,23 @@ struct Holders {
 
 impl Store {
     /// Opens the store at `url`: `redis://`, `rediss://`, `redis+sentinel://host:port,host:port/MASTER`,
-    /// `redis+cluster://host:port,host:port`. Redis that is down is no error; a wrong address or password is.
+    /// `redis+cluster://host:port,host:port`, or `embedded:FILE`. Redis that is down is no error; a wrong address or password is,
+    /// and so is a file that cannot be used.
     pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
         // The random part tells a worker from the one of the same name that ran before it.
         let prefix = format!("{}/{:08x}", options.holder, random() & 0xffff_ffff);
-        let backend = Backend::Redis(RedisStore::connect(url, options).await?);
+        let backend = match url.strip_prefix("embedded:") {
+            Some(file) => Backend::Embedded(EmbeddedStore::connect(file, options).await?),
+            None => Backend::Redis(RedisStore::connect(url, options).await?),
+        };
         Ok(Self { backend, holders: Arc::new(Holders { prefix, count: AtomicU64::new(0) }) })
     }
 
-    /// False while calls fail fast because the store is known to be down.
+    /// False while the store is known to be down.
     pub fn is_up(&self) -> bool {
         match &self.backend {
             Backend::Redis(store) => store.is_up(),
+            Backend::Embedded(store) => store.is_up(),
         }
     }
 
@@ -136,6 +144,7 @@ impl Store {
     pub async fn back(&self) {
         match &self.backend {
             Backend::Redis(store) => store.back().await,
+            Backend::Embedded(store) => store.back().await,
         }
     }
 
@@ -143,6 +152,7 @@ impl Store {
     pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError> {
         match &self.backend {
             Backend::Redis(store) => store.claim(request, self.holder()).await,
+            Backend::Embedded(store) => store.claim(request, self.holder()).await,
         }
     }
 
@@ -206,6 +216,7 @@ impl Store {
         for _ in 0..ALIAS_HOPS {
             let answer = match &self.backend {
                 Backend::Redis(store) => store.cancel(&key).await?,
+                Backend::Embedded(store) => store.cancel(&key).await?,
             };
             match answer {
                 Cancelling::Answer(answer) => return Ok(answer),
@@ -221,6 +232,7 @@ impl Store {
         let id = LedgerKey::of(&Identity::of_id(id));
         match &self.backend {
             Backend::Redis(store) => store.alias(&id, key).await,
+            Backend::Embedded(store) => store.alias(&id, key).await,
         }
     }
 
@@ -228,6 +240,7 @@ impl Store {
     pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
         match &self.backend {
             Backend::Redis(store) => store.reopen(key, generation).await,
+            Backend::Embedded(store) => store.reopen(key, generation).await,
         }
     }
 
@@ -235,6 +248,7 @@ impl Store {
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         match &self.backend {
             Backend::Redis(store) => store.get(key).await,
+            Backend::Embedded(store) => store.get(key).await,
         }
     }
 
@@ -242,12 +256,14 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.backend {
             Backend::Redis(store) => store.ping().await,
+            Backend::Embedded(store) => store.ping().await,
         }
     }
 
     async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
         match &self.backend {
             Backend::Redis(store) => store.step(lease, step).await,
+            Backend::Embedded(store) => store.step(lease, step).await,
         }
     }
 

@@ -257,3 +257,7 @@ pub fn reopen(record: Option<&Record>, generation: u32, now_ms: u64) -> Change<R
     };
     (Some(parked), Reopened::Go)
 }
+
+#[cfg(test)]
+#[path = "transitions_tests.rs"]
+mod tests;

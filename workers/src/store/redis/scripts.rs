@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_record_and_its_epoch_share_a_slot_and_the_names_never_change() {
-        assert_eq!(keys("i:0"), ("postrider:{25}:i:0".to_owned(), "postrider:{25}:epoch".to_owned()));
+        assert_eq!(keys("i:0"), ("postrider:{e7}:i:0".to_owned(), "postrider:{e7}:epoch".to_owned()));
     }
 
     #[test]

@@ -1,0 +1,387 @@
+//! The ledger in a SQLite file, shared by the processes of one machine. Every call is one operation of the file's writer thread:
+//! it reads a record, asks [`super::transitions`] and writes what they say, all in one transaction. Decides nothing itself.
+//!
+//! # A file that was made anew
+//! The epoch is the time at which the ledger began to remember, written with its tables. As in Redis, a message that was delivered
+//! before, has no record and was not published after the epoch is `Unknown`. A file does not lose records by itself: this holds
+//! for a file that somebody removed or emptied while the queue kept its messages. Not covered: an older copy of the file put in its place.
+//!
+//! # Space
+//! Records live as long as in Redis. What is past its life counts as absent at once and is removed in small batches, on opening
+//! and now and then with claims; the file keeps its size and uses the room again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use postrider_producer::embedded::{Db, DbError};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
+
+use super::{
+    Options, StoreError,
+    ledger::{Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped},
+    millis,
+    transitions::{self, Ask, Cancelling, Change, Verdict},
+};
+
+const DDL: &str = "
+CREATE TABLE IF NOT EXISTS ledger (
+    key TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    fence INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    lease_end_ms INTEGER NOT NULL,
+    payload_hash TEXT NOT NULL,
+    note TEXT NOT NULL,
+    expires_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ledger_by_expiry ON ledger (expires_ms);
+CREATE TABLE IF NOT EXISTS ledger_epoch (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    since_ms INTEGER NOT NULL,
+    alive_ms INTEGER NOT NULL
+);
+";
+
+/// So many claims from one removal to the next. A job leaves two records at most, so that removal is faster than growth.
+const SWEEP_EVERY: u64 = 1000;
+/// Rows that one removal takes away at most: some milliseconds of the writer thread.
+const SWEEP_MAX: u32 = 4000;
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The ledger in a file. Clones share it.
+#[derive(Clone)]
+pub struct EmbeddedStore {
+    db: Db,
+    options: Options,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    up: AtomicBool,
+    claims: AtomicU64,
+}
+
+impl EmbeddedStore {
+    /// Opens the ledger in `file` (what follows `embedded:`), and makes it where it is missing. Its folder must exist.
+    pub async fn connect(file: &str, options: Options) -> Result<Self, StoreError> {
+        if file.is_empty() {
+            return Err(StoreError::Broken("store.url: the file is missing: embedded:FILE".to_owned()));
+        }
+        let file = file.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Db::open(&file)).await;
+        let db = opened.unwrap_or(Err(DbError::Panicked)).map_err(|error| explain(&error))?;
+        let shared = Shared { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
+        let store = Self { db, options, shared: Arc::new(shared) };
+        store.run(|db| make_tables(db, now_ms())).await?;
+        store.run(|db| sweep(db, now_ms())).await?;
+        Ok(store)
+    }
+
+    /// False from a call that failed to one that did not. Calls are made nevertheless.
+    pub fn is_up(&self) -> bool {
+        self.shared.up.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the file can be written.
+    pub async fn back(&self) {
+        let mut pause = PAUSE_MIN;
+        while !self.is_up() {
+            // First: whoever repeats a call that fails while pings do not must not run hot.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            // A success is what the loop looks at.
+            let _ = self.ping().await;
+        }
+    }
+
+    /// See [`super::Store::claim`].
+    pub async fn claim(&self, request: &ClaimRequest, holder: String) -> Result<Claim, StoreError> {
+        let facts = LeaseFacts {
+            holder,
+            fence: 0,
+            generation: request.generation,
+            payload_hash: request.payload_hash.to_hex(),
+        };
+        let asking = facts.clone();
+        let redelivered = request.redelivered;
+        // Before 1970 is before every epoch.
+        let published_ms = request.published_at.map(|time| u64::try_from(time.as_millisecond()).unwrap_or(0));
+        let lease_ms = millis(self.options.lease);
+        let (verdict, fence) = self
+            .change(&request.key, self.options.working_life(), move |record, db, now_ms| {
+                let ask = Ask {
+                    payload_hash: &asking.payload_hash,
+                    generation: asking.generation,
+                    redelivered,
+                    published_ms,
+                    holder: &asking.holder,
+                    lease_ms,
+                };
+                // Only a claim without a record asks for it.
+                let epoch_ms = if record.is_none() { epoch(db, now_ms)? } else { 0 };
+                let (written, verdict) = transitions::claim(record, &ask, epoch_ms, now_ms);
+                let fence = written.as_ref().map_or(0, |record| record.fence);
+                Ok((written, (verdict, fence)))
+            })
+            .await?;
+        self.sweep_now_and_then().await;
+        let lease = || Lease { key: request.key.clone(), facts: LeaseFacts { fence, ..facts } };
+        Ok(match verdict {
+            Verdict::Go => Claim::Go(lease()),
+            Verdict::Unknown => Claim::Unknown(lease()),
+            Verdict::Decided(decision) => Claim::Decided { lease: lease(), decision },
+            Verdict::Busy(ms) => Claim::Busy { retry_in: Duration::from_millis(ms) },
+            Verdict::Settled(end) => Claim::Settled(end),
+            Verdict::Stale => Claim::Stale,
+            Verdict::Conflict => Claim::Conflict,
+        })
+    }
+
+    /// See [`transitions::step`].
+    pub async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+        let life = match step {
+            Step::Finish(end) => self.options.life_of(end),
+            _ => self.options.working_life(),
+        };
+        let (step, text) = apart(step);
+        let (facts, lease_ms) = (lease.facts.clone(), millis(self.options.lease));
+        self.change(&lease.key, life, move |record, _, now_ms| {
+            let step = if let Step::Decide(_) = step { Step::Decide(&text) } else { step };
+            Ok(transitions::step(record, &facts, step, lease_ms, now_ms))
+        })
+        .await
+    }
+
+    /// See [`transitions::cancel`].
+    pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
+        self.change(key, self.options.working_life(), |record, _, _| Ok(transitions::cancel(record))).await
+    }
+
+    /// See [`transitions::alias`].
+    pub async fn alias(&self, id: &LedgerKey, target: &LedgerKey) -> Result<Option<Final>, StoreError> {
+        let target = target.as_str().to_owned();
+        self.change(id, self.options.working_life(), move |record, _, _| Ok(transitions::alias(record, &target))).await
+    }
+
+    /// See [`transitions::reopen`].
+    pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
+        self.change(key, self.options.working_life(), move |record, _, now_ms| {
+            Ok(transitions::reopen(record, generation, now_ms))
+        })
+        .await
+    }
+
+    /// What is remembered of a job.
+    pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
+        let key = key.as_str().to_owned();
+        self.run(move |db| read(db, &key, now_ms())).await
+    }
+
+    /// Asks for a sign of life: a write, because a full disk can still be read.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.run(|db| {
+            let now_ms = now_ms();
+            epoch(db, now_ms)?;
+            db.prepare_cached("UPDATE ledger_epoch SET alive_ms = ?1")?.execute([int(now_ms)])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads the record, asks `transition`, writes what it says.
+    async fn change<T: Send + 'static>(
+        &self,
+        key: &LedgerKey,
+        life: Duration,
+        transition: impl Fn(Option<&Record>, &Connection, u64) -> Result<Change<T>, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (key, life_ms) = (key.as_str().to_owned(), millis(life));
+        self.run(move |db| {
+            // The clock is read here, when its turn has come: what waited must not give out a lease that is half over.
+            let now_ms = now_ms();
+            let record = read(db, &key, now_ms)?;
+            let (written, answer) = transition(record.as_ref(), db, now_ms)?;
+            if let Some(record) = written {
+                write(db, &key, &record, now_ms.saturating_add(life_ms))?;
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let result = self.db.call(operation).await.map_err(|error| explain(&error));
+        match &result {
+            Ok(_) => self.shared.up.store(true, Ordering::Relaxed),
+            Err(StoreError::Down(_)) => self.shared.up.store(false, Ordering::Relaxed),
+            Err(StoreError::Broken(_)) => {}
+        }
+        result
+    }
+
+    async fn sweep_now_and_then(&self) {
+        let before = self.shared.claims.fetch_add(1, Ordering::Relaxed);
+        if before % SWEEP_EVERY == SWEEP_EVERY - 1
+            && let Err(error) = self.run(|db| sweep(db, now_ms())).await
+        {
+            // The claim that came before it stands; the next removal takes more.
+            tracing::debug!(%error, "Old records of the ledger were not removed");
+        }
+    }
+}
+
+/// A step that borrows nothing, and its text.
+fn apart(step: Step<'_>) -> (Step<'static>, String) {
+    let bare = match step {
+        Step::Decide(text) => return (Step::Decide(""), text.to_owned()),
+        Step::Submitting => Step::Submitting,
+        Step::Renew => Step::Renew,
+        Step::Parked => Step::Parked,
+        Step::Release => Step::Release,
+        Step::Finish(end) => Step::Finish(end),
+    };
+    (bare, String::new())
+}
+
+/// Says what is wrong and what to do.
+fn explain(error: &DbError) -> StoreError {
+    let text = |advice: &str| format!("embedded store: {error}; {advice}");
+    match error {
+        DbError::Full => StoreError::Down(text("make room on the disk of the file in store.url")),
+        DbError::Busy => StoreError::Down(text("end the program that keeps the file in store.url locked")),
+        DbError::Io(_) => StoreError::Down(text("check the disk and the rights of the file in store.url")),
+        DbError::Open { .. } => {
+            StoreError::Broken(text("check the path in store.url, that its folder exists, and its rights"))
+        }
+        DbError::Foreign { .. } => StoreError::Broken(text("name another file in store.url")),
+        DbError::Newer { .. } => StoreError::Broken(text("use the newer version, or another file in store.url")),
+        DbError::Sql(_) => StoreError::Broken(text("are processes of different versions at the file in store.url?")),
+        DbError::Panicked | DbError::Closed => StoreError::Broken(text("start this process again")),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+/// SQLite has no unsigned numbers; none of ours comes near the limit.
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn uint(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn make_tables(db: &Connection, now_ms: u64) -> Result<(), DbError> {
+    let found: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ledger')",
+        [],
+        |row| row.get(0),
+    )?;
+    db.execute_batch(DDL)?;
+    if !found {
+        // An epoch that outlived its records would vouch for what nobody remembers.
+        db.execute("DELETE FROM ledger_epoch", [])?;
+    }
+    epoch(db, now_ms).map(drop)
+}
+
+/// When the ledger began to remember: now, where nothing says otherwise.
+fn epoch(db: &Connection, now_ms: u64) -> Result<u64, DbError> {
+    let found = db.prepare_cached("SELECT since_ms FROM ledger_epoch")?.query_row([], |row| row.get(0)).optional()?;
+    if let Some(since_ms) = found {
+        return Ok(uint(since_ms));
+    }
+    db.prepare_cached("INSERT INTO ledger_epoch (one, since_ms, alive_ms) VALUES (1, ?1, ?1)")?
+        .execute([int(now_ms)])?;
+    Ok(now_ms)
+}
+
+fn read(db: &Connection, key: &str, now_ms: u64) -> Result<Option<Record>, DbError> {
+    let mut statement = db.prepare_cached(
+        "SELECT state, generation, fence, holder, lease_end_ms, payload_hash, note FROM ledger
+         WHERE key = ?1 AND expires_ms > ?2",
+    )?;
+    Ok(statement.query_row(params![key, int(now_ms)], record_of).optional()?)
+}
+
+fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let word: String = row.get(0)?;
+    let unreadable = || {
+        let what = "a state that this version does not know".into();
+        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, what)
+    };
+    Ok(Record {
+        state: state_of(&word).ok_or_else(unreadable)?,
+        generation: row.get(1)?,
+        fence: uint(row.get(2)?),
+        holder: row.get(3)?,
+        lease_end_ms: uint(row.get(4)?),
+        payload_hash: row.get(5)?,
+        note: row.get(6)?,
+    })
+}
+
+fn write(db: &Connection, key: &str, record: &Record, expires_ms: u64) -> Result<(), DbError> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO ledger
+         (key, state, generation, fence, holder, lease_end_ms, payload_hash, note, expires_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        key,
+        word_of(record.state),
+        record.generation,
+        int(record.fence),
+        record.holder,
+        int(record.lease_end_ms),
+        record.payload_hash,
+        record.note,
+        int(expires_ms),
+    ])?;
+    Ok(())
+}
+
+fn sweep(db: &Connection, now_ms: u64) -> Result<usize, DbError> {
+    let mut statement = db.prepare_cached(
+        "DELETE FROM ledger WHERE key IN (SELECT key FROM ledger WHERE expires_ms <= ?1 ORDER BY expires_ms LIMIT ?2)",
+    )?;
+    Ok(statement.execute(params![int(now_ms), SWEEP_MAX])?)
+}
+
+fn word_of(state: State) -> &'static str {
+    match state {
+        State::Claimed => "claimed",
+        State::Submitting => "submitting",
+        State::Decided => "decided",
+        State::Parked => "parked",
+        State::Alias => "alias",
+        State::Final(end) => end.as_str(),
+    }
+}
+
+fn state_of(word: &str) -> Option<State> {
+    Some(match word {
+        "claimed" => State::Claimed,
+        "submitting" => State::Submitting,
+        "decided" => State::Decided,
+        "parked" => State::Parked,
+        "alias" => State::Alias,
+        word => State::Final(Final::parse(word)?),
+    })
+}
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;

@@ -1,0 +1,208 @@
+use super::*;
+
+const NOW: u64 = 100_000;
+const LEASE: u64 = 60_000;
+const EPOCH: u64 = 50_000;
+
+fn ask() -> Ask<'static> {
+    Ask { payload_hash: "aa", generation: 3, redelivered: false, published_ms: None, holder: "me", lease_ms: LEASE }
+}
+
+fn owner() -> LeaseFacts {
+    LeaseFacts { holder: "me".to_owned(), fence: 7, generation: 3, payload_hash: "aa".to_owned() }
+}
+
+/// Generation 3, fence 7, of `holder`, whose lease ends at `lease_end_ms`.
+fn held_by(holder: &str, lease_end_ms: u64, state: State) -> Record {
+    let note = if state == State::Decided { "later" } else { "" };
+    Record {
+        state,
+        generation: 3,
+        fence: 7,
+        holder: holder.to_owned(),
+        lease_end_ms,
+        payload_hash: "aa".to_owned(),
+        note: note.to_owned(),
+    }
+}
+
+fn live(state: State) -> Option<Record> {
+    Some(held_by("other", NOW + 5, state))
+}
+
+fn lapsed(state: State) -> Option<Record> {
+    Some(held_by("other", NOW, state))
+}
+
+fn mine(state: State) -> Option<Record> {
+    Some(held_by("me", NOW - 1, state))
+}
+
+fn idle(state: State) -> Option<Record> {
+    Some(held_by("", 0, state))
+}
+
+/// What is written: state, generation, fence.
+type Written = Option<(State, u32, u64)>;
+
+fn outline(record: Option<&Record>) -> Written {
+    record.map(|record| (record.state, record.generation, record.fence))
+}
+
+/// A claim of generation 3 by "me", changed by `ask`, against `record`.
+#[track_caller]
+fn check(record: Option<Record>, question: Ask<'_>, verdict: Verdict, written: Written) {
+    let (change, answer) = claim(record.as_ref(), &question, EPOCH, NOW);
+    assert_eq!((answer, outline(change.as_ref())), (verdict, written));
+    let Some(change) = change else { return };
+    assert_eq!((change.holder.as_str(), change.lease_end_ms), ("me", NOW + LEASE));
+    assert_eq!(change.payload_hash, "aa");
+    // The answer was lost and the call repeated: it gives the same right.
+    let (again, _) = claim(Some(&change), &question, EPOCH, NOW + 1);
+    assert_eq!(outline(again.as_ref()), written);
+}
+
+#[track_caller]
+fn check_step(record: Option<Record>, what: Step<'_>, answer: Stepped, written: Written) {
+    let (change, stepped) = step(record.as_ref(), &owner(), what, LEASE, NOW);
+    assert_eq!((stepped, outline(change.as_ref())), (answer, written));
+    let Some(change) = change else { return };
+    assert_eq!(change.holder.is_empty(), change.lease_end_ms == 0);
+    assert_eq!(change.payload_hash, "aa");
+}
+
+#[track_caller]
+fn check_cancel(record: Option<Record>, answer: Cancelled, written: Written) {
+    let (change, cancelling) = cancel(record.as_ref());
+    assert_eq!((cancelling, outline(change.as_ref())), (Cancelling::Answer(answer), written));
+}
+
+#[track_caller]
+fn check_reopen(record: Option<Record>, answer: Reopened, written: Written) {
+    let (change, reopened) = reopen(record.as_ref(), 3, NOW);
+    assert_eq!((reopened, outline(change.as_ref())), (answer, written));
+}
+
+macro_rules! table {
+    ($check:ident: $($name:ident($($argument:expr),+ $(,)?);)+) => {
+        $(#[test]
+        fn $name() {
+            $check($($argument),+);
+        })+
+    };
+}
+
+const CLAIMED: State = State::Claimed;
+const SUBMITTING: State = State::Submitting;
+const DECIDED: State = State::Decided;
+const PARKED: State = State::Parked;
+const SENT: State = State::Final(Final::Sent);
+const HELD: State = State::Final(Final::Held);
+const DEAD: State = State::Final(Final::Dead);
+const CANCELLED: State = State::Final(Final::Cancelled);
+
+fn generation(generation: u32) -> Ask<'static> {
+    Ask { generation, ..ask() }
+}
+
+fn redelivered(published_ms: Option<u64>) -> Ask<'static> {
+    Ask { redelivered: true, published_ms, ..ask() }
+}
+
+fn later() -> Verdict {
+    Verdict::Decided("later".to_owned())
+}
+
+table! { check:
+    a_fresh_job_goes(None, ask(), Verdict::Go, Some((CLAIMED, 3, NOW)));
+    a_live_claim_is_busy(live(CLAIMED), ask(), Verdict::Busy(5), None);
+    a_live_submission_is_busy(live(SUBMITTING), ask(), Verdict::Busy(5), None);
+    a_live_decision_is_busy(live(DECIDED), ask(), Verdict::Busy(5), None);
+    a_lapsed_claim_is_taken_over(lapsed(CLAIMED), ask(), Verdict::Go, Some((CLAIMED, 3, 8)));
+    a_lapsed_submission_is_unknown(lapsed(SUBMITTING), ask(), Verdict::Unknown, Some((SUBMITTING, 3, 8)));
+    a_lapsed_decision_is_finished_by_the_next(lapsed(DECIDED), ask(), later(), Some((DECIDED, 3, 8)));
+    ones_own_claim_again_is_the_same_right(mine(CLAIMED), ask(), Verdict::Go, Some((CLAIMED, 3, 7)));
+    what_was_given_back_goes(idle(PARKED), ask(), Verdict::Go, Some((CLAIMED, 3, 8)));
+    a_submission_that_was_given_back_is_unknown(idle(SUBMITTING), ask(), Verdict::Unknown, Some((SUBMITTING, 3, 8)));
+    an_older_generation_is_stale(live(CLAIMED), generation(2), Verdict::Stale, None);
+    an_older_generation_is_stale_after_parking(idle(PARKED), generation(2), Verdict::Stale, None);
+    a_newer_generation_ends_a_live_claim(live(CLAIMED), generation(4), Verdict::Go, Some((CLAIMED, 4, 8)));
+    a_newer_generation_ends_a_live_submission(live(SUBMITTING), generation(4), Verdict::Go, Some((CLAIMED, 4, 8)));
+    what_was_sent_is_settled_for_every_generation(idle(SENT), generation(9), Verdict::Settled(Final::Sent), None);
+    what_was_cancelled_is_settled_for_every_generation(
+        idle(CANCELLED), generation(9), Verdict::Settled(Final::Cancelled), None,
+    );
+    what_is_held_is_settled_for_its_generation(idle(HELD), ask(), Verdict::Settled(Final::Held), None);
+    what_was_held_goes_with_a_newer_generation(idle(HELD), generation(4), Verdict::Go, Some((CLAIMED, 4, 8)));
+    what_is_dead_is_stale_for_an_older_generation(idle(DEAD), generation(2), Verdict::Stale, None);
+    another_payload_is_a_conflict(live(CLAIMED), Ask { payload_hash: "bb", ..ask() }, Verdict::Conflict, None);
+    another_payload_is_a_conflict_after_the_end(
+        idle(SENT), Ask { payload_hash: "bb", ..ask() }, Verdict::Conflict, None,
+    );
+    an_alias_is_no_job(idle(State::Alias), ask(), Verdict::Conflict, None);
+    redelivered_and_forgotten_is_unknown(None, redelivered(None), Verdict::Unknown, Some((SUBMITTING, 3, NOW)));
+    redelivered_and_older_than_the_store_is_unknown(
+        None, redelivered(Some(EPOCH)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+    );
+    within_the_skew_of_the_clocks_is_unknown(
+        None, redelivered(Some(EPOCH + SKEW_MS)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+    );
+    redelivered_and_younger_than_the_store_goes(
+        None, redelivered(Some(EPOCH + SKEW_MS + 1)), Verdict::Go, Some((CLAIMED, 3, NOW)),
+    );
+    a_first_delivery_goes_however_old(
+        None, Ask { published_ms: Some(1), ..ask() }, Verdict::Go, Some((CLAIMED, 3, NOW)),
+    );
+}
+
+table! { check_step:
+    an_owner_submits(mine(CLAIMED), Step::Submitting, Stepped::Done, Some((SUBMITTING, 3, 7)));
+    another_owner_does_not(live(CLAIMED), Step::Submitting, Stepped::Lost, None);
+    nothing_is_submitted_after_a_decision(mine(DECIDED), Step::Submitting, Stepped::Lost, None);
+    a_renewal_keeps_the_state(mine(DECIDED), Step::Renew, Stepped::Done, Some((DECIDED, 3, 7)));
+    a_decision_is_noted(mine(SUBMITTING), Step::Decide("x"), Stepped::Done, Some((DECIDED, 3, 7)));
+    a_confirmed_copy_is_one_generation_on(mine(DECIDED), Step::Parked, Stepped::Done, Some((PARKED, 4, 7)));
+    a_claim_is_given_back(mine(CLAIMED), Step::Release, Stepped::Done, Some((PARKED, 3, 7)));
+    a_submission_is_given_back_as_it_is(mine(SUBMITTING), Step::Release, Stepped::Done, Some((SUBMITTING, 3, 7)));
+    what_was_sent_names_no_generation(mine(SUBMITTING), Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
+    a_yes_wins_over_another_owner(live(CLAIMED), Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
+    a_yes_wins_over_a_cancellation(idle(CANCELLED), Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
+    the_same_yes_again_changes_nothing(idle(SENT), Step::Finish(Final::Sent), Stepped::Done, None);
+    a_no_after_a_yes_is_told(idle(SENT), Step::Finish(Final::Rejected), Stepped::SentBefore, None);
+    a_no_of_a_former_owner_is_lost(live(CLAIMED), Step::Finish(Final::Rejected), Stepped::Lost, None);
+    the_same_end_again_changes_nothing(idle(HELD), Step::Finish(Final::Held), Stepped::Done, None);
+    another_end_is_lost(idle(HELD), Step::Finish(Final::Dead), Stepped::Lost, None);
+    a_lost_record_may_have_been_sent(None, Step::Renew, Stepped::Done, Some((SUBMITTING, 3, 7)));
+    a_lost_record_is_not_given_back(None, Step::Release, Stepped::Lost, None);
+    a_lost_record_takes_its_end(None, Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
+}
+
+table! { check_cancel:
+    what_nobody_saw_is_cancelled(None, Cancelled::Now, Some((CANCELLED, 0, 0)));
+    a_claim_is_cancelled(live(CLAIMED), Cancelled::Now, Some((CANCELLED, 3, 7)));
+    what_is_parked_is_cancelled(idle(PARKED), Cancelled::Now, Some((CANCELLED, 3, 7)));
+    a_submission_is_not(lapsed(SUBMITTING), Cancelled::BeingSent, None);
+    what_was_sent_is_not(idle(SENT), Cancelled::AlreadySent, None);
+    what_is_held_stays_held(idle(HELD), Cancelled::AlreadyFinal(Final::Held), None);
+}
+
+table! { check_reopen:
+    what_is_held_runs_again(idle(HELD), Reopened::Go, Some((PARKED, 4, 7)));
+    what_is_dead_runs_again(idle(DEAD), Reopened::Go, Some((PARKED, 4, 7)));
+    what_was_forgotten_runs_again(None, Reopened::Go, Some((PARKED, 4, 0)));
+    what_somebody_works_on_does_not(live(SUBMITTING), Reopened::Other, None);
+    what_its_owner_left_does(lapsed(SUBMITTING), Reopened::Go, Some((PARKED, 4, 7)));
+    what_was_sent_never_does(idle(SENT), Reopened::AlreadySent, None);
+    what_was_cancelled_never_does(idle(CANCELLED), Reopened::Cancelled, None);
+    what_was_given_back_is_not_at_rest(idle(PARKED), Reopened::Other, None);
+}
+
+#[test]
+fn an_alias_is_followed_written_again_and_never_over_a_job() {
+    let (written, before) = alias(None, "k:default/1");
+    assert_eq!((outline(written.as_ref()), before), (Some((State::Alias, 0, 0)), None));
+    assert_eq!(cancel(written.as_ref()), (None, Cancelling::Follow("k:default/1".to_owned())));
+    assert_eq!(alias(written.as_ref(), "k:default/1"), (written.clone(), None));
+    assert_eq!(alias(live(CLAIMED).as_ref(), "k:default/1"), (None, None));
+    assert_eq!(alias(idle(CANCELLED).as_ref(), "k:default/1"), (None, Some(Final::Cancelled)));
+}

@@ -1,0 +1,118 @@
+//! The command line, from outside.
+
+use std::time::Duration;
+
+use postrider_schemas::examples;
+use postrider_tests::{
+    postrider::Postrider,
+    sink::{Options, SmtpSink},
+    story::{self, ROUTE, SOON},
+    world::{Parts, World},
+};
+
+const LONG: Duration = Duration::from_secs(120);
+
+#[test]
+fn the_demo_needs_no_service_and_counts_every_message() {
+    let done = Postrider::command(["demo", "--jobs", "300"]).run(LONG).unwrap();
+    assert!(done.status.success(), "{} {}", done.stdout, done.stderr);
+    for (name, value) in
+        [("published", "300"), ("delivered", "300"), ("duplicates", "0"), ("lost", "0"), ("damaged", "0")]
+    {
+        let line = done.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        assert_eq!(line.split_whitespace().last(), Some(value), "{}", done.stdout);
+    }
+}
+
+#[test]
+fn the_demo_runs_on_a_broker_and_a_store() {
+    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
+    let (queue, store) = (world.amqp_url(), world.redis_url());
+    let done = Postrider::command(["demo", "--jobs", "300", "--queue", &queue, "--store", &store]).run(LONG).unwrap();
+    assert!(done.status.success(), "{} {}", done.stdout, done.stderr);
+}
+
+#[test]
+fn send_names_bad_lines_and_publishes_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let config = story::config(&file, &file, sink.port(), ROUTE);
+    let line = |document: &str| document.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (first, second) = (line(examples::ALL[0].1), line(examples::ALL[1].1));
+    let lines = format!("{first}\nnot json\n\n{{\"subject\": 7}}\n{second}\n");
+    let send = |more: &[&str]| {
+        let arguments = ["send"].iter().chain(more).copied();
+        Postrider::command(arguments).config(config.clone()).input(lines.clone()).run(SOON).unwrap()
+    };
+    let done = send(&[]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(done.stderr.contains("line 2: ") && done.stderr.contains("line 4: field `subject`"), "{}", done.stderr);
+    assert!(done.stderr.contains("published 2, not a job 2, not confirmed 0"), "{}", done.stderr);
+    let done = send(&["--strict"]);
+    assert!(done.stderr.contains("published 1, not a job 1"), "{}", done.stderr);
+    let done = send(&["--from-line", "5"]);
+    assert!(done.status.success() && done.stderr.contains("published 1, not a job 0"), "{}", done.stderr);
+    // Four messages of two jobs: the worker sends two mails.
+    let worker = Postrider::worker(config).unwrap();
+    sink.wait_for(2, SOON).unwrap();
+    postrider_tests::deadline::wait_for("the repetitions to be dropped", SOON, || {
+        (worker.stderr().matches("came again after its end").count() == 2).then_some(())
+    })
+    .unwrap();
+    assert_eq!(sink.count().unwrap(), 2);
+}
+
+#[test]
+fn check_says_what_is_wrong_and_where() {
+    let check = |toml: &str| Postrider::command(["check"]).config(toml).run(SOON).unwrap();
+    let sound = format!("[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n{ROUTE}");
+    let done = check(&sound);
+    assert!(done.status.success() && done.stdout.ends_with("ok\n"), "{}{}", done.stdout, done.stderr);
+    let done = check(&sound.replace("host", "hots"));
+    assert!(!done.status.success() && done.stderr.contains("transport.relay"), "{}", done.stderr);
+    let done = check(&format!("{sound}[admin]\nlisten = \"everywhere\"\n"));
+    assert!(!done.status.success() && done.stderr.contains("admin.listen"), "{}", done.stderr);
+}
+
+#[test]
+fn the_topology_is_verified_applied_and_exported() {
+    let world =
+        World::start(&Parts { sink: None, redis: postrider_tests::world::Server::Absent, ..Parts::usual() }).unwrap();
+    let url = world.amqp_url();
+    let run = |action: &str| Postrider::command(["topology", action, "--queue", &url]).run(SOON).unwrap();
+    let done = run("verify");
+    assert!(!done.status.success() && done.stderr.contains("postrider topology apply"), "{}", done.stderr);
+    assert!(run("apply").status.success());
+    assert!(run("apply").status.success(), "declaring again changes nothing");
+    assert!(run("verify").status.success());
+    world.vhost().delete_queue("postrider.v1.hold").unwrap();
+    let done = run("verify");
+    assert!(!done.status.success() && done.stderr.contains("postrider.v1.hold"), "{}", done.stderr);
+    let done = Postrider::command(["topology", "export"]).run(SOON).unwrap();
+    let definitions: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(definitions["queues"].as_array().map(Vec::len), Some(57));
+}
+
+#[test]
+fn the_worker_is_alive_and_ready_on_its_admin_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let port = postrider_tests::ports::free().unwrap();
+    let more = format!("{ROUTE}[admin]\nlisten = \"127.0.0.1:{port}\"\n");
+    let mut worker = Postrider::worker(story::config(&file, &file, 9, &more)).unwrap();
+    worker.wait_for_port(port, SOON).unwrap();
+    for path in ["healthz", "readyz"] {
+        postrider_tests::deadline::wait_for(path, SOON, || {
+            use std::io::{Read as _, Write as _};
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+            write!(stream, "GET /{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .unwrap();
+    }
+    worker.terminate().unwrap();
+    assert!(worker.wait(SOON).unwrap().success());
+}

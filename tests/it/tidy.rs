@@ -1,0 +1,79 @@
+//! What must not stand where: the pure room stays pure, and a vendor's crate stays in its room.
+
+use std::{fs, path::Path};
+
+/// Every Rust file below a folder of the repository, with its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let mut found = Vec::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} holds no source");
+    found
+}
+
+/// The code of a file: no comments, no tests.
+fn code(text: &str) -> String {
+    let before_tests = text.split("#[cfg(test)]").next().unwrap_or_default();
+    before_tests.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn assert_absent(folder: &str, words: &[&str], allowed: &[&str]) {
+    for (path, text) in sources(folder) {
+        if allowed.iter().any(|room| path.contains(room)) {
+            continue;
+        }
+        for word in words {
+            assert!(!code(&text).contains(word), "{path} names `{word}`");
+        }
+    }
+}
+
+#[test]
+fn decisions_are_pure() {
+    let words = [
+        "async ",
+        ".await",
+        "tokio",
+        "lapin",
+        "redis::",
+        "lettre",
+        "rusqlite",
+        "::now()",
+        "SystemTime",
+        "Instant",
+        "std::fs",
+        "std::net",
+    ];
+    assert_absent("workers/src/decide", &words, &[]);
+}
+
+#[test]
+fn the_schemas_do_no_io() {
+    let words = ["async ", "tokio", "lapin", "redis::", "lettre", "rusqlite", "std::fs", "std::net", "::now()"];
+    assert_absent("schemas/src", &words, &[]);
+}
+
+#[test]
+fn vendor_crates_stay_in_their_rooms() {
+    assert_absent(
+        "workers/src",
+        &["lapin"],
+        &["/queue/rabbitmq/", "/queue/mod.rs", "/commands/topology.rs", "/telemetry.rs"],
+    );
+    assert_absent("workers/src", &["redis::"], &["/store/redis/", "/store/mod.rs"]);
+    assert_absent("workers/src", &["lettre::"], &["/compose/", "/transport/smtp/"]);
+    assert_absent("workers/src", &["rusqlite"], &["/queue/embedded/", "/store/embedded"]);
+    assert_absent("producer/src", &["lapin"], &["/rabbitmq/"]);
+    assert_absent("producer/src", &["rusqlite"], &["/embedded/"]);
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of stories stand outside of #[test] functions, and may fail like them")]
 
 mod commands;
+mod embedded;
 mod harness;
 mod harness_relays;
 mod journey;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
+use postrider_producer::embedded::Db;
 use postrider_schemas::{
     fields::{IdempotencyKey, JobId, Tenant},
     job::Identity,
@@ -17,6 +18,7 @@ use postrider_tests::{
 use postrider_workers::store::{
     Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Options, Reopened, State, Store,
 };
+use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(1);
@@ -31,16 +33,86 @@ fn options(lease: Duration) -> Options {
 struct Two {
     well: Store,
     dying: Store,
-    database: Database,
+    place: Place,
 }
 
-async fn two() -> Result<Two> {
-    let database = Database::fresh()?;
-    Ok(Two {
-        well: Store::connect(&database.url(), options(LONG)).await?,
-        dying: Store::connect(&database.url(), options(SHORT)).await?,
-        database: database,
-    })
+/// Where a store keeps its records until the test is over.
+enum Place {
+    Redis(Database),
+    File(TempDir),
+}
+
+impl Place {
+    fn redis() -> Result<Self> {
+        Ok(Self::Redis(Database::fresh()?))
+    }
+
+    fn file() -> Result<Self> {
+        Ok(Self::File(tempfile::tempdir()?))
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::Redis(database) => database.url(),
+            Self::File(folder) => format!("embedded:{}", folder.path().join("ledger.db").display()),
+        }
+    }
+
+    /// Makes it forget everything, its epoch too.
+    async fn empty(&self) -> Result<()> {
+        match self {
+            Self::Redis(database) => database.flush(),
+            Self::File(folder) => {
+                let db = Db::open(folder.path().join("ledger.db"))?;
+                Ok(db.call(|db| Ok(db.execute_batch("DELETE FROM ledger; DELETE FROM ledger_epoch")?)).await?)
+            }
+        }
+    }
+
+    async fn two(self) -> Result<Two> {
+        Ok(Two {
+            well: Store::connect(&self.url(), options(LONG)).await?,
+            dying: Store::connect(&self.url(), options(SHORT)).await?,
+            place: self,
+        })
+    }
+}
+
+/// The contract: each of these once for each kind of store.
+macro_rules! for_every_store {
+    ($($name:ident,)+) => {
+        mod in_redis {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name(super::Place::redis()?.two().await?).await
+            })+
+        }
+        mod in_a_file {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name(super::Place::file()?.two().await?).await
+            })+
+        }
+    };
+}
+
+for_every_store! {
+    a_job_that_somebody_attempts_is_busy_for_everybody_else,
+    a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced,
+    an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it,
+    a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end,
+    a_late_yes_wins_over_every_state,
+    a_second_yes_is_reported_as_a_duplicate,
+    an_older_generation_is_stale_and_a_newer_one_ends_the_older,
+    the_same_identity_with_another_payload_is_a_conflict_also_after_the_end,
+    a_decision_waits_for_its_owner_and_is_finished_by_the_next_one,
+    a_released_claim_may_be_taken_at_once,
+    a_held_or_dead_job_runs_again_only_when_it_is_reopened,
+    a_reopening_that_the_store_lost_loses_no_mail,
+    a_job_can_be_cancelled_until_bytes_are_under_way,
+    cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first,
+    after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown,
+    a_mark_made_without_a_claim_counts,
 }
 
 fn fresh() -> ClaimRequest {
@@ -92,9 +164,8 @@ fn another_hash() -> PayloadHash {
         .payload_hash()
 }
 
-#[tokio::test]
-async fn a_job_that_somebody_attempts_is_busy_for_everybody_else() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_job_that_somebody_attempts_is_busy_for_everybody_else(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let job = fresh();
     let lease = go(&well, &job).await?;
     match well.claim(&job).await? {
@@ -109,9 +180,8 @@ async fn a_job_that_somebody_attempts_is_busy_for_everybody_else() -> Result<()>
     Ok(())
 }
 
-#[tokio::test]
-async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced() -> Result<()> {
-    let Two { well, dying, .. } = two().await?;
+async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
     let job = fresh();
     let zombie = go(&dying, &job).await?;
     let Claim::Go(lease) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
@@ -122,17 +192,15 @@ async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced() ->
     Ok(())
 }
 
-#[tokio::test]
-async fn an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it() -> Result<()> {
-    let Two { dying, .. } = two().await?;
+async fn an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it(two: Two) -> Result<()> {
+    let Two { dying, .. } = two;
     let lease = go(&dying, &fresh()).await?;
     assert!(dying.renew(&lease).await? && dying.submitting(&lease).await?);
     Ok(())
 }
 
-#[tokio::test]
-async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end() -> Result<()> {
-    let Two { well, dying, .. } = two().await?;
+async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
     let job = fresh();
     let lease = go(&dying, &job).await?;
     assert!(dying.submitting(&lease).await?);
@@ -148,9 +216,8 @@ async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end()
     Ok(())
 }
 
-#[tokio::test]
-async fn a_late_yes_wins_over_every_state() -> Result<()> {
-    let Two { well, dying, .. } = two().await?;
+async fn a_late_yes_wins_over_every_state(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
     for before in ["taken over", "unknown", "parked", "held", "dead", "cancelled"] {
         let job = fresh();
         let late = go(&dying, &job).await?;
@@ -181,9 +248,8 @@ async fn well_cancel(store: &Store, request: &ClaimRequest) -> Result<Cancelled>
     Ok(store.cancel(&Identity::of_id(JobId(id))).await?)
 }
 
-#[tokio::test]
-async fn a_second_yes_is_reported_as_a_duplicate() -> Result<()> {
-    let Two { well, dying, .. } = two().await?;
+async fn a_second_yes_is_reported_as_a_duplicate(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
     let job = fresh();
     let first = go(&dying, &job).await?;
     let Claim::Go(second) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
@@ -192,9 +258,8 @@ async fn a_second_yes_is_reported_as_a_duplicate() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let job = fresh();
     let old = go(&well, &at(&job, 3)).await?;
     says(&well.claim(&at(&job, 2)).await?, "Stale");
@@ -206,9 +271,8 @@ async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older() -> Result
     Ok(())
 }
 
-#[tokio::test]
-async fn the_same_identity_with_another_payload_is_a_conflict_also_after_the_end() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn the_same_identity_with_another_payload_is_a_conflict_also_after_the_end(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let job = fresh();
     let other = ClaimRequest { payload_hash: another_hash(), ..job.clone() };
     let lease = go(&well, &job).await?;
@@ -219,9 +283,8 @@ async fn the_same_identity_with_another_payload_is_a_conflict_also_after_the_end
     Ok(())
 }
 
-#[tokio::test]
-async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one() -> Result<()> {
-    let Two { well, dying, .. } = two().await?;
+async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
     let job = fresh();
     let lease = go(&well, &job).await?;
     assert!(well.submitting(&lease).await?);
@@ -237,9 +300,8 @@ async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one() -> Res
     Ok(())
 }
 
-#[tokio::test]
-async fn a_released_claim_may_be_taken_at_once() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_released_claim_may_be_taken_at_once(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let job = fresh();
     let lease = go(&well, &job).await?;
     well.release(lease).await?;
@@ -250,9 +312,8 @@ async fn a_released_claim_may_be_taken_at_once() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_held_or_dead_job_runs_again_only_when_it_is_reopened() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_held_or_dead_job_runs_again_only_when_it_is_reopened(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     for end in [Final::Held, Final::Dead] {
         let job = at(&fresh(), 2);
         let lease = go(&well, &job).await?;
@@ -273,9 +334,8 @@ async fn a_held_or_dead_job_runs_again_only_when_it_is_reopened() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test]
-async fn a_reopening_that_the_store_lost_loses_no_mail() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_reopening_that_the_store_lost_loses_no_mail(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     for end in [Final::Held, Final::Dead] {
         let job = fresh();
         let lease = go(&well, &job).await?;
@@ -285,9 +345,8 @@ async fn a_reopening_that_the_store_lost_loses_no_mail() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_job_can_be_cancelled_until_bytes_are_under_way() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let unseen = fresh();
     assert_eq!(well_cancel(&well, &unseen).await?, Cancelled::Now);
     assert_eq!(well_cancel(&well, &unseen).await?, Cancelled::AlreadyFinal(Final::Cancelled));
@@ -330,9 +389,8 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let tenant = Tenant::parse("default")?;
     let key = IdempotencyKey::parse("order-1")?;
     let job = ClaimRequest { key: LedgerKey::of(&Identity::of_key(&tenant, &key)), ..fresh() };
@@ -349,15 +407,14 @@ async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first() -> Resu
     Ok(())
 }
 
-#[tokio::test]
-async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown() -> Result<()> {
-    let Two { well, database, .. } = two().await?;
+async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown(two: Two) -> Result<()> {
+    let Two { well, place, .. } = two;
     let now = Timestamp::now();
     let redelivered = |published_at| ClaimRequest { redelivered: true, published_at, ..fresh() };
     let job = redelivered(Some(now));
     let lease = go(&well, &ClaimRequest { redelivered: false, ..job.clone() }).await?;
     assert!(well.submitting(&lease).await?);
-    database.flush()?;
+    place.empty().await?;
     says(&well.claim(&job).await?, "Unknown");
     says(&well.claim(&redelivered(None)).await?, "Unknown");
     go(&well, &redelivered(Some(now + Duration::from_mins(1)))).await?;
@@ -368,15 +425,14 @@ async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown() -
 
     let other = fresh();
     let lease = go(&well, &other).await?;
-    database.flush()?;
+    place.empty().await?;
     assert!(well.submitting(&lease).await?);
     assert_eq!(state(&well, &other).await?, State::Submitting);
     Ok(())
 }
 
-#[tokio::test]
-async fn a_mark_made_without_a_claim_counts() -> Result<()> {
-    let Two { well, .. } = two().await?;
+async fn a_mark_made_without_a_claim_counts(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
     let job = fresh();
     let lease = well.lease_while_down(&job);
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
@@ -388,7 +444,8 @@ async fn a_mark_made_without_a_claim_counts() -> Result<()> {
 
 #[tokio::test]
 async fn what_was_sent_shrinks_and_is_forgotten_after_its_retention() -> Result<()> {
-    let Two { well, database, .. } = two().await?;
+    let database = Database::fresh()?;
+    let well = Store::connect(&database.url(), options(LONG)).await?;
     let job = fresh();
     let lease = go(&well, &job).await?;
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);

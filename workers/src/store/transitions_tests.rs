@@ -26,20 +26,20 @@ fn held_by(holder: &str, lease_end_ms: u64, state: State) -> Record {
     }
 }
 
-fn live(state: State) -> Option<Record> {
-    Some(held_by("other", NOW + 5, state))
+fn live(state: State) -> Record {
+    held_by("other", NOW + 5, state)
 }
 
-fn lapsed(state: State) -> Option<Record> {
-    Some(held_by("other", NOW, state))
+fn lapsed(state: State) -> Record {
+    held_by("other", NOW, state)
 }
 
-fn mine(state: State) -> Option<Record> {
-    Some(held_by("me", NOW - 1, state))
+fn mine(state: State) -> Record {
+    held_by("me", NOW - 1, state)
 }
 
-fn idle(state: State) -> Option<Record> {
-    Some(held_by("", 0, state))
+fn idle(state: State) -> Record {
+    held_by("", 0, state)
 }
 
 /// What is written: state, generation, fence.
@@ -51,8 +51,8 @@ fn outline(record: Option<&Record>) -> Written {
 
 /// A claim of generation 3 by "me", changed by `ask`, against `record`.
 #[track_caller]
-fn check(record: Option<Record>, question: Ask<'_>, verdict: Verdict, written: Written) {
-    let (change, answer) = claim(record.as_ref(), &question, EPOCH, NOW);
+fn check(record: impl Into<Option<Record>>, question: Ask<'_>, verdict: Verdict, written: Written) {
+    let (change, answer) = claim(record.into().as_ref(), &question, EPOCH, NOW);
     assert_eq!((answer, outline(change.as_ref())), (verdict, written));
     let Some(change) = change else { return };
     assert_eq!((change.holder.as_str(), change.lease_end_ms), ("me", NOW + LEASE));
@@ -63,8 +63,8 @@ fn check(record: Option<Record>, question: Ask<'_>, verdict: Verdict, written: W
 }
 
 #[track_caller]
-fn check_step(record: Option<Record>, what: Step<'_>, answer: Stepped, written: Written) {
-    let (change, stepped) = step(record.as_ref(), &owner(), what, LEASE, NOW);
+fn check_step(record: impl Into<Option<Record>>, what: Step<'_>, answer: Stepped, written: Written) {
+    let (change, stepped) = step(record.into().as_ref(), &owner(), what, LEASE, NOW);
     assert_eq!((stepped, outline(change.as_ref())), (answer, written));
     let Some(change) = change else { return };
     assert_eq!(change.holder.is_empty(), change.lease_end_ms == 0);
@@ -72,14 +72,14 @@ fn check_step(record: Option<Record>, what: Step<'_>, answer: Stepped, written: 
 }
 
 #[track_caller]
-fn check_cancel(record: Option<Record>, answer: Cancelled, written: Written) {
-    let (change, cancelling) = cancel(record.as_ref());
+fn check_cancel(record: impl Into<Option<Record>>, answer: Cancelled, written: Written) {
+    let (change, cancelling) = cancel(record.into().as_ref());
     assert_eq!((cancelling, outline(change.as_ref())), (Cancelling::Answer(answer), written));
 }
 
 #[track_caller]
-fn check_reopen(record: Option<Record>, answer: Reopened, written: Written) {
-    let (change, reopened) = reopen(record.as_ref(), 3, NOW);
+fn check_reopen(record: impl Into<Option<Record>>, answer: Reopened, written: Written) {
+    let (change, reopened) = reopen(record.into().as_ref(), 3, NOW);
     assert_eq!((reopened, outline(change.as_ref())), (answer, written));
 }
 
@@ -92,6 +92,7 @@ macro_rules! table {
     };
 }
 
+const NOTHING: Option<Record> = None;
 const CLAIMED: State = State::Claimed;
 const SUBMITTING: State = State::Submitting;
 const DECIDED: State = State::Decided;
@@ -114,7 +115,7 @@ fn later() -> Verdict {
 }
 
 table! { check:
-    a_fresh_job_goes(None, ask(), Verdict::Go, Some((CLAIMED, 3, NOW)));
+    a_fresh_job_goes(NOTHING, ask(), Verdict::Go, Some((CLAIMED, 3, NOW)));
     a_live_claim_is_busy(live(CLAIMED), ask(), Verdict::Busy(5), None);
     a_live_submission_is_busy(live(SUBMITTING), ask(), Verdict::Busy(5), None);
     a_live_decision_is_busy(live(DECIDED), ask(), Verdict::Busy(5), None);
@@ -140,18 +141,18 @@ table! { check:
         idle(SENT), Ask { payload_hash: "bb", ..ask() }, Verdict::Conflict, None,
     );
     an_alias_is_no_job(idle(State::Alias), ask(), Verdict::Conflict, None);
-    redelivered_and_forgotten_is_unknown(None, redelivered(None), Verdict::Unknown, Some((SUBMITTING, 3, NOW)));
+    redelivered_and_forgotten_is_unknown(NOTHING, redelivered(None), Verdict::Unknown, Some((SUBMITTING, 3, NOW)));
     redelivered_and_older_than_the_store_is_unknown(
-        None, redelivered(Some(EPOCH)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+        NOTHING, redelivered(Some(EPOCH)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
     );
     within_the_skew_of_the_clocks_is_unknown(
-        None, redelivered(Some(EPOCH + SKEW_MS)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+        NOTHING, redelivered(Some(EPOCH + SKEW_MS)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
     );
     redelivered_and_younger_than_the_store_goes(
-        None, redelivered(Some(EPOCH + SKEW_MS + 1)), Verdict::Go, Some((CLAIMED, 3, NOW)),
+        NOTHING, redelivered(Some(EPOCH + SKEW_MS + 1)), Verdict::Go, Some((CLAIMED, 3, NOW)),
     );
     a_first_delivery_goes_however_old(
-        None, Ask { published_ms: Some(1), ..ask() }, Verdict::Go, Some((CLAIMED, 3, NOW)),
+        NOTHING, Ask { published_ms: Some(1), ..ask() }, Verdict::Go, Some((CLAIMED, 3, NOW)),
     );
 }
 
@@ -172,13 +173,13 @@ table! { check_step:
     a_no_of_a_former_owner_is_lost(live(CLAIMED), Step::Finish(Final::Rejected), Stepped::Lost, None);
     the_same_end_again_changes_nothing(idle(HELD), Step::Finish(Final::Held), Stepped::Done, None);
     another_end_is_lost(idle(HELD), Step::Finish(Final::Dead), Stepped::Lost, None);
-    a_lost_record_may_have_been_sent(None, Step::Renew, Stepped::Done, Some((SUBMITTING, 3, 7)));
-    a_lost_record_is_not_given_back(None, Step::Release, Stepped::Lost, None);
-    a_lost_record_takes_its_end(None, Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
+    a_lost_record_may_have_been_sent(NOTHING, Step::Renew, Stepped::Done, Some((SUBMITTING, 3, 7)));
+    a_lost_record_is_not_given_back(NOTHING, Step::Release, Stepped::Lost, None);
+    a_lost_record_takes_its_end(NOTHING, Step::Finish(Final::Sent), Stepped::Done, Some((SENT, 0, 7)));
 }
 
 table! { check_cancel:
-    what_nobody_saw_is_cancelled(None, Cancelled::Now, Some((CANCELLED, 0, 0)));
+    what_nobody_saw_is_cancelled(NOTHING, Cancelled::Now, Some((CANCELLED, 0, 0)));
     a_claim_is_cancelled(live(CLAIMED), Cancelled::Now, Some((CANCELLED, 3, 7)));
     what_is_parked_is_cancelled(idle(PARKED), Cancelled::Now, Some((CANCELLED, 3, 7)));
     a_submission_is_not(lapsed(SUBMITTING), Cancelled::BeingSent, None);
@@ -189,7 +190,7 @@ table! { check_cancel:
 table! { check_reopen:
     what_is_held_runs_again(idle(HELD), Reopened::Go, Some((PARKED, 4, 7)));
     what_is_dead_runs_again(idle(DEAD), Reopened::Go, Some((PARKED, 4, 7)));
-    what_was_forgotten_runs_again(None, Reopened::Go, Some((PARKED, 4, 0)));
+    what_was_forgotten_runs_again(NOTHING, Reopened::Go, Some((PARKED, 4, 0)));
     what_somebody_works_on_does_not(live(SUBMITTING), Reopened::Other, None);
     what_its_owner_left_does(lapsed(SUBMITTING), Reopened::Go, Some((PARKED, 4, 7)));
     what_was_sent_never_does(idle(SENT), Reopened::AlreadySent, None);
@@ -203,6 +204,6 @@ fn an_alias_is_followed_written_again_and_never_over_a_job() {
     assert_eq!((outline(written.as_ref()), before), (Some((State::Alias, 0, 0)), None));
     assert_eq!(cancel(written.as_ref()), (None, Cancelling::Follow("k:default/1".to_owned())));
     assert_eq!(alias(written.as_ref(), "k:default/1"), (written.clone(), None));
-    assert_eq!(alias(live(CLAIMED).as_ref(), "k:default/1"), (None, None));
-    assert_eq!(alias(idle(CANCELLED).as_ref(), "k:default/1"), (None, Some(Final::Cancelled)));
+    assert_eq!(alias(Some(&live(CLAIMED)), "k:default/1"), (None, None));
+    assert_eq!(alias(Some(&idle(CANCELLED)), "k:default/1"), (None, Some(Final::Cancelled)));
 }

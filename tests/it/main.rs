@@ -1,5 +1,7 @@
 //! The stories, one promise a file.
 
+mod chaos;
 mod harness;
 mod journey;
 mod ledger;
+mod partial;

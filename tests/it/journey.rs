@@ -10,19 +10,6 @@ use postrider_tests::{
     world::{Parts, Server, World},
 };
 
-/// Declares the topology before anything is published.
-fn declare(world: &World) {
-    let done = Postrider::command(["topology", "apply", "--queue", &world.amqp_url()]).run(SOON).unwrap();
-    assert!(done.status.success(), "{}", done.stderr);
-}
-
-fn worker(world: &World, more: &str) -> Postrider {
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{more}\n{ROUTE}"));
-    let mut worker = Postrider::worker(config).unwrap();
-    worker.wait_for_output("Consuming", SOON).unwrap();
-    worker
-}
-
 fn addresses(list: &[postrider_tests::mail::Mailbox]) -> Vec<String> {
     list.iter().map(|one| one.address.clone()).collect()
 }
@@ -61,8 +48,8 @@ fn assert_is(name: &str, job: &Job, mail: &Mail) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_arrives_as_it_was_asked() {
     let world = World::start(&Parts::usual()).unwrap();
-    declare(&world);
-    let worker = worker(&world, "");
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, "").unwrap();
     let examples = story::examples().unwrap();
     let jobs: Vec<Job> = examples.iter().map(|(_, job)| job.clone()).collect();
     story::publish(&world.amqp_url(), &jobs).await.unwrap();
@@ -82,7 +69,7 @@ async fn every_example_arrives_as_it_was_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_published_three_times_is_delivered_once() {
     let world = World::start(&Parts::usual()).unwrap();
-    declare(&world);
+    story::declare(&world).unwrap();
     let job = story::job(Lane::Transactional, "ada@customer.example");
     let keyed = |id: bool| {
         story::job_with(|job| {
@@ -93,7 +80,7 @@ async fn a_job_that_is_published_three_times_is_delivered_once() {
     let last = story::job(Lane::Transactional, "last@customer.example");
     let jobs = [job.clone(), job.clone(), job, keyed(true), keyed(true)];
     story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    let worker = worker(&world, "");
+    let worker = story::worker(&world, "").unwrap();
     world.sink().wait_for(2, SOON).unwrap();
     // The same key with another payload is a conflict.
     story::publish(&world.amqp_url(), &[keyed(false), last]).await.unwrap();
@@ -111,8 +98,8 @@ async fn a_job_that_is_published_three_times_is_delivered_once() {
 async fn an_unknown_bulk_job_is_held_and_resent_by_a_person() {
     let parts = Parts { sink: Some(Fault::DropAfter(".").into()), ..Parts::usual() };
     let world = World::start(&parts).unwrap();
-    declare(&world);
-    let worker = worker(&world, "");
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, "").unwrap();
     story::publish(&world.amqp_url(), &[story::job(Lane::Bulk, "ada@customer.example")]).await.unwrap();
     let held = || {
         let depths = world.vhost().queue_depths().ok()?;
@@ -134,7 +121,7 @@ async fn an_unknown_bulk_job_is_held_and_resent_by_a_person() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_under_load_loses_nothing_and_sends_nothing_twice() {
     let world = World::start(&Parts::usual()).unwrap();
-    declare(&world);
+    story::declare(&world).unwrap();
     let jobs: Vec<Job> =
         (0..600).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
     let publisher = Publisher::connect(&world.amqp_url()).await.unwrap();
@@ -142,12 +129,12 @@ async fn a_stop_under_load_loses_nothing_and_sends_nothing_twice() {
         publisher.publish(job).await.unwrap();
     }
     publisher.close().await;
-    let mut first = worker(&world, "");
+    let mut first = story::worker(&world, "").unwrap();
     world.sink().wait_for(50, SOON).unwrap();
     first.terminate().unwrap();
     let status = first.wait(SOON).unwrap();
     assert!(status.success(), "{status:?}: {}", first.stderr());
-    let second = worker(&world, "");
+    let second = story::worker(&world, "").unwrap();
     world.sink().wait_for(jobs.len(), SOON).unwrap();
     drop(second);
     assert_eq!(world.sink().count().unwrap(), jobs.len(), "nothing twice");
@@ -156,12 +143,12 @@ async fn a_stop_under_load_loses_nothing_and_sends_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_waits_can_be_cancelled_and_one_that_was_sent_says_so() {
     let world = World::start(&Parts { rabbit: Server::Shared, ..Parts::usual() }).unwrap();
-    declare(&world);
+    story::declare(&world).unwrap();
     let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(6);
     let waiting = story::job_with(|job| job.send_at = Some(soon));
     let sent = story::job(Lane::Transactional, "ada@customer.example");
     let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
-    let worker = worker(&world, "");
+    let worker = story::worker(&world, "").unwrap();
     story::publish(&world.amqp_url(), &[waiting.clone(), sent.clone()]).await.unwrap();
     world.sink().wait_for(1, SOON).unwrap();
     let cancel = |id: String| Postrider::command(["cancel".to_owned(), id]).config(config.clone()).run(SOON).unwrap();

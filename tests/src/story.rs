@@ -2,16 +2,30 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use futures_util::{StreamExt as _, stream};
 use postrider_producer::Publisher;
 use postrider_schemas::{Job, JobLimits, JobV1, Lane, examples, wire};
 
+use crate::deadline;
+use crate::postrider::Postrider;
+use crate::rabbitmq::Depth;
+use crate::world::World;
+
+/// The waits of [`config`] between tries.
+pub const SCHEDULE: &str = "[\"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]";
+
 /// A worker's configuration for one relay without TLS, with quick retries.
 pub fn config(queue: &str, store: &str, relay_port: u16, more: &str) -> String {
+    relay_config(queue, store, relay_port, &format!("host = \"127.0.0.1\"\ntls = \"none\"\n{more}"))
+}
+
+/// The same for any relay: `more` begins with the rest of its table (`host` and `tls` at least).
+pub fn relay_config(queue: &str, store: &str, relay_port: u16, more: &str) -> String {
     format!(
-        "[queue]\nurl = \"{queue}\"\n[store]\nurl = \"{store}\"\nlease = \"2s\"\n[retry]\nschedule = [\"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n\
+        "[queue]\nurl = \"{queue}\"\n[store]\nurl = \"{store}\"\nlease = \"2s\"\n[retry]\nschedule = {SCHEDULE}\n\
          config_wait = \"2s\"\n[log]\nlevel = \"debug\"\nformat = \"json\"\n[worker]\ntransactional = 32\nbulk = 32\ndrain = \"10s\"\n\
-         [transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\nport = {relay_port}\ntls = \"none\"\nconnections = 8\n{more}\n"
+         [transport.relay]\nkind = \"smtp\"\nport = {relay_port}\nconnections = 8\n{more}\n"
     )
 }
 
@@ -51,11 +65,51 @@ pub fn examples() -> Result<Vec<(&'static str, Job)>> {
 /// Publishes jobs and waits for their confirms.
 pub async fn publish(url: &str, jobs: &[Job]) -> Result<()> {
     let publisher = Publisher::connect(url).await?;
-    for job in jobs {
-        publisher.publish(job).await?;
+    let mut results = publisher.publish_all(stream::iter(jobs.to_vec()));
+    while let Some((_, result)) = results.next().await {
+        result?;
     }
+    drop(results);
     publisher.close().await;
     Ok(())
+}
+
+/// Declares the topology before anything is published.
+pub fn declare(world: &World) -> Result<()> {
+    let done = Postrider::command(["topology", "apply", "--queue", &world.amqp_url()]).run(SOON)?;
+    ensure!(done.status.success(), "{}", done.stderr);
+    Ok(())
+}
+
+/// A worker that delivers to the world's sink by [`ROUTE`], consuming.
+pub fn worker(world: &World, more: &str) -> Result<Postrider> {
+    start(config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{more}\n{ROUTE}")))
+}
+
+/// A worker with this configuration, consuming.
+pub fn start(config: impl Into<String>) -> Result<Postrider> {
+    let mut worker = Postrider::worker(config)?;
+    worker.wait_for_output("Consuming", SOON)?;
+    Ok(worker)
+}
+
+/// What a queue holds; nothing while it is not there or the broker does not answer.
+pub fn depth(world: &World, queue: &str) -> Option<Depth> {
+    world.vhost().queue_depths().ok()?.get(queue).copied()
+}
+
+/// Waits until a queue at rest holds so many messages.
+pub fn wait_for_depth(world: &World, queue: &str, count: u64) -> Result<()> {
+    let there = || (depth(world, queue)?.total() == count).then_some(());
+    deadline::wait_for(&format!("{count} messages in {queue}"), SOON, there)
+        .with_context(|| format!("it holds {:?}", depth(world, queue)))
+}
+
+/// The rows of `postrider dead ls` or `postrider hold ls`: `which` is `dead` or `hold`.
+pub fn rest(which: &str, config: &str) -> Result<Vec<serde_json::Value>> {
+    let done = Postrider::command([which, "ls", "--format", "json"]).config(config).run(SOON)?;
+    ensure!(done.status.success(), "{}", done.stderr);
+    done.stdout.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
 /// As long as a slow machine may take for something that is quick.

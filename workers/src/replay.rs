@@ -36,7 +36,7 @@ impl Replay {
             loop {
                 store.back().await;
                 match store.finish(lease, Final::Sent).await {
-                    Ok(_) => return,
+                    Ok(_) => return info!("A success is recorded after all"),
                     Err(Unfinished { lease: back, error }) if error.is_down() => lease = back,
                     Err(Unfinished { error, .. }) => return warn!(%error, "A success is not recorded"),
                 }

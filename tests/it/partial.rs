@@ -1,0 +1,128 @@
+//! A relay that takes some recipients of a message and not the others: nobody is served twice, nobody is forgotten.
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use postrider_schemas::{Lane, topology::EVENTS_EXCHANGE};
+use postrider_tests::deadline;
+use postrider_tests::postfix::{PASSWORD, USER};
+use postrider_tests::story::{self, ROUTE, SOON};
+use postrider_tests::world::{Parts, World};
+use serde_json::Value;
+
+/// A queue of our own for the events of this story.
+async fn events(world: &World) -> lapin::Consumer {
+    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let kind = lapin::ExchangeKind::Topic;
+    channel.exchange_declare(EVENTS_EXCHANGE.into(), kind, passive, FieldTable::default()).await.unwrap();
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.unwrap();
+    let name = queue.name().clone();
+    let bind = QueueBindOptions::default();
+    channel.queue_bind(name.clone(), EVENTS_EXCHANGE.into(), "#".into(), bind, FieldTable::default()).await.unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    channel.basic_consume(name, "story".into(), options, FieldTable::default()).await.unwrap()
+}
+
+/// The next events, up to one of this type, which is the last.
+async fn events_until(consumer: &mut lapin::Consumer, last: &str) -> Vec<Value> {
+    let mut list = Vec::new();
+    loop {
+        let next = tokio::time::timeout(SOON, consumer.next()).await;
+        let next = next.unwrap_or_else(|_| panic!("no {last} after {list:?}"));
+        let event: Value = serde_json::from_slice(&next.unwrap().unwrap().data).unwrap();
+        let ends = kind(&event).ends_with(last);
+        list.push(event);
+        if ends {
+            return list;
+        }
+    }
+}
+
+fn kind(event: &Value) -> &str {
+    event["type"].as_str().unwrap()
+}
+
+fn of<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| kind(event).ends_with(name)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unknown_ones_are_reported() {
+    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let mut told = events(&world).await;
+    let job = story::job_with(|job| {
+        job.lane = Lane::Bulk;
+        job.to = vec!["ada@dest.test".into(), "nouser@dest.test".into()];
+        job.cc = vec!["grey@dest.test".into()];
+        job.bcc = vec!["bob@dest.test".into()];
+    });
+    let config = story::relay_config(
+        &world.amqp_url(),
+        &world.redis_url(),
+        world.postfix().submission,
+        &format!(
+            "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n{ROUTE}",
+            world.postfix().ca_file().display()
+        ),
+    )
+    .replace(story::SCHEDULE, "[\"1s\", \"1s\"]");
+    let worker = story::start(config.clone()).unwrap();
+    story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
+
+    let events = events_until(&mut told, ".dead").await;
+    let accepted = of(&events, ".accepted");
+    assert_eq!(accepted.len(), 1, "{events:#?}");
+    let positions = |event: &Value| -> Vec<String> {
+        let list = event["data"]["recipients"].as_array().unwrap();
+        list.iter().map(|one| format!("{}{}", one["field"].as_str().unwrap(), one["position"])).collect()
+    };
+    assert_eq!(positions(accepted[0]), ["to0", "bcc0"]);
+    let rejected = of(&events, ".rejected");
+    assert_eq!(rejected.len(), 1, "{events:#?}");
+    assert_eq!(positions(rejected[0]), ["to1"]);
+    assert!(rejected[0]["data"]["recipients"][0]["answer"].as_str().unwrap().contains("550 5.1.1"), "{rejected:?}");
+    // Two waits of the schedule, then given up: three tries for the greylisted one alone.
+    assert_eq!(of(&events, ".deferred").len(), 2, "{events:#?}");
+
+    let count = |address: &str| {
+        let log = std::fs::read_to_string(world.postfix().log_file()).unwrap_or_default();
+        log.lines().filter(|line| line.contains("NOQUEUE: reject") && line.contains(address)).count()
+    };
+    deadline::wait_for("three refusals in the log of Postfix", SOON, || {
+        (count("to=<grey@dest.test>") >= 3).then_some(())
+    })
+    .unwrap();
+    assert_eq!((count("to=<grey@dest.test>"), count("to=<nouser@dest.test>")), (3, 1));
+
+    let stored = world.sink().wait_for(1, SOON).unwrap();
+    let mut recipients: Vec<&str> = stored.iter().flat_map(|one| one.recipients()).collect();
+    recipients.sort_unstable();
+    assert_eq!(recipients, ["ada@dest.test", "bob@dest.test"], "nobody twice");
+    story::wait_for_depth(&world, "postrider.v1.dead", 1).unwrap();
+    let dead = story::rest("dead", &config).unwrap();
+    assert_eq!((dead.len(), &dead[0]["reason"]), (1, &Value::from("retries-exhausted")), "{dead:?}");
+    drop(worker);
+}
+
+/// What is refused for the moment arrives when the relay has changed its mind, and then only there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_who_is_greylisted_once_gets_it_later_and_alone() {
+    let parts = Parts { aiosmtpd: Some(postrider_tests::aiosmtpd::Tls::None), ..Parts::usual() };
+    let world = World::start(&parts).unwrap();
+    story::declare(&world).unwrap();
+    let job = story::job_with(|job| {
+        job.to = vec!["ada@dest.test".into(), "once@dest.test".into(), "perm@dest.test".into()];
+    });
+    let worker =
+        story::start(story::config(&world.amqp_url(), &world.redis_url(), world.aiosmtpd().port(), ROUTE)).unwrap();
+    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    let stored = world.aiosmtpd().wait_for(2, SOON).unwrap();
+    let recipients: Vec<Vec<&str>> = stored.iter().map(|one| one.recipients()).collect();
+    assert_eq!(recipients, [vec!["ada@dest.test"], vec!["once@dest.test"]]);
+    drop(worker);
+}

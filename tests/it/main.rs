@@ -1,5 +1,9 @@
 //! The stories, one promise a file.
 #![allow(clippy::unwrap_used, reason = "helpers of stories stand outside of #[test] functions, and may fail like them")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "stories print their counts")]
+#![allow(clippy::cast_precision_loss, reason = "counts and seconds of a test are small")]
+#![allow(clippy::case_sensitive_file_extension_comparisons, reason = "names of queues are no names of files")]
+#![allow(clippy::similar_names, reason = "a story reads best with the names of its field")]
 
 mod chaos;
 mod commands;

@@ -255,13 +255,14 @@ async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Rig
             close(world, delivery, Settlement::Done).await;
         }
         (next, Right::Claimed(lease)) => {
+            // Told before it is decided: a crash in between repeats an event, whose id is the same, rather than losing it.
+            emit(world, &events).await;
             let decision = serde_json::to_string(&next).unwrap_or_default();
             match world.store.decide(&lease, &decision).await {
                 Ok(true) => {}
                 Ok(false) => return close(world, delivery, Settlement::Return).await,
                 Err(error) => warn!(job.id = %task.job.id(), %error, "The store did not record a decision"),
             }
-            emit(world, &events).await;
             carry_out(world, delivery, task, lease, next).await;
         }
         (next, Right::Unguarded(_)) => {
@@ -385,6 +386,7 @@ async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
 async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
     warn!(job.id = %job.id(), reason, detail, "Job {} is given up", job.id());
     let mut meta = delivery.meta.clone();
+    meta.generation += 1;
     meta.rest = Some(rest(reason, detail, &meta, now()));
     let mut event = Event::about(EventType::Dead, job, &meta, now());
     event.data.reason = Some(reason.to_owned());
@@ -402,6 +404,7 @@ fn poison(delivery: &Delivery, poison_after: u32) -> Option<Settlement> {
     if delivery.source.kind != SourceKind::Suspect {
         return Some(Settlement::Quarantine(meta));
     }
+    meta.generation += 1;
     let detail = format!("{} workers ended while they had this message in hand", delivery.deliveries);
     meta.rest = Some(rest("crash-poison", &detail, &meta, now()));
     Some(Settlement::Bury(meta))

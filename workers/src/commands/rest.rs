@@ -207,7 +207,7 @@ async fn again(rest: Rest, Retry { selection, rate }: Retry) -> anyhow::Result<E
 /// Asks the ledger whether a message at rest may run again, and makes its next generation.
 async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestVerdict), String> {
     let job = job(message)?;
-    // A message that was buried before any attempt (a conflict, no route) has the generation it was published with.
+    // What rests carries the generation after the one that came to its end.
     let before = message.meta.generation.saturating_sub(1);
     let reason = message.meta.rest.as_ref().map_or("", |rest| rest.reason.as_str());
     if reason == "conflict" {

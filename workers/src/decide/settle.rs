@@ -16,6 +16,9 @@ use super::{
 };
 use crate::outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal};
 
+/// How often a transport may ask for patience before its refusals count as tries: a job must come to an end.
+const PATIENCE_MAX: u32 = 50;
+
 /// What follows an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
@@ -139,7 +142,9 @@ fn after_refusals(list: &[RecipientRefusal], at: Situation<'_>) -> Verdict {
             recipients(at.job, gone.iter().map(|one| (one.index, Some(one.refusal.answer.to_string()))));
         events.push(event);
     }
-    let Some(first) = later.first() else {
+    // One that was really tried makes the whole a try.
+    let tried = later.iter().find(|one| !is_waiting(one.refusal.class));
+    let Some(first) = tried.or(later.first()) else {
         return Verdict { next: Next::Rejected, events };
     };
     let pending = later.iter().filter_map(|one| u8::try_from(one.index).ok()).collect();
@@ -192,8 +197,19 @@ fn unknown(answer: &Answer, at: Situation<'_>) -> Verdict {
     }
 }
 
-/// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up.
+/// True for a refusal that asks for patience: it uses up no try.
+fn is_waiting(class: Class) -> bool {
+    matches!(class, Class::Throttled | Class::Quota)
+}
+
+/// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up. Where the transport asks for
+/// patience the waits grow by the schedule too, but nothing is used up until it has asked very often.
 fn try_again(refusal: &Refusal, wait_min: Option<Duration>, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
+    if is_waiting(refusal.class) && at.meta.parks < PATIENCE_MAX {
+        let place = (at.meta.parks + 1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
+        let wait = at.schedule.wait_after(place, dice(at.job)).unwrap_or(at.config_wait);
+        return again(refusal, wait.max(wait_min.unwrap_or_default()), pending, false, at);
+    }
     let tries = at.meta.attempt + 1;
     match at.schedule.wait_after(tries, dice(at.job)) {
         Some(wait) => again(refusal, wait.max(wait_min.unwrap_or_default()), pending, true, at),
@@ -430,11 +446,18 @@ mod tests {
 
     #[test]
     fn only_real_tries_count() {
-        let counted = |class| match shown(&whole(class), Lane::Bulk, &Meta::default()).0 {
+        let counted = |class, parks| match shown(&whole(class), Lane::Bulk, &Meta { parks, ..Meta::default() }).0 {
             Next::Again { counted, .. } => counted,
             other => panic!("{other:?}"),
         };
-        assert!(counted(Class::Transient) && !counted(Class::Config));
+        assert!(counted(Class::Transient, 0));
+        for class in [Class::Config, Class::Throttled, Class::Quota] {
+            assert!(!counted(class, 7), "{class:?}");
+        }
+        assert!(counted(Class::Throttled, PATIENCE_MAX), "patience ends");
+        let mixed = vec![one(0, Class::Throttled), one(1, Class::Transient), one(2, Class::Throttled)];
+        let outcome = Outcome::Refused { refusal: refusal(Class::Throttled), recipients: mixed };
+        assert!(matches!(shown(&outcome, Lane::Bulk, &Meta::default()).0, Next::Again { counted: true, .. }));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{ConnectError, connect, short, table};
+use super::{ConnectError, connect, reply_code, short, table};
 
 /// Publishes that wait for their confirm at once.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -211,6 +211,10 @@ impl Link {
                 }
                 Ok(Ok(Confirmation::Nack(None))) => return Try::Refused(PublishError::Nacked),
                 Ok(Ok(Confirmation::NotRequested)) => return Try::Broken("confirms are off".to_owned()),
+                // The broker closes the channel over it; the next publish opens another.
+                Ok(Err(error)) if reply_code(&error) == Some(404) => {
+                    return Try::Refused(PublishError::Unroutable(format!("no exchange `{}`", message.exchange)));
+                }
                 Ok(Err(error)) => return Try::Broken(error.to_string()),
                 Err(_) if live.connection.status().blocked() => return Try::Refused(PublishError::Busy),
                 Err(_) if Instant::now() >= end => return Try::Broken("no confirm".to_owned()),

@@ -61,3 +61,11 @@ pub fn table<'a>(pairs: impl IntoIterator<Item = &'a (&'static str, String)>) ->
     }
     table
 }
+
+/// The AMQP reply code with which the broker closed a channel or connection.
+pub(crate) fn reply_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
+    }
+}

@@ -7,7 +7,7 @@ use lapin::{
 };
 use postrider_schemas::topology::{Argument, Destination, ExchangeKind, Queue, Topology};
 
-use super::short;
+use super::{reply_code, short};
 
 /// Why the topology does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -107,14 +107,6 @@ fn different(name: &str, error: lapin::Error) -> TopologyError {
         return TopologyError::Different { name: name.to_owned(), reason: error.to_string() };
     }
     error.into()
-}
-
-/// The AMQP reply code with which the broker closed the channel.
-fn reply_code(error: &lapin::Error) -> Option<u16> {
-    match error.kind() {
-        lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
-        _ => None,
-    }
 }
 
 fn kind(kind: ExchangeKind) -> LapinKind {

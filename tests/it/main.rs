@@ -5,3 +5,4 @@ mod harness;
 mod journey;
 mod ledger;
 mod partial;
+mod relay_trouble;

@@ -1,6 +1,7 @@
 //! The stories, one promise a file.
 
 mod chaos;
+mod degraded;
 mod harness;
 mod journey;
 mod ledger;

@@ -8,6 +8,7 @@
 mod broker;
 mod chaos;
 mod commands;
+mod degraded;
 mod embedded;
 mod harness;
 mod harness_relays;
@@ -15,4 +16,5 @@ mod journey;
 mod ladder;
 mod ledger;
 mod partial;
+mod relay_trouble;
 mod tidy;

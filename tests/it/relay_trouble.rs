@@ -1,0 +1,166 @@
+//! A relay that does not do its part: the job waits, and arrives when the trouble has ended.
+
+use std::path::Path;
+use std::time::Duration;
+
+use postrider_schemas::Lane;
+use postrider_tests::aiosmtpd::{Aiosmtpd, Tls};
+use postrider_tests::deadline;
+use postrider_tests::fault_proxy::{FaultProxy, Faults};
+use postrider_tests::postfix::{PASSWORD, USER};
+use postrider_tests::postrider::Postrider;
+use postrider_tests::story::{self, ROUTE, SOON};
+use postrider_tests::world::{Parts, World};
+
+/// Configuration for a relay that wants STARTTLS and credentials.
+fn secured(world: &World, port: u16, ca_file: &Path, password: &str) -> String {
+    let relay = format!(
+        "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{password}\"\n{ROUTE}",
+        ca_file.display()
+    );
+    story::relay_config(&world.amqp_url(), &world.redis_url(), port, &relay)
+}
+
+/// The worker's lines about outcomes of tries.
+fn outcomes(worker: &Postrider) -> Vec<serde_json::Value> {
+    let lines = worker.stderr();
+    let parsed = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    parsed.filter(|line| line["attempt"].is_u64()).collect()
+}
+
+/// Waits for so many tries of this class, and asserts that there is no other outcome.
+#[track_caller]
+fn wait_for_class(worker: &Postrider, class: &str, count: usize) -> Vec<serde_json::Value> {
+    let seen = deadline::wait_for(&format!("{count} tries of class {class}"), SOON, || {
+        Some(outcomes(worker)).filter(|seen| seen.len() >= count)
+    })
+    .unwrap();
+    assert!(seen.iter().all(|line| line["class"] == class && line["follows"] == "again"), "{seen:#?}");
+    seen
+}
+
+/// Twice the relay needs a person, who then mends it (`good`): no try was counted meanwhile.
+async fn waits_for_a_person(world: &World, bad: String, good: String, answer: &str) -> Postrider {
+    story::declare(world).unwrap();
+    let worker = story::start(bad).unwrap();
+    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    let seen = wait_for_class(&worker, "config", 2);
+    for line in &seen {
+        assert_eq!(line["attempt"], 1, "no retry is counted: {line}");
+        assert!(line["answer"].as_str().unwrap().contains(answer), "{line}");
+    }
+    drop(worker);
+    story::start(good).unwrap()
+}
+
+/// After the mending, the job goes out as its first try.
+#[track_caller]
+fn assert_sent_at_first_try(worker: &Postrider) {
+    let seen =
+        deadline::wait_for("an outcome", SOON, || Some(outcomes(worker)).filter(|seen| !seen.is_empty())).unwrap();
+    assert_eq!(
+        (seen.len(), &seen[0]["attempt"], &seen[0]["class"]),
+        (1, &1.into(), &serde_json::Value::Null),
+        "{seen:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_wrong_credentials_the_job_waits_and_no_retry_is_counted() {
+    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
+    let (port, ca) = (world.postfix().submission, world.postfix().ca_file());
+    let (bad, good) = (secured(&world, port, &ca, "mistyped"), secured(&world, port, &ca, PASSWORD));
+    let worker = waits_for_a_person(&world, bad, good, "535").await;
+    world.sink().wait_for(1, SOON).unwrap();
+    assert_sent_at_first_try(&worker);
+    assert_eq!(world.sink().count().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_name_gets_no_mail_and_no_password() {
+    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), sink: None, ..Parts::usual() }).unwrap();
+    let stranger = Aiosmtpd::start_as(Tls::StartTls, &["other.test"]).unwrap();
+    let bad = secured(&world, stranger.port(), &stranger.ca_file(), PASSWORD);
+    let relay = world.aiosmtpd();
+    let good = secured(&world, relay.port(), &relay.ca_file(), PASSWORD);
+    let worker = waits_for_a_person(&world, bad, good, "tls: ").await;
+    relay.wait_for(1, SOON).unwrap();
+    assert_sent_at_first_try(&worker);
+    assert_eq!((stranger.messages().unwrap().len(), relay.messages().unwrap().len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_starttls_gets_nothing_in_plain_text() {
+    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), ..Parts::usual() }).unwrap();
+    let relay = world.aiosmtpd();
+    let bad = secured(&world, world.sink().port(), &relay.ca_file(), PASSWORD);
+    let good = secured(&world, relay.port(), &relay.ca_file(), PASSWORD);
+    let worker = waits_for_a_person(&world, bad, good, "STARTTLS").await;
+    relay.wait_for(1, SOON).unwrap();
+    assert_sent_at_first_try(&worker);
+    assert_eq!((world.sink().count().unwrap(), relay.messages().unwrap().len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_421_in_mid_session_costs_its_job_a_try_and_the_others_nothing() {
+    let world = World::start(&Parts { aiosmtpd: Some(Tls::None), ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let config = |port| {
+        story::config(&world.amqp_url(), &world.redis_url(), port, &format!("connections = 1\n{ROUTE}"))
+            .replace("connections = 8\n", "")
+    };
+    let mut worker = story::start(config(world.aiosmtpd().port())).unwrap();
+    let names = ["ada@dest.test", "421@dest.test", "bob@dest.test"];
+    story::publish(&world.amqp_url(), &names.map(|name| story::job(Lane::Transactional, name))).await.unwrap();
+    world.aiosmtpd().wait_for(2, SOON).unwrap();
+    worker.wait_for_output("421 4.3.2", SOON).unwrap();
+    drop(worker);
+    let worker = story::start(config(world.sink().port())).unwrap();
+    let stored = world.sink().wait_for(1, SOON).unwrap();
+    drop(worker);
+    assert_eq!(stored.iter().flat_map(|one| one.recipients()).collect::<Vec<_>>(), ["421@dest.test"]);
+    let mut first: Vec<String> = world
+        .aiosmtpd()
+        .messages()
+        .unwrap()
+        .iter()
+        .flat_map(|one| one.recipients().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    first.sort_unstable();
+    assert_eq!(first, ["ada@dest.test", "bob@dest.test"], "nobody twice");
+    assert_eq!(world.sink().count().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_falls_silent_delays_mail_and_doubles_none() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let proxy = FaultProxy::start(world.sink().port()).unwrap();
+    let limits = format!("connect_timeout = \"1s\"\ncommand_timeout = \"1s\"\nfinal_timeout = \"5s\"\n{ROUTE}");
+    let config = story::config(&world.amqp_url(), &world.redis_url(), proxy.port(), &limits);
+    let worker = story::start(config).unwrap();
+    let publish = async |name: &str| {
+        story::publish(&world.amqp_url(), &[story::job(Lane::Bulk, name)]).await.unwrap();
+    };
+    // Silent from the first byte.
+    proxy.set(Faults::black_hole());
+    publish("first@dest.test").await;
+    wait_for_class(&worker, "transient", 1);
+    proxy.set(Faults::default());
+    proxy.cut_all();
+    world.sink().wait_for(1, SOON).unwrap();
+    // Silent on a connection that has carried a message before.
+    proxy.set(Faults::black_hole());
+    publish("second@dest.test").await;
+    deadline::wait_for("a second silence", SOON, || {
+        let seen = outcomes(&worker);
+        (seen.iter().filter(|line| line["class"] == "transient").count() >= 2).then_some(())
+    })
+    .unwrap();
+    proxy.set(Faults::default());
+    proxy.cut_all();
+    world.sink().wait_for(2, Duration::from_secs(20)).unwrap();
+    assert!(!worker.stderr().contains("\"class\":\"unknown\""), "the dot never left: {}", worker.stderr());
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 2);
+}

@@ -4,6 +4,7 @@
 //! from the first message at the sink that was seen to the last one. `smtp-source` against the same sink shows what sink and
 //! machine can do without a queue. The worker logs warnings only; the store writes every command to disk before it answers.
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
 
 mod usage;
 

@@ -35,6 +35,22 @@ fn the_sink_stores_what_came_over_the_line() -> Result<()> {
 }
 
 #[test]
+fn a_sink_that_stores_nothing_counts_every_message() -> Result<()> {
+    let sink = SmtpSink::start(Options { store: false, ..Options::default() })?;
+    assert_eq!(sink.count()?, 0);
+    let server = format!("127.0.0.1:{}", sink.port());
+    process::run(
+        "smtp-source",
+        ["-s", "3", "-m", "120", "-f", "a@from.test", "-t", "b@dest.test", &server],
+        &[],
+        SOON,
+    )?;
+    wait_for("the count", SOON, || (sink.count().ok()? == 120).then_some(()))?;
+    assert_eq!(sink.messages()?, []);
+    Ok(())
+}
+
+#[test]
 fn each_fault_of_the_sink_does_what_it_says() -> Result<()> {
     for (fault, said, stored) in [
         (Fault::DropAfter("."), "Remote host closed connection unexpectedly", 1),

@@ -4,6 +4,7 @@
 //! without checking it.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use crate::ports;
 use crate::process::{Process, Spec};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// Bytes that hold at least one whole line of the sink's counters.
+const COUNTER_TAIL: u64 = 256;
 
 /// What goes wrong at the sink. Commands are `CONNECT EHLO MAIL RCPT DATA . RSET QUIT`, several joined by commas.
 #[derive(Clone, Debug)]
@@ -74,7 +77,7 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// Connections at once; more wait unanswered.
     pub connections: u32,
-    /// Keep the messages. Without, it is as fast as it can be, for benchmarks.
+    /// Keep the messages. Without, it only counts them: as fast as it can be, for benchmarks.
     pub store: bool,
 }
 
@@ -94,7 +97,8 @@ impl From<Fault> for Options {
 #[derive(Debug)]
 pub struct SmtpSink {
     server: Process,
-    stored: PathBuf,
+    /// Where the messages are; `None` when they are only counted.
+    stored: Option<PathBuf>,
     folder: Folder,
     port: u16,
 }
@@ -104,15 +108,16 @@ impl SmtpSink {
     pub fn start(options: impl Into<Options>) -> Result<Self> {
         let options = options.into();
         let folder = Folder::new("sink")?;
-        let stored = folder.inside("stored", 0o777)?;
+        let stored = options.store.then(|| folder.inside("stored", 0o777)).transpose()?;
         let port = ports::free()?;
         let mut spec = Spec::new("server", "smtp-sink", folder.path())?;
         if std::fs::metadata(folder.path())?.uid() == 0 {
             spec = spec.args(["-u", "nobody", "-R", "/"]);
         }
-        if options.store {
-            spec = spec.arg("-d").arg(stored.join("message."));
-        }
+        spec = match &stored {
+            Some(stored) => spec.arg("-d").arg(stored.join("message.")),
+            None => spec.arg("-c"),
+        };
         let spec = spec
             .args(["-m", &options.connections.to_string()])
             .args(options.faults.iter().flat_map(Fault::args))
@@ -150,12 +155,16 @@ impl SmtpSink {
 
     /// Number of messages received whole.
     pub fn count(&self) -> Result<usize> {
-        Ok(self.finished()?.len())
+        match &self.stored {
+            Some(stored) => Ok(self.finished(stored)?.len()),
+            None => counter(&self.server.spec().out_file()),
+        }
     }
 
-    /// Every message received whole, in no order.
+    /// Every message received whole, in no order; none of a sink that only counts.
     pub fn messages(&self) -> Result<Vec<StoredMessage>> {
-        self.finished()?.iter().map(|file| StoredMessage::read(file)).collect()
+        let Some(stored) = &self.stored else { return Ok(Vec::new()) };
+        self.finished(stored)?.iter().map(|file| StoredMessage::read(file)).collect()
     }
 
     /// Waits for at least `count` messages and gives all; the error says how many there were.
@@ -168,15 +177,31 @@ impl SmtpSink {
 
     /// Files of the folder that the sink no longer writes to. Listed first, then looked at: a file is open from its birth
     /// until the message is whole, so what is not open afterwards is complete.
-    fn finished(&self) -> Result<Vec<PathBuf>> {
+    fn finished(&self, stored: &Path) -> Result<Vec<PathBuf>> {
         let listed: Vec<PathBuf> =
-            std::fs::read_dir(&self.stored)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+            std::fs::read_dir(stored)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
         let handles = std::fs::read_dir(format!("/proc/{}/fd", self.server.pid()));
         let open: BTreeSet<PathBuf> = handles
             .map(|handles| handles.filter_map(|handle| std::fs::read_link(handle.ok()?.path()).ok()).collect())
             .unwrap_or_default();
         Ok(listed.into_iter().filter(|file| !open.contains(file)).collect())
     }
+}
+
+/// The last `mesg=NUMBER` of the running counters, which the sink rewrites on one line: only the end of the file is read.
+fn counter(file: &Path) -> Result<usize> {
+    let mut file = std::fs::File::open(file)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(COUNTER_TAIL)))?;
+    let mut text = String::new();
+    file.take(COUNTER_TAIL).read_to_string(&mut text)?;
+    Ok(last_count(&text))
+}
+
+/// A number that is not yet followed by the end of its line is still being written.
+fn last_count(text: &str) -> usize {
+    let whole = &text[..text.rfind('\r').unwrap_or(0)];
+    whole.rsplit("mesg=").next().and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A message as a relay stored it.

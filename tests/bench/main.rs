@@ -1,0 +1,256 @@
+//! How fast one worker empties a full queue, and what that costs. Prints figures and asserts nothing.
+//!
+//! `cargo bench -p postrider-tests --bench drain -- [--jobs N]`. The queue is filled before the worker starts; the time runs
+//! from the first message at the sink that was seen to the last one. `smtp-source` against the same sink shows what sink and
+//! machine can do without a queue. The worker logs warnings only; the store writes every command to disk before it answers.
+#![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
+
+mod usage;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::{StreamExt as _, stream};
+use postrider_producer::Publisher;
+use postrider_schemas::{Job, Lane};
+use postrider_tests::deadline;
+use postrider_tests::fault_proxy::{FaultProxy, Faults};
+use postrider_tests::folder::Folder;
+use postrider_tests::postrider::{self, Postrider};
+use postrider_tests::process;
+use postrider_tests::rabbitmq::Depth;
+use postrider_tests::sink::{Options, SmtpSink};
+use postrider_tests::story::{self, SOON};
+use postrider_tests::world::{Parts, Server, World};
+use rusqlite::{Connection, OpenFlags};
+
+const JOBS: usize = 50_000;
+/// Of the drain into the slow relay.
+const SLOW_JOBS: usize = 2_000;
+const SLOW_REPLIES: Duration = Duration::from_millis(20);
+const BODY: usize = 2_048;
+const CONNECTIONS: usize = 10;
+/// How often the sink is asked for its count.
+const STEP: Duration = Duration::from_millis(5);
+/// A drain is given up when nothing new has arrived for this long.
+const STALLED: Duration = Duration::from_secs(60);
+
+fn main() -> Result<()> {
+    let jobs = jobs_wanted(std::env::args().skip(1))?;
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    println!("worker {}, {cores} cores, {jobs} jobs of {BODY} bytes of text", profile(&postrider::binary()?));
+
+    let parts = Parts {
+        rabbit: Server::Own,
+        redis: Server::Own,
+        sink: Some(Options { store: false, ..Options::default() }),
+        ..Parts::default()
+    };
+    let mut world = World::start(&parts)?;
+    let servers = [
+        ("broker", usage::find("beam.smp", world.rabbit().folder())?),
+        ("redis", usage::find("redis-server", world.redis().folder())?),
+    ];
+    let (queue, store) = (world.amqp_url(), world.redis_url());
+    let port = world.sink().port();
+
+    source("smtp-source, a connection a message", port, jobs, &[])?;
+    source("smtp-source -d, connections kept", port, jobs, &["-d"])?;
+
+    story::declare(&world)?;
+    let sink = world.sink();
+    let depth = || broker_depth(&world);
+    let rabbit = Drain { name: "RabbitMQ + Redis", queue: &queue, store: &store, port, jobs, servers: &servers };
+    rabbit.run(sink, depth)?;
+
+    let folder = Folder::new("bench")?;
+    let file = folder.path().join("queue.db");
+    let address = format!("embedded:{}", file.display());
+    Drain { name: "embedded", queue: &address, store: &address, port, jobs, servers: &[] }
+        .run(sink, || embedded_depth(&file))?;
+
+    let proxy = FaultProxy::start(port)?;
+    proxy.set(Faults::delay_replies(SLOW_REPLIES));
+    let slow = jobs.min(SLOW_JOBS);
+    println!("\nreplies {} ms late, {CONNECTIONS} connections, {slow} jobs", SLOW_REPLIES.as_millis());
+    source("smtp-source -d, connections kept", proxy.port(), slow, &["-d"])?;
+    Drain { name: "RabbitMQ + Redis, slow relay", port: proxy.port(), jobs: slow, ..rabbit }.run(sink, depth)?;
+    Ok(())
+}
+
+/// One queue to fill and to empty.
+#[derive(Clone, Copy)]
+struct Drain<'a> {
+    name: &'a str,
+    queue: &'a str,
+    store: &'a str,
+    port: u16,
+    jobs: usize,
+    /// Name and process id of what works for the worker.
+    servers: &'a [(&'a str, u32)],
+}
+
+impl Drain<'_> {
+    /// `depth` is the number of jobs in the queue, `None` when it cannot be told now.
+    fn run(&self, sink: &SmtpSink, depth: impl Fn() -> Option<u64>) -> Result<()> {
+        self.warm_up(sink, &depth)?;
+
+        let filling = Instant::now();
+        fill(self.queue, self.jobs)?;
+        println!("\n{}\n  published       {:>9.0} messages/s", self.name, rate(self.jobs, filling.elapsed()));
+
+        let before = sink.count()?;
+        let cpu_before = self.servers_cpu()?;
+        let worker = Postrider::worker(self.config("warn"))?;
+        let spent = watch(sink, before, self.jobs)?;
+        // The last jobs are acknowledged and written to the ledger after the relay has them.
+        wait_until_empty(&depth)?;
+        let cpu = usage::cpu(worker.pid())?;
+        let memory = usage::peak_memory(worker.pid())?;
+        let cpu_after = self.servers_cpu()?;
+
+        println!("  delivered       {spent:>9.0} messages/s");
+        println!("  worker CPU      {:>9.0} us/message", micros(cpu, self.jobs));
+        for (((name, _), after), before) in self.servers.iter().zip(cpu_after).zip(cpu_before) {
+            println!("  {name:<15} {:>9.0} us/message", micros(after.saturating_sub(before), self.jobs));
+        }
+        println!("  worker memory   {:>9.1} MiB at its peak", memory as f64 / 1024.0);
+        let arrived = sink.count()? - before;
+        if arrived != self.jobs {
+            println!("  NOTE: {arrived} messages arrived for {} jobs", self.jobs);
+        }
+        Ok(())
+    }
+
+    /// One job through a worker of its own: queues and ledger are older than the jobs, as in any installation but a new one.
+    fn warm_up(&self, sink: &SmtpSink, depth: &impl Fn() -> Option<u64>) -> Result<()> {
+        let before = sink.count()?;
+        let _worker = Postrider::worker(self.config("warn"))?;
+        deadline::wait_for("the queue", SOON, depth)?;
+        fill(self.queue, 1)?;
+        deadline::wait_for("the first message", SOON, || (sink.count().ok()? > before).then_some(()))?;
+        wait_until_empty(depth)
+    }
+
+    fn servers_cpu(&self) -> Result<Vec<Duration>> {
+        self.servers.iter().map(|(_, pid)| usage::cpu(*pid)).collect()
+    }
+
+    /// Everything else has its default.
+    fn config(&self, level: &str) -> String {
+        format!(
+            "[queue]\nurl = \"{}\"\n[store]\nurl = \"{}\"\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n\
+             [transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
+             connections = {CONNECTIONS}\n{}",
+            self.queue,
+            self.store,
+            self.port,
+            story::ROUTE
+        )
+    }
+}
+
+/// Messages per second from the first ones seen to the last.
+fn watch(sink: &SmtpSink, before: usize, jobs: usize) -> Result<f64> {
+    let mut begin: Option<(Instant, usize)> = None;
+    let mut seen = 0;
+    let mut moved = Instant::now();
+    loop {
+        let count = sink.count()?.saturating_sub(before);
+        let now = Instant::now();
+        if count > seen {
+            (seen, moved) = (count, now);
+            begin.get_or_insert((now, count));
+        }
+        if let Some((start, first)) = begin.filter(|_| count >= jobs) {
+            return Ok(rate(jobs.saturating_sub(first), now - start));
+        }
+        if now - moved > STALLED {
+            bail!("{seen} of {jobs} messages arrived, and no more for {STALLED:?}");
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+fn wait_until_empty(depth: impl Fn() -> Option<u64>) -> Result<()> {
+    let empty = || depth().filter(|depth| *depth == 0);
+    deadline::wait_for("an empty queue", SOON, empty).with_context(|| format!("it holds {:?}", depth()))?;
+    Ok(())
+}
+
+fn fill(queue: &str, jobs: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let publisher = Publisher::connect(queue).await?;
+        let mut results = std::pin::pin!(publisher.publish_all(stream::iter((0..jobs).map(job))));
+        while let Some((_, result)) = results.next().await {
+            result?;
+        }
+        publisher.close().await;
+        Ok(())
+    })
+}
+
+fn job(number: usize) -> Job {
+    let line = "All work and no play makes a mail queue as dull as it should be\n";
+    story::job_with(|job| {
+        job.lane = Lane::Transactional;
+        job.to = vec![format!("customer-{number}@dest.example").into()];
+        job.text = Some(line.repeat(BODY / line.len()));
+    })
+}
+
+/// `smtp-source` with its own messages of the same size: the most that this relay takes.
+fn source(name: &str, port: u16, messages: usize, more: &[&str]) -> Result<()> {
+    let (count, length, sessions) = (messages.to_string(), BODY.to_string(), CONNECTIONS.to_string());
+    let target = format!("127.0.0.1:{port}");
+    let fixed = ["-s", &sessions, "-m", &count, "-l", &length, "-f", "a@shop.example", "-t", "b@dest.example"];
+    let start = Instant::now();
+    let args = more.iter().copied().chain(fixed).chain([target.as_str()]);
+    process::run("smtp-source", args, &[], Duration::from_mins(10))?;
+    println!("{name:<36} {:>9.0} messages/s", rate(messages, start.elapsed()));
+    Ok(())
+}
+
+/// Every queue but those of events and refused jobs: what is not yet delivered.
+fn broker_depth(world: &World) -> Option<u64> {
+    let depths = world.vhost().queue_depths().ok()?;
+    let mut jobs = depths.iter().filter(|(name, _)| name.contains(".jobs.")).peekable();
+    jobs.peek()?;
+    Some(jobs.map(|(_, depth): (_, &Depth)| depth.total()).sum())
+}
+
+fn embedded_depth(file: &Path) -> Option<u64> {
+    // Not to be made here: the worker does.
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let asked = "SELECT count(*) FROM message WHERE queue = 'jobs'";
+    connection.query_row(asked, (), |row| row.get::<_, i64>(0)).ok().and_then(|count| count.try_into().ok())
+}
+
+fn rate(messages: usize, spent: Duration) -> f64 {
+    messages as f64 / spent.as_secs_f64()
+}
+
+fn micros(spent: Duration, messages: usize) -> f64 {
+    spent.as_secs_f64() * 1e6 / messages as f64
+}
+
+/// The folder below `target` names how it was built.
+fn profile(binary: &Path) -> String {
+    let folder = binary.parent().and_then(Path::file_name);
+    folder.map_or_else(|| "?".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Cargo adds `--bench` of its own.
+fn jobs_wanted(args: impl Iterator<Item = String>) -> Result<usize> {
+    let mut args = args.filter(|arg| arg != "--bench");
+    let mut jobs = JOBS;
+    while let Some(arg) = args.next() {
+        ensure!(arg == "--jobs", "usage: drain [--jobs N], not {arg:?}");
+        jobs = args.next().and_then(|number| number.parse().ok()).context("--jobs needs a number")?;
+    }
+    ensure!(jobs > 0, "no jobs, no figures");
+    Ok(jobs)
+}

@@ -13,9 +13,6 @@ use crate::{
     queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
 };
 
-/// A delivery that was on its way when the worker stopped arrives within this time.
-const GIVE_BACK_PATIENCE: Duration = Duration::from_millis(200);
-
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -80,14 +77,14 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             }
         });
     }
-    world.queue.stop_consuming();
+    world.queue.stop_consuming().await;
     give_back(&world, deliveries).await;
     drain(&world, &tasks, &hard, world.config.worker.drain).await
 }
 
 /// Hands back what was delivered and never begun.
 async fn give_back(world: &World, mut deliveries: Deliveries) {
-    while let Ok(Some(delivery)) = timeout(GIVE_BACK_PATIENCE, deliveries.recv()).await {
+    while let Some(delivery) = deliveries.try_recv() {
         // What cannot be handed back comes back by itself.
         let _ = world.queue.settle(delivery, Settlement::Return).await;
     }

@@ -104,6 +104,11 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
+    /// A delivery that is here already.
+    pub fn try_recv(&mut self) -> Option<Delivery> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The next delivery; nothing once the queue was told to stop.
     pub async fn recv(&mut self) -> Option<Delivery> {
         self.receiver.recv().await
@@ -230,10 +235,10 @@ impl Queue {
         }
     }
 
-    /// Takes nothing new. What was delivered can still be settled.
-    pub fn stop_consuming(&self) {
+    /// Takes nothing new, and returns when nothing more will be delivered. What was delivered can still be settled.
+    pub async fn stop_consuming(&self) {
         match self {
-            Self::Rabbit(queue) => queue.stop_consuming(),
+            Self::Rabbit(queue) => queue.stop_consuming().await,
             Self::Embedded(queue) => queue.stop_consuming(),
         }
     }

@@ -127,7 +127,7 @@ pub fn renew(db: &Connection, owner: &str, lease_ms: i64) -> Result<(), DbError>
     Ok(())
 }
 
-/// Frees everything of an owner that ends in order: nothing of it was begun, so nothing was delivered.
+/// Frees everything that an owner still has in hand at its end: it was begun and not finished, so it stays counted as delivered.
 pub fn free_all(db: &Connection, owner: &str) -> Result<(), DbError> {
     db.execute("UPDATE message SET owner = NULL, lease_until = 0 WHERE owner = ?1", [owner])?;
     Ok(())

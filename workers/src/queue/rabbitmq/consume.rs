@@ -36,6 +36,9 @@ use crate::{
 /// First and longest wait between two connections.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How long consumers may take to hand on what they had fetched when the worker stopped.
+pub const STOP_LIMIT: Duration = Duration::from_secs(3);
+
 /// What the supervisor keeps up.
 pub struct Supervisor {
     pub url: String,
@@ -45,6 +48,8 @@ pub struct Supervisor {
     pub deliveries: mpsc::UnboundedSender<Delivery>,
     pub up: Arc<AtomicBool>,
     pub stop: CancellationToken,
+    /// Told once nothing more will be handed on.
+    pub quiet: CancellationToken,
     pub end: CancellationToken,
 }
 
@@ -71,6 +76,7 @@ impl Supervisor {
             }
             wait = (wait * 2).min(BACKOFF.1);
         }
+        self.quiet.cancel();
     }
 
     /// One connection, from its opening to its end.
@@ -92,7 +98,8 @@ impl Supervisor {
         }
         if self.stop.is_cancelled() {
             forwards.close();
-            let _ = timeout(Duration::from_secs(2), forwards.wait()).await;
+            let _ = timeout(STOP_LIMIT, forwards.wait()).await;
+            self.quiet.cancel();
             self.end.cancelled().await;
             for one in &acks {
                 one.flush().await;
@@ -153,7 +160,7 @@ async fn forward(
                 let channel = running.acks.channel();
                 let _ = timeout(Duration::from_secs(1), channel.basic_cancel(tag, BasicCancelOptions::default())).await;
                 // What was prefetched is handed on to be handed back; what is not, goes back with the connection.
-                while let Ok(Some(Ok(delivery))) = timeout(Duration::from_millis(50), running.consumer.next()).await {
+                while let Ok(Some(Ok(delivery))) = timeout(Duration::from_millis(500), running.consumer.next()).await {
                     let delivery = message::delivery(delivery, running.source, running.acks.clone());
                     if deliveries.send(delivery).is_err() {
                         return;

@@ -61,6 +61,8 @@ pub struct RabbitQueue {
     up: Arc<AtomicBool>,
     /// No new deliveries.
     stop: CancellationToken,
+    /// Nothing more is handed on.
+    quiet: CancellationToken,
     /// No connection either.
     end: CancellationToken,
     tasks: TaskTracker,
@@ -82,6 +84,7 @@ impl RabbitQueue {
             publishing,
             up: Arc::default(),
             stop: CancellationToken::new(),
+            quiet: CancellationToken::new(),
             end: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -96,6 +99,7 @@ impl RabbitQueue {
             deliveries,
             up: Arc::clone(&self.up),
             stop: self.stop.clone(),
+            quiet: self.quiet.clone(),
             end: self.end.clone(),
         };
         self.tasks.spawn(supervisor.run());
@@ -131,9 +135,11 @@ impl RabbitQueue {
         self.publishing.publish(&message).await
     }
 
-    pub(super) fn stop_consuming(&self) {
+    pub(super) async fn stop_consuming(&self) {
         self.stop.cancel();
         self.up.store(false, Ordering::Relaxed);
+        // Where it takes longer, what was fetched comes back with the connection.
+        let _ = tokio::time::timeout(consume::STOP_LIMIT, self.quiet.cancelled()).await;
     }
 
     pub(super) async fn close(&self) {

@@ -77,6 +77,7 @@ async fn a_broker_that_drops_every_connection_loses_nothing_and_doubles_nothing(
     let Some(mut world) = World::start_or_skip("dropped connections", &parts).unwrap() else { return };
     let url = world.amqp_url();
     declare(&url).await;
+    story::remember(&world).unwrap();
     let config = story::config(&url, &world.redis_url(), world.sink().port(), ROUTE);
     let mut worker = Postrider::worker(config).unwrap();
     worker.wait_for_output("Consuming", SOON).unwrap();

@@ -3,7 +3,7 @@
 //! `POSTRIDER_TEST_LONG` asks for 20,000 jobs and 20 kills, `POSTRIDER_TEST_SEED` for the moments of an earlier run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::deadline;
@@ -124,17 +124,6 @@ fn arrivals(world: &World) -> BTreeMap<String, usize> {
     arrivals
 }
 
-/// What was published before the store began to remember, or within its allowance for clocks (1 s, and time stamps are whole
-/// seconds), may have been tried before: redelivered, it counts as unknown. These stories are about a store that remembers.
-fn remember(world: &World) {
-    drop(story::worker(world, "").unwrap());
-    let since = Instant::now();
-    deadline::wait_for("a store that remembers", LIMIT, || {
-        (since.elapsed() > Duration::from_millis(2100)).then_some(())
-    })
-    .unwrap();
-}
-
 async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
     let parts = Parts { rabbit: Server::Own, redis: Server::Own, ..Parts::usual() };
     let mut world = World::start_or_skip(test, &parts).unwrap()?;
@@ -146,7 +135,7 @@ async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
     println!("{test}: POSTRIDER_TEST_SEED={seed} {plan:?}");
 
     story::declare(&world).unwrap();
-    remember(&world);
+    story::remember(&world).unwrap();
     let jobs: Vec<Job> =
         (0..total).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
     story::publish(&world.amqp_url(), &jobs).await.unwrap();

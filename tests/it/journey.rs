@@ -122,6 +122,7 @@ async fn an_unknown_bulk_job_is_held_and_resent_by_a_person() {
 async fn a_stop_under_load_loses_nothing_and_sends_nothing_twice() {
     let world = World::start(&Parts::usual()).unwrap();
     story::declare(&world).unwrap();
+    story::remember(&world).unwrap();
     let jobs: Vec<Job> =
         (0..600).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
     let publisher = Publisher::connect(&world.amqp_url()).await.unwrap();

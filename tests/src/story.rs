@@ -114,3 +114,11 @@ pub fn rest(which: &str, config: &str) -> Result<Vec<serde_json::Value>> {
 
 /// As long as a slow machine may take for something that is quick.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// Lets the store begin to remember before anything is published, as in any installation but a new one. What was published before that, or
+/// within its allowance for clocks (1 s, and time stamps are whole seconds), counts as unknown when it is redelivered.
+pub fn remember(world: &World) -> Result<()> {
+    drop(worker(world, "")?);
+    let since = std::time::Instant::now();
+    deadline::wait_for("a store that remembers", SOON, || (since.elapsed() > Duration::from_millis(2100)).then_some(()))
+}

@@ -64,7 +64,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Counts { published, refused, failed, first_failed } = counts;
     output::remark(&format!("published {published}, not a job {refused}, not confirmed {failed}"));
     if let Some(line) = first_failed {
-        output::remark(&format!("to go on: --from-line {line} (jobs that were published are recognised by their id)"));
+        output::remark(&format!(
+            "to go on: --from-line {line} (a job with an `id` or `idempotency_key` of its own is sent once however often it is published; without, it is new each time)"
+        ));
     }
     Ok(if refused + failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,6 +11,7 @@ mod circuit;
 mod commands;
 mod degraded;
 mod embedded;
+mod failover;
 mod harness;
 mod harness_relays;
 mod journey;

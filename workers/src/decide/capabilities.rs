@@ -137,6 +137,7 @@ impl fmt::Display for Kind {
 
 /// What a transport can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent columns of a table")]
 pub struct Capabilities {
     /// Files.
     pub attachments: bool,
@@ -166,6 +167,7 @@ pub struct Capabilities {
 
 /// What a job needs of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent columns of a table")]
 pub struct Needs {
     /// It has files.
     pub attachments: bool,

@@ -34,14 +34,14 @@ const JOB_ID: &str = "postrider_job_id";
 
 /// One message.
 pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    let mut body = shared(letter)?;
+    let mut body = shared(letter);
     body.insert("personalizations".to_owned(), json!([personalization(letter)?]));
     Ok(call(api_key, &Value::Object(body)))
 }
 
 /// One message as a part of a call with others that have the same content.
 pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    Ok(Item { shared: Value::Object(shared(letter)?).to_string(), own: personalization(letter)? })
+    Ok(Item { shared: Value::Object(shared(letter)).to_string(), own: personalization(letter)? })
 }
 
 /// One call for all; their shared part is the same.
@@ -59,7 +59,7 @@ pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
 
 /// What an answer means.
 pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
-    let text = reply.json().as_ref().map(reason).unwrap_or_else(|| reply.excerpt());
+    let text = reply.json().as_ref().map_or_else(|| reply.excerpt(), reason);
     match reply.status {
         202 => Verdict::Taken(reply.header("x-message-id").unwrap_or_default().to_owned()),
         429 => {
@@ -78,7 +78,7 @@ fn call(api_key: &SecretString, body: &Value) -> Request {
 }
 
 /// What jobs with the same content have in common.
-fn shared(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+fn shared(letter: &Letter<'_>) -> Map<String, Value> {
     let job = letter.job;
     let mut body = Map::new();
     body.insert("from".to_owned(), mailbox(job.from()));
@@ -128,7 +128,7 @@ fn shared(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
             "open_tracking": { "enable": tracking.opens },
         }),
     );
-    Ok(body)
+    body
 }
 
 /// What is a job's own.

@@ -6,12 +6,16 @@ pub mod batch;
 pub mod client;
 pub mod credentials;
 pub mod encoding;
+pub mod multipart;
 pub mod reply;
 pub mod sigv4;
 pub mod unfit;
 
+pub mod mailgun;
 pub mod sendgrid;
 pub mod ses;
+pub mod sparkpost;
+pub mod webhook;
 
 use jiff::Timestamp;
 
@@ -109,6 +113,11 @@ impl Provider {
                 let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
                 ses::request(account, keys, &self.host, letter, now)
             }
+            Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+            Account::Sparkpost { api_key, subaccount, idempotency } => {
+                sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+            }
+            Account::Webhook { secret } => webhook::request(secret, letter, now),
             _ => Err(Unfit::Value("anything yet".to_owned())),
         }
     }
@@ -117,6 +126,9 @@ impl Provider {
         match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
             Account::Ses(_) => ses::verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::verdict(reply, now),
+            Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
+            Account::Webhook { .. } => webhook::verdict(reply, now),
             _ => Verdict::Unclear(String::new()),
         }
     }

@@ -17,4 +17,5 @@ mod ladder;
 mod ledger;
 mod partial;
 mod relay_trouble;
+mod ses;
 mod tidy;

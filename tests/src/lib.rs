@@ -16,9 +16,13 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod redis_fleet;
 
+mod python;
+
 pub mod aiosmtpd;
 pub mod postfix;
 pub mod sink;
+
+pub mod moto;
 
 pub mod fault_proxy;
 pub mod mail;

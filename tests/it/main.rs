@@ -19,4 +19,5 @@ mod ladder;
 mod ledger;
 mod partial;
 mod relay_trouble;
+mod ses;
 mod tidy;

@@ -4,17 +4,26 @@
 
 pub mod batch;
 pub mod client;
+pub mod credentials;
 pub mod encoding;
+pub mod multipart;
 pub mod reply;
+pub mod sigv4;
 pub mod unfit;
 
+pub mod mailgun;
 pub mod sendgrid;
+pub mod ses;
+pub mod sparkpost;
+pub mod webhook;
 
 use jiff::Timestamp;
 
 use self::{
     client::{Client, ClientError, Lost, Request},
+    credentials::Credentials,
     reply::{Reply, Verdict},
+    sigv4::Keys,
     unfit::Unfit,
 };
 use crate::{
@@ -27,12 +36,25 @@ use crate::{
 pub struct Provider {
     account: Account,
     client: Client,
+    /// `Host` as the client sends it, for requests that are signed with it.
+    host: String,
+    /// Of accounts whose keys may change while we run.
+    credentials: Option<Credentials>,
 }
 
 impl Provider {
     /// Sets the client up; connects to nothing.
     pub fn new(config: &ProviderConfig) -> Result<Self, ClientError> {
-        Ok(Self { account: config.account.clone(), client: Client::new(&config.http, &config.base_url)? })
+        let credentials = match &config.account {
+            Account::Ses(account) => Some(Credentials::new(&account.credentials, &config.http)?),
+            _ => None,
+        };
+        Ok(Self {
+            account: config.account.clone(),
+            client: Client::new(&config.http, &config.base_url)?,
+            host: client::host(&config.base_url),
+            credentials,
+        })
     }
 
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
@@ -40,7 +62,11 @@ impl Provider {
     where
         F: Future<Output = bool>,
     {
-        let request = match self.request(letter) {
+        let keys = match self.keys().await {
+            Ok(keys) => keys,
+            Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
+        };
+        let request = match self.request(letter, keys.as_ref(), Timestamp::now()) {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
         };
@@ -52,17 +78,46 @@ impl Provider {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
-            Ok(reply) => outcome(reply.status, self.verdict(&reply, Timestamp::now())),
+            Ok(reply) => {
+                self.learn(&reply, keys.as_ref()).await;
+                outcome(reply.status, self.verdict(&reply, Timestamp::now()))
+            }
             Err(lost) => without_answer(lost),
         };
         drop(place);
         outcome
     }
 
-    /// The request for one message.
-    pub fn request(&self, letter: &Letter<'_>) -> Result<Request, Unfit> {
+    /// The keys to sign with, for accounts that sign.
+    async fn keys(&self) -> Result<Option<Keys>, Refusal> {
+        match &self.credentials {
+            Some(credentials) => credentials.keys().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Forgets keys that the answer says have ended.
+    async fn learn(&self, reply: &Reply, keys: Option<&Keys>) {
+        if let (Some(credentials), Some(keys)) = (&self.credentials, keys)
+            && ses::keys_ended(reply)
+        {
+            credentials.forget(keys).await;
+        }
+    }
+
+    /// The request for one message; `keys` where the account signs.
+    fn request(&self, letter: &Letter<'_>, keys: Option<&Keys>, now: Timestamp) -> Result<Request, Unfit> {
         match &self.account {
             Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
+            Account::Ses(account) => {
+                let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
+                ses::request(account, keys, &self.host, letter, now)
+            }
+            Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+            Account::Sparkpost { api_key, subaccount, idempotency } => {
+                sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+            }
+            Account::Webhook { secret } => webhook::request(secret, letter, now),
             _ => Err(Unfit::Value("anything yet".to_owned())),
         }
     }
@@ -70,6 +125,10 @@ impl Provider {
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
         match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
+            Account::Ses(_) => ses::verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::verdict(reply, now),
+            Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
+            Account::Webhook { .. } => webhook::verdict(reply, now),
             _ => Verdict::Unclear(String::new()),
         }
     }

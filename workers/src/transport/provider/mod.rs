@@ -5,9 +5,14 @@
 pub mod batch;
 pub mod client;
 pub mod encoding;
+pub mod fields;
 pub mod reply;
 pub mod unfit;
 
+pub mod brevo;
+pub mod mailjet;
+pub mod postmark;
+pub mod resend;
 pub mod sendgrid;
 
 use jiff::Timestamp;
@@ -63,6 +68,12 @@ impl Provider {
     pub fn request(&self, letter: &Letter<'_>) -> Result<Request, Unfit> {
         match &self.account {
             Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
+            Account::Postmark { api_key, message_stream } => {
+                postmark::request(api_key, message_stream.as_deref(), letter)
+            }
+            Account::Resend { api_key } => resend::request(api_key, letter),
+            Account::Brevo { api_key } => brevo::request(api_key, letter),
+            Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
             _ => Err(Unfit::Value("anything yet".to_owned())),
         }
     }
@@ -70,6 +81,10 @@ impl Provider {
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
         match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
+            Account::Postmark { .. } => postmark::verdict(reply, now),
+            Account::Resend { .. } => resend::verdict(reply, now),
+            Account::Brevo { .. } => brevo::verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::verdict(reply, now),
             _ => Verdict::Unclear(String::new()),
         }
     }

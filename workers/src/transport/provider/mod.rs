@@ -3,6 +3,7 @@
 //! What follows from an outcome is not decided here.
 
 pub mod batch;
+pub mod batcher;
 pub mod client;
 pub mod encoding;
 pub mod fields;
@@ -18,6 +19,7 @@ pub mod sendgrid;
 use jiff::Timestamp;
 
 use self::{
+    batch::{Batched, Item},
     client::{Client, ClientError, Lost, Request},
     reply::{Reply, Verdict},
     unfit::Unfit,
@@ -57,7 +59,7 @@ impl Provider {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
-            Ok(reply) => outcome(reply.status, self.verdict(&reply, Timestamp::now())),
+            Ok(reply) => outcome(Some(reply.status), self.verdict(&reply, Timestamp::now())),
             Err(lost) => without_answer(lost),
         };
         drop(place);
@@ -75,6 +77,38 @@ impl Provider {
             Account::Brevo { api_key } => brevo::request(api_key, letter),
             Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
             _ => Err(Unfit::Value("anything yet".to_owned())),
+        }
+    }
+
+    /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
+    fn item(&self, letter: &Letter<'_>) -> Option<Item> {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::item(letter).ok(),
+            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
+            Account::Resend { .. } => resend::item(letter).ok(),
+            Account::Mailjet { .. } => mailjet::item(letter).ok(),
+            _ => None,
+        }
+    }
+
+    /// The request for several messages; nothing where calls cannot be shared.
+    pub fn batch_request(&self, items: &[&Item]) -> Option<Request> {
+        match &self.account {
+            Account::Sendgrid { api_key } => Some(sendgrid::batch_request(api_key, items)),
+            Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
+            Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
+            Account::Mailjet { api_key, secret_key } => Some(mailjet::batch_request(api_key, secret_key, items)),
+            _ => None,
+        }
+    }
+
+    fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
+            Account::Postmark { .. } => postmark::batch_verdict(reply, now),
+            Account::Resend { .. } => resend::batch_verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
+            _ => Batched::Whole(self.verdict(reply, now)),
         }
     }
 
@@ -98,8 +132,8 @@ fn misfit(unfit: &Unfit) -> Outcome {
 }
 
 /// What a verdict means for the attempt.
-fn outcome(status: u16, verdict: Verdict) -> Outcome {
-    let answer = |text: &str| Answer::new(Stage::Call, Some(status), None, text);
+fn outcome(status: Option<u16>, verdict: Verdict) -> Outcome {
+    let answer = |text: &str| Answer::new(Stage::Call, status, None, text);
     match verdict {
         Verdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
         Verdict::Refused { class, text, retry_after } => {

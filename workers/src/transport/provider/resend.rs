@@ -38,8 +38,10 @@ pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
 pub fn batch_request(api_key: &SecretString, items: &[&Item]) -> Request {
     let body: Value = items.iter().map(|item| item.own.clone()).collect();
     let mut request = call(api_key, "/emails/batch", String::new(), &body);
-    let digest = Sha256::digest(&request.body);
-    let key: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Sha256::digest(&request.body)[..16]);
+    // Version 8: a value of our own making.
+    let key = uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string();
     request.headers.retain(|(name, _)| *name != "idempotency-key");
     request.headers.push(("idempotency-key", key.into()));
     request
@@ -77,12 +79,10 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
             Verdict::refused(Class::Quota, text).after(reply.retry_after(now))
         }
         (429, _) => Verdict::refused(Class::Throttled, text).after(wait),
-        // The key was used for something else: a mistake of ours that no repetition mends.
-        (409, "invalid_idempotent_request") => Verdict::refused(Class::Message, text),
+        // The key was used for something else, a mistake of ours that no repetition mends; or "the email payload contain invalid characters".
+        (409, "invalid_idempotent_request") | (451, _) => Verdict::refused(Class::Message, text),
         // An earlier call with this key is under way, and may take the message: only the same call again tells.
         (409, _) => Verdict::Unclear(text),
-        // "The email payload contain invalid characters".
-        (451, _) => Verdict::refused(Class::Message, text),
         _ => reply.by_status(&text, now).after(reply.retry_after(now)),
     }
 }

@@ -66,6 +66,7 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
     // A call that is repeated must be the same to the last byte.
     let dated = task.meta.pin.as_ref().map_or(now, |pin| pin.since);
     let letter = match Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated) {
+        Ok(letter) if task.meta.pin.is_some() => letter.repeated(),
         Ok(letter) => letter,
         Err(error) => return Ended::at(&world.transports[order[0]].name, cannot_be_made(&error)),
     };

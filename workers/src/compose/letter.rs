@@ -23,6 +23,7 @@ pub struct Letter<'a> {
     /// The date of the message.
     pub dated: Timestamp,
     part: Option<u8>,
+    is_repeated: bool,
     is_whole: bool,
     content: template::Rendered<'a>,
     mime: OnceLock<Result<Composed, ComposeError>>,
@@ -48,7 +49,27 @@ impl<'a> Letter<'a> {
             Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
         };
         let content = template::render(job)?;
-        Ok(Self { job, indices, dated, part, is_whole: pending.is_none(), content, mime: OnceLock::new() })
+        Ok(Self {
+            job,
+            indices,
+            dated,
+            part,
+            is_repeated: false,
+            is_whole: pending.is_none(),
+            content,
+            mime: OnceLock::new(),
+        })
+    }
+
+    /// The same letter, of which a call was made before that may have been taken.
+    #[must_use]
+    pub fn repeated(self) -> Self {
+        Self { is_repeated: true, ..self }
+    }
+
+    /// True where the call must be made as it was made before, alone.
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// The subject.

@@ -3,15 +3,21 @@
 //! What follows from an outcome is not decided here.
 
 pub mod batch;
+pub mod batcher;
 pub mod client;
 pub mod credentials;
 pub mod encoding;
+pub mod fields;
 pub mod multipart;
 pub mod reply;
 pub mod sigv4;
 pub mod unfit;
 
+pub mod brevo;
 pub mod mailgun;
+pub mod mailjet;
+pub mod postmark;
+pub mod resend;
 pub mod sendgrid;
 pub mod ses;
 pub mod sparkpost;
@@ -20,6 +26,7 @@ pub mod webhook;
 use jiff::Timestamp;
 
 use self::{
+    batch::{Batched, Item},
     client::{Client, ClientError, Lost, Request},
     credentials::Credentials,
     reply::{Reply, Verdict},
@@ -80,7 +87,7 @@ impl Provider {
         let outcome = match self.client.send(request).await {
             Ok(reply) => {
                 self.learn(&reply, keys.as_ref()).await;
-                outcome(reply.status, self.verdict(&reply, Timestamp::now()))
+                outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
             }
             Err(lost) => without_answer(lost),
         };
@@ -118,7 +125,47 @@ impl Provider {
                 sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
             }
             Account::Webhook { secret } => webhook::request(secret, letter, now),
-            _ => Err(Unfit::Value("anything yet".to_owned())),
+            Account::Postmark { api_key, message_stream } => {
+                postmark::request(api_key, message_stream.as_deref(), letter)
+            }
+            Account::Resend { api_key } => resend::request(api_key, letter),
+            Account::Brevo { api_key } => brevo::request(api_key, letter),
+            Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
+        }
+    }
+
+    /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
+    fn item(&self, letter: &Letter<'_>) -> Option<Item> {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::item(letter).ok(),
+            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
+            Account::Resend { .. } => resend::item(letter).ok(),
+            Account::Mailjet { .. } => mailjet::item(letter).ok(),
+            Account::Mailgun { .. } => mailgun::item(letter).ok(),
+            _ => None,
+        }
+    }
+
+    /// The request for several messages; nothing where calls cannot be shared.
+    pub fn batch_request(&self, items: &[&Item]) -> Option<Request> {
+        match &self.account {
+            Account::Sendgrid { api_key } => Some(sendgrid::batch_request(api_key, items)),
+            Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
+            Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
+            Account::Mailjet { api_key, secret_key } => Some(mailjet::batch_request(api_key, secret_key, items)),
+            Account::Mailgun { api_key, domain } => Some(mailgun::batch_request(api_key, domain, items)),
+            _ => None,
+        }
+    }
+
+    fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
+            Account::Postmark { .. } => postmark::batch_verdict(reply, now),
+            Account::Resend { .. } => resend::batch_verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::batch_verdict(reply, now),
+            _ => Batched::Whole(self.verdict(reply, now)),
         }
     }
 
@@ -129,7 +176,10 @@ impl Provider {
             Account::Mailgun { .. } => mailgun::verdict(reply, now),
             Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
             Account::Webhook { .. } => webhook::verdict(reply, now),
-            _ => Verdict::Unclear(String::new()),
+            Account::Postmark { .. } => postmark::verdict(reply, now),
+            Account::Resend { .. } => resend::verdict(reply, now),
+            Account::Brevo { .. } => brevo::verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::verdict(reply, now),
         }
     }
 }
@@ -142,8 +192,8 @@ fn misfit(unfit: &Unfit) -> Outcome {
 }
 
 /// What a verdict means for the attempt.
-fn outcome(status: u16, verdict: Verdict) -> Outcome {
-    let answer = |text: &str| Answer::new(Stage::Call, Some(status), None, text);
+fn outcome(status: Option<u16>, verdict: Verdict) -> Outcome {
+    let answer = |text: &str| Answer::new(Stage::Call, status, None, text);
     match verdict {
         Verdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
         Verdict::Refused { class, text, retry_after } => {

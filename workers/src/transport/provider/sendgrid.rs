@@ -66,8 +66,9 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
             let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
             Verdict::refused(Class::Throttled, text).after(wait)
         }
-        // Two things: a sender that is not verified, or an account that is blocked for a while after too many bad requests.
+        // Two things: an account that is blocked for a while after too many bad requests, or a sender that is not verified.
         403 if mentions(&text, "temporarily") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        403 if mentions(&text, "sender identity") => Verdict::refused(Class::Sender, text),
         _ => reply.by_status(&text, now),
     }
 }
@@ -200,7 +201,8 @@ mod tests {
         check(400, &[], &error("Does not contain a valid address."), "message");
         check(413, &[], &error("too large"), "message");
         check(401, &[], &error("The provided authorization grant is invalid, expired, or revoked"), "config");
-        check(403, &[], &error("The from address does not match a verified Sender Identity."), "config");
+        check(403, &[], &error("The from address does not match a verified Sender Identity."), "sender");
+        check(403, &[], &error("access forbidden"), "config");
         check(403, &[], &error("You have been temporarily blocked after repeated bad requests"), "quota");
         check(406, &[], &error("missing Accept header"), "message");
         check(429, &[("x-ratelimit-reset", "1795428060")], &error("too many requests"), "throttled after 60");

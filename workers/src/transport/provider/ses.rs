@@ -68,12 +68,10 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
             refused(Class::Throttled)
         }
         "LimitExceededException" => refused(Class::Quota),
-        // Until a person mends it, every message gets the same answer: the account, its MAIL FROM domain, a configuration set that is missing, the keys.
+        // Until a person mends it, every message gets the same answer: the account, a configuration set that is missing, the keys.
         "SendingPausedException"
         | "AccountSendingPausedException"
         | "AccountSuspendedException"
-        | "MailFromDomainNotVerified"
-        | "MailFromDomainNotVerifiedException"
         | "NotFoundException"
         | "ConfigurationSetDoesNotExist"
         | "ConfigurationSetDoesNotExistException"
@@ -90,10 +88,14 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
         | "AccessDenied"
         | "AccessDeniedException" => refused(Class::Config),
         // An identity of this account that is not verified, not a content that is refused.
-        "MessageRejected" if mentions(&text, "not verified") => refused(Class::Config),
-        // Keys that ended while they were under way: the next call has fresh ones.
-        "ExpiredToken" | "ExpiredTokenException" => refused(Class::Transient),
-        "RequestTimeout" | "RequestTimeoutException" | "ConcurrentModificationException" => refused(Class::Transient),
+        "MessageRejected" if mentions(&text, "not verified") => refused(Class::Sender),
+        "MailFromDomainNotVerified" | "MailFromDomainNotVerifiedException" => refused(Class::Sender),
+        // The first two: keys that ended while they were under way. The next call has fresh ones.
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "ConcurrentModificationException" => refused(Class::Transient),
         _ => reply.by_status(&text, now),
     }
 }
@@ -251,18 +253,18 @@ mod tests {
         for kind in [
             "SendingPausedException",
             "AccountSuspendedException",
-            "MailFromDomainNotVerifiedException",
             "NotFoundException",
             "AccessDeniedException",
             "IncompleteSignature",
         ] {
             check(400, kind, &message("no"), "config");
         }
+        check(400, "MailFromDomainNotVerifiedException", &message("no"), "sender");
         check(403, "SignatureDoesNotMatch", &message("The request signature does not match"), "config");
         check(403, "InvalidClientTokenId", &message("The security token is invalid"), "config");
         check(403, "", "", "config");
         check(404, "NotFoundException", &message("Configuration set <x> does not exist"), "config");
-        check(400, "MessageRejected", &message("Email address is not verified. The following …"), "config");
+        check(400, "MessageRejected", &message("Email address is not verified. The following …"), "sender");
     }
 
     #[test]

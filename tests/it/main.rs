@@ -16,5 +16,6 @@ mod journey;
 mod ladder;
 mod ledger;
 mod partial;
+mod poison;
 mod relay_trouble;
 mod tidy;

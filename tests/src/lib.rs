@@ -20,6 +20,7 @@ pub mod aiosmtpd;
 pub mod postfix;
 pub mod sink;
 
+pub mod events;
 pub mod fault_proxy;
 pub mod mail;
 

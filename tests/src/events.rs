@@ -39,10 +39,10 @@ impl Events {
 
     /// The next event. Its routing key stands in `routing_key`. An event that names an address is an error.
     pub async fn next(&mut self) -> Result<Value> {
-        let next = tokio::time::timeout(LIMIT, self.consumer.next()).await.context("no event comes")?;
-        let delivery = next.context("the events end")??;
-        let text = String::from_utf8_lossy(&delivery.data);
-        ensure!(log_check::lines_with_addresses(&text).is_empty(), "an event names an address: {text}");
+        let came = tokio::time::timeout(LIMIT, self.consumer.next()).await.context("no event comes")?;
+        let delivery = came.context("the events end")??;
+        let said = String::from_utf8_lossy(&delivery.data);
+        ensure!(log_check::lines_with_addresses(&said).is_empty(), "an event names an address: {said}");
         let mut event: Value = serde_json::from_slice(&delivery.data)?;
         event["routing_key"] = delivery.routing_key.as_str().into();
         Ok(event)

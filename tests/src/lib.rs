@@ -18,7 +18,9 @@ pub mod redis_fleet;
 
 pub mod aiosmtpd;
 pub mod postfix;
+pub mod quiet_relay;
 pub mod sink;
+pub mod small_disk;
 
 pub mod events;
 pub mod fault_proxy;

@@ -25,7 +25,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     Delivery, QueueError, Receipt as AnyReceipt, Rest, RestError, RestMessage, RestVerdict, SettleError,
@@ -77,7 +77,9 @@ impl EmbeddedQueue {
 
     pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
         self.up.store(true, Ordering::Relaxed);
-        for plan in fetch::plans(options) {
+        let plans = fetch::plans(options);
+        info!(consumers = plans.len(), "Consuming");
+        for plan in plans {
             let fetcher = fetch::Fetcher {
                 db: self.db.clone(),
                 owner: Arc::clone(&self.owner),
@@ -93,6 +95,7 @@ impl EmbeddedQueue {
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
         let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.receipt else { return Err(SettleError::AckLost) };
         let change = Arc::new(rows::Change::of(settlement));
+        let mut is_told = false;
         loop {
             let (owner, change) = (Arc::clone(&self.owner), Arc::clone(&change));
             match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
@@ -100,7 +103,10 @@ impl EmbeddedQueue {
                 Ok(false) => return Err(SettleError::AckLost),
                 // A full disk, say. Given up, the row would stay ours, untouched, for as long as this process lives. The drain's limit ends the wait.
                 Err(error) if error.is_transient() && !self.end.is_cancelled() => {
-                    warn!(%error, "A settlement is not written; trying again");
+                    if !is_told {
+                        warn!(%error, "A settlement is not written; it is tried until it is");
+                        is_told = true;
+                    }
                     sleep(SETTLE_PAUSE).await;
                 }
                 Err(error) => return Err(SettleError::Embedded(error)),

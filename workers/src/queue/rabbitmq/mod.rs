@@ -135,6 +135,7 @@ impl RabbitQueue {
     /// nobody began is given back at once.
     async fn publish_copy(&self, copy: &Outgoing, receipt: &Receipt, is_begun: bool) -> Result<(), PublishError> {
         let end = Instant::now() + COPY_WAIT_MAX;
+        let mut is_told = false;
         loop {
             let Err(error) = self.publishing.publish(copy).await else { return Ok(()) };
             if !is_begun || error == PublishError::Closed || !receipt.is_usable() || Instant::now() >= end {
@@ -142,7 +143,10 @@ impl RabbitQueue {
                 receipt.acks.give_back(receipt.tag);
                 return Err(error);
             }
-            warn!(%error, "The copy of a message is not confirmed; it is published again");
+            if !is_told {
+                warn!(%error, "The copy of a message is not confirmed; it is published until it is");
+                is_told = true;
+            }
             sleep(COPY_PAUSE).await;
         }
     }

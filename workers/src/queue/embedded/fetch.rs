@@ -106,8 +106,8 @@ impl Fetcher {
 
     /// How long to wait where nothing is free: until the next row's turn, or a look all the same.
     async fn pause(&self) -> Duration {
-        let (queue, lane) = (self.plan.queue, self.plan.lane.map(Lane::as_str));
-        let next = self.db.call(move |db| rows::next_turn(db, queue, lane)).await;
+        let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
+        let next = self.db.call(move |db| rows::next_turn(db, queue, lane, &owner)).await;
         let Ok(Some(next)) = next else { return LOOK_AGAIN };
         Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(1))
             .clamp(Duration::from_millis(1), LOOK_AGAIN)

@@ -51,7 +51,8 @@ const INJECTED: &str = "x\r\nBcc: eve@evil.example";
 /// Every field that ends up in a header, with a line break in it.
 fn injections() -> Vec<Bad> {
     let attachment = |field: &str| {
-        let mut file = json!({ "filename": "a.txt", "content_type": "text/plain", "content": "YQ==", "content_id": "a" });
+        let mut file =
+            json!({ "filename": "a.txt", "content_type": "text/plain", "content": "YQ==", "content_id": "a" });
         file[field] = INJECTED.into();
         with("attachments", json!([file]))
     };
@@ -74,7 +75,10 @@ fn injections() -> Vec<Bad> {
         unreadable(with("metadata", json!({ INJECTED: "x" })), "field `metadata entry 0`"),
         unreadable(with("tenant", INJECTED.into()), "field `tenant`"),
         unreadable(with("idempotency_key", INJECTED.into()), "field `idempotency_key`"),
-        unreadable(with("list_unsubscribe", json!({ "url": format!("https://a.example/{INJECTED}") })), "list_unsubscribe"),
+        unreadable(
+            with("list_unsubscribe", json!({ "url": format!("https://a.example/{INJECTED}") })),
+            "list_unsubscribe",
+        ),
         unreadable(with("list_unsubscribe", json!({ "mailto": INJECTED })), "list_unsubscribe"),
     ];
     for field in ["from", "reply_to", "to", "cc", "bcc"] {
@@ -104,7 +108,8 @@ fn others() -> Vec<Bad> {
         job.as_object_mut().unwrap().remove(field);
         job.to_string().into_bytes()
     };
-    let later = Bad { kind: "postrider.job.v9", ..unreadable(sound().to_string(), "`postrider.job.v9` is not known here") };
+    let later =
+        Bad { kind: "postrider.job.v9", ..unreadable(sound().to_string(), "`postrider.job.v9` is not known here") };
     let dead = |body| Bad { reason: "cannot-be-sent", ..unreadable(body, "") };
     vec![
         unreadable("", "EOF"),

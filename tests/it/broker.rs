@@ -63,7 +63,8 @@ async fn workers_of_a_blocked_broker_go_on_and_what_they_could_not_put_away_foll
     let relay = FaultProxy::start(world.aiosmtpd().port()).unwrap();
     let config = story::config(&url, &world.redis_url(), relay.port(), ROUTE);
     let mut worker = story::start(config.clone()).unwrap();
-    let jobs = |name: &str| (0..3).map(|n| story::job(Lane::Bulk, &format!("{name}-{n}@dest.example"))).collect::<Vec<_>>();
+    let jobs =
+        |name: &str| (0..3).map(|n| story::job(Lane::Bulk, &format!("{name}-{n}@dest.example"))).collect::<Vec<_>>();
     // Slow replies: everything is in hand when the alarm goes off, and nothing has an outcome yet.
     let slowly = Faults::delay_replies(Duration::from_secs(5));
     let under_alarm = async |world: &mut World, name: &str, more: &[Job]| {

@@ -25,7 +25,12 @@ fn it_prints_what_arrives_and_stops_cleanly_on_either_signal() {
         dev.wait_for_output("orders@shop.example -> ada@customer.example: Your receipt (", SOON).unwrap();
         stop(&mut dev).unwrap();
         assert!(dev.wait(SOON).unwrap().success(), "{}", dev.stderr());
-        assert_eq!(dev.stdout().lines().count(), 1, "what one run delivered, the next one leaves alone: {}", dev.stdout());
+        assert_eq!(
+            dev.stdout().lines().count(),
+            1,
+            "what one run delivered, the next one leaves alone: {}",
+            dev.stdout()
+        );
         assert!(dev.stderr().contains("Stopped"), "{}", dev.stderr());
     }
 }

@@ -42,9 +42,8 @@ async fn a_full_disk_is_named_and_survived_and_nothing_is_lost() {
     sink.wait_for(1, SOON).unwrap();
     disk.fill().unwrap();
     let late = jobs(40, "late");
-    let refused = deadline::wait_for_async("a publish that is refused", SOON, async || {
-        publisher.publish(&late[0]).await.err()
-    });
+    let refused =
+        deadline::wait_for_async("a publish that is refused", SOON, async || publisher.publish(&late[0]).await.err());
     let refused = refused.await.unwrap();
     assert!(matches!(&refused, PublishError::Embedded(reason) if reason.contains("disk")), "{refused}");
     let lines = serde_json::to_string(&postrider_schemas::JobV1::from(&late[0])).unwrap();

@@ -132,8 +132,7 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
     })
     .unwrap();
     let id = by_id.id().to_string();
-    let named: [&[&str]; 2] =
-        [&["--key", "order:1/receipt", "--tenant", "shop"], &[&id, "--tenant", "shop"]];
+    let named: [&[&str]; 2] = [&["--key", "order:1/receipt", "--tenant", "shop"], &[&id, "--tenant", "shop"]];
     for name in named {
         let done = run(&config, &[&["cancel"], name].concat());
         assert!(done.status.success() && done.stdout.contains("will not be sent"), "{}{}", done.stdout, done.stderr);

@@ -1,7 +1,7 @@
 //! Messages under whose hands workers die: the broker never destroys one, quarantine tries them one at a time, and only what kills there as
 //! well is given up.
 
-use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use postrider_schemas::topology::{DEAD_QUEUE, SUSPECT_QUEUE, jobs_queue};
@@ -13,22 +13,17 @@ use postrider_tests::postrider::Postrider;
 use postrider_tests::story::{self, ROUTE, SOON};
 use postrider_tests::world::{Parts, World};
 
-/// Takes the only message of a queue and puts it back, so many times or until it is gone.
+/// Takes the only message of a queue and puts it back, so many times or until it rests in `dead`. Gives how often it did.
 async fn give_back(channel: &Channel, queue: &str, times: u32) -> u32 {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
     for count in 0..times {
         let got = deadline::wait_for_async("the message", SOON, async || {
-            match channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
-                Some(got) => Some(Some(got)),
-                // A message that is on its way back is not there for a moment; one that is gone is elsewhere.
-                None => {
-                    let passive = lapin::options::QueueDeclareOptions {
-                        passive: true,
-                        ..lapin::options::QueueDeclareOptions::durable()
-                    };
-                    let dead = channel.queue_declare(DEAD_QUEUE.into(), passive, FieldTable::default()).await.unwrap();
-                    (queue != DEAD_QUEUE && dead.message_count() > 0).then_some(None)
-                }
+            if let Some(got) = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
+                return Some(Some(got));
             }
+            // One that is on its way back is not there for a moment; one that is gone is in `dead`.
+            let dead = channel.queue_declare(DEAD_QUEUE.into(), passive, FieldTable::default()).await.unwrap();
+            (queue != DEAD_QUEUE && dead.message_count() > 0).then_some(None)
         });
         let Some(got) = got.await.unwrap() else { return count };
         let options = BasicNackOptions { requeue: true, multiple: false };
@@ -116,7 +111,8 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
         if kills > 0 {
             worker.start_again().unwrap();
         }
-        let jobs: Vec<Job> = (0..5).map(|n| story::job(Lane::Bulk, &format!("other-{kills}-{n}@dest.example"))).collect();
+        let jobs: Vec<Job> =
+            (0..5).map(|n| story::job(Lane::Bulk, &format!("other-{kills}-{n}@dest.example"))).collect();
         others += jobs.len();
         story::publish(&world.amqp_url(), &jobs).await.unwrap();
         world.sink().wait_for(others, SOON).unwrap();

@@ -23,20 +23,20 @@ const STAGES: [(Silence, &str, &str); 9] = [
 
 /// A transport for each relay, and a route that leads the tenant `t<n>` to it.
 fn config(world: &World, relays: &[QuietRelay]) -> String {
-    let mut more = String::new();
-    for (n, (relay, (silence, _, policy))) in relays.iter().zip(STAGES).enumerate() {
+    let way = |(n, (relay, (silence, _, policy))): (usize, (&QuietRelay, (Silence, &str, &str)))| {
         let login = match silence {
             Silence::Auth => "username = \"app\"\npassword = \"s3cret\"\n",
             _ => "",
         };
         let tls = if silence == Silence::StartTls { "starttls" } else { "none" };
-        more += &format!(
+        format!(
             "[transport.t{n}]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"{tls}\"\nport = {}\n{login}\
              connect_timeout = \"2s\"\ncommand_timeout = \"500ms\"\nfinal_timeout = \"500ms\"\n\
              [[route]]\nname = \"t{n}\"\nsend = [\"t{n}\"]\non_unknown = \"{policy}\"\nwhen = {{ tenants = [\"t{n}\"] }}\n",
             relay.port()
-        );
-    }
+        )
+    };
+    let more: String = relays.iter().zip(STAGES).enumerate().map(way).collect();
     story::config(&world.amqp_url(), &world.redis_url(), 9, &format!("{more}{ROUTE}"))
 }
 
@@ -87,7 +87,10 @@ async fn a_relay_that_falls_silent_gets_the_message_again_unless_it_may_have_it_
     }
     story::wait_for_depth(&world, HOLD_QUEUE, 1).unwrap();
     let held = story::rest("hold", &config).unwrap();
-    assert_eq!((&held[0]["id"], &held[0]["reason"]), (&jobs.last().unwrap().id().to_string().into(), &"unknown".into()));
+    assert_eq!(
+        (&held[0]["id"], &held[0]["reason"]),
+        (&jobs.last().unwrap().id().to_string().into(), &"unknown".into())
+    );
     drop(worker);
     let kept: Vec<usize> = relays.iter().map(|relay| relay.kept().len()).collect();
     assert_eq!(kept, [1, 1, 0, 1, 1, 1, 1, 2, 1], "nobody else got it twice");

@@ -48,14 +48,14 @@ impl Events {
         Ok(event)
     }
 
-    /// The next events, up to one of this type, which is the last.
-    pub async fn until(&mut self, last: &str) -> Result<Vec<Value>> {
+    /// The next events, up to one of this kind, which is the last.
+    pub async fn until(&mut self, kind: &str) -> Result<Vec<Value>> {
         let mut list = Vec::new();
         loop {
-            let event = self.next().await.with_context(|| format!("no {last} after {list:#?}"))?;
-            let ends = event["type"] == last;
+            let event = self.next().await.with_context(|| format!("no {kind} after {list:#?}"))?;
+            let is_last = event["type"] == kind;
             list.push(event);
-            if ends {
+            if is_last {
                 return Ok(list);
             }
         }

@@ -20,11 +20,14 @@ mod python;
 
 pub mod aiosmtpd;
 pub mod postfix;
+pub mod quiet_relay;
 pub mod sink;
+pub mod small_disk;
 
 pub mod api;
 pub mod moto;
 
+pub mod events;
 pub mod fault_proxy;
 pub mod mail;
 

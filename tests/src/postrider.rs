@@ -157,6 +157,11 @@ impl Postrider {
         self.process.terminate()
     }
 
+    /// SIGINT: the same from a terminal.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.process.interrupt()
+    }
+
     /// SIGKILL: no goodbye.
     pub fn kill9(&mut self) -> Result<()> {
         self.process.kill9()

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postrider_producer::embedded::{Db, tables::meta_of};
+use postrider_producer::embedded::{Db, DbError, tables::meta_of};
 use postrider_schemas::Lane;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -70,6 +70,15 @@ impl Fetcher {
                 permits.push(more);
             }
             let taken = self.take(permits.len()).await;
+            let Ok(taken) = taken else {
+                // Not at once: a full disk stays full for a while, and its log may lie on it too.
+                drop(permits);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = sleep(LOOK_AGAIN) => {}
+                }
+                continue;
+            };
             if taken.is_empty() {
                 drop(permits);
                 let pause = self.pause().await;
@@ -88,22 +97,17 @@ impl Fetcher {
         }
     }
 
-    async fn take(&self, limit: usize) -> Vec<rows::Taken> {
+    async fn take(&self, limit: usize) -> Result<Vec<rows::Taken>, DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        match self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await {
-            Ok(taken) => taken,
-            Err(error) => {
-                warn!(%error, "The queue's file cannot be read now");
-                Vec::new()
-            }
-        }
+        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await;
+        taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
     /// How long to wait where nothing is free: until the next row's turn, or a look all the same.
     async fn pause(&self) -> Duration {
-        let (queue, lane) = (self.plan.queue, self.plan.lane.map(Lane::as_str));
-        let next = self.db.call(move |db| rows::next_turn(db, queue, lane)).await;
+        let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
+        let next = self.db.call(move |db| rows::next_turn(db, queue, lane, &owner)).await;
         let Ok(Some(next)) = next else { return LOOK_AGAIN };
         Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(1))
             .clamp(Duration::from_millis(1), LOOK_AGAIN)

@@ -86,8 +86,8 @@ pub struct Taken {
     pub body: Vec<u8>,
 }
 
-/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free; that it was delivered before
-/// stays counted.
+/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free, but not to its owner, who lives
+/// and still has it in hand; that it was delivered before stays counted.
 pub fn take(
     db: &Connection,
     queue: &str,
@@ -101,7 +101,7 @@ pub fn take(
     let mut statement = db.prepare_cached(
         "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN \
          (SELECT id FROM message WHERE queue = ?3 AND (?4 IS NULL OR lane = ?4) AND due_at <= ?5 \
-          AND (owner IS NULL OR lease_until < ?5) ORDER BY due_at, id LIMIT ?6) \
+          AND (owner IS NULL OR lease_until < ?5 AND owner <> ?1) ORDER BY due_at, id LIMIT ?6) \
          RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body",
     )?;
     let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
@@ -122,13 +122,14 @@ pub fn take(
     Ok(taken)
 }
 
-/// The time, in ms, at which the next row of a queue becomes free or due.
-pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>) -> Result<Option<i64>, DbError> {
+/// The time, in ms, at which the next row of a queue becomes free or due for an owner.
+pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>, owner: &str) -> Result<Option<i64>, DbError> {
     Ok(db
         .prepare_cached(
-            "SELECT min(max(due_at, lease_until)) FROM message WHERE queue = ?1 AND (?2 IS NULL OR lane = ?2)",
+            "SELECT min(max(due_at, lease_until)) FROM message \
+             WHERE queue = ?1 AND (?2 IS NULL OR lane = ?2) AND (owner IS NULL OR owner <> ?3)",
         )?
-        .query_row(params![queue, lane], |row| row.get(0))
+        .query_row(params![queue, lane, owner], |row| row.get(0))
         .optional()?
         .flatten())
 }

@@ -33,12 +33,20 @@ use postrider_schemas::{
     topology::{DEAD_EXCHANGE, DUE_EXCHANGE, EVENTS_EXCHANGE, Topology},
     wire::{JOB_CONTENT_TYPE, JOB_TYPE},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use self::acks::Acks;
 use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
 use crate::{config::TopologyMode, decide::settlement::Settlement};
+
+/// Longest wait for a broker that confirms no copies: well below its own limit on unacknowledged messages, 30 minutes by default.
+const COPY_WAIT_MAX: Duration = Duration::from_mins(10);
+const COPY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The right to settle a delivery of a broker.
 pub struct Receipt {
@@ -115,10 +123,32 @@ impl RabbitQueue {
         if settlement == Settlement::Return && delivery.redelivered {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
+        let is_begun = settlement != Settlement::Return;
         for copy in copies(&delivery, settlement) {
-            self.publishing.publish(&copy).await?;
+            self.publish_copy(&copy, receipt, is_begun).await?;
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
+    }
+
+    /// Publishes what replaces a message. A broker that takes nothing for a while (an alarm, a leader that moves) is waited for as long as the
+    /// message can still be acknowledged: one that is neither settled nor given back would block a place until its channel closes. One that
+    /// nobody began is given back at once.
+    async fn publish_copy(&self, copy: &Outgoing, receipt: &Receipt, is_begun: bool) -> Result<(), PublishError> {
+        let end = Instant::now() + COPY_WAIT_MAX;
+        let mut is_told = false;
+        loop {
+            let Err(error) = self.publishing.publish(copy).await else { return Ok(()) };
+            if !is_begun || error == PublishError::Closed || !receipt.is_usable() || Instant::now() >= end {
+                // Nothing is lost where this cannot be told: the message then comes back with its channel.
+                receipt.acks.give_back(receipt.tag);
+                return Err(error);
+            }
+            if !is_told {
+                warn!(%error, "The copy of a message is not confirmed; it is published until it is");
+                is_told = true;
+            }
+            sleep(COPY_PAUSE).await;
+        }
     }
 
     pub(super) async fn emit(&self, event: &Event) -> Result<(), PublishError> {

@@ -4,7 +4,7 @@
 //! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
 //! that into another try.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
@@ -210,7 +210,7 @@ async fn send(world: &World, task: &Task<'_>, right: &Right) -> Outcome {
         }
     };
     let transport = &world.transports[task.route.transport];
-    let may_submit = may_submit(world, task, right);
+    let may_submit = pin!(may_submit(world, task, right));
     let delivery = transport.deliver(task.job, task.meta.pending.as_deref(), &composed, may_submit);
     tokio::select! {
         outcome = delivery => outcome,

@@ -88,11 +88,19 @@ impl EmbeddedQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.receipt else { return Err(SettleError::AckLost) };
+        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.into_receipt() else {
+            return Err(SettleError::AckLost);
+        };
         let owner = Arc::clone(&self.owner);
         let change = rows::Change::of(settlement);
+        let brings_work = !matches!(change, rows::Change::Delete);
         match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                if brings_work {
+                    self.db.arrived();
+                }
+                Ok(())
+            }
             Ok(false) => Err(SettleError::AckLost),
             Err(error) => Err(SettleError::Embedded(error)),
         }
@@ -179,6 +187,7 @@ impl EmbeddedQueue {
                 seen += 1;
                 let verdict = decide(&message).await;
                 self.db.call(move |db| rows::decided(db, row, &verdict)).await.map_err(QueueError::from)?;
+                self.db.arrived();
             }
         }
     }

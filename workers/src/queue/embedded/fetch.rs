@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{LEASE, Receipt, now_ms, rows};
-use crate::queue::{Delivery, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
+use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
 
 /// Most rows taken at once.
 const BATCH_MAX: usize = 64;
+/// How long a fetcher that has little room, or was told of something new, waits for more of it: looking costs more than a row.
+const GATHER: Duration = Duration::from_millis(5);
 /// A look at the file without any sign that something changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -54,7 +56,7 @@ impl Fetcher {
     /// Until told to stop.
     pub async fn run(self) {
         let room = Arc::new(Semaphore::new(self.plan.prefetch));
-        let mut commits = self.db.commits();
+        let mut arrivals = self.db.arrivals();
         while !self.stop.is_cancelled() {
             let permit = tokio::select! {
                 biased;
@@ -62,7 +64,10 @@ impl Fetcher {
                 permit = Arc::clone(&room).acquire_owned() => permit,
             };
             let Ok(first) = permit else { return };
-            commits.mark_unchanged();
+            if room.available_permits() < self.plan.prefetch / 4 {
+                sleep(GATHER).await;
+            }
+            arrivals.mark_unchanged();
             let mut permits = vec![first];
             while permits.len() < BATCH_MAX
                 && let Ok(more) = Arc::clone(&room).try_acquire_owned()
@@ -85,7 +90,7 @@ impl Fetcher {
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = sleep(pause) => {}
-                    _ = commits.changed() => {}
+                    _ = arrivals.changed() => sleep(GATHER).await,
                 }
                 continue;
             }
@@ -115,7 +120,7 @@ impl Fetcher {
 
     fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
         let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
-        Delivery {
+        Delivery::new(Message {
             body: one.body.into(),
             message_id: one.message_id,
             message_type: one.message_type,
@@ -125,7 +130,7 @@ impl Fetcher {
             deliveries: one.deliveries,
             published_at: rows::published_at(one.published_at),
             receipt: AnyReceipt::Embedded(Receipt { row: one.row, _room: permit }),
-        }
+        })
     }
 }
 

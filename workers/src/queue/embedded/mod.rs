@@ -93,13 +93,21 @@ impl EmbeddedQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.receipt else { return Err(SettleError::AckLost) };
+        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.into_receipt() else {
+            return Err(SettleError::AckLost);
+        };
         let change = Arc::new(rows::Change::of(settlement));
+        let brings_work = !matches!(*change, rows::Change::Delete);
         let mut is_told = false;
         loop {
             let (owner, change) = (Arc::clone(&self.owner), Arc::clone(&change));
             match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    if brings_work {
+                        self.db.arrived();
+                    }
+                    return Ok(());
+                }
                 Ok(false) => return Err(SettleError::AckLost),
                 // A full disk, say. Given up, the row would stay ours, untouched, for as long as this process lives. The drain's limit ends the wait.
                 Err(error) if error.is_transient() && !self.end.is_cancelled() => {
@@ -195,6 +203,7 @@ impl EmbeddedQueue {
                 seen += 1;
                 let verdict = decide(&message).await;
                 self.db.call(move |db| rows::decided(db, row, &verdict)).await.map_err(QueueError::from)?;
+                self.db.arrived();
             }
         }
     }

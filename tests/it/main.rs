@@ -9,6 +9,7 @@ mod broker;
 mod chaos;
 mod commands;
 mod degraded;
+mod deploy;
 mod embedded;
 mod harness;
 mod harness_relays;

@@ -29,11 +29,13 @@ pub struct Options {
     pub management: bool,
     /// `consumer_timeout`: how long a delivery may stay unacknowledged.
     pub consumer_timeout: Duration,
+    /// The settings that `deploy/rabbitmq` ships instead of the harness's own.
+    pub shipped: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { management: true, consumer_timeout: Duration::from_mins(2) }
+        Self { management: true, consumer_timeout: Duration::from_mins(2), shipped: false }
     }
 }
 
@@ -300,6 +302,16 @@ fn shared_broker() -> Result<(Broker, Option<Rabbit>)> {
 }
 
 fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16) -> Result<()> {
+    let ours = format!("consumer_timeout = {}\n", options.consumer_timeout.as_millis());
+    // The two limits of the dead-letter worker are what we ask of every installation; the tick only makes the
+    // counts of quorum queues fresh (5 s otherwise).
+    let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 20000},\n           \
+         {dead_letter_worker_consumer_prefetch, 512},\n           {quorum_tick_interval, 500}]}].\n";
+    let (settings, advanced) = if options.shipped {
+        (shipped("rabbitmq.conf")?, shipped("advanced.config")?)
+    } else {
+        (ours, advanced.to_owned())
+    };
     let plugins = if options.management { "[rabbitmq_management]." } else { "[]." };
     folder.write("enabled_plugins", plugins)?;
     let management = if options.management {
@@ -309,21 +321,18 @@ fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16) 
     };
     folder.write(
         "rabbitmq.conf",
-        &format!(
-            "listeners.tcp.1 = 127.0.0.1:{amqp}\n{management}consumer_timeout = {}\nlog.file = false\nlog.console = true\n",
-            options.consumer_timeout.as_millis()
-        ),
+        &format!("listeners.tcp.1 = 127.0.0.1:{amqp}\n{management}log.file = false\nlog.console = true\n{settings}"),
     )?;
-    // The two limits of the dead-letter worker are what we ask of every installation; the tick only makes the
-    // counts of quorum queues fresh (5 s otherwise).
-    folder.write(
-        "advanced.config",
-        "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 20000},\n           \
-         {dead_letter_worker_consumer_prefetch, 512},\n           {quorum_tick_interval, 500}]}].\n",
-    )?;
+    folder.write("advanced.config", &advanced)?;
     let cookie = folder.write(".erlang.cookie", "POSTRIDERTESTS")?;
     std::fs::set_permissions(cookie, std::fs::Permissions::from_mode(0o400))?;
     Ok(())
+}
+
+/// A file of `deploy/rabbitmq`.
+fn shipped(name: &str) -> Result<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rabbitmq").join(name);
+    std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
 }
 
 fn environment(folder: &Path, node: &str, amqp: u16, dist: u16, epmd: u16) -> Vec<(String, String)> {

@@ -288,12 +288,15 @@ REFUSED = {
     "config=[worker]\ndrain = \"60s\"": "drain",
     "config=[queue]\nurl = \"amqp://rabbitmq\"": "queue.url",
     "admin.port=80": "port",
+    'env=[{"name": "RELAY_PASSWORD", "value": "x"}]': "in the clear",
+    "env[0].name=A,env[0].value=x,env[0].secret=b,env[0].key=c": "env",
 }
 
 
 def check_refusals():
     for setting, reason in REFUSED.items():
-        done = template("--set-literal" if setting.startswith("config=") else "--set", setting)
+        way = {"config": "--set-literal", "env": "--set-json"}.get(setting.split("=")[0], "--set")
+        done = template(way, setting)
         if done.returncode == 0:
             wrong(setting, "is rendered")
         elif reason not in done.stderr:

@@ -10,11 +10,18 @@ use std::{
     time::Duration,
 };
 
-use postrider_schemas::topology::{Argument, Destination, Topology};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ExchangeDeleteOptions},
+};
+use postrider_schemas::{
+    Lane, ladder,
+    topology::{DUE_EXCHANGE, Topology},
+};
 use postrider_tests::{
     deadline,
     folder::Folder,
-    ports,
+    operator, ports,
     postrider::Postrider,
     process::{self, find, only_foreign},
     rabbitmq::{Options, Rabbit},
@@ -51,8 +58,8 @@ fn check(test: &str, script: &str, arguments: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("components").join(script).display().to_string();
     let arguments = ["-B", script.as_str()].into_iter().chain(arguments.iter().copied());
     let said = process::run(&python, arguments, &[], LIMIT).unwrap();
-    if said.contains("SKIPPED") {
-        say_skipped(test, said.lines().find(|line| line.starts_with("SKIPPED")).unwrap_or_default());
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("SKIPPED: ")) {
+        say_skipped(test, why);
     }
     println!("{said}");
 }
@@ -72,54 +79,6 @@ fn definitions(shards: u16) -> String {
     serde_json::to_string_pretty(&Topology::v1(shards).to_definitions("/")).unwrap() + "\n"
 }
 
-/// The topology as objects of RabbitMQ's messaging topology operator.
-fn operator_objects(topology: &Topology) -> String {
-    let quoted = |text: &str| serde_json::to_string(text).unwrap();
-    let head = |kind: &str, name: &str| {
-        let name = name.strip_prefix("postrider.").unwrap_or(name);
-        format!(
-            "---\napiVersion: rabbitmq.com/v1beta1\nkind: {kind}\nmetadata:\n  name: postrider-{name}\nspec:\n  \
-             rabbitmqClusterReference:\n    name: rabbitmq\n  vhost: /\n"
-        )
-    };
-    let mut text =
-        "# Made from schemas/src/topology.rs by the test that holds the two equal. Do not edit.\n".to_owned();
-    for one in &topology.exchanges {
-        let kind = serde_json::to_value(one.kind).unwrap();
-        text += &head("Exchange", &one.name);
-        text += &format!(
-            "  name: {}\n  type: {}\n  durable: true\n  autoDelete: false\n",
-            one.name,
-            kind.as_str().unwrap()
-        );
-        if let Some(alternate) = one.alternate {
-            text += &format!("  arguments:\n    alternate-exchange: {}\n", quoted(alternate));
-        }
-    }
-    for one in &topology.queues {
-        text += &head("Queue", &one.name);
-        text += &format!("  name: {}\n  type: quorum\n  durable: true\n  autoDelete: false\n", one.name);
-        text += "  deletionPolicy: retain\n  arguments:\n";
-        for (name, value) in one.arguments.iter().filter(|(name, _)| *name != "x-queue-type") {
-            text += &match value {
-                Argument::Text(value) => format!("    {name}: {}\n", quoted(value)),
-                Argument::Number(value) => format!("    {name}: {value}\n"),
-            };
-        }
-    }
-    for one in &topology.bindings {
-        let (destination, kind) = match &one.destination {
-            Destination::Queue(name) => (name, "queue"),
-            Destination::Exchange(name) => (name, "exchange"),
-        };
-        let short = destination.strip_prefix("postrider.").unwrap_or(destination);
-        text += &head("Binding", &format!("{}.to.{short}", one.source));
-        text += &format!("  source: {}\n  destination: {destination}\n  destinationType: {kind}\n", one.source);
-        text += &format!("  routingKey: {}\n", quoted(&one.routing_key));
-    }
-    text
-}
-
 /// The alerts as an object of the Prometheus operator.
 fn prometheus_rule() -> String {
     let head = "# Made from deploy/alerts/postrider.rules.yaml by the test that holds the two equal. Do not edit.\n\
@@ -130,11 +89,10 @@ fn prometheus_rule() -> String {
 
 #[test]
 fn what_is_made_from_other_files_is_up_to_date() {
-    let topology = Topology::v1(1);
     for path in ["rabbitmq/definitions.json", "helm/postrider/files/definitions.json"] {
         assert_made(path, &definitions(1));
     }
-    assert_made("kustomize/components/topology-operator/objects.yaml", &operator_objects(&topology));
+    assert_made("kustomize/components/topology-operator/objects.yaml", &operator::objects(&Topology::v1(1)));
     assert_made("kustomize/components/alerts/rule.yaml", &prometheus_rule());
     assert_made("helm/postrider/files/postrider.rules.yaml", &read("alerts/postrider.rules.yaml"));
     for path in ["helm/postrider/files/dashboard.json", "kustomize/components/dashboard/postrider.json"] {
@@ -286,13 +244,18 @@ fn the_health_command_tells_a_worker_that_runs_from_one_that_does_not() {
     assert_eq!(health(&[]).status.code(), Some(1));
 }
 
-#[test]
-fn rabbitmq_takes_the_settings_and_the_definitions_that_ship() {
-    let test = "the settings of deploy/rabbitmq";
+/// A node with what `deploy/rabbitmq` ships.
+fn shipped_broker(test: &str) -> Option<Rabbit> {
     if only_foreign("POSTRIDER_TEST_AMQP_URL", "rabbitmq-server") {
-        return say_skipped(test, "it needs a RabbitMQ node of its own");
+        say_skipped(test, "it needs a RabbitMQ node of its own");
+        return None;
     }
-    let rabbit = Rabbit::start_with(&Options { shipped: true, ..Options::default() }).unwrap();
+    Some(Rabbit::start_with(&Options { shipped: true, ..Options::default() }).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_asks_for() {
+    let Some(rabbit) = shipped_broker("deploy/rabbitmq") else { return };
     let names = [
         ("consumer_timeout", "1800000"),
         ("dead_letter_worker_publisher_confirm_timeout", "20000"),
@@ -304,13 +267,41 @@ fn rabbitmq_takes_the_settings_and_the_definitions_that_ship() {
         let said = rabbit.ctl(&["eval", &format!("application:get_env(rabbit, {name}).")]).unwrap();
         assert_eq!(said.trim(), format!("{{ok,{value}}}"), "{name}");
     }
+
     let url = rabbit.url();
-    let verify = || Postrider::command(["topology", "verify", "--queue", &url]).run(SOON).unwrap();
-    assert!(!verify().status.success());
+    let topology = |action: &str| Postrider::command(["topology", action, "--queue", &url]).run(SOON).unwrap();
+    assert!(!topology("verify").status.success());
     rabbit.ctl(&["import_definitions", &deploy("rabbitmq/definitions.json").display().to_string()]).unwrap();
-    let done = verify();
+    let done = topology("verify");
     assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
-    // What `apply` declares is equivalent, argument by argument: RabbitMQ would refuse it otherwise.
-    let done = Postrider::command(["topology", "apply", "--queue", &url]).run(SOON).unwrap();
+    // What the worker declares is equivalent, argument by argument: RabbitMQ would refuse it otherwise.
+    let done = topology("apply");
     assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
+
+    // A job for one second later, while the exchange that it would go to is gone.
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.exchange_delete(DUE_EXCHANGE.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    let rung = ladder::rung(Duration::from_secs(1), Lane::Bulk, 0);
+    let (exchange, key) = (rung.exchange.as_str().into(), rung.routing_key.as_str().into());
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"stuck", properties).await.unwrap();
+    let queue = ladder::queue_name(0, 1);
+    let labels = format!("{{vhost=\"/\",queue=\"{queue}\"}}");
+    let stuck = [("unacked", "1"), ("ready", "0")]
+        .map(|(what, count)| format!("rabbitmq_detailed_queue_messages_{what}{labels} {count}\n"));
+    deadline::wait_for("a message that nobody sees but RabbitMQ's own page", SOON, || {
+        let page = rabbit.queue_metrics().ok()?;
+        stuck.iter().all(|line| page.contains(line)).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", rabbit.queue_metrics().unwrap()));
+
+    // The runbook's command brings it on its way.
+    assert!(topology("apply").status.success());
+    let gone = format!("rabbitmq_detailed_queue_messages_unacked{labels} 0\n");
+    deadline::wait_for("the message to leave the ladder", LIMIT, || {
+        rabbit.queue_metrics().ok()?.contains(&gone).then_some(())
+    })
+    .unwrap();
+    connection.close(200, "done".into()).await.unwrap();
 }

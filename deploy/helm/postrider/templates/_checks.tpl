@@ -20,6 +20,11 @@
 {{- if regexMatch "(?ms)^\\s*\\[(queue|store)\\][^\\[]*^\\s*url\\s*=" .Values.config -}}
 {{- fail "config sets queue.url or store.url, which come from the Secrets of the values queue and store" -}}
 {{- end -}}
+{{- range .Values.env -}}
+{{- if and (not .secret) (regexMatch "PASSWORD|SECRET|TOKEN|KEY|__URL$" .name) -}}
+{{- fail (printf "env %s holds a secret in the clear: give it `secret` and `key` instead of `value`" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .Values.topology.mode "operator") (not (or .Values.topology.operator.cluster .Values.topology.operator.connectionSecret)) -}}
 {{- fail "topology.mode operator needs topology.operator.cluster or topology.operator.connectionSecret" -}}
 {{- end -}}

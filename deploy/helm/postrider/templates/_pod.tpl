@@ -112,8 +112,12 @@ spec:
               value: json
             {{- range $root.Values.env }}
             - name: {{ .name }}
+              {{- if .secret }}
               valueFrom:
                 secretKeyRef: { name: {{ .secret }}, key: {{ .key }} }
+              {{- else }}
+              value: {{ .value | quote }}
+              {{- end }}
             {{- end }}
             {{- with $root.Values.telemetry }}
             {{- if .otlpEndpoint }}

@@ -288,8 +288,8 @@ async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_as
     channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"stuck", properties).await.unwrap();
     let queue = ladder::queue_name(0, 1);
     let labels = format!("{{vhost=\"/\",queue=\"{queue}\"}}");
-    let stuck = [("unacked", "1"), ("ready", "0")]
-        .map(|(what, count)| format!("rabbitmq_detailed_queue_messages_{what}{labels} {count}\n"));
+    let stuck = [("", "1"), ("_ready", "0")]
+        .map(|(what, count)| format!("rabbitmq_detailed_queue_messages{what}{labels} {count}\n"));
     deadline::wait_for("a message that nobody sees but RabbitMQ's own page", SOON, || {
         let page = rabbit.queue_metrics().ok()?;
         stuck.iter().all(|line| page.contains(line)).then_some(())
@@ -298,7 +298,7 @@ async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_as
 
     // The runbook's command brings it on its way.
     assert!(topology("apply").status.success());
-    let gone = format!("rabbitmq_detailed_queue_messages_unacked{labels} 0\n");
+    let gone = format!("rabbitmq_detailed_queue_messages{labels} 0\n");
     deadline::wait_for("the message to leave the ladder", LIMIT, || {
         rabbit.queue_metrics().ok()?.contains(&gone).then_some(())
     })

@@ -27,6 +27,7 @@ use postrider_tests::{
     rabbitmq::{Options, Rabbit},
     say_skipped,
     story::{self, ROUTE, SOON},
+    world::{Parts, World},
 };
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -221,6 +222,48 @@ fn the_worker_of_the_compose_file_has_a_sound_configuration() {
 }
 
 #[test]
+fn every_setting_that_the_chart_gives_a_worker_is_known_and_sound() {
+    let Some(helm) = tool("settings of the chart", "helm") else { return };
+    let chart = deploy("helm/postrider").display().to_string();
+    let arguments =
+        ["template", "mail", &chart, "--show-only", "templates/workers.yaml", "--set", "topology.mode=none"];
+    let rendered = process::run(&helm, arguments, &[], LIMIT).unwrap();
+    let config = deploy("kustomize/base/postrider.toml").display().to_string();
+    let mut check = Postrider::command(["check", "--config", &config]).env("RELAY_PASSWORD", "x");
+    let mut count = 0;
+    let lines: Vec<&str> = rendered.lines().map(str::trim).collect();
+    for pair in lines.windows(2) {
+        let Some(name) = pair[0].strip_prefix("- name: POSTRIDER_") else { continue };
+        let from_secret = if name.starts_with("QUEUE") { "amqp://broker" } else { "redis://store" };
+        let value = pair[1].strip_prefix("value: ").map_or(from_secret, |value| value.trim_matches('"'));
+        check = check.env(format!("POSTRIDER_{name}"), value);
+        count += 1;
+    }
+    let done = check.run(SOON).unwrap();
+    assert!(done.status.success() && count >= 8, "{count} settings: {}", done.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_whose_drain_is_cut_ends_within_the_margin_of_the_grace_period() {
+    // What the chart asks for beyond the drain, see its checks.
+    let margin = Duration::from_secs(10);
+    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    // It takes connections and never says a word.
+    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = relay.local_addr().unwrap().port();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), port, ROUTE);
+    let mut worker = Postrider::worker(config.replace("drain = \"10s\"", "drain = \"1s\"")).unwrap();
+    let job = story::job(Lane::Transactional, "ada@customer.example");
+    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    let held = tokio::time::timeout(SOON, relay.accept()).await.unwrap().unwrap();
+    worker.terminate().unwrap();
+    let done = worker.finish(Duration::from_secs(1) + margin).unwrap();
+    assert!(done.status.code() == Some(1) && done.stderr.contains("The drain limit passed"), "{}", done.stderr);
+    drop(held);
+}
+
+#[test]
 fn the_health_command_tells_a_worker_that_runs_from_one_that_does_not() {
     let folder = Folder::new("health").unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
@@ -266,6 +309,11 @@ async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_as
     for (name, value) in names {
         let said = rabbit.ctl(&["eval", &format!("application:get_env(rabbit, {name}).")]).unwrap();
         assert_eq!(said.trim(), format!("{{ok,{value}}}"), "{name}");
+    }
+
+    // From here on quicker than it ships: the wait of the dead-letter worker, and how fresh the figures are.
+    for (name, value) in [("dead_letter_worker_publisher_confirm_timeout", 1000), ("quorum_tick_interval", 500)] {
+        rabbit.ctl(&["eval", &format!("application:set_env(rabbit, {name}, {value}).")]).unwrap();
     }
 
     let url = rabbit.url();

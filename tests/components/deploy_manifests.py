@@ -287,6 +287,7 @@ REFUSED = {
     "workers.replica=3": "replica",
     "queue.url=amqp://a:b@c": "url",
     "config=[transport.relay]\npassword = \"x\"": "in the clear",
+    "config=[transport.ses]\nsecret_access_key = 'x'": "in the clear",
     "config=[worker]\ndrain = \"60s\"": "drain",
     "config=[queue]\nurl = \"amqp://rabbitmq\"": "queue.url",
     "admin.port=80": "port",

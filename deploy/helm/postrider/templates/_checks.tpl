@@ -11,7 +11,7 @@
 {{- define "postrider.checks" -}}
 {{- include "postrider.checkGrace" (dict "name" "workers" "values" .Values.workers "lead" 0) -}}
 {{- include "postrider.checkGrace" (dict "name" "gateway" "values" .Values.gateway "lead" .Values.gateway.preStopSeconds) -}}
-{{- if regexMatch "(?m)^\\s*(password|api_key|api_secret|secret|token|access_key|secret_key|signing_key)\\s*=\\s*[\"']" .Values.config -}}
+{{- if regexMatch "(?m)^\\s*\\w*(password|secret|token|api_key|secret_key|secret_access_key|signing_key)\\s*=\\s*[\"']" .Values.config -}}
 {{- fail "config holds a secret in the clear: write { env = \"NAME\" } and name the Secret in `env`, or { file = \"PATH\" } and `files`" -}}
 {{- end -}}
 {{- if regexMatch "(?m)^\\s*(drain|listen|topology|shards)\\s*=" .Values.config -}}

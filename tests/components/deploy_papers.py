@@ -11,6 +11,7 @@ import re
 import sys
 import tomllib
 
+import compose_spec
 import yaml
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
@@ -177,7 +178,13 @@ def check_alerts():
 
 
 def check_compose():
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    text = (DEPLOY / "compose.yaml").read_text()
+    try:
+        # The Compose specification: keys, values, and whether named volumes are declared.
+        compose_spec.PyOptions(apply_merge=True).from_yaml(text).validate()
+    except ValueError as error:
+        wrong("compose.yaml", error)
+    compose = yaml.safe_load(text)
     services, volumes = compose["services"], set(compose.get("volumes", {}))
     for name in ("rabbitmq", "redis", "worker", "collector", "catcher"):
         if name not in services:

@@ -11,6 +11,7 @@ mod chaos;
 mod circuit;
 mod commands;
 mod degraded;
+mod deploy;
 mod dev;
 mod embedded;
 mod emptied;

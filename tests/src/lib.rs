@@ -32,6 +32,7 @@ pub mod fault_proxy;
 pub mod mail;
 
 pub mod log_check;
+pub mod operator;
 pub mod postrider;
 pub mod story;
 pub mod world;

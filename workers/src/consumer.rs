@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use postrider_schemas::Lane;
 use tokio::{
     sync::Semaphore,
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     attempt::{World, attempt},
+    circuits,
     decide::settlement::Settlement,
     queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
 };
@@ -42,8 +44,9 @@ impl Permits {
     }
 }
 
-/// Consumes and delivers until `stop`, then drains.
-pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
+/// Consumes and delivers until `stop`, then drains. Each attempt works in the world that stands when it begins.
+pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Drained {
+    let world = worlds.load_full();
     let worker = &world.config.worker;
     let permits = Permits {
         transactional: Arc::new(Semaphore::new(worker.transactional.into())),
@@ -53,7 +56,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let options =
         SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
     let mut deliveries = world.queue.subscribe(options);
-    let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
+    let watching = tokio::spawn(circuits::watch(Arc::clone(&worlds), stop.clone()));
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -63,7 +66,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (world, stop, hard, permits) = (Arc::clone(&world), stop.clone(), hard.clone(), permits.of(&delivery));
+        let (worlds, stop, hard, permits) = (Arc::clone(&worlds), stop.clone(), hard.clone(), permits.of(&delivery));
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
             let permit = tokio::select! {
@@ -71,6 +74,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
                 () = stop.cancelled() => None,
                 permit = permits.acquire_owned() => permit.ok(),
             };
+            let world = worlds.load_full();
             let Some(_permit) = permit else {
                 tokio::select! {
                     _ = world.queue.settle(delivery, Settlement::Return) => {}
@@ -85,6 +89,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
         });
     }
     watching.abort();
+    let world = worlds.load_full();
     let end = Instant::now() + world.config.worker.drain;
     world.queue.stop_consuming().await;
     // What is not handed back in time comes back with the connection.

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use postrider_schemas::{Lane, event::PassedOver, meta::Pin};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         failover::{Then, spokesman, then},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
+    telemetry::{metrics, registry::attribute, traces, words},
     transport::{Transport, cannot_be_made},
 };
 
@@ -81,11 +82,16 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
         }
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, &letter));
         let submitted = AtomicBool::new(false);
+        metrics::begun(task.job, &transport.name);
+        let (step, begun) = (deliver_step(transport), Instant::now());
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
             transport.deliver(&letter, may_submit).await
         };
+        note_outcome(&step, &outcome);
+        drop(step);
+        metrics::ended(task.job, &transport.name, &outcome, begun.elapsed());
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
         }
@@ -101,6 +107,35 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
         }
     }
     nobody(world, refusals)
+}
+
+/// The time with one transport.
+fn deliver_step(transport: &Transport) -> traces::Step {
+    let step = if transport.is_relay() { traces::call("deliver") } else { traces::step("deliver") };
+    if step.is_recorded() {
+        let (host, port) = transport.address();
+        step.set(attribute::TRANSPORT, transport.name.clone());
+        step.set(attribute::TRANSPORT_KIND, transport.kind.as_str());
+        step.set(attribute::SERVER_ADDRESS, host.to_owned());
+        step.set(attribute::SERVER_PORT, i64::from(port));
+        step.set(attribute::PROTOCOL, if transport.is_relay() { "smtp" } else { "http" });
+    }
+    step
+}
+
+fn note_outcome(step: &traces::Step, outcome: &Outcome) {
+    if !step.is_recorded() {
+        return;
+    }
+    step.set(attribute::OUTCOME, words::outcome(outcome));
+    match outcome {
+        Outcome::Refused { refusal, .. } => {
+            step.set(attribute::CLASS, refusal.class.as_str());
+            step.fail(refusal.class.as_str(), &refusal.answer.to_string());
+        }
+        Outcome::Unknown(answer) => step.fail("unknown", &answer.to_string()),
+        Outcome::Accepted { .. } | Outcome::LostClaim => {}
+    }
 }
 
 /// Why this transport is not even asked; nothing where it is.
@@ -166,6 +201,9 @@ async fn may_submit(
     submitted.store(true, Ordering::Relaxed);
     let Right::Claimed(lease) = right else { return true };
     let call = pin.map_or_else(|| transport.name.clone(), ToString::to_string);
+    let step = traces::call("submitting");
+    step.set(attribute::DB_SYSTEM, world.store.system());
+    step.set(attribute::DB_OPERATION, "submitting");
     match world.store.submitting(lease, &call).await {
         Ok(mine) => mine,
         Err(error) => {

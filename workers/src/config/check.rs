@@ -12,7 +12,7 @@ use super::{
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, retry::RetrySchedule};
+use crate::decide::{capabilities::Kind, retry::RetrySchedule, route::pattern::Domains};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -30,6 +30,11 @@ pub(super) fn check(
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
     let routes = routes::check(settings.route, &settings.groups, &transports)?;
+    let group = |(name, list): (&String, &Vec<String>)| {
+        let domains = Domains::parse(list.iter().map(String::as_str));
+        Ok((name.clone(), domains.map_err(|error| ConfigError::value(format!("groups.{name}"), error))?))
+    };
+    let groups = settings.groups.iter().map(group).collect::<Result<Vec<_>, ConfigError>>()?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };
@@ -90,6 +95,7 @@ pub(super) fn check(
             },
         },
         transports,
+        groups,
         routes,
     })
 }

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::decide::{
     capabilities::{Capabilities, Kind},
     retry::RetrySchedule,
-    route::Routes,
+    route::{Routes, pattern::Domains},
 };
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The ways out, in the order of their names. Routes name them by position.
     pub transports: Vec<TransportConfig>,
+    /// Groups of mailbox domains by name.
+    pub groups: Vec<(String, Domains)>,
     /// The rules; the last one takes everything. Empty only where a command needs none.
     pub routes: Routes,
 }

@@ -1,5 +1,6 @@
 //! Where jobs come from and go back to: RabbitMQ, or a SQLite file. The same settlements on both.
 
+pub mod depths;
 pub mod embedded;
 pub mod rabbitmq;
 
@@ -18,6 +19,7 @@ use postrider_schemas::{Event, Lane, Meta};
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
+use self::depths::Depths;
 use crate::{config::QueueConfig, decide::settlement::Settlement};
 
 /// The queue.
@@ -66,6 +68,14 @@ pub(crate) enum Receipt {
 impl Delivery {
     pub(crate) fn new(message: Message) -> Self {
         Self(Box::new(message))
+    }
+
+    /// The queue that it came from, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match self.0.receipt {
+            Receipt::Rabbit(_) => "rabbitmq",
+            Receipt::Embedded(_) => "postrider",
+        }
     }
 
     /// Spends the right to settle it.
@@ -265,6 +275,30 @@ impl Queue {
         match self {
             Self::Rabbit(queue) => queue.consumers_up(),
             Self::Embedded(queue) => queue.consumers_up(),
+        }
+    }
+
+    /// What it is, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Rabbit(_) => "rabbitmq",
+            Self::Embedded(_) => "postrider",
+        }
+    }
+
+    /// True while the queue takes what is published. A file always does, as far as is known before it is tried.
+    pub fn takes(&self) -> bool {
+        match self {
+            Self::Rabbit(queue) => queue.takes(),
+            Self::Embedded(_) => true,
+        }
+    }
+
+    /// What waits where. The ladder has many queues: it is looked at where that is asked for.
+    pub async fn depths(&self, with_ladder: bool) -> Result<Depths, QueueError> {
+        match self {
+            Self::Rabbit(queue) => queue.depths(with_ladder).await,
+            Self::Embedded(queue) => queue.depths().await,
         }
     }
 

@@ -99,6 +99,21 @@ pub enum Claim {
     Conflict,
 }
 
+impl Claim {
+    /// The word of the answer.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Go(_) => "go",
+            Self::Busy { .. } => "busy",
+            Self::Settled(_) => "settled",
+            Self::Stale => "stale",
+            Self::Unknown { .. } => "unknown",
+            Self::Decided { .. } => "decided",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
 /// The right to act on one generation of a job. Spent by value, so that nothing can act after the end. `Debug` names no payload.
 pub struct Lease {
     pub(super) key: LedgerKey,

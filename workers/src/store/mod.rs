@@ -137,6 +137,14 @@ impl Store {
         Ok(Self { backend, holders: Arc::new(Holders { prefix, count: AtomicU64::new(0) }) })
     }
 
+    /// What it is, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match &self.backend {
+            Backend::Redis(_) => "redis",
+            Backend::Embedded(_) => "sqlite",
+        }
+    }
+
     /// False while the store is known to be down.
     pub fn is_up(&self) -> bool {
         match &self.backend {

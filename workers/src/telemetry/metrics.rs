@@ -1,0 +1,322 @@
+//! The instruments that attempts feed. Where neither a collector nor the admin address is configured there are none, and every function here
+//! returns at once.
+//!
+//! **Invariant:** the value of a label is one of [`super::words`]: never a domain, tenant, job, address or text of an answer.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use opentelemetry::{
+    KeyValue, StringValue,
+    metrics::{Counter, Histogram, Meter},
+};
+use postrider_schemas::{Job, Lane, Meta};
+
+use super::{
+    registry::Name,
+    words::{self, Groups, Names},
+};
+use crate::{
+    decide::{
+        route::{OnUnknown, pattern::Domains},
+        settle::Next,
+    },
+    outcome::{Class, Outcome, Stage},
+    queue::Delivery,
+};
+
+static METRICS: OnceLock<Metrics> = OnceLock::new();
+
+/// The instruments of this process, if it has any.
+pub(super) fn get() -> Option<&'static Metrics> {
+    METRICS.get()
+}
+
+/// Makes these the instruments of this process.
+pub(super) fn install(metrics: Metrics) {
+    // Telemetry is set up once; a second set would be told of nothing.
+    let _ = METRICS.set(metrics);
+}
+
+/// Counters, histograms, and what the gauges need.
+pub struct Metrics {
+    attempts: Counter<u64>,
+    outcomes: Counter<u64>,
+    duration: Histogram<f64>,
+    publish_to_accepted: Histogram<f64>,
+    config_refusals: Counter<u64>,
+    unknowns: Counter<u64>,
+    queue_wait: Histogram<f64>,
+    lateness: Histogram<f64>,
+    parked: Counter<u64>,
+    dead: Counter<u64>,
+    held: Counter<u64>,
+    duplicates: Counter<u64>,
+    reloads: Counter<u64>,
+    /// Names of transports.
+    pub(super) transports: Names,
+    groups: Groups,
+    in_flight: [AtomicU64; 2],
+    /// When the job was published, or due, that was taken last, in ms: where a queue is not empty, the next one is no older than it.
+    taken: [AtomicI64; 2],
+}
+
+impl Metrics {
+    /// Makes the instruments.
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            attempts: counter(meter, Name::Attempts),
+            outcomes: counter(meter, Name::Outcomes),
+            duration: histogram(meter, Name::AttemptDuration),
+            publish_to_accepted: histogram(meter, Name::PublishToAcceptedDuration),
+            config_refusals: counter(meter, Name::TransportConfigRefusals),
+            unknowns: counter(meter, Name::Unknowns),
+            queue_wait: histogram(meter, Name::QueueWaitDuration),
+            lateness: histogram(meter, Name::LadderLateness),
+            parked: counter(meter, Name::Parked),
+            dead: counter(meter, Name::Dead),
+            held: counter(meter, Name::Held),
+            duplicates: counter(meter, Name::DuplicatesSuppressed),
+            reloads: counter(meter, Name::ConfigReloads),
+            transports: Names::new("none"),
+            groups: Groups::default(),
+            in_flight: Default::default(),
+            taken: Default::default(),
+        }
+    }
+
+    /// Takes the names of a configuration. What alerts look at exists with 0 from then on, so that the first event is an increase.
+    pub(super) fn learn<'a>(&self, transports: impl IntoIterator<Item = &'a str>, groups: &[(String, Domains)]) {
+        self.transports.learn(transports);
+        self.groups.learn(groups);
+        for lane in words::LANES {
+            for (counter, list) in [
+                (&self.parked, words::PARK_REASONS.as_slice()),
+                (&self.dead, words::DEAD_REASONS.as_slice()),
+                (&self.held, words::HELD_REASONS.as_slice()),
+                (&self.duplicates, words::DUPLICATES.as_slice()),
+            ] {
+                for reason in list {
+                    counter.add(0, &[KeyValue::new("lane", lane), KeyValue::new("reason", *reason)]);
+                }
+            }
+        }
+        for name in self.transports.all() {
+            let transport = || KeyValue::new("transport", name.clone());
+            for stage in words::STAGES {
+                self.config_refusals.add(0, &[transport(), KeyValue::new("stage", stage)]);
+            }
+            for (lane, policy) in
+                words::LANES.iter().flat_map(|lane| words::POLICIES.iter().map(move |one| (lane, one)))
+            {
+                self.unknowns.add(0, &[KeyValue::new("lane", *lane), transport(), KeyValue::new("policy", *policy)]);
+            }
+        }
+        for result in words::RELOADS {
+            self.reloads.add(0, &[KeyValue::new("result", result)]);
+        }
+    }
+
+    fn begun(&self, job: &Job, transport: &str) {
+        let labels = [lane(job.lane()), self.transport(transport), self.group(job)];
+        self.attempts.add(1, &labels);
+    }
+
+    fn ended(&self, job: &Job, transport: &str, outcome: &Outcome, took: Duration) {
+        let (word, class) = (words::outcome(outcome), words::class(outcome));
+        let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(job)];
+        let (outcome_label, class) = (KeyValue::new("outcome", word), KeyValue::new("class", class));
+        self.duration.record(took.as_secs_f64(), &[transport.clone(), outcome_label.clone()]);
+        if let Outcome::Refused { refusal, .. } = outcome
+            && refusal.class == Class::Config
+        {
+            self.config_refusals.add(1, &[transport.clone(), KeyValue::new("stage", refusal.answer.stage.as_str())]);
+        }
+        self.outcomes.add(1, &[lane, transport, group, outcome_label, class]);
+    }
+
+    fn transport(&self, name: &str) -> KeyValue {
+        KeyValue::new("transport", self.transports.label(name))
+    }
+
+    fn group(&self, job: &Job) -> KeyValue {
+        KeyValue::new("group", self.groups.of(job))
+    }
+
+    /// Jobs in hand.
+    pub(super) fn in_flight(&self, lane: Lane) -> u64 {
+        self.in_flight[place(lane)].load(Ordering::Relaxed)
+    }
+
+    /// The age that the oldest job of a lane has at most, where any waits: nothing before one was taken.
+    pub(super) fn age(&self, lane: Lane, now: Timestamp) -> Option<Duration> {
+        let taken = self.taken[place(lane)].load(Ordering::Relaxed);
+        let age = now.as_millisecond().saturating_sub(taken);
+        (taken > 0).then(|| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+    }
+}
+
+fn counter(meter: &Meter, name: Name) -> Counter<u64> {
+    let one = name.instrument();
+    meter.u64_counter(one.name).with_unit(one.unit).with_description(one.help).build()
+}
+
+fn histogram(meter: &Meter, name: Name) -> Histogram<f64> {
+    let one = name.instrument();
+    let builder = meter.f64_histogram(one.name).with_unit(one.unit).with_description(one.help);
+    builder.with_boundaries(one.buckets.to_vec()).build()
+}
+
+fn place(lane: Lane) -> usize {
+    usize::from(lane == Lane::Bulk)
+}
+
+fn lane(lane: Lane) -> KeyValue {
+    KeyValue::new("lane", lane.as_str())
+}
+
+/// Counts as a job in hand for as long as it lives.
+pub struct InHand(Option<(&'static Metrics, Lane)>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if let Some((metrics, lane)) = self.0 {
+            metrics.in_flight[place(lane)].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A worker takes a delivery in hand.
+pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
+    let Some(metrics) = get() else { return InHand(None) };
+    let of = delivery.source.lane;
+    metrics.in_flight[place(of)].fetch_add(1, Ordering::Relaxed);
+    let labels = [lane(of), KeyValue::new("source", words::source(delivery.source.kind))];
+    if let Some(since) = waiting_since(delivery, now) {
+        metrics.queue_wait.record(seconds(since, now), &labels);
+        metrics.taken[place(of)].store(since.as_millisecond(), Ordering::Relaxed);
+    }
+    if let Some(due) = delivery.meta.not_before.filter(|due| *due <= now) {
+        metrics.lateness.record(seconds(due, now), &labels[..1]);
+    }
+    InHand(Some((metrics, of)))
+}
+
+/// Since when a delivery waits to be attempted: since its publish, or the time it was parked for.
+pub fn waiting_since(delivery: &Delivery, now: Timestamp) -> Option<Timestamp> {
+    let published = delivery.published_at?;
+    Some(delivery.meta.not_before.map_or(published, |due| due.max(published)).min(now))
+}
+
+/// A transport is asked to take a job.
+pub fn begun(job: &Job, transport: &str) {
+    if let Some(metrics) = get() {
+        metrics.begun(job, transport);
+    }
+}
+
+/// A transport was asked, and this came of it.
+pub fn ended(job: &Job, transport: &str, outcome: &Outcome, took: Duration) {
+    if let Some(metrics) = get() {
+        metrics.ended(job, transport, outcome, took);
+    }
+}
+
+/// A job was accepted.
+pub fn accepted(job: &Job, meta: &Meta, published_at: Option<Timestamp>, transport: &str, now: Timestamp) {
+    let Some(metrics) = get() else { return };
+    let Some(published) = created_at(job, meta, published_at) else { return };
+    let since = job.send_at().map_or(published, |at| at.max(published)).min(now);
+    metrics.publish_to_accepted.record(seconds(since, now), &[lane(job.lane()), metrics.transport(transport)]);
+}
+
+/// When a job was published first. A copy's own time is that of its republish; the ids that our producers make tell the time too.
+fn created_at(job: &Job, meta: &Meta, published_at: Option<Timestamp>) -> Option<Timestamp> {
+    if meta.generation == 0 {
+        return published_at;
+    }
+    let (seconds, nanos) = job.id().0.get_timestamp().filter(|_| job.id().0.get_version_num() == 7)?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+}
+
+/// What was decided about a job after an attempt.
+pub fn decided(job: &Job, transport: &str, policy: OnUnknown, outcome: &Outcome, next: &Next) {
+    let Some(metrics) = get() else { return };
+    let of = lane(job.lane());
+    if matches!(outcome, Outcome::Unknown(_)) {
+        let policy = if policy == OnUnknown::Hold { words::POLICIES[0] } else { words::POLICIES[1] };
+        metrics.unknowns.add(1, &[of.clone(), metrics.transport(transport), KeyValue::new("policy", policy)]);
+    }
+    match next {
+        Next::Again { .. } => {
+            let reason = match outcome {
+                Outcome::Refused { refusal, .. }
+                    if is_circuit(refusal.class, refusal.answer.stage, &refusal.answer.text) =>
+                {
+                    "circuit"
+                }
+                Outcome::Refused { refusal, .. } => words::park_reason(refusal.class),
+                _ => "retry",
+            };
+            parked(job.lane(), reason);
+        }
+        Next::Hold { .. } => metrics.held.add(1, &[of, reason(words::HELD_REASONS[0])]),
+        Next::Bury { reason, .. } => dead(job.lane(), reason),
+        Next::Sent | Next::Rejected | Next::Expired | Next::Split { .. } => {}
+    }
+}
+
+/// A transport that was not asked because its circuit is open speaks of itself.
+fn is_circuit(class: Class, stage: Stage, text: &str) -> bool {
+    class == Class::Config && stage == Stage::Connect && text.starts_with("circuit open")
+}
+
+/// A job was put away until later.
+pub fn parked(of: Lane, why: &'static str) {
+    if let Some(metrics) = get() {
+        metrics.parked.add(1, &[lane(of), reason(why)]);
+    }
+}
+
+/// A job was given up.
+pub fn dead(of: Lane, why: &str) {
+    if let Some(metrics) = get() {
+        metrics.dead.add(1, &[lane(of), reason(words::one_of(words::DEAD_REASONS, why))]);
+    }
+}
+
+/// A job is held for another reason than an unknown outcome.
+pub fn held_otherwise(of: Lane) {
+    if let Some(metrics) = get() {
+        metrics.held.add(1, &[lane(of), reason(words::HELD_REASONS[1])]);
+    }
+}
+
+/// A message came again and was dropped.
+pub fn duplicate(of: Lane, why: &'static str) {
+    if let Some(metrics) = get() {
+        metrics.duplicates.add(1, &[lane(of), reason(why)]);
+    }
+}
+
+/// A changed configuration was applied, or refused.
+pub fn reloaded(is_applied: bool) {
+    if let Some(metrics) = get() {
+        let result = if is_applied { words::RELOADS[0] } else { words::RELOADS[1] };
+        metrics.reloads.add(1, &[KeyValue::new("result", result)]);
+    }
+}
+
+fn reason(word: &'static str) -> KeyValue {
+    KeyValue::new("reason", StringValue::from(word))
+}
+
+fn seconds(since: Timestamp, now: Timestamp) -> f64 {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default().as_secs_f64()
+}

@@ -29,7 +29,14 @@ pub struct Credentials(Source);
 
 enum Source {
     Static(Keys),
-    WebIdentity { role_arn: String, token_file: PathBuf, sts: Client, kept: Mutex<Option<Kept>> },
+    WebIdentity(Box<WebIdentity>),
+}
+
+struct WebIdentity {
+    role_arn: String,
+    token_file: PathBuf,
+    sts: Client,
+    kept: Mutex<Option<Kept>>,
 }
 
 /// Keys and their end.
@@ -47,28 +54,30 @@ impl Credentials {
                 secret_access_key: secret_access_key.clone(),
                 session_token: session_token.clone(),
             }),
-            SesCredentials::WebIdentity { role_arn, token_file, sts_url } => Source::WebIdentity {
-                role_arn: role_arn.clone(),
-                token_file: token_file.clone(),
-                sts: Client::new(http, sts_url)?,
-                kept: Mutex::new(None),
-            },
+            SesCredentials::WebIdentity { role_arn, token_file, sts_url } => {
+                Source::WebIdentity(Box::new(WebIdentity {
+                    role_arn: role_arn.clone(),
+                    token_file: token_file.clone(),
+                    sts: Client::new(http, sts_url)?,
+                    kept: Mutex::new(None),
+                }))
+            }
         }))
     }
 
     /// Keys that are good now. Where they cannot be had, nothing was sent.
     pub async fn keys(&self) -> Result<Keys, Refusal> {
-        let (role_arn, token_file, sts, kept) = match &self.0 {
+        let source = match &self.0 {
             Source::Static(keys) => return Ok(keys.clone()),
-            Source::WebIdentity { role_arn, token_file, sts, kept } => (role_arn, token_file, sts, kept),
+            Source::WebIdentity(source) => source,
         };
-        // Held while the keys are fetched, so that one caller asks; the client's limit bounds the wait.
-        let mut kept = kept.lock().await;
+        // Held while the keys are fetched, so that one caller asks.
+        let mut kept = source.kept.lock().await;
         let now = Timestamp::now();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.until.checked_sub(EARLY).is_ok_and(|end| now < end)) {
             return Ok(kept.keys.clone());
         }
-        match fetch(sts, role_arn, token_file).await {
+        match source.fetch().await {
             Ok(fresh) => Ok(kept.insert(fresh).keys.clone()),
             // The old ones are still good for a little while; the next caller asks again.
             Err(refusal) => match kept.as_ref().filter(|kept| now < kept.until) {
@@ -80,24 +89,24 @@ impl Credentials {
 
     /// Forgets keys that were refused as ended, unless others have taken their place meanwhile.
     pub async fn forget(&self, ended: &Keys) {
-        if let Source::WebIdentity { kept, .. } = &self.0 {
-            let mut kept = kept.lock().await;
-            kept.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
+        if let Source::WebIdentity(source) = &self.0 {
+            source.kept.lock().await.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
         }
     }
 }
 
-async fn fetch(sts: &Client, role_arn: &str, token_file: &PathBuf) -> Result<Kept, Refusal> {
-    let token = tokio::fs::read_to_string(token_file).await.map_err(|error| {
-        refusal(Class::Config, &format!("the token file {} cannot be read: {error}", token_file.display()))
-    })?;
-    let reply = match sts.send(request(role_arn, token.trim())).await {
-        Ok(reply) => reply,
-        Err(Lost::Before { class, text, .. }) => return Err(refusal(class, &format!("STS: {text}"))),
-        // It may have given keys to nobody; no mail is concerned.
-        Err(Lost::After(text)) => return Err(refusal(Class::Transient, &format!("STS: {text}"))),
-    };
-    read(&reply)
+impl WebIdentity {
+    async fn fetch(&self) -> Result<Kept, Refusal> {
+        let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| {
+            refusal(Class::Config, &format!("the token file {} cannot be read: {error}", self.token_file.display()))
+        })?;
+        match self.sts.send(request(&self.role_arn, token.trim())).await {
+            Ok(reply) => read(&reply),
+            Err(Lost::Before { class, text, .. }) => Err(refusal(class, &format!("STS: {text}"))),
+            // Keys that nobody got; no mail is concerned.
+            Err(Lost::After(text)) => Err(refusal(Class::Transient, &format!("STS: {text}"))),
+        }
+    }
 }
 
 /// The call of STS. It needs no signature: the token is the proof.

@@ -91,9 +91,12 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
         | "AccessDeniedException" => refused(Class::Config),
         // An identity of this account that is not verified, not a content that is refused.
         "MessageRejected" if mentions(&text, "not verified") => refused(Class::Config),
-        // Keys that ended while they were under way: the next call has fresh ones.
-        "ExpiredToken" | "ExpiredTokenException" => refused(Class::Transient),
-        "RequestTimeout" | "RequestTimeoutException" | "ConcurrentModificationException" => refused(Class::Transient),
+        // Keys that ended on the way are among them: the next call has fresh ones.
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "ConcurrentModificationException" => refused(Class::Transient),
         _ => reply.by_status(&text, now),
     }
 }

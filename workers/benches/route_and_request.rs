@@ -40,7 +40,7 @@ fn routing(criterion: &mut Criterion) {
                 "of jobs",
                 rules(count, |n| format!("lane = \"bulk\", tenants = [\"t{n}\"], tags = [\"a{n}\", \"b{n}*\"]")),
             ),
-            ("of recipients", rules(count, |n| format!("recipient_domains = [\"d{n}.example\", \"*.e{n}.example\"]"))),
+            ("of recipients", rules(count, |n| format!("recipient_domains = [\"d{n}.example\", \".e{n}.example\"]"))),
         ];
         for (kind, routes) in &kinds {
             for (recipients, job) in &jobs {

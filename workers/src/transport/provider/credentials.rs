@@ -2,7 +2,10 @@
 //! (<https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>). Keys that end are kept until shortly before, and
 //! fetched by one caller while the others wait for it. The file with the token is read each time: it is replaced long before it ends.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -36,7 +39,15 @@ struct WebIdentity {
     role_arn: String,
     token_file: PathBuf,
     sts: Client,
-    kept: Mutex<Option<Kept>>,
+    state: Mutex<State>,
+}
+
+/// What was learned so far.
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    /// The last failure, and when it was known.
+    failed: Option<(Instant, Refusal)>,
 }
 
 /// Keys and their end.
@@ -59,7 +70,7 @@ impl Credentials {
                     role_arn: role_arn.clone(),
                     token_file: token_file.clone(),
                     sts: Client::new(http, sts_url)?,
-                    kept: Mutex::new(None),
+                    state: Mutex::default(),
                 }))
             }
         }))
@@ -71,26 +82,34 @@ impl Credentials {
             Source::Static(keys) => return Ok(keys.clone()),
             Source::WebIdentity(source) => source,
         };
+        let asked = Instant::now();
         // Held while the keys are fetched, so that one caller asks.
-        let mut kept = source.kept.lock().await;
+        let mut state = source.state.lock().await;
         let now = Timestamp::now();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.until.checked_sub(EARLY).is_ok_and(|end| now < end)) {
+        if let Some(kept) = state.kept.as_ref().filter(|kept| kept.until.checked_sub(EARLY).is_ok_and(|end| now < end))
+        {
             return Ok(kept.keys.clone());
         }
-        match source.fetch().await {
-            Ok(fresh) => Ok(kept.insert(fresh).keys.clone()),
-            // The old ones are still good for a little while; the next caller asks again.
-            Err(refusal) => match kept.as_ref().filter(|kept| now < kept.until) {
-                Some(kept) => Ok(kept.keys.clone()),
-                None => Err(refusal),
+        // A failure while this caller waited is its failure too: else each of many would wait for one of its own.
+        let shared = state.failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, refusal)| refusal.clone());
+        let refusal = match shared {
+            Some(refusal) => refusal,
+            None => match source.fetch().await {
+                Ok(fresh) => return Ok(state.kept.insert(fresh).keys.clone()),
+                Err(refusal) => state.failed.insert((Instant::now(), refusal)).1.clone(),
             },
+        };
+        // The old ones may still be good for a little while.
+        match state.kept.as_ref().filter(|kept| Timestamp::now() < kept.until) {
+            Some(kept) => Ok(kept.keys.clone()),
+            None => Err(refusal),
         }
     }
 
     /// Forgets keys that were refused as ended, unless others have taken their place meanwhile.
     pub async fn forget(&self, ended: &Keys) {
         if let Source::WebIdentity(source) = &self.0 {
-            source.kept.lock().await.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
+            source.state.lock().await.kept.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
         }
     }
 }

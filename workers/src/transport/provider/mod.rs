@@ -8,6 +8,7 @@ pub mod client;
 pub mod encoding;
 pub mod fields;
 pub mod reply;
+pub mod scrub;
 pub mod unfit;
 
 pub mod brevo;
@@ -59,7 +60,7 @@ impl Provider {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
-            Ok(reply) => outcome(Some(reply.status), self.verdict(&reply, Timestamp::now())),
+            Ok(reply) => self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now())),
             Err(lost) => without_answer(lost),
         };
         drop(place);
@@ -78,6 +79,11 @@ impl Provider {
             Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
             _ => Err(Unfit::Value("anything yet".to_owned())),
         }
+    }
+
+    /// What a verdict means for the attempt, in words that hold no credentials.
+    fn outcome(&self, status: Option<u16>, verdict: Verdict) -> Outcome {
+        outcome(status, scrub::scrubbed(verdict, &self.account))
     }
 
     /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd into a Python environment
+# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd and moto into a Python environment
 # under target/. Starts no service. Does nothing, quickly, when all is there. Machines that are not Debian: see the README.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${POSTRIDER_TEST_VENV:-$root/target/test-venv}
 aiosmtpd=1.4.6
+moto=5.2.5
 
 declare -A package=(
   [/usr/lib/rabbitmq/bin/rabbitmq-server]=rabbitmq-server
@@ -45,9 +46,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   "${as_root[@]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
 fi
 
-if [ ! -e "$venv/aiosmtpd-$aiosmtpd" ]; then
+# The marker names what is in the environment: another version makes a new one.
+marker=$venv/aiosmtpd-$aiosmtpd-moto-$moto
+if [ ! -e "$marker" ]; then
   rm -rf "$venv"
   python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd"
-  touch "$venv/aiosmtpd-$aiosmtpd"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" "moto[server]==$moto"
+  touch "$marker"
 fi

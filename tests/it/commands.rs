@@ -76,6 +76,47 @@ fn check_says_what_is_wrong_and_where() {
 }
 
 #[test]
+fn check_tells_which_credentials_are_there_and_never_what_they_are() {
+    let config = r#"
+[transport.mg]
+kind = "mailgun"
+domain = "mg.shop.example"
+base_url = "https://api.eu.mailgun.net"
+api_key = { env = "MAILGUN_KEY" }
+[transport.amazon]
+kind = "ses"
+region = "eu-central-1"
+access_key_id = "AKIDEXAMPLE"
+secret_access_key = { env = "MAILGUN_KEY" }
+[transport.pod]
+kind = "ses"
+region = "eu-central-1"
+role_arn = "arn:aws:iam::1:role/mail"
+token_file = "/nowhere/token"
+[transport.hook]
+kind = "webhook"
+base_url = "https://hooks.shop.example:8443/s3cr3t-path?token=s3cr3t-query"
+secret = { env = "MAILGUN_KEY" }
+[[route]]
+name = "all"
+send = ["mg", "amazon", "pod", "hook"]
+"#;
+    let done = Postrider::command(["check"]).config(config).env("MAILGUN_KEY", "s3cr3t-key").run(SOON).unwrap();
+    assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
+    for line in [
+        "transport mg: mailgun https://api.eu.mailgun.net, at most 32 connections, API key is there\n",
+        "transport amazon: ses https://email.eu-central-1.amazonaws.com, at most 32 connections, access key is there\n",
+        "transport pod: ses https://email.eu-central-1.amazonaws.com, at most 32 connections, token file /nowhere/token cannot be read here",
+        "transport hook: webhook https://hooks.shop.example:8443/..., at most 32 connections, signing secret is there\n",
+    ] {
+        assert!(done.stdout.contains(line), "{}", done.stdout);
+    }
+    assert!(!format!("{}{}", done.stdout, done.stderr).contains("s3cr3t"), "{}", done.stdout);
+    let done = Postrider::command(["check"]).config(config).run(SOON).unwrap();
+    assert!(!done.status.success() && done.stderr.contains("transport."), "{}", done.stderr);
+}
+
+#[test]
 fn the_topology_is_verified_applied_and_exported() {
     let world =
         World::start(&Parts { sink: None, redis: postrider_tests::world::Server::Absent, ..Parts::usual() }).unwrap();

@@ -7,9 +7,11 @@
 
 mod broker;
 mod chaos;
+mod circuit;
 mod commands;
 mod degraded;
 mod embedded;
+mod failover;
 mod harness;
 mod harness_relays;
 mod journey;
@@ -17,4 +19,5 @@ mod ladder;
 mod ledger;
 mod partial;
 mod relay_trouble;
+mod ses;
 mod tidy;

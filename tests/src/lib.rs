@@ -16,9 +16,14 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod redis_fleet;
 
+mod python;
+
 pub mod aiosmtpd;
 pub mod postfix;
 pub mod sink;
+
+pub mod api;
+pub mod moto;
 
 pub mod fault_proxy;
 pub mod mail;

@@ -74,7 +74,7 @@ impl Batcher {
     pub fn item(&self, letter: &Letter<'_>) -> Option<Item> {
         let is_bulk = letter.job.lane() == postrider_schemas::Lane::Bulk;
         let does_fit = !self.0.shares_content || letter.indices.len() == 1;
-        if is_bulk && does_fit { self.0.provider.item(letter) } else { None }
+        if is_bulk && does_fit && !letter.is_repeated() { self.0.provider.item(letter) } else { None }
     }
 
     /// Delivers the item of this letter together with others, at most once. `may_submit` is asked right before the call.

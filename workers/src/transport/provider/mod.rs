@@ -5,24 +5,33 @@
 pub mod batch;
 pub mod batcher;
 pub mod client;
+pub mod credentials;
 pub mod encoding;
 pub mod fields;
+pub mod multipart;
 pub mod reply;
 pub mod scrub;
+pub mod sigv4;
 pub mod unfit;
 
 pub mod brevo;
+pub mod mailgun;
 pub mod mailjet;
 pub mod postmark;
 pub mod resend;
 pub mod sendgrid;
+pub mod ses;
+pub mod sparkpost;
+pub mod webhook;
 
 use jiff::Timestamp;
 
 use self::{
     batch::{Batched, Item},
     client::{Client, ClientError, Lost, Request},
+    credentials::Credentials,
     reply::{Reply, Verdict},
+    sigv4::Keys,
     unfit::Unfit,
 };
 use crate::{
@@ -35,12 +44,25 @@ use crate::{
 pub struct Provider {
     account: Account,
     client: Client,
+    /// `Host` as the client sends it, for requests that are signed with it.
+    host: String,
+    /// Of accounts whose keys may change while we run.
+    credentials: Option<Credentials>,
 }
 
 impl Provider {
     /// Sets the client up; connects to nothing.
     pub fn new(config: &ProviderConfig) -> Result<Self, ClientError> {
-        Ok(Self { account: config.account.clone(), client: Client::new(&config.http, &config.base_url)? })
+        let credentials = match &config.account {
+            Account::Ses(account) => Some(Credentials::new(&account.credentials, &config.http)?),
+            _ => None,
+        };
+        Ok(Self {
+            account: config.account.clone(),
+            client: Client::new(&config.http, &config.base_url)?,
+            host: client::host(&config.base_url),
+            credentials,
+        })
     }
 
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
@@ -48,7 +70,11 @@ impl Provider {
     where
         F: Future<Output = bool>,
     {
-        let request = match self.request(letter) {
+        let keys = match self.keys().await {
+            Ok(keys) => keys,
+            Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
+        };
+        let request = match self.request(letter, keys.as_ref(), Timestamp::now()) {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
         };
@@ -60,24 +86,52 @@ impl Provider {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
-            Ok(reply) => self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now())),
+            Ok(reply) => {
+                self.learn(&reply, keys.as_ref()).await;
+                self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
+            }
             Err(lost) => without_answer(lost),
         };
         drop(place);
         outcome
     }
 
-    /// The request for one message.
-    pub fn request(&self, letter: &Letter<'_>) -> Result<Request, Unfit> {
+    /// The keys to sign with, for accounts that sign.
+    async fn keys(&self) -> Result<Option<Keys>, Refusal> {
+        match &self.credentials {
+            Some(credentials) => credentials.keys().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Forgets keys that the answer says have ended.
+    async fn learn(&self, reply: &Reply, keys: Option<&Keys>) {
+        if let (Some(credentials), Some(keys)) = (&self.credentials, keys)
+            && ses::keys_ended(reply)
+        {
+            credentials.forget(keys).await;
+        }
+    }
+
+    /// The request for one message; `keys` where the account signs.
+    fn request(&self, letter: &Letter<'_>, keys: Option<&Keys>, now: Timestamp) -> Result<Request, Unfit> {
         match &self.account {
             Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
+            Account::Ses(account) => {
+                let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
+                ses::request(account, keys, &self.host, letter, now)
+            }
+            Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+            Account::Sparkpost { api_key, subaccount, idempotency } => {
+                sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+            }
+            Account::Webhook { secret } => webhook::request(secret, letter, now),
             Account::Postmark { api_key, message_stream } => {
                 postmark::request(api_key, message_stream.as_deref(), letter)
             }
             Account::Resend { api_key } => resend::request(api_key, letter),
             Account::Brevo { api_key } => brevo::request(api_key, letter),
             Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
-            _ => Err(Unfit::Value("anything yet".to_owned())),
         }
     }
 
@@ -93,6 +147,7 @@ impl Provider {
             Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
             Account::Resend { .. } => resend::item(letter).ok(),
             Account::Mailjet { .. } => mailjet::item(letter).ok(),
+            Account::Mailgun { .. } => mailgun::item(letter).ok(),
             _ => None,
         }
     }
@@ -104,6 +159,7 @@ impl Provider {
             Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
             Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
             Account::Mailjet { api_key, secret_key } => Some(mailjet::batch_request(api_key, secret_key, items)),
+            Account::Mailgun { api_key, domain } => Some(mailgun::batch_request(api_key, domain, items)),
             _ => None,
         }
     }
@@ -114,6 +170,7 @@ impl Provider {
             Account::Postmark { .. } => postmark::batch_verdict(reply, now),
             Account::Resend { .. } => resend::batch_verdict(reply, now),
             Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::batch_verdict(reply, now),
             _ => Batched::Whole(self.verdict(reply, now)),
         }
     }
@@ -121,11 +178,14 @@ impl Provider {
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
         match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
+            Account::Ses(_) => ses::verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::verdict(reply, now),
+            Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
+            Account::Webhook { .. } => webhook::verdict(reply, now),
             Account::Postmark { .. } => postmark::verdict(reply, now),
             Account::Resend { .. } => resend::verdict(reply, now),
             Account::Brevo { .. } => brevo::verdict(reply, now),
             Account::Mailjet { .. } => mailjet::verdict(reply, now),
-            _ => Verdict::Unclear(String::new()),
         }
     }
 }

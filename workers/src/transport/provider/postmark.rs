@@ -71,8 +71,10 @@ fn about_one(reply: &Reply, body: &Value, now: Timestamp) -> Verdict {
         (Some(300), _) if is_about_recipients(text) => refused(Class::Recipient),
         // A kind of file that this provider forbids: others may take it.
         (Some(411), _) => refused(Class::Misfit),
-        // Token, sender signature, approval of the account, message stream.
-        (Some(10 | 400 | 401 | 412 | 413 | 1221..=1239), _) => refused(Class::Config),
+        // The sender's signature is missing, or not confirmed.
+        (Some(400 | 401), _) => refused(Class::Sender),
+        // Token, approval of the account, message stream.
+        (Some(10 | 412 | 413 | 1221..=1239), _) => refused(Class::Config),
         // An unknown number: the status where it says that it is not about the message.
         (Some(_), _) => match reply.by_status(text, now) {
             Verdict::Unclear(_) if reply.status == 200 => refused(Class::Message),
@@ -197,8 +199,8 @@ mod tests {
         check(422, &error(403, "Incompatible JSON"), "message");
         check(422, &error(405, "Not allowed to send: no credits"), "quota");
         check(422, &error(411, "Forbidden file type"), "misfit");
-        check(422, &error(400, "Sender signature not found"), "config");
-        check(422, &error(401, "Sender signature not confirmed"), "config");
+        check(422, &error(400, "Sender signature not found"), "sender");
+        check(422, &error(401, "Sender signature not confirmed"), "sender");
         check(422, &error(412, "Account is pending approval"), "config");
         check(422, &error(413, "Account may not send"), "config");
         check(422, &error(1235, "The message stream does not exist"), "config");

@@ -83,6 +83,7 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
         (409, "invalid_idempotent_request") | (451, _) => Verdict::refused(Class::Message, text),
         // An earlier call with this key is under way, and may take the message: only the same call again tells.
         (409, _) => Verdict::Unclear(text),
+        (403, _) if text.contains("domain is not verified") => Verdict::refused(Class::Sender, text),
         _ => reply.by_status(&text, now).after(reply.retry_after(now)),
     }
 }
@@ -232,6 +233,8 @@ mod tests {
         check(451, &[], &error("security_error"), "message");
         check(401, &[], &error("missing_api_key"), "config");
         check(403, &[], &error("invalid_api_key"), "config");
+        let unverified = r#"{"name":"validation_error","message":"The shop.example domain is not verified"}"#;
+        check(403, &[], unverified, "sender");
         check(404, &[], &error("not_found"), "config");
         check(405, &[], &error("method_not_allowed"), "config");
         check(409, &[], &error("invalid_idempotent_request"), "message");

@@ -18,6 +18,7 @@ mod journey;
 mod ladder;
 mod ledger;
 mod partial;
+mod providers;
 mod relay_trouble;
 mod ses;
 mod tidy;

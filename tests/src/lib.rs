@@ -20,6 +20,7 @@ mod python;
 
 pub mod aiosmtpd;
 pub mod postfix;
+pub mod prism;
 pub mod sink;
 
 pub mod api;

@@ -63,7 +63,8 @@ fn config(kind: &str, base_url: &str) -> ProviderConfig {
 fn transport_of(config: ProviderConfig) -> Transport {
     // A second one is refused, and needless.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Transport::new(&TransportConfig { name: "provider".to_owned(), kind: TransportKind::Provider(config) }).unwrap()
+    Transport::new(&TransportConfig { name: "provider".to_owned(), kind: TransportKind::Provider(Box::new(config)) })
+        .unwrap()
 }
 
 fn transport(kind: &str, port: u16) -> Transport {

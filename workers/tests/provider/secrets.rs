@@ -7,7 +7,7 @@ use crate::{
     server::{Server, answer},
     transport_of,
 };
-use postrider_workers::transport::provider::Provider;
+use postrider_workers::transport::provider::{brevo, mailjet, postmark, resend, sendgrid};
 
 const KINDS: [&str; 5] = ["sendgrid", "postmark", "resend", "brevo", "mailjet"];
 
@@ -21,15 +21,25 @@ fn assert_absent(text: &str) {
 
 #[tokio::test]
 async fn no_debug_text_shows_a_key_an_address_or_a_body() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     for kind in KINDS {
         assert_absent(&format!("{:?}", account(kind)));
         let settings = config(kind, "http://127.0.0.1:9");
         assert_absent(&format!("{settings:?}"));
-        let job = job(json!({}));
-        let request = Provider::new(&settings).unwrap().request(&letter(&job)).unwrap();
-        assert_absent(&format!("{request:?}"));
     }
+    let (job, key, second) = (job(json!({})), KEY.into(), SECOND_KEY.into());
+    let letter = letter(&job);
+    let requests = [
+        sendgrid::request(&key, &letter),
+        postmark::request(&key, None, &letter),
+        resend::request(&key, &letter),
+        brevo::request(&key, &letter),
+        mailjet::request(&key, &second, &letter),
+    ];
+    for request in requests {
+        assert_absent(&format!("{:?}", request.unwrap()));
+    }
+    assert_absent(&format!("{:?}", postmark::item(None, &letter).unwrap()));
+    assert_absent(&format!("{:?}", sendgrid::item(&letter).unwrap()));
 }
 
 #[tokio::test]

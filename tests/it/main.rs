@@ -25,6 +25,7 @@ mod ledger;
 mod operate;
 mod partial;
 mod poison;
+mod providers;
 mod relay_trouble;
 mod ses;
 mod silence;

@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod classify;
 pub mod due;
+pub mod explain;
 pub mod failover;
 pub mod retry;
 pub mod route;

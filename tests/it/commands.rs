@@ -1,10 +1,11 @@
 //! The command line, from outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_schemas::examples;
 use postrider_tests::{
     postrider::Postrider,
+    rabbitmq::Rabbit,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
     world::{Parts, World},
@@ -51,13 +52,17 @@ fn send_names_bad_lines_and_publishes_the_others() {
     assert!(done.stderr.contains("published 2, not a job 2, not confirmed 0"), "{}", done.stderr);
     let done = send(&["--strict"]);
     assert!(done.stderr.contains("published 1, not a job 1"), "{}", done.stderr);
+    // Two at one a second take a second at least.
+    let start = Instant::now();
+    assert!(send(&["--rate", "1"]).stderr.contains("published 2"));
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let done = send(&["--from-line", "5"]);
     assert!(done.status.success() && done.stderr.contains("published 1, not a job 0"), "{}", done.stderr);
-    // Four messages of two jobs: the worker sends two mails.
+    // Six messages of two jobs: the worker sends two mails.
     let worker = Postrider::worker(config).unwrap();
     sink.wait_for(2, SOON).unwrap();
     postrider_tests::deadline::wait_for("the repetitions to be dropped", SOON, || {
-        (worker.stderr().matches("came again after its end").count() == 2).then_some(())
+        (worker.stderr().matches("came again after its end").count() == 4).then_some(())
     })
     .unwrap();
     assert_eq!(sink.count().unwrap(), 2);
@@ -133,6 +138,40 @@ fn the_topology_is_verified_applied_and_exported() {
     let done = Postrider::command(["topology", "export"]).run(SOON).unwrap();
     let definitions: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(definitions["queues"].as_array().map(Vec::len), Some(57));
+}
+
+#[test]
+fn an_exported_topology_can_be_imported_and_then_stands() {
+    let Some(rabbit) = Rabbit::start_or_skip("an imported topology").unwrap() else { return };
+    let vhost = rabbit.broker().vhost().unwrap();
+    let verify = || Postrider::command(["topology", "verify", "--queue", &vhost.url()]).run(SOON).unwrap();
+    assert!(!verify().status.success());
+    let arguments = ["topology", "export", "--format", "definitions", "--vhost", vhost.name()];
+    let done = Postrider::command(arguments).run(SOON).unwrap();
+    assert!(done.status.success(), "{}", done.stderr);
+    let file = rabbit.folder().join("definitions.json");
+    std::fs::write(&file, done.stdout).unwrap();
+    rabbit.ctl(&["import_definitions", &file.display().to_string()]).unwrap();
+    let done = verify();
+    assert!(done.status.success() && done.stdout.contains("everything stands"), "{}{}", done.stdout, done.stderr);
+    // Bindings cannot be asked for over AMQP: what is declared over them has to be the same.
+    let bindings = || vhost.list("bindings").unwrap().len();
+    let before = bindings();
+    assert!(Postrider::command(["topology", "apply", "--queue", &vhost.url()]).run(SOON).unwrap().status.success());
+    assert_eq!(bindings(), before, "nothing was missing");
+}
+
+#[test]
+fn a_worker_that_may_only_look_says_which_command_mends_what_is_missing() {
+    let world = World::start(&Parts::usual()).unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE)
+        .replace("[queue]\n", "[queue]\ntopology = \"verify\"\n");
+    let done = Postrider::command(["worker"]).config(config.clone()).run(SOON).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("postrider topology apply"), "{}", done.stderr);
+    assert!(world.vhost().queue_depths().unwrap().is_empty(), "it only looks");
+    story::declare(&world).unwrap();
+    drop(story::start(config).unwrap());
 }
 
 #[test]

@@ -15,6 +15,9 @@ use crate::python;
 use crate::sink::StoredMessage;
 use crate::tls::Authority;
 
+/// The access token that XOAUTH2 takes instead of the password.
+pub const TOKEN: &str = "t0ken";
+
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// How the line is secured. With TLS, AUTH is required (user and password as in [`crate::postfix`]).

@@ -21,15 +21,19 @@ mod python;
 pub mod aiosmtpd;
 pub mod postfix;
 pub mod prism;
+pub mod quiet_relay;
 pub mod sink;
+pub mod small_disk;
 
 pub mod api;
 pub mod moto;
 
+pub mod events;
 pub mod fault_proxy;
 pub mod mail;
 
 pub mod log_check;
+pub mod operator;
 pub mod postrider;
 pub mod story;
 pub mod world;

@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -78,10 +79,13 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
             refusals.push((n, refusal));
             continue;
         }
-        let pin = task.meta.pin.clone().or_else(|| pin(transport, &letter));
+        let call = task.meta.pin.clone().or_else(|| repeatable(transport, &letter));
         let submitted = AtomicBool::new(false);
-        let outcome =
-            transport.deliver(&letter, may_submit(world, task, right, transport, pin.as_ref(), &submitted)).await;
+        let outcome = {
+            // By reference: by value it would be a part of every future below it.
+            let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
+            transport.deliver(&letter, may_submit).await
+        };
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
         }
@@ -89,7 +93,7 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusals.push((n, refusal)),
             (_, outcome) => {
                 let passed_over = passed_over(world, &refusals, None);
-                return Ended { outcome, transport: transport.name.clone(), passed_over, pin };
+                return Ended { outcome, transport: transport.name.clone(), passed_over, pin: call };
             }
         }
         if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
@@ -145,7 +149,7 @@ fn passed_over(world: &World, refusals: &[(usize, Refusal)], except: Option<usiz
 }
 
 /// The call that is about to be made, where the transport will recognise it.
-fn pin(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
+fn repeatable(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
     let until = letter.dated.checked_add(transport.repeatable_for(letter)?).ok()?;
     Some(Pin { transport: transport.name.clone(), since: letter.dated, until })
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod events;
+pub mod health;
 pub mod output;
 pub mod rest;
 pub mod schema;
@@ -51,6 +52,8 @@ enum Command {
     Hold(rest::HoldArguments),
     /// Print events as they happen
     Events(events::Arguments),
+    /// Ask the worker that runs here whether it is well
+    Health(health::Arguments),
 }
 
 /// Where the configuration comes from.
@@ -82,6 +85,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dead(arguments) => block_on(rest::dead(arguments)),
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
+        Command::Health(arguments) => block_on(health::run(arguments)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod due;
+pub mod poison;
 pub mod retry;
 pub mod route;
 pub mod settle;

@@ -168,8 +168,7 @@ async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
     let said: Vec<String> = workers.iter().map(Postrider::stderr).collect();
     for (id, times) in arrivals.iter().filter(|(_, times)| **times > 1) {
         let id = id.trim_start_matches('<').split('@').next().unwrap();
-        let history: Vec<&str> =
-            said.iter().flat_map(|said| said.lines()).filter(|line| line.contains(id)).collect();
+        let history: Vec<&str> = said.iter().flat_map(|said| said.lines()).filter(|line| line.contains(id)).collect();
         let unknown = history.iter().filter(|line| line.contains(UNKNOWN)).count();
         assert!(times - 1 <= unknown, "{id} arrived {times} times:\n{}", history.join("\n"));
     }

@@ -83,3 +83,21 @@ PYTHON
   fi
   touch "$deploy_stamp"
 fi
+
+# Judges requests to providers by the vendors' own documents. The stories that need it say so where it is missing.
+prism=5.14.2
+prism_folder=${POSTRIDER_TEST_PRISM:-$root/target/prism}
+if [ ! -e "$prism_folder/prism-$prism" ]; then
+  if ! command -v npm >/dev/null && command -v apt-get >/dev/null; then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq \
+      install -y --no-install-recommends nodejs npm || true
+  fi
+  if command -v npm >/dev/null &&
+    npm install --prefix "$prism_folder" --no-save --no-audit --no-fund --silent "@stoplight/prism-cli@$prism"; then
+    touch "$prism_folder/prism-$prism"
+  else
+    echo "tests/setup.sh: SKIPPED: Prism is not there, and npm cannot install it: no judge for requests to providers" >&2
+  fi
+fi

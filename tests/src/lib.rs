@@ -20,6 +20,7 @@ mod python;
 
 pub mod aiosmtpd;
 pub mod postfix;
+pub mod prism;
 pub mod quiet_relay;
 pub mod sink;
 pub mod small_disk;

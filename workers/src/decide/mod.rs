@@ -3,7 +3,9 @@
 pub mod capabilities;
 pub mod classify;
 pub mod due;
+pub mod explain;
 pub mod failover;
+pub mod poison;
 pub mod retry;
 pub mod route;
 pub mod settle;

@@ -25,7 +25,7 @@ use crate::{config::QueueConfig, decide::settlement::Settlement};
 /// The queue.
 pub enum Queue {
     /// A broker.
-    Rabbit(rabbitmq::RabbitQueue),
+    Rabbit(Box<rabbitmq::RabbitQueue>),
     /// A file.
     Embedded(embedded::EmbeddedQueue),
 }
@@ -227,7 +227,8 @@ impl Queue {
     pub async fn connect(config: &QueueConfig) -> Result<Self, QueueError> {
         let url = config.url.expose_secret();
         if url.starts_with("amqp://") || url.starts_with("amqps://") {
-            return Ok(Self::Rabbit(rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?));
+            let queue = rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?;
+            return Ok(Self::Rabbit(Box::new(queue)));
         }
         match url.strip_prefix(SCHEME) {
             Some(path) => Ok(Self::Embedded(embedded::EmbeddedQueue::open(path).await?)),

@@ -45,8 +45,8 @@ impl Sampler {
     /// The same answer in every process that sees the trace: its id is the dice.
     #[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits")]
     fn is_drawn(self, trace: TraceId) -> bool {
-        let [.., a, b, c, d, e, f, g, h] = trace.to_bytes();
-        let drawn = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11;
+        let low = u128::from_be_bytes(trace.to_bytes()) & u128::from(u64::MAX);
+        let drawn = u64::try_from(low).unwrap_or(u64::MAX) >> 11;
         (drawn as f64) < self.ratio * (1_u64 << 53) as f64
     }
 }

@@ -47,7 +47,7 @@ async fn every_example_goes_out_whole_as_mime() {
         let credentials = STANDARD.encode(format!("api:{SECRET}"));
         assert_eq!(header(&request, "authorization"), format!("Basic {credentials}"));
         let parts = parts(&request);
-        let all: Vec<String> = letter.recipients().iter().map(|address| address.to_string()).collect();
+        let all: Vec<String> = letter.recipients().into_iter().map(ToString::to_string).collect();
         assert_eq!(values(&parts, "to"), all);
         assert_eq!(values(&parts, "o:tag"), job.tags());
         assert_eq!(values(&parts, "v:postrider_job_id"), [job.id().to_string()]);
@@ -162,7 +162,7 @@ async fn jobs_with_the_same_content_share_a_call_and_keep_what_is_their_own() {
     let mut seen = Request {
         url: "http://localhost/".parse().unwrap(),
         method: "POST".parse().unwrap(),
-        headers: Default::default(),
+        headers: http::HeaderMap::default(),
         body: request.body.to_vec(),
     };
     seen.headers.insert("content-type", request.content_type.parse().unwrap());

@@ -125,6 +125,42 @@ async fn keys_that_are_refused_as_ended_are_forgotten() {
 }
 
 #[tokio::test]
+async fn many_deliveries_share_a_failure_and_the_next_one_asks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first").unwrap();
+    let server = server(SignedDuration::from_hours(1)).await;
+    let busy = ResponseTemplate::new(503);
+    Mock::given(path("/")).respond_with(busy).up_to_n_times(1).with_priority(1).mount(&server).await;
+    let provider = account(&server, &token);
+    let job = example("receipt");
+    let letters: Vec<_> = (0..20).map(|_| letter(&job, None)).collect();
+    let outcomes = join_all(letters.iter().map(|letter| provider.deliver(letter, async { true }))).await;
+    for outcome in outcomes {
+        let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((refusal.class, refusal.answer.text.as_str()), (Class::Transient, "STS: 503"));
+    }
+    assert_eq!(seen(&server, "/").await.len(), 1);
+    let outcome = provider.deliver(&letter(&job, None), async { true }).await;
+    assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn keys_that_are_still_good_serve_while_sts_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first").unwrap();
+    // Shorter than the time by which keys are replaced early: each delivery asks.
+    let server = server(SignedDuration::from_secs(200)).await;
+    let provider = account(&server, &token);
+    let job = example("receipt");
+    provider.deliver(&letter(&job, None), async { true }).await;
+    std::fs::remove_file(&token).unwrap();
+    let outcome = provider.deliver(&letter(&job, None), async { true }).await;
+    assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_sent_and_a_person_is_needed() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(SignedDuration::from_hours(1)).await;

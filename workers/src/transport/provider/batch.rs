@@ -182,7 +182,11 @@ pub fn step(answer: Batched, jobs: usize, in_doubt: bool, may_repeat: bool) -> S
         Batched::Whole(verdict) => with_doubt(verdict, in_doubt),
     };
     match verdict {
-        Verdict::Refused { class: Class::Message | Class::Recipient | Class::Misfit, .. } if jobs > 1 => Step::Halve,
+        Verdict::Refused { class: Class::Message | Class::Recipient | Class::Misfit | Class::Sender, .. }
+            if jobs > 1 =>
+        {
+            Step::Halve
+        }
         Verdict::Unclear(_) if may_repeat => Step::Repeat,
         verdict => Step::All(verdict),
     }
@@ -301,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_call_refused_for_one_is_halved_until_that_one_is_alone() {
-        for class in [Class::Message, Class::Recipient, Class::Misfit] {
+        for class in [Class::Message, Class::Recipient, Class::Misfit, Class::Sender] {
             check(whole(class), 2, false, true, "halve");
             check(whole(class), 1, false, true, &format!("all {}", class.as_str()));
         }

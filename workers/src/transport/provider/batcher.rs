@@ -19,7 +19,6 @@ use super::{
     Provider,
     batch::{self, Added, Batched, CallLimits, Groups, Item, Step},
     client::Lost,
-    outcome,
     reply::Verdict,
     without_answer,
 };
@@ -152,7 +151,7 @@ impl Desk {
         let mut parts = vec![permitted(waiting).await];
         while let Some(part) = parts.pop() {
             let (first, second) = self.call(part).await;
-            parts.extend([second, first]);
+            parts.extend([second, first].into_iter().filter(|half| !half.is_empty()));
         }
         drop(place);
     }
@@ -184,12 +183,12 @@ impl Desk {
             match batch::step(answer, members.len(), in_doubt, !repeat_after.is_empty()) {
                 Step::Each(list) => {
                     for (member, verdict) in members.into_iter().zip(list) {
-                        tell(member, outcome(status, verdict));
+                        tell(member, self.provider.outcome(status, verdict));
                     }
                     return Default::default();
                 }
                 Step::All(verdict) => {
-                    tell_all(members, &outcome(status, verdict));
+                    tell_all(members, &self.provider.outcome(status, verdict));
                     return Default::default();
                 }
                 Step::Halve => {

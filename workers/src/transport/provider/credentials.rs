@@ -2,7 +2,10 @@
 //! (<https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>). Keys that end are kept until shortly before, and
 //! fetched by one caller while the others wait for it. The file with the token is read each time: it is replaced long before it ends.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -29,7 +32,22 @@ pub struct Credentials(Source);
 
 enum Source {
     Static(Keys),
-    WebIdentity { role_arn: String, token_file: PathBuf, sts: Client, kept: Mutex<Option<Kept>> },
+    WebIdentity(Box<WebIdentity>),
+}
+
+struct WebIdentity {
+    role_arn: String,
+    token_file: PathBuf,
+    sts: Client,
+    state: Mutex<State>,
+}
+
+/// What was learned so far.
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    /// The last failure, and when it was known.
+    failed: Option<(Instant, Refusal)>,
 }
 
 /// Keys and their end.
@@ -47,57 +65,67 @@ impl Credentials {
                 secret_access_key: secret_access_key.clone(),
                 session_token: session_token.clone(),
             }),
-            SesCredentials::WebIdentity { role_arn, token_file, sts_url } => Source::WebIdentity {
-                role_arn: role_arn.clone(),
-                token_file: token_file.clone(),
-                sts: Client::new(http, sts_url)?,
-                kept: Mutex::new(None),
-            },
+            SesCredentials::WebIdentity { role_arn, token_file, sts_url } => {
+                Source::WebIdentity(Box::new(WebIdentity {
+                    role_arn: role_arn.clone(),
+                    token_file: token_file.clone(),
+                    sts: Client::new(http, sts_url)?,
+                    state: Mutex::default(),
+                }))
+            }
         }))
     }
 
     /// Keys that are good now. Where they cannot be had, nothing was sent.
     pub async fn keys(&self) -> Result<Keys, Refusal> {
-        let (role_arn, token_file, sts, kept) = match &self.0 {
+        let source = match &self.0 {
             Source::Static(keys) => return Ok(keys.clone()),
-            Source::WebIdentity { role_arn, token_file, sts, kept } => (role_arn, token_file, sts, kept),
+            Source::WebIdentity(source) => source,
         };
-        // Held while the keys are fetched, so that one caller asks; the client's limit bounds the wait.
-        let mut kept = kept.lock().await;
+        let asked = Instant::now();
+        // Held while the keys are fetched, so that one caller asks.
+        let mut state = source.state.lock().await;
         let now = Timestamp::now();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.until.checked_sub(EARLY).is_ok_and(|end| now < end)) {
+        if let Some(kept) = state.kept.as_ref().filter(|kept| kept.until.checked_sub(EARLY).is_ok_and(|end| now < end))
+        {
             return Ok(kept.keys.clone());
         }
-        match fetch(sts, role_arn, token_file).await {
-            Ok(fresh) => Ok(kept.insert(fresh).keys.clone()),
-            // The old ones are still good for a little while; the next caller asks again.
-            Err(refusal) => match kept.as_ref().filter(|kept| now < kept.until) {
-                Some(kept) => Ok(kept.keys.clone()),
-                None => Err(refusal),
+        // A failure while this caller waited is its failure too: else each of many would wait for one of its own.
+        let shared = state.failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, refusal)| refusal.clone());
+        let refusal = match shared {
+            Some(refusal) => refusal,
+            None => match source.fetch().await {
+                Ok(fresh) => return Ok(state.kept.insert(fresh).keys.clone()),
+                Err(refusal) => state.failed.insert((Instant::now(), refusal)).1.clone(),
             },
+        };
+        // The old ones may still be good for a little while.
+        match state.kept.as_ref().filter(|kept| Timestamp::now() < kept.until) {
+            Some(kept) => Ok(kept.keys.clone()),
+            None => Err(refusal),
         }
     }
 
     /// Forgets keys that were refused as ended, unless others have taken their place meanwhile.
     pub async fn forget(&self, ended: &Keys) {
-        if let Source::WebIdentity { kept, .. } = &self.0 {
-            let mut kept = kept.lock().await;
-            kept.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
+        if let Source::WebIdentity(source) = &self.0 {
+            source.state.lock().await.kept.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
         }
     }
 }
 
-async fn fetch(sts: &Client, role_arn: &str, token_file: &PathBuf) -> Result<Kept, Refusal> {
-    let token = tokio::fs::read_to_string(token_file).await.map_err(|error| {
-        refusal(Class::Config, &format!("the token file {} cannot be read: {error}", token_file.display()))
-    })?;
-    let reply = match sts.send(request(role_arn, token.trim())).await {
-        Ok(reply) => reply,
-        Err(Lost::Before { class, text, .. }) => return Err(refusal(class, &format!("STS: {text}"))),
-        // It may have given keys to nobody; no mail is concerned.
-        Err(Lost::After(text)) => return Err(refusal(Class::Transient, &format!("STS: {text}"))),
-    };
-    read(&reply)
+impl WebIdentity {
+    async fn fetch(&self) -> Result<Kept, Refusal> {
+        let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| {
+            refusal(Class::Config, &format!("the token file {} cannot be read: {error}", self.token_file.display()))
+        })?;
+        match self.sts.send(request(&self.role_arn, token.trim())).await {
+            Ok(reply) => read(&reply),
+            Err(Lost::Before { class, text, .. }) => Err(refusal(class, &format!("STS: {text}"))),
+            // Keys that nobody got; no mail is concerned.
+            Err(Lost::After(text)) => Err(refusal(Class::Transient, &format!("STS: {text}"))),
+        }
+    }
 }
 
 /// The call of STS. It needs no signature: the token is the proof.

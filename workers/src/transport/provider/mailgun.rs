@@ -7,7 +7,10 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use postrider_schemas::{address::Mailbox, job::RecipientField};
+use postrider_schemas::{
+    address::{EmailAddress, Mailbox},
+    job::RecipientField,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 
@@ -197,7 +200,7 @@ fn form(api_key: &SecretString, domain: &str, letter: &Letter<'_>, mut options: 
 fn check(letter: &Letter<'_>) -> Result<(), Unfit> {
     let senders = std::iter::once(letter.job.from()).chain(letter.job.reply_to());
     // Mailgun makes headers of them that nobody can read (github.com/anymail/django-anymail, its backend for Mailgun).
-    if senders.map(Mailbox::address).any(|address| address.needs_smtputf8()) {
+    if senders.map(Mailbox::address).any(EmailAddress::needs_smtputf8) {
         return Err(Unfit::Value("a sender with other letters than ASCII before the @".to_owned()));
     }
     for (name, _) in letter.headers() {

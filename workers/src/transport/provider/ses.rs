@@ -90,7 +90,7 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
         // An identity of this account that is not verified, not a content that is refused.
         "MessageRejected" if mentions(&text, "not verified") => refused(Class::Sender),
         "MailFromDomainNotVerified" | "MailFromDomainNotVerifiedException" => refused(Class::Sender),
-        // The first two: keys that ended while they were under way. The next call has fresh ones.
+        // Keys that ended on the way are among them: the next call has fresh ones.
         "ExpiredToken"
         | "ExpiredTokenException"
         | "RequestTimeout"

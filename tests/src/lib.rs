@@ -22,6 +22,7 @@ pub mod aiosmtpd;
 pub mod postfix;
 pub mod prism;
 pub mod quiet_relay;
+pub mod rotel;
 pub mod sink;
 pub mod small_disk;
 

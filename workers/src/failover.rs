@@ -111,7 +111,7 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
 
 /// The time with one transport.
 fn deliver_step(transport: &Transport) -> traces::Step {
-    let step = if transport.is_relay() { traces::call("deliver") } else { traces::step("deliver") };
+    let step = traces::stretch("deliver", transport.is_relay());
     if step.is_recorded() {
         let (host, port) = transport.address();
         step.set(attribute::TRANSPORT, transport.name.clone());

@@ -69,7 +69,7 @@ struct Trail {
     is_sampled: bool,
     is_failure: bool,
     steps: Vec<Noted>,
-    /// Positions of the steps that have not ended, the innermost one last.
+    /// Positions of the steps under way that others belong to, the innermost one last. Most steps are no such: some run side by side.
     open: Vec<usize>,
 }
 
@@ -112,6 +112,7 @@ impl Trail {
         };
         let (name, template) = process_names(delivery);
         if let Some(root) = trail.note(name.into(), SpanKind::Consumer) {
+            trail.open.push(root);
             trail.steps[root].attributes = described(delivery, template, now);
         }
         // What is republished points at this attempt, and at the creation: a producer sets one of the two only.
@@ -129,7 +130,6 @@ impl Trail {
         let id = RandomIdGenerator::default().new_span_id();
         let start = SystemTime::now();
         self.steps.push(Noted { name, kind, id, parent, start, end: None, attributes: Vec::new(), error: None });
-        self.open.push(position);
         Some(position)
     }
 
@@ -241,16 +241,23 @@ pub struct Step(Option<usize>);
 
 /// Begins a step of the attempt whose task this is.
 pub fn step(name: &'static str) -> Step {
-    begin(name, SpanKind::Internal)
+    Step(with(|trail| trail.note(Cow::Borrowed(name), SpanKind::Internal)).flatten())
 }
 
 /// Begins a step in which another program is asked.
 pub fn call(name: &'static str) -> Step {
-    begin(name, SpanKind::Client)
+    Step(with(|trail| trail.note(Cow::Borrowed(name), SpanKind::Client)).flatten())
 }
 
-fn begin(name: &'static str, kind: SpanKind) -> Step {
-    Step(with(|trail| trail.note(Cow::Borrowed(name), kind)).flatten())
+/// Begins a step that the ones after it belong to, until it ends.
+pub fn stretch(name: &'static str, is_call: bool) -> Step {
+    let kind = if is_call { SpanKind::Client } else { SpanKind::Internal };
+    let begin = |trail: &mut Trail| {
+        let position = trail.note(Cow::Borrowed(name), kind)?;
+        trail.open.push(position);
+        Some(position)
+    };
+    Step(with(begin).flatten())
 }
 
 impl Step {
@@ -270,6 +277,12 @@ impl Step {
                 step.error = Some(Cow::Owned(text.to_owned()));
             });
         }
+    }
+
+    /// Its W3C context, for those who are called.
+    pub fn traceparent(&self) -> Option<String> {
+        let step = self.0?;
+        with(|trail| lineage::format(&trail.context(step)))
     }
 
     /// True where it is recorded: what costs something to find out is not worth it otherwise.
@@ -310,11 +323,6 @@ pub fn failed(kind: &'static str, text: &str) {
         root.attributes.push(KeyValue::new(attribute::ERROR_TYPE, kind));
         root.error = Some(Cow::Owned(text.to_owned()));
     });
-}
-
-/// The W3C context of the innermost step, for those who are called.
-pub fn traceparent() -> Option<String> {
-    with(|trail| trail.open.last().map(|step| lineage::format(&trail.context(*step)))).flatten()
 }
 
 /// The trace of the attempt whose task this is, for log lines; the one that the message came in, where traces are off.

@@ -182,7 +182,7 @@ impl Client {
             value.set_sensitive(true);
             call = call.header(*name, value);
         }
-        if let Some(context) = traces::traceparent() {
+        if let Some(context) = step.traceparent() {
             call = call.header("traceparent", context);
         }
         let answer = match call.send().await {

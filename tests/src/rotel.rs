@@ -55,7 +55,8 @@ impl Rotel {
         let venv = std::env::var_os("POSTRIDER_TEST_VENV")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-venv"), PathBuf::from);
         let versions = std::fs::read_dir(venv.join("lib")).ok()?;
-        let programs = versions.filter_map(|version| Some(version.ok()?.path().join("site-packages/rotel/rotel-agent")));
+        let programs =
+            versions.filter_map(|version| Some(version.ok()?.path().join("site-packages/rotel/rotel-agent")));
         programs.into_iter().find(|program| program.exists())
     }
 
@@ -125,18 +126,25 @@ fn spans(text: &str) -> Result<Vec<Span>> {
             continue;
         }
         let bare = line.strip_prefix("-> ").unwrap_or(line);
-        let Some((name, value)) = bare.split_once(':').map(|(name, value)| (name.trim(), value.trim())) else { continue };
-        match (name, span.links.last_mut().filter(|_| is_link)) {
-            ("Trace ID", Some(link)) => value.clone_into(&mut link.0),
-            ("ID" | "Span ID", Some(link)) => value.clone_into(&mut link.1),
-            (_, Some(_)) => {}
-            ("Trace ID", None) => value.clone_into(&mut span.trace),
-            ("Parent ID", None) => value.clone_into(&mut span.parent),
-            ("ID", None) => value.clone_into(&mut span.id),
-            ("Name", None) => value.clone_into(&mut span.name),
-            ("Kind", None) => span.kind = value.replace("SPAN_KIND_", "").to_lowercase(),
-            ("Status code", None) => span.status = value.replace("STATUS_CODE_", "").to_lowercase(),
-            (name, None) if line.starts_with("-> ") => {
+        let Some((name, value)) = bare.split_once(':').map(|(name, value)| (name.trim(), value.trim())) else {
+            continue;
+        };
+        if is_link && let Some(link) = span.links.last_mut() {
+            match name {
+                "Trace ID" => value.clone_into(&mut link.0),
+                "ID" => value.clone_into(&mut link.1),
+                _ => {}
+            }
+            continue;
+        }
+        match name {
+            "Trace ID" => value.clone_into(&mut span.trace),
+            "Parent ID" => value.clone_into(&mut span.parent),
+            "ID" => value.clone_into(&mut span.id),
+            "Name" => value.clone_into(&mut span.name),
+            "Kind" => span.kind = value.replace("SPAN_KIND_", "").to_lowercase(),
+            "Status code" => span.status = value.replace("STATUS_CODE_", "").to_lowercase(),
+            name if line.starts_with("-> ") => {
                 let value = value.split_once('(').map_or(value, |(_, inner)| inner.strip_suffix(')').unwrap_or(inner));
                 span.attributes.push((name.to_owned(), value.to_owned()));
             }

@@ -10,6 +10,7 @@ pub mod failover;
 pub mod outcome;
 
 pub mod queue;
+pub mod reload;
 pub mod replay;
 pub mod store;
 

@@ -71,6 +71,11 @@ pub struct ConfigArguments {
 }
 
 impl ConfigArguments {
+    /// The file, where there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Loads and checks the configuration.
     pub fn load(&self) -> anyhow::Result<Config> {
         Ok(config::load(self.config.as_deref())?)

@@ -1,6 +1,6 @@
 //! `postrider worker`: settings, logs, connect, run, drain.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -13,6 +13,7 @@ use crate::{
     admin,
     config::Config,
     consumer::{self, Drained},
+    reload,
     telemetry::{self, Telemetry},
 };
 
@@ -35,13 +36,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
     };
-    let ended = runtime.block_on(work(config, &telemetry));
+    let ended = runtime.block_on(work(config, arguments.config.file(), &telemetry));
     drop(runtime);
     telemetry.flush();
     ended
 }
 
-async fn work(config: Config, telemetry: &Telemetry) -> anyhow::Result<ExitCode> {
+async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let admin = config.admin;
@@ -53,7 +54,8 @@ async fn work(config: Config, telemetry: &Telemetry) -> anyhow::Result<ExitCode>
     }
     let drained = tokio::select! {
         drained = consumer::run(Arc::clone(&worlds), stop) => drained,
-        never = telemetry.watch(worlds) => match never {},
+        never = telemetry.watch(Arc::clone(&worlds)) => match never {},
+        never = reload::watch(file, worlds, telemetry.level()) => match never? {},
     };
     signals.abort();
     Ok(if drained == Drained::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

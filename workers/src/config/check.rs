@@ -95,6 +95,7 @@ pub(super) fn check(
             },
         },
         transports,
+        files: Vec::new(),
         groups,
         routes,
     })

@@ -88,8 +88,11 @@ pub(super) fn start(page: bool) -> Result<Exporters, ExportError> {
         }
         if page {
             let registry = prometheus::Registry::new();
-            let reader =
-                opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info().scope_info_enabled(false).build();
+            let reader = opentelemetry_prometheus::exporter()
+                .with_registry(registry.clone())
+                .without_target_info()
+                .scope_info_enabled(false)
+                .build();
             builder = builder.with_reader(reader.map_err(|error| ExportError::Page(error.to_string()))?);
             exporters.page = Some(registry);
         }

@@ -375,7 +375,10 @@ mod tests {
         let provider = SdkMeterProvider::builder().with_reader(page.build().unwrap()).build();
         let metrics = Metrics::new(&provider.meter("test"));
         let domains = |list: &[&str]| Domains::parse(list.iter().copied()).unwrap();
-        let groups = [("first".to_owned(), domains(&["d1.example"])), ("second".to_owned(), domains(&["d2.example", "d4.example"]))];
+        let groups = [
+            ("first".to_owned(), domains(&["d1.example"])),
+            ("second".to_owned(), domains(&["d2.example", "d4.example"])),
+        ];
         metrics.learn(["relay", "backup"], &groups);
         let outcomes = [
             Outcome::LostClaim,

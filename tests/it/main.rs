@@ -31,6 +31,7 @@ mod relay_trouble;
 mod reload;
 mod ses;
 mod silence;
+mod status;
 mod telemetry;
 mod tidy;
 mod waiting;

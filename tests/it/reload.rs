@@ -108,7 +108,6 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
 
     // The level too.
     std::fs::write(&file, config(&world, &other, "other", &password, "error")).unwrap();
-    wait_for_said(&worker, APPLIES, 4);
     deadline::wait_for("a silent worker", SOON, || {
         let before = said(&worker, "Sent job");
         let count = arrived()?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     time::{Duration, Instant},
 };
 
@@ -16,11 +17,13 @@ use postrider_schemas::{
     wire::{self, JOB_CONTENT_TYPE, JOB_TYPE},
 };
 use postrider_tests::{
+    aiosmtpd::Tls,
     api::{Api, Reaction},
     deadline,
     fault_proxy::{FaultProxy, Faults},
     http::Endpoint,
     ports,
+    postfix::{PASSWORD, USER},
     postrider::{Launch, Postrider},
     process::{self, find},
     quiet_relay::{QuietRelay, Silence},
@@ -81,7 +84,8 @@ fn tree(spans: &[Span], trace: &str) -> String {
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for span in children.into_iter().filter(|span| span.name != "wait") {
             let links = if span.links.is_empty() { String::new() } else { format!(", {} links", span.links.len()) };
-            out.push_str(&format!("{}{} ({}, {}{links})\n", "  ".repeat(depth), span.name, span.kind, span.status));
+            let indent = "  ".repeat(depth);
+            let _ = writeln!(out, "{indent}{} ({}, {}{links})", span.name, span.kind, span.status);
             branch(spans, &span.id, depth + 1, out);
         }
     }
@@ -98,6 +102,50 @@ fn tree(spans: &[Span], trace: &str) -> String {
 
 fn is_process(span: &Span) -> bool {
     span.name.starts_with("process ")
+}
+
+/// Nothing was told that the registry does not know: attributes of spans, labels, and the fields of log lines. No address and no body.
+#[track_caller]
+fn assert_told_nothing_else(said: &str) {
+    let labels = INSTRUMENTS.iter().flat_map(|one| one.labels.iter().copied());
+    let fields = [
+        "address",
+        "consumers",
+        "server",
+        "connections",
+        "answer",
+        "refused",
+        "attempt",
+        "route",
+        "transport",
+        "class",
+        "follows",
+    ];
+    let more = ["job.id", "error", "bytes", "offers", "reason", "open"];
+    let known: BTreeSet<&str> =
+        attribute::ALL.iter().map(|(name, _)| *name).chain(labels).chain(fields).chain(more).collect();
+    let told = attribute_names(said);
+    let unknown: Vec<&String> = told.iter().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(told.len() > 20 && unknown.is_empty(), "{unknown:?} of {told:?}");
+    for secret in ["customer.example", "shop.example", "Hello."] {
+        assert!(!said.contains(secret), "the collector was told {secret}");
+    }
+}
+
+/// The attributes that the conventions for messaging want, and ours.
+#[track_caller]
+fn assert_describes(span: &Span, job: &Job) {
+    let of = |name: &str| span.attribute(name).unwrap_or_else(|| panic!("{name} of {span:#?}"));
+    let id = job.id().to_string();
+    assert_eq!((of(attribute::JOB_ID), of(attribute::MESSAGING_MESSAGE_ID)), (id.as_str(), id.as_str()));
+    assert_eq!(of(attribute::MESSAGING_SYSTEM), "rabbitmq");
+    assert_eq!(
+        (of(attribute::MESSAGING_OPERATION_NAME), of(attribute::MESSAGING_OPERATION_TYPE)),
+        ("process", "process")
+    );
+    assert_eq!(of(attribute::MESSAGING_DESTINATION), "postrider.v1.jobs.transactional.00");
+    assert_eq!(of(attribute::MESSAGING_TEMPLATE), "postrider.v1.jobs.{lane}.{shard}");
+    assert_eq!((of(attribute::OUTCOME), of(attribute::CLASS)), ("refused", "transient"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,17 +190,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
            send postrider.events (client, unset)\n  \
            settle (client, unset)\n"
     );
-    let of_first = |name: &str| first.attribute(name).unwrap_or_else(|| panic!("{name} of {first:#?}"));
-    let id = job.id().to_string();
-    assert_eq!((of_first(attribute::JOB_ID), of_first(attribute::MESSAGING_MESSAGE_ID)), (id.as_str(), id.as_str()));
-    assert_eq!(of_first(attribute::MESSAGING_SYSTEM), "rabbitmq");
-    assert_eq!(
-        (of_first(attribute::MESSAGING_OPERATION_NAME), of_first(attribute::MESSAGING_OPERATION_TYPE)),
-        ("process", "process")
-    );
-    assert_eq!(of_first(attribute::MESSAGING_DESTINATION), "postrider.v1.jobs.transactional.00");
-    assert_eq!(of_first(attribute::MESSAGING_TEMPLATE), "postrider.v1.jobs.{lane}.{shard}");
-    assert_eq!((of_first(attribute::OUTCOME), of_first(attribute::CLASS)), ("refused", "transient"));
+    assert_describes(first, &job);
     let settled = spans.iter().find(|span| span.trace == TRACE && span.name == "settle").unwrap();
     assert_eq!(settled.attribute(attribute::SETTLEMENT), Some("again"));
 
@@ -179,35 +217,12 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
         (Some("accepted"), Some("2"))
     );
 
-    // The log names the same traces, and nothing was told that the registry does not know.
+    // The log names the same traces.
     for span in [first, second] {
         assert!(worker.stderr().contains(&span.trace), "{}", span.trace);
     }
     drop(worker);
-    let labels = INSTRUMENTS.iter().flat_map(|one| one.labels.iter().copied());
-    let fields = [
-        "address",
-        "consumers",
-        "server",
-        "connections",
-        "answer",
-        "refused",
-        "attempt",
-        "route",
-        "transport",
-        "class",
-        "follows",
-    ];
-    let more = ["job.id", "error", "bytes", "offers", "reason", "open"];
-    let known: BTreeSet<&str> =
-        attribute::ALL.iter().map(|(name, _)| *name).chain(labels).chain(fields).chain(more).collect();
-    let told = attribute_names(&rotel.said());
-    let unknown: Vec<&String> = told.iter().filter(|name| !known.contains(name.as_str())).collect();
-    assert!(told.len() > 20 && unknown.is_empty(), "{unknown:?} of {told:?}");
-    let said = rotel.said();
-    for secret in ["customer.example", "shop.example", "Hello."] {
-        assert!(!said.contains(secret), "the collector was told {secret}");
-    }
+    assert_told_nothing_else(&rotel.said());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,6 +286,53 @@ async fn of_traces_that_are_not_sampled_failures_are_told() {
     let id = bad.id().to_string();
     assert_eq!(told.iter().map(|span| span.attribute(attribute::JOB_ID)).collect::<Vec<_>>(), [Some(id.as_str())]);
     assert_eq!((told[0].status.as_str(), told[0].attribute(attribute::SAMPLED_BY)), ("error", Some("failure")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
+    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let relay = format!(
+        "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n",
+        world.aiosmtpd().ca_file().display()
+    );
+    let more = format!(
+        "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch = false\n\
+         [[route]]\nname = \"api\"\nwhen = {{ lane = \"bulk\" }}\nsend = [\"api\"]\n{ROUTE}",
+        api.url()
+    );
+    let config =
+        story::relay_config(&world.amqp_url(), &world.redis_url(), world.aiosmtpd().port(), &format!("{relay}{more}"))
+            .replace("level = \"debug\"", "level = \"trace\"");
+    let collector = Api::start(|_| Reaction::Answer(503, "", String::new())).unwrap();
+    let worker = consuming(
+        Postrider::command(["worker"])
+            .config(config)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=c0llector")
+            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+    );
+    let job = |lane| {
+        story::job_with(|job| {
+            job.lane = lane;
+            job.subject = "B0dy and subject".to_owned();
+            job.text = Some("B0dy and text.\n".to_owned());
+        })
+    };
+    story::publish(&world.amqp_url(), &[job(Lane::Transactional), job(Lane::Bulk)]).await.unwrap();
+    world.aiosmtpd().wait_for(1, SOON).unwrap();
+    deadline::wait_for("the call, and one to the collector", SOON, || {
+        (api.taken() == 1 && !collector.calls().is_empty()).then_some(())
+    })
+    .unwrap();
+    let said = worker.stderr();
+    assert!(said.contains("\"level\":\"TRACE\"") || said.contains("\"level\":\"DEBUG\""), "{said}");
+    // Addresses are looked for when it ends.
+    for secret in [PASSWORD, "SG.k3y", "c0llector", "B0dy"] {
+        assert!(!said.contains(secret), "{secret} in {said}");
+    }
 }
 
 /// A worker whose collector is at this address: all mail arrives, and it ends within its limits.

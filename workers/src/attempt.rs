@@ -32,7 +32,7 @@ use crate::{
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
-    telemetry::{metrics, registry::attribute, traces, words},
+    telemetry::{metrics, pulse::PULSE, registry::attribute, traces, words},
     transport::Transport,
 };
 
@@ -575,6 +575,11 @@ fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
     if matches!(outcome, Outcome::Accepted { .. }) {
         metrics::accepted(task.job, task.meta, task.published_at, transport, now());
+    }
+    match outcome {
+        Outcome::Refused { refusal, .. } => PULSE.failed(transport, refusal.class.as_str(), &refusal.answer, now()),
+        Outcome::Unknown(answer) => PULSE.failed(transport, "unknown", answer, now()),
+        Outcome::Accepted { .. } | Outcome::LostClaim => {}
     }
     if !traces::is_recorded() {
         return;

@@ -9,6 +9,7 @@ pub mod decide;
 pub mod failover;
 pub mod outcome;
 
+pub mod heartbeat;
 pub mod queue;
 pub mod reload;
 pub mod replay;

@@ -12,7 +12,9 @@ pub mod rest;
 pub mod schema;
 pub mod send;
 pub mod simulate;
+pub mod status;
 pub mod topology;
+pub mod trace;
 pub mod worker;
 pub mod world;
 
@@ -58,6 +60,10 @@ enum Command {
     Hold(rest::HoldArguments),
     /// Print events as they happen
     Events(events::Arguments),
+    /// What waits, what is broken, who works
+    Status(status::Arguments),
+    /// What became of one job, as far as it is known
+    Trace(trace::Arguments),
     /// Ask the worker that runs here whether it is well
     Health(health::Arguments),
 }
@@ -98,6 +104,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dead(arguments) => block_on(rest::dead(arguments)),
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
+        Command::Status(arguments) => block_on(status::run(arguments)),
+        Command::Trace(arguments) => block_on(trace::run(arguments)),
         Command::Health(arguments) => block_on(health::run(arguments)),
     }
 }

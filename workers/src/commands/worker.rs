@@ -13,7 +13,7 @@ use crate::{
     admin,
     config::Config,
     consumer::{self, Drained},
-    reload,
+    heartbeat, reload,
     telemetry::{self, Telemetry},
 };
 
@@ -52,11 +52,15 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
         let listening = admin::serve(address, move || queue.consumers_up(), telemetry.page(), stop.clone()).await;
         info!(address = %listening.context("setting `admin.listen`")?, "The admin address listens");
     }
+    let id = uuid::Uuid::now_v7().to_string();
     let drained = tokio::select! {
         drained = consumer::run(Arc::clone(&worlds), stop) => drained,
         never = telemetry.watch(Arc::clone(&worlds)) => match never {},
-        never = reload::watch(file, worlds, telemetry.level()) => match never? {},
+        never = heartbeat::beat(&id, Arc::clone(&worlds)) => match never {},
+        never = reload::watch(file, Arc::clone(&worlds), telemetry.level()) => match never? {},
     };
+    // Who cannot say goodbye is forgotten a little later.
+    let _ = worlds.load_full().store.unbeat(&id).await;
     signals.abort();
     Ok(if drained == Drained::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

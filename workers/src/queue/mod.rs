@@ -331,6 +331,22 @@ impl Queue {
         }
     }
 
+    /// Events about a job that are kept, in order, as encoded JSON; nothing where the queue keeps none.
+    pub async fn events_about(&self, id: &str) -> Result<Option<Vec<Vec<u8>>>, QueueError> {
+        match self {
+            Self::Rabbit(_) => Ok(None),
+            Self::Embedded(queue) => queue.events_about(id).await.map(Some),
+        }
+    }
+
+    /// The messages of a job, with the queue that each is in; nothing where that cannot be seen without taking them.
+    pub async fn waiting(&self, id: &str) -> Result<Option<Vec<(String, RestMessage)>>, QueueError> {
+        match self {
+            Self::Rabbit(_) => Ok(None),
+            Self::Embedded(queue) => queue.waiting(id).await.map(Some),
+        }
+    }
+
     /// Events from now on, as encoded JSON.
     pub async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
         match self {

@@ -47,7 +47,7 @@ impl LedgerKey {
     }
 
     /// A name that the ledger itself wrote down.
-    pub(super) fn noted(text: String) -> Self {
+    pub(crate) fn noted(text: String) -> Self {
         Self(text)
     }
 }

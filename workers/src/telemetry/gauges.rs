@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     metrics::Metrics,
+    pulse::PULSE,
     registry::{INSTRUMENTS, Instrument, Kind, Name},
     words,
 };
@@ -59,7 +60,7 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<
         }
         let mut now = of_the_process(&world, metrics);
         if let Some(depths) = &depths {
-            of_the_queues(&mut now, &world, metrics, &Depths { ladder, ..depths.clone() });
+            of_the_queues(&mut now, &world, &Depths { ladder, ..depths.clone() });
         }
         *values.lock().unwrap_or_else(PoisonError::into_inner) = now;
         sleep(LOOK_EVERY).await;
@@ -89,7 +90,7 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     let mut values = Values::new();
     let flag = |is: bool| if is { 1.0 } else { 0.0 };
     for lane in Lane::ALL {
-        put(&mut values, Name::InFlight, vec![label(lane)], count(metrics.in_flight(lane)));
+        put(&mut values, Name::InFlight, vec![label(lane)], count(PULSE.in_hand(lane)));
     }
     let [consume, publish] = words::CONNECTIONS;
     put(
@@ -123,7 +124,7 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     values
 }
 
-fn of_the_queues(values: &mut Values, world: &World, metrics: &Metrics, depths: &Depths) {
+fn of_the_queues(values: &mut Values, world: &World, depths: &Depths) {
     for lane in Lane::ALL {
         for kind in [SourceKind::Jobs, SourceKind::Due] {
             let labels = vec![label(lane), KeyValue::new("source", words::source(kind))];
@@ -134,7 +135,9 @@ fn of_the_queues(values: &mut Values, world: &World, metrics: &Metrics, depths: 
         put(values, Name::BacklogDeliverable, vec![label(lane)], count(deliverable));
         // A broker cannot tell; what was taken last is as old as the next one, or older.
         let known = depths.oldest[crate::queue::depths::place(lane)];
-        let age = known.or_else(|| metrics.age(lane, Timestamp::now())).filter(|_| waiting > 0).unwrap_or_default();
+        let taken = PULSE.oldest(lane).map(|since| Timestamp::now().duration_since(since));
+        let taken = taken.and_then(|age| Duration::try_from(age).ok());
+        let age = known.or(taken).filter(|_| waiting > 0).unwrap_or_default();
         put(values, Name::OldestAge, vec![label(lane)], age.as_secs_f64());
     }
     let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable];

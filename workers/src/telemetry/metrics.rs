@@ -3,13 +3,7 @@
 //!
 //! **Invariant:** the value of a label is one of [`super::words`]: never a domain, tenant, job, address or text of an answer.
 
-use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use jiff::Timestamp;
 use opentelemetry::{
@@ -19,6 +13,7 @@ use opentelemetry::{
 use postrider_schemas::{Job, Lane, Meta};
 
 use super::{
+    pulse::{InHand, PULSE},
     registry::Name,
     words::{self, Groups, Names},
 };
@@ -44,7 +39,7 @@ pub(super) fn install(metrics: Metrics) {
     let _ = METRICS.set(metrics);
 }
 
-/// Counters, histograms, and what the gauges need.
+/// Counters and histograms, and the names that label them.
 pub struct Metrics {
     attempts: Counter<u64>,
     outcomes: Counter<u64>,
@@ -62,9 +57,6 @@ pub struct Metrics {
     /// Names of transports.
     pub(super) transports: Names,
     groups: Groups,
-    in_flight: [AtomicU64; 2],
-    /// When the job was published, or due, that was taken last, in ms: where a queue is not empty, the next one is no older than it.
-    taken: [AtomicI64; 2],
 }
 
 impl Metrics {
@@ -86,8 +78,6 @@ impl Metrics {
             reloads: counter(meter, Name::ConfigReloads),
             transports: Names::new("none"),
             groups: Groups::default(),
-            in_flight: Default::default(),
-            taken: Default::default(),
         }
     }
 
@@ -148,18 +138,6 @@ impl Metrics {
     fn group(&self, job: &Job) -> KeyValue {
         KeyValue::new("group", self.groups.of(job))
     }
-
-    /// Jobs in hand.
-    pub(super) fn in_flight(&self, lane: Lane) -> u64 {
-        self.in_flight[place(lane)].load(Ordering::Relaxed)
-    }
-
-    /// The age that the oldest job of a lane has at most, where any waits: nothing before one was taken.
-    pub(super) fn age(&self, lane: Lane, now: Timestamp) -> Option<Duration> {
-        let taken = self.taken[place(lane)].load(Ordering::Relaxed);
-        let age = now.as_millisecond().saturating_sub(taken);
-        (taken > 0).then(|| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
-    }
 }
 
 fn counter(meter: &Meter, name: Name) -> Counter<u64> {
@@ -173,39 +151,27 @@ fn histogram(meter: &Meter, name: Name) -> Histogram<f64> {
     builder.with_boundaries(one.buckets.to_vec()).build()
 }
 
-fn place(lane: Lane) -> usize {
-    usize::from(lane == Lane::Bulk)
-}
-
 fn lane(lane: Lane) -> KeyValue {
     KeyValue::new("lane", lane.as_str())
 }
 
-/// Counts as a job in hand for as long as it lives.
-pub struct InHand(Option<(&'static Metrics, Lane)>);
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        if let Some((metrics, lane)) = self.0 {
-            metrics.in_flight[place(lane)].fetch_sub(1, Ordering::Relaxed);
+/// A worker takes a delivery in hand. It counts as that for as long as the answer lives.
+pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
+    let of = delivery.source.lane;
+    let since = waiting_since(delivery, now);
+    if let Some(since) = since {
+        PULSE.waited(of, since);
+    }
+    if let Some(metrics) = get() {
+        let labels = [lane(of), KeyValue::new("source", words::source(delivery.source.kind))];
+        if let Some(since) = since {
+            metrics.queue_wait.record(seconds(since, now), &labels);
+        }
+        if let Some(due) = delivery.meta.not_before.filter(|due| *due <= now) {
+            metrics.lateness.record(seconds(due, now), &labels[..1]);
         }
     }
-}
-
-/// A worker takes a delivery in hand.
-pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
-    let Some(metrics) = get() else { return InHand(None) };
-    let of = delivery.source.lane;
-    metrics.in_flight[place(of)].fetch_add(1, Ordering::Relaxed);
-    let labels = [lane(of), KeyValue::new("source", words::source(delivery.source.kind))];
-    if let Some(since) = waiting_since(delivery, now) {
-        metrics.queue_wait.record(seconds(since, now), &labels);
-        metrics.taken[place(of)].store(since.as_millisecond(), Ordering::Relaxed);
-    }
-    if let Some(due) = delivery.meta.not_before.filter(|due| *due <= now) {
-        metrics.lateness.record(seconds(due, now), &labels[..1]);
-    }
-    InHand(Some((metrics, of)))
+    PULSE.take(of)
 }
 
 /// Since when a delivery waits to be attempted: since its publish, or the time it was parked for.

@@ -8,6 +8,7 @@ pub mod words;
 
 pub mod logs;
 pub mod metrics;
+pub mod pulse;
 pub mod traces;
 
 mod export;

@@ -157,6 +157,18 @@ impl EmbeddedQueue {
         let _ = self.db.call(move |db| rows::free_all(db, &owner)).await;
     }
 
+    /// See [`crate::queue::Queue::events_about`].
+    pub(super) async fn events_about(&self, id: &str) -> Result<Vec<Vec<u8>>, QueueError> {
+        let id = id.to_owned();
+        Ok(self.db.call(move |db| rows::events_about(db, &id)).await?)
+    }
+
+    /// See [`crate::queue::Queue::waiting`].
+    pub(super) async fn waiting(&self, id: &str) -> Result<Vec<(String, RestMessage)>, QueueError> {
+        let id = id.to_owned();
+        Ok(self.db.call(move |db| rows::waiting(db, &id)).await?)
+    }
+
     /// See [`crate::queue::Queue::depths`].
     pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
         Ok(self.db.call(rows::depths).await?)

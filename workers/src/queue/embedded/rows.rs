@@ -253,6 +253,26 @@ pub fn events(db: &Connection, after: i64, limit: i64) -> Result<Vec<(i64, Vec<u
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Kept events whose document names a job. There is no index: a tool may take its time over some 100,000 rows.
+pub fn events_about(db: &Connection, id: &str) -> Result<Vec<Vec<u8>>, DbError> {
+    let mut statement =
+        db.prepare_cached("SELECT json FROM event WHERE instr(CAST(json AS TEXT), ?1) > 0 ORDER BY number LIMIT 1000")?;
+    let rows = statement.query_map([id], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The messages of a job wherever they are, without their bodies.
+pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, DbError> {
+    let mut statement =
+        db.prepare_cached("SELECT queue, message_id, meta FROM message WHERE message_id = ?1 LIMIT 100")?;
+    let read = |row: &Row<'_>| {
+        let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((queue, RestMessage { message_id, meta: meta_of(&meta), body: bytes::Bytes::new() }))
+    };
+    let rows = statement.query_map([id], read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The time a row was published.
 pub fn published_at(ms: i64) -> Option<Timestamp> {
     Timestamp::from_millisecond(ms).ok()

@@ -26,6 +26,7 @@ mod ledger;
 mod operate;
 mod partial;
 mod poison;
+mod provider_calls;
 mod providers;
 mod relay_trouble;
 mod ses;

@@ -6,9 +6,6 @@
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
 
-#[path = "usage.rs"]
-mod usage;
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +15,7 @@ use postrider_tests::{
     deadline,
     postrider::{self, Postrider},
     story::{self, SOON},
+    usage,
     world::{Parts, Server, World},
 };
 

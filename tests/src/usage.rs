@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::process;
 use anyhow::{Context as _, Result, ensure};
-use postrider_tests::process;
 
 /// Processor time of a process so far, user and system, all threads.
 pub fn cpu(pid: u32) -> Result<Duration> {

@@ -24,6 +24,7 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
 
 /// What a program used that has ended.
 pub struct Used {
+    /// User and system time, all threads.
     pub cpu: Duration,
     /// Largest resident memory that was seen, in KiB.
     pub memory: u64,

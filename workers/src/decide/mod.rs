@@ -2,6 +2,8 @@
 
 pub mod classify;
 pub mod due;
+pub mod group;
+pub mod limits;
 pub mod retry;
 pub mod route;
 pub mod settle;

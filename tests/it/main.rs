@@ -15,6 +15,7 @@ mod harness_relays;
 mod journey;
 mod ladder;
 mod ledger;
+mod limiter;
 mod partial;
 mod relay_trouble;
 mod tidy;

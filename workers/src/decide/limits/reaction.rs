@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::scope::{Calls, Cut, Scope, WHOLE};
+use super::scope::{Calls, Cut, Scope, Set, WHOLE};
 use crate::outcome::{Class, EnhancedCode, Refusal, Stage};
 
 /// A rule.
@@ -233,6 +233,50 @@ pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
         scope.cut = Some(Cut { left: reacted.left, at: now, recovery: call.recovery, seen_interval_us: seen });
     }
     reacted
+}
+
+/// What an operator wants of a scope.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// Nothing goes for so long.
+    Pause {
+        /// How long.
+        for_us: f64,
+        /// For people.
+        why: String,
+    },
+    /// Whatever was paused, cut or set is over.
+    Resume,
+    /// Another rate for a time.
+    Set {
+        /// Time between two messages.
+        interval_us: f64,
+        /// How far the bucket may run ahead.
+        tolerance_us: f64,
+        /// How long.
+        for_us: f64,
+        /// For people.
+        why: String,
+    },
+}
+
+/// Carries an order out.
+pub fn order(scope: &mut Scope, order: &Order, now: f64) {
+    match order {
+        Order::Pause { for_us, why } => {
+            scope.paused_until = now + for_us;
+            scope.why.clone_from(why);
+        }
+        Order::Resume => {
+            (scope.paused_until, scope.cut, scope.set) = (0.0, None, None);
+            scope.why.clear();
+        }
+        Order::Set { interval_us, tolerance_us, for_us, why } => {
+            scope.set =
+                Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
+            scope.why.clone_from(why);
+        }
+    }
 }
 
 #[cfg(test)]

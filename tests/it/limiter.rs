@@ -1,0 +1,261 @@
+//! The limiter keeps its word: every store does what the pure rules say, step by step, and what only real servers can show.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use futures_util::future::try_join_all;
+use postrider_schemas::Lane;
+use postrider_tests::{
+    redis::{Database, Redis},
+    redis_fleet::RedisCluster,
+};
+use postrider_workers::{
+    decide::limits::{
+        admit::{Admission, Ask, admit},
+        rate::Rate,
+        reaction::{Call, Order, order, react},
+        scope::{Demand, Limit, Scope},
+    },
+    store::{Options, Store},
+};
+
+const START: u64 = 1_760_000_000_000_000;
+
+fn demand(scope: &str, rates: &[&str]) -> Demand {
+    let limit = |rate: &&str| Limit::from(&rate.parse::<Rate>().unwrap());
+    Demand { scope: scope.to_owned(), limits: rates.iter().map(limit).collect() }
+}
+
+fn ask(demands: Vec<Demand>) -> Ask {
+    Ask { demands, lane: Lane::Bulk, tenant: "a".to_owned(), weight: 1.0, fresh: true, want: 1, queue: true }
+}
+
+async fn in_redis() -> Result<(Store, Database)> {
+    let database = Database::fresh()?;
+    Ok((Store::connect(&database.url(), Options::default()).await?, database))
+}
+
+async fn in_a_file() -> Result<(Store, tempfile::TempDir)> {
+    let folder = tempfile::tempdir()?;
+    let url = format!("embedded:{}", folder.path().join("store.db").display());
+    Ok((Store::connect(&url, Options::default()).await?, folder))
+}
+
+/// Small and the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[usize::try_from(self.roll(list.len() as u64)).unwrap()]
+    }
+}
+
+/// The answer as numbers, to be compared.
+fn numbers(admission: Admission) -> (&'static str, [f64; 3]) {
+    let place = |scope: usize| scope as f64;
+    match admission {
+        Admission::Free => ("free", [0.0; 3]),
+        Admission::Go { wait_us, tokens, step_us } => ("go", [wait_us, f64::from(tokens), step_us]),
+        Admission::Park { park_us, slot_us, scope } => ("park", [park_us, slot_us, place(scope)]),
+        Admission::Full { wait_us, scope } => ("full", [wait_us, place(scope), 0.0]),
+    }
+}
+
+/// A hundred thousandth of a second is less than any decision depends on; times in JSON may be a quarter of a microsecond off.
+#[track_caller]
+fn check_same(what: &str, is: Admission, expected: Admission) {
+    let ((word, is_numbers), (expected_word, expected_numbers)) = (numbers(is), numbers(expected));
+    let same = word == expected_word && is_numbers.iter().zip(expected_numbers).all(|(a, b)| (a - b).abs() <= 10.0);
+    assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
+}
+
+/// Random questions, reactions and orders, to a store and to the pure rules.
+async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
+    let clock = Arc::new(AtomicU64::new(START));
+    let store = store.with_limiter_clock(Arc::clone(&clock));
+    let mut model: BTreeMap<String, Scope> = BTreeMap::new();
+    let mut dice = Dice(seed);
+    let mut words: BTreeMap<&str, u32> = BTreeMap::new();
+    let rates: [&[&str]; 6] = [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]];
+    for step in 0..1500 {
+        let now = START + clock.load(Ordering::Relaxed) - START + dice.roll(120_000);
+        clock.store(now, Ordering::Relaxed);
+        let scope = dice.pick(&["transport:r", "group:r:g", "tenant:a"]).to_owned();
+        match dice.roll(60) {
+            0 => {
+                let call = Call {
+                    reaction: dice.pick(&["slow", "other"]).to_owned(),
+                    count: u32::try_from(1 + dice.roll(3))?,
+                    within_us: 2e6,
+                    pause_us: dice.roll(3) as f64 * 3e5,
+                    keep: 5e5,
+                    floor: 1e5,
+                    recovery: 2e4,
+                    incident_us: 1e6,
+                    seen_interval_us: dice.roll(2) as f64 * 1e4,
+                    why: "slow: 421".to_owned(),
+                };
+                let is = store.react(&scope, &call).await?;
+                let expected = react(model.entry(scope).or_default(), &call, now as f64);
+                assert_eq!(is, expected, "step {step}");
+            }
+            1 => {
+                let one = match dice.roll(4) {
+                    0 => Order::Pause { for_us: 4e5, why: "maintenance".to_owned() },
+                    1 => {
+                        let set = Limit::from(&"30/s burst 2".parse::<Rate>()?);
+                        let why = "on trial".to_owned();
+                        Order::Set { interval_us: set.interval_us, tolerance_us: set.tolerance_us, for_us: 2e6, why }
+                    }
+                    _ => Order::Resume,
+                };
+                store.order(&scope, &one).await?;
+                order(model.entry(scope).or_default(), &one, now as f64);
+            }
+            _ => {
+                let demands: Vec<Demand> = ["transport:r", "group:r:g", "tenant:a"]
+                    .into_iter()
+                    .filter_map(|scope| {
+                        let rates = rates[usize::try_from(dice.roll(6)).unwrap()];
+                        (dice.roll(4) > 0).then(|| demand(scope, rates))
+                    })
+                    .collect();
+                if demands.is_empty() {
+                    continue;
+                }
+                let tenant = dice.pick(&["a", "b", "c"]).to_owned();
+                let weight = if seed.is_multiple_of(2) && tenant == "b" { 3.0 } else { 1.0 };
+                let lane = Lane::ALL[usize::try_from(dice.roll(2))?];
+                let (fresh, want, queue) = (dice.roll(2) == 0, u32::try_from(1 + dice.roll(5))?, dice.roll(8) > 0);
+                let ask = Ask { demands, lane, tenant, weight, fresh, want, queue };
+                let is = store.admit(&ask).await?;
+                let names: Vec<&String> = ask.demands.iter().map(|one| &one.scope).collect();
+                let mut scopes: Vec<Scope> =
+                    names.iter().map(|name| model.get(*name).cloned().unwrap_or_default()).collect();
+                let expected = admit(&mut scopes, &ask, now as f64);
+                model.extend(names.into_iter().cloned().zip(scopes));
+                check_same(&format!("step {step}, {ask:?}"), is, expected);
+                *words.entry(numbers(expected).0).or_default() += 1;
+            }
+        }
+    }
+    println!("{words:?}");
+    assert_eq!(words.len(), 4, "every kind of answer was given");
+    let overview = store.overview(None).await?;
+    for (name, scope) in overview.scopes {
+        let expected = &model[&name];
+        assert_eq!((scope.used, scope.cut, &scope.why), (expected.used, expected.cut, &expected.why), "{name}");
+        assert_eq!(scope.buckets.keys().collect::<Vec<_>>(), expected.buckets.keys().collect::<Vec<_>>());
+        let waiting = |scope: &Scope| -> usize {
+            let now = clock.load(Ordering::Relaxed) as f64;
+            let lines = scope.lines.values();
+            lines.map(|line| line.ends.values().filter(|place| place.end > now).count()).sum()
+        };
+        assert_eq!(waiting(&scope), waiting(expected), "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_does_what_the_rules_say() -> Result<()> {
+    for seed in 1..=6 {
+        let (store, _database) = in_redis().await?;
+        same_as_the_rules(store, seed).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_file_does_what_the_rules_say() -> Result<()> {
+    for seed in 1..=2 {
+        let (store, _folder) = in_a_file().await?;
+        same_as_the_rules(store, seed).await?;
+    }
+    Ok(())
+}
+
+/// How many messages four workers at one store are let through in `seconds`, by the store's own clock, from the first to the last.
+async fn let_through(url: &str, ask: &Ask, seconds: f64) -> Result<f64> {
+    let begin = Instant::now();
+    let workers = (0..4).map(|_| async move {
+        let store = Store::connect(url, Options::default()).await?;
+        let mut tokens = 0;
+        while begin.elapsed().as_secs_f64() < seconds {
+            match store.admit(ask).await? {
+                Admission::Go { wait_us, tokens: more, .. } => {
+                    tokens += more;
+                    tokio::time::sleep(Duration::from_micros(wait_us as u64)).await;
+                }
+                Admission::Full { wait_us, .. } => tokio::time::sleep(Duration::from_micros(wait_us as u64 / 2)).await,
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+        anyhow::Ok(tokens)
+    });
+    let tokens: u32 = try_join_all(workers).await?.into_iter().sum();
+    Ok(f64::from(tokens) / begin.elapsed().as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_workers_together_get_what_the_rate_allows_and_no_more() -> Result<()> {
+    let (_store, database) = in_redis().await?;
+    let (_file_store, folder) = in_a_file().await?;
+    let file = format!("embedded:{}", folder.path().join("store.db").display());
+    for url in [database.url(), file] {
+        for (want, rate) in [(1, "200/s"), (10, "1000/s")] {
+            let scope = format!("group:r:{rate}");
+            let ask = Ask { want, queue: false, ..ask(vec![demand(&scope, &[rate]), demand("transport:r", &[])]) };
+            let pace = let_through(&url, &ask, 3.0).await?;
+            let allowed = rate.parse::<Rate>()?.per_second();
+            println!("{rate}, {want} tokens a time: {pace:.1} a second");
+            // Tokens of the last quarter of a second are counted before their time.
+            ensure!(pace <= allowed * 1.12 && pace >= allowed * 0.9, "{pace}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn slots_survive_a_restart_of_redis() -> Result<()> {
+    if Redis::start_or_skip("slots over a restart")?.is_none() {
+        return Ok(());
+    }
+    let mut redis = Redis::start_durable()?;
+    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let narrow = ask(vec![demand("group:r:g", &["1/s"])]);
+    for _ in 0..100 {
+        store.admit(&narrow).await?;
+    }
+    redis.kill9()?;
+    redis.restart()?;
+    store.back().await;
+    let Admission::Park { slot_us, .. } = store.admit(&narrow).await? else { anyhow::bail!("no line") };
+    ensure!(slot_us > 60e6, "{slot_us}");
+    let Admission::Full { wait_us, .. } = store.admit(&Ask { queue: false, fresh: false, ..narrow }).await? else {
+        return Ok(());
+    };
+    ensure!(wait_us <= 2e6, "nothing was booked: {wait_us}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
+    if Redis::start_or_skip("limits in a cluster")?.is_none() {
+        return Ok(());
+    }
+    let cluster = RedisCluster::start()?;
+    let store = Store::connect(&cluster.url(), Options::default()).await?;
+    same_as_the_rules(store, 9).await
+}

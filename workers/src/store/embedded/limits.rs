@@ -1,0 +1,129 @@
+//! The limiter in the file: a row per scope with its state as JSON. Every call is one operation of the file's writer thread, so that all
+//! scopes are charged in one transaction or none. The rules are the pure functions themselves.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use postrider_producer::embedded::DbError;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::EmbeddedStore;
+use crate::{
+    decide::limits::{
+        admit::{self, Admission, Ask},
+        reaction::{self, Call, Order, Reacted},
+        scope::Scope,
+    },
+    store::{StoreError, limiter::Overview},
+};
+
+pub(super) const DDL: &str = "
+CREATE TABLE IF NOT EXISTS limits (
+    scope TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    expires_us INTEGER NOT NULL
+) WITHOUT ROWID;
+";
+
+/// What is over lives on for an hour, so that a quiet scope keeps its counts.
+const GRACE_US: f64 = 3.6e9;
+
+impl EmbeddedStore {
+    /// See [`crate::store::Store::admit`].
+    pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
+        let ask = ask.clone();
+        self.run(move |db| {
+            let now = clock(now);
+            let read_one = |demand: &crate::decide::limits::scope::Demand| read(db, &demand.scope, now);
+            let mut scopes = ask.demands.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
+            let admission = admit::admit(&mut scopes, &ask, now);
+            match admission {
+                Admission::Go { .. } => {
+                    for (demand, scope) in ask.demands.iter().zip(&scopes) {
+                        write(db, &demand.scope, scope, now)?;
+                    }
+                }
+                Admission::Park { scope, .. } => write(db, &ask.demands[scope].scope, &scopes[scope], now)?,
+                Admission::Free | Admission::Full { .. } => {}
+            }
+            Ok(admission)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::react`].
+    pub async fn react(&self, scope: &str, call: &Call, now: Option<u64>) -> Result<Reacted, StoreError> {
+        let (name, call) = (scope.to_owned(), call.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut scope = read(db, &name, now)?;
+            let reacted = reaction::react(&mut scope, &call, now);
+            write(db, &name, &scope, now)?;
+            Ok(reacted)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::order`].
+    pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
+        let (name, order) = (scope.to_owned(), order.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut scope = read(db, &name, now)?;
+            reaction::order(&mut scope, &order, now);
+            write(db, &name, &scope, now)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::overview`]. Scopes that are forgotten are removed on the way.
+    pub async fn overview(&self, only: Option<&[String]>, now: Option<u64>) -> Result<Overview, StoreError> {
+        let only = only.map(<[String]>::to_vec);
+        self.run(move |db| {
+            let now = clock(now);
+            db.prepare_cached("DELETE FROM limits WHERE expires_us <= ?1")?.execute([micros(now)])?;
+            let mut statement = db.prepare_cached("SELECT scope, state FROM limits ORDER BY scope")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let mut scopes = Vec::new();
+            for row in rows {
+                let (name, state) = row?;
+                if only.as_ref().is_none_or(|names| names.contains(&name)) {
+                    scopes.push((name, parse(&state)));
+                }
+            }
+            Ok(Overview { now, scopes })
+        })
+        .await
+    }
+}
+
+fn clock(now: Option<u64>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+    let exact = |us: u64| us as f64;
+    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
+    exact(now.unwrap_or_else(|| u64::try_from(wall()).unwrap_or(u64::MAX)))
+}
+
+fn micros(time: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+    let whole = time as i64;
+    whole
+}
+
+/// A state that cannot be read is that of another version: limits begin anew rather than stop the mail.
+fn parse(state: &str) -> Scope {
+    serde_json::from_str(state).unwrap_or_default()
+}
+
+fn read(db: &Connection, name: &str, now: f64) -> Result<Scope, DbError> {
+    let mut statement = db.prepare_cached("SELECT state FROM limits WHERE scope = ?1 AND expires_us > ?2")?;
+    let found: Option<String> = statement.query_row(params![name, micros(now)], |row| row.get(0)).optional()?;
+    Ok(found.map(|state| parse(&state)).unwrap_or_default())
+}
+
+fn write(db: &Connection, name: &str, scope: &Scope, now: f64) -> Result<(), DbError> {
+    let state = serde_json::to_string(scope).unwrap_or_default();
+    let expires = micros(scope.ends(now) + GRACE_US);
+    db.prepare_cached("INSERT OR REPLACE INTO limits (scope, state, expires_us) VALUES (?1, ?2, ?3)")?
+        .execute(params![name, state, expires])?;
+    Ok(())
+}

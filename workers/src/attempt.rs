@@ -16,19 +16,19 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    compose,
+    compose::letter::Letter,
     config::Config,
     decide::{
         due::{Due, due, park_until},
-        route::{Route, route},
+        route::{Route, Routed},
         settle::{self, Next, Situation, Verdict, rest},
         settlement::Settlement,
     },
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    outcome::{Answer, Outcome, Stage},
     queue::{Delivery, Queue, SourceKind},
     replay::Replay,
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
-    transport::Transport,
+    transport::{self, Transport},
 };
 
 /// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
@@ -85,12 +85,13 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery) {
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error).await,
     };
-    let Some(route) = route(&world.config.routes, &job) else {
+    let Routed::One(route) = world.config.routes.route(&job, delivery.meta.pending.as_deref()) else {
         return bury(&world, delivery, &job, "no-route", "no route of the configuration takes this job").await;
     };
     if delivery.meta.pending.as_ref().is_some_and(Vec::is_empty) {
         return bury(&world, delivery, &job, "unreadable", "header postrider-pending: not a list of recipients").await;
     }
+    let route = &world.config.routes.list()[route];
     let meta = delivery.meta.clone();
     let task = Task { job: &job, meta: &meta, route, key: LedgerKey::of(&job.identity()) };
     guarded(&world, delivery, &task).await;
@@ -201,17 +202,13 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
 
 /// Compose and deliver, with the claim kept alive meanwhile.
 async fn send(world: &World, task: &Task<'_>, right: &Right) -> Outcome {
-    let composed = match compose::compose(task.job, now()) {
-        Ok(composed) => composed,
-        Err(error) => {
-            let answer = Answer::local(Stage::Compose, &error.to_string());
-            let refusal = Refusal { class: Class::Message, answer, retry_after: None };
-            return Outcome::Refused { refusal, recipients: Vec::new() };
-        }
+    let letter = match Letter::new(task.job, task.meta.pending.as_deref(), None, now()) {
+        Ok(letter) => letter,
+        Err(error) => return transport::cannot_be_made(&error),
     };
-    let transport = &world.transports[task.route.transport];
+    let transport = &world.transports[task.route.order(task.job.id())[0]];
     let may_submit = may_submit(world, task, right);
-    let delivery = transport.deliver(task.job, task.meta.pending.as_deref(), &composed, may_submit);
+    let delivery = transport.deliver(&letter, may_submit);
     tokio::select! {
         outcome = delivery => outcome,
         never = renew(world, right) => match never {},
@@ -430,7 +427,7 @@ fn situation<'a>(world: &'a World, task: &Task<'a>) -> Situation<'a> {
         job: task.job,
         meta: task.meta,
         route: task.route,
-        transport: &world.transports[task.route.transport].name,
+        transport: &world.transports[task.route.order(task.job.id())[0]].name,
         schedule: &world.config.retry,
         config_wait: world.config.config_wait,
         now: now(),
@@ -439,7 +436,7 @@ fn situation<'a>(world: &'a World, task: &Task<'a>) -> Situation<'a> {
 
 fn log_outcome(world: &World, task: &Task<'_>, outcome: &Outcome, next: &Next) {
     let id = task.job.id();
-    let (route, transport) = (&task.route.name, &world.transports[task.route.transport].name);
+    let (route, transport) = (&task.route.name, &world.transports[task.route.order(task.job.id())[0]].name);
     let attempt = task.meta.attempt + 1;
     match outcome {
         Outcome::Accepted { receipt, refused } => {

@@ -65,6 +65,8 @@ pub enum Class {
     Recipient,
     /// This message will never be accepted. Permanent.
     Message,
+    /// This transport cannot carry the message, found before anything was sent. Another transport may.
+    Misfit,
     /// The transport needs a person (credentials, certificate, a missing extension). Burns no retry of the job.
     Config,
     /// The transport asks for a slower pace.
@@ -86,6 +88,7 @@ impl Class {
         match self {
             Self::Recipient => "recipient",
             Self::Message => "message",
+            Self::Misfit => "misfit",
             Self::Config => "config",
             Self::Throttled => "throttled",
             Self::Quota => "quota",
@@ -116,6 +119,8 @@ pub enum Stage {
     Data,
     /// The message itself up to the answer to the final dot.
     Body,
+    /// A call of a Web API.
+    Call,
 }
 
 impl Stage {
@@ -131,6 +136,7 @@ impl Stage {
             Self::RcptTo => "rcpt_to",
             Self::Data => "data",
             Self::Body => "body",
+            Self::Call => "call",
         }
     }
 }

@@ -19,14 +19,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if let Err(error) = Transport::new(one) {
             anyhow::bail!("setting `transport.{}`: {error}", one.name);
         }
-        let TransportKind::Smtp(smtp) = &one.kind;
-        output::line(&format!(
-            "transport {}: smtp {}:{}, at most {} connections",
-            one.name, smtp.host, smtp.port, smtp.connections
-        ))?;
+        let (address, connections) = match &one.kind {
+            TransportKind::Smtp(smtp) => (format!("{}:{}", smtp.host, smtp.port), smtp.connections),
+            TransportKind::Provider(provider) => (provider.base_url.to_string(), provider.http.connections),
+        };
+        output::line(&format!("transport {}: {} {address}, at most {connections} connections", one.name, one.kind()))?;
     }
-    for route in &config.routes {
-        output::line(&format!("route {}: by {}", route.name, config.transports[route.transport].name))?;
+    for route in config.routes.list() {
+        let names: Vec<&str> = route.transports().map(|n| config.transports[n].name.as_str()).collect();
+        output::line(&format!("route {}: by {}", route.name, names.join(", ")))?;
     }
     if config.routes.is_empty() {
         output::remark("no transport is configured: commands that only publish work, `postrider worker` does not");

@@ -18,13 +18,18 @@ enum Node {
     Multi(MultiPart),
 }
 
+/// Files that the HTML body shows by `cid:`, and all others.
+pub(super) fn inline_and_attached<'a>(job: &'a Job, html: Option<&str>) -> (Vec<&'a Attachment>, Vec<&'a Attachment>) {
+    let references = html.map(cid_references).unwrap_or_default();
+    let is_inline =
+        |one: &&Attachment| one.content_id.as_ref().is_some_and(|id| references.iter().any(|named| named == id));
+    job.attachments().iter().partition(is_inline)
+}
+
 /// Adds the body to a message whose other headers are in place, and writes it all into one buffer.
 pub(super) fn assemble(builder: MessageBuilder, job: &Job, content: &Rendered<'_>) -> Result<Vec<u8>, ComposeError> {
     let boundary = format!("=_postrider-{}", job.id());
-    let references = content.html.as_deref().map(cid_references).unwrap_or_default();
-    let is_inline =
-        |one: &&Attachment| one.content_id.as_ref().is_some_and(|id| references.iter().any(|named| named == id));
-    let (inline, attached): (Vec<&Attachment>, Vec<&Attachment>) = job.attachments().iter().partition(is_inline);
+    let (inline, attached) = inline_and_attached(job, content.html.as_deref());
 
     let text = content.text.as_deref().map(|text| Node::Leaf(ContentType::TEXT_PLAIN, encoding::text(text, &boundary)));
     let html = content.html.as_deref().map(|html| Node::Leaf(ContentType::TEXT_HTML, encoding::text(html, &boundary)));

@@ -77,21 +77,26 @@ fn addresses(name: &str, list: &[Mailbox], job: &Job) -> Option<String> {
 
 /// RFC 2369 and RFC 8058.
 fn list_unsubscribe(builder: MessageBuilder, ways: &ListUnsubscribe) -> MessageBuilder {
+    unsubscribe_lines(ways).into_iter().fold(builder, |builder, (name, value)| {
+        // Folded between its addresses only.
+        let value = words::tokens(name, value.split_inclusive(' ').map(str::trim_end));
+        builder.raw_header(encoded(name, value))
+    })
+}
+
+/// The header lines for unsubscribing, unfolded.
+pub(super) fn unsubscribe_lines(ways: &ListUnsubscribe) -> Vec<(&'static str, String)> {
     let url = ways.url.as_ref().map(|url| format!("<{url}>"));
     let mailto = ways
         .mailto
         .as_ref()
         .map(|address| format!("<mailto:{}@{}>", utf8_percent_encode(address.local(), MAILTO_LOCAL), address.domain()));
-    let value = match (url, mailto) {
-        (Some(url), Some(mailto)) => words::tokens("List-Unsubscribe", [format!("{url},").as_str(), &mailto]),
-        (one, other) => one.or(other).unwrap_or_default(),
-    };
-    let builder = builder.raw_header(encoded("List-Unsubscribe", value));
+    let value = [url, mailto].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let mut lines = vec![("List-Unsubscribe", value)];
     if ways.one_click {
-        builder.raw_header(encoded("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()))
-    } else {
-        builder
+        lines.push(("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()));
     }
+    lines
 }
 
 /// The extra headers, each name once: lettre keeps one value for a name, so the further lines of a name that stands several times follow its first

@@ -13,6 +13,7 @@ use postrider_schemas::{
 mod bodies;
 mod encoding;
 mod headers;
+pub mod letter;
 mod template;
 mod words;
 
@@ -64,12 +65,15 @@ pub enum ComposeError {
 ///
 /// Only templates can fail: everything else about a job has been checked when it was parsed.
 pub fn compose(job: &Job, now: Timestamp) -> Result<Composed, ComposeError> {
-    let content = template::render(job)?;
+    mime(job, &template::render(job)?, now)
+}
+
+fn mime(job: &Job, content: &template::Rendered<'_>, now: Timestamp) -> Result<Composed, ComposeError> {
     let recipients: Vec<Address> =
         job.recipients().iter().map(|recipient| envelope_address(recipient.address)).collect();
     let from = envelope_address(job.from().address());
     let builder = headers::builder(job, &content.subject, now, &from, &recipients)?;
-    let message = bodies::assemble(builder, job, &content)?;
+    let message = bodies::assemble(builder, job, content)?;
     Ok(Composed { message, needs_smtputf8: needs_smtputf8(job), recipients, from })
 }
 

@@ -1,27 +1,35 @@
 //! From settings as they are written to a configuration that holds together.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
-use postrider_schemas::{JobLimits, Tenant};
+use postrider_schemas::JobLimits;
 use secrecy::SecretString;
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
     TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    provider::{self, ProviderSettings},
+    routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{
-    retry::RetrySchedule,
-    route::{OnUnknown, Route, When},
-};
+use crate::decide::{capabilities::Kind, retry::RetrySchedule};
 
-pub(super) fn check(settings: Settings, environment: &Environment) -> Result<Config, ConfigError> {
-    let transports = settings
-        .transport
+/// The section of one transport, as it is written.
+pub(super) enum Section {
+    Relay(settings::Relay),
+    Provider(Kind, ProviderSettings),
+}
+
+pub(super) fn check(
+    settings: Settings,
+    transports: BTreeMap<String, Section>,
+    environment: &Environment,
+) -> Result<Config, ConfigError> {
+    let transports = transports
         .into_iter()
-        .map(|(name, transport)| transport_config(name, transport, environment))
+        .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let routes = routes(settings.route, &transports)?;
+    let routes = routes::check(settings.route, &settings.groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };
@@ -86,18 +94,18 @@ pub(super) fn check(settings: Settings, environment: &Environment) -> Result<Con
     })
 }
 
-fn transport_config(
-    name: String,
-    settings: settings::Transport,
-    environment: &Environment,
-) -> Result<TransportConfig, ConfigError> {
+fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
+    let kind = match section {
+        Section::Relay(settings) => TransportKind::Smtp(relay(&name, settings, environment)?),
+        Section::Provider(kind, settings) => {
+            TransportKind::Provider(provider::check(&name, kind, settings, environment)?)
+        }
+    };
+    Ok(TransportConfig { name, kind })
+}
+
+fn relay(name: &str, settings: settings::Relay, environment: &Environment) -> Result<SmtpConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
-    if settings.kind != "smtp" {
-        return Err(ConfigError::value(
-            key("kind"),
-            format!("`{}` is not a kind of transport; known: smtp", settings.kind),
-        ));
-    }
     let host = settings.host.filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| ConfigError::value(key("host"), "is required for an SMTP relay"))?;
     if settings.connections == 0 || settings.messages_per_connection == 0 {
@@ -119,7 +127,7 @@ fn transport_config(
         Tls::Starttls => 587,
         Tls::Implicit => 465,
     });
-    let smtp = SmtpConfig {
+    Ok(SmtpConfig {
         host,
         port,
         tls: settings.tls,
@@ -133,56 +141,10 @@ fn transport_config(
         connect_timeout: settings.connect_timeout,
         command_timeout: settings.command_timeout,
         final_timeout: settings.final_timeout,
-    };
-    Ok(TransportConfig { name, kind: TransportKind::Smtp(smtp) })
+    })
 }
 
-fn routes(list: Vec<settings::Route>, transports: &[TransportConfig]) -> Result<Vec<Route>, ConfigError> {
-    let mut routes: Vec<Route> = Vec::with_capacity(list.len());
-    for settings in list {
-        let at = format!("route `{}`", settings.name);
-        if routes.iter().any(|earlier| earlier.name == settings.name) {
-            return Err(ConfigError::value(at, "the name is used twice"));
-        }
-        if let Some(earlier) = routes.iter().find(|earlier| earlier.when.is_catch_all()) {
-            return Err(ConfigError::value(
-                at,
-                format!("can never match: `{}` before it takes every job", earlier.name),
-            ));
-        }
-        let [name] = settings.send.as_slice() else {
-            return Err(ConfigError::value(format!("{at}: send"), "names exactly one transport"));
-        };
-        let transport = transports.iter().position(|one| one.name == *name).ok_or_else(|| {
-            let known: Vec<&str> = transports.iter().map(|one| one.name.as_str()).collect();
-            ConfigError::value(
-                format!("{at}: send"),
-                format!("there is no transport `{name}`; there are: {}", known.join(", ")),
-            )
-        })?;
-        let tenants = settings.when.tenants.iter().map(|name| Tenant::parse(name)).collect::<Result<_, _>>();
-        let tenants = tenants.map_err(|error| ConfigError::value(format!("{at}: when.tenants"), error))?;
-        routes.push(Route {
-            name: settings.name,
-            when: When { lane: settings.when.lane, tenants },
-            transport,
-            on_unknown: settings.on_unknown.map(|policy| match policy {
-                settings::OnUnknown::Hold => OnUnknown::Hold,
-                settings::OnUnknown::Resend => OnUnknown::Resend,
-            }),
-        });
-    }
-    if !transports.is_empty() && !routes.iter().any(|route| route.when.is_catch_all()) {
-        return Err(ConfigError::value("route", "the last route must be a catch-all: one without `when`"));
-    }
-    let idle = |n: &usize| !routes.iter().any(|route| route.transport == *n);
-    if let Some(unused) = (0..transports.len()).find(idle) {
-        return Err(ConfigError::value(format!("transport.{}", transports[unused].name), "no route sends by it"));
-    }
-    Ok(routes)
-}
-
-fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
+pub(super) fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
     match secret {
         Secret::Text(text) => Ok(text.into()),
         Secret::Env(place) => match environment.get(&place.env) {

@@ -1,10 +1,20 @@
 //! Reads the three layers and hands them to the check.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+};
 
 use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
+use serde::{Deserialize, Deserializer};
 
-use super::{Config, ConfigError, Environment, check, settings::Settings};
+use super::{
+    Config, ConfigError, Environment,
+    check::{self, Section},
+    settings::Settings,
+};
+use crate::decide::capabilities::Kind;
 
 /// The compiled-in defaults; also the manual of every setting.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -56,16 +66,56 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     let tree = layers.add_source(variables).build()?;
 
     let mut unknown = BTreeSet::new();
-    let mut track = serde_path_to_error::Track::new();
-    let reader = serde_path_to_error::Deserializer::new(tree, &mut track);
-    let settings: Result<Settings, _> = serde_ignored::deserialize(reader, |path| {
-        unknown.insert(path.to_string());
-    });
-    let settings = settings.map_err(|error| ConfigError::value(track.path().to_string(), error))?;
+    let transports = tree.get_table("transport").or_else(|error| match error {
+        config::ConfigError::NotFound(_) => Ok(config::Map::new()),
+        error => Err(error),
+    })?;
+    let mut sections = BTreeMap::new();
+    for (name, value) in transports {
+        let at = format!("transport.{name}");
+        sections.insert(name, transport(&at, value, &mut unknown)?);
+    }
+    let settings: Settings = read("", tree, &mut unknown)?;
+    unknown.retain(|path| path != "transport");
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
-    check::check(settings, environment)
+    check::check(settings, sections, environment)
+}
+
+/// The section of one transport, in the form of its kind.
+fn transport(at: &str, value: config::Value, unknown: &mut BTreeSet<String>) -> Result<Section, ConfigError> {
+    let kind = value.clone().into_table().map_err(|error| ConfigError::value(at, error))?.remove("kind");
+    let kind = kind.ok_or_else(|| ConfigError::value(format!("{at}.kind"), "is missing"))?;
+    let word = kind.into_string().map_err(|error| ConfigError::value(format!("{at}.kind"), error))?;
+    match Kind::parse(&word) {
+        Some(Kind::Smtp) => Ok(Section::Relay(read(at, value, unknown)?)),
+        Some(kind) => Ok(Section::Provider(kind, read(at, value, unknown)?)),
+        None => {
+            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let reason = format!("`{word}` is not a kind of transport; known: {}", known.join(", "));
+            Err(ConfigError::value(format!("{at}.kind"), reason))
+        }
+    }
+}
+
+/// Reads a part of the tree; errors and unknown keys are named by their whole path.
+fn read<'de, T: Deserialize<'de>>(
+    at: &str,
+    tree: impl Deserializer<'de, Error = config::ConfigError>,
+    unknown: &mut BTreeSet<String>,
+) -> Result<T, ConfigError> {
+    let whole = |path: String| match (at, path.as_str()) {
+        ("", _) => path,
+        (at, "" | ".") => at.to_owned(),
+        (at, path) => format!("{at}.{path}"),
+    };
+    let mut track = serde_path_to_error::Track::new();
+    let reader = serde_path_to_error::Deserializer::new(tree, &mut track);
+    let value = serde_ignored::deserialize(reader, |path| {
+        unknown.insert(whole(path.to_string()));
+    });
+    value.map_err(|error: config::ConfigError| ConfigError::value(whole(track.path().to_string()), error))
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.
@@ -115,7 +165,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# ").filter(|rest| rest.contains('=') || rest.starts_with('[')))
             .fold(String::new(), |all, line| all + line + "\n");
         let config = read(&example, &[("RELAY_PASSWORD", "s3cret")]).unwrap();
-        assert_eq!((config.transports.len(), config.routes.len()), (1, 2));
+        assert_eq!((config.transports.len(), config.routes.list().len()), (1, 2));
     }
 
     #[test]
@@ -124,7 +174,7 @@ mod tests {
         let environment = [("POSTRIDER_QUEUE__URL", "amqp://env"), ("POSTRIDER_TRANSPORT__RELAY__PASSWORD", "00123")];
         let config = read(&text, &environment).unwrap();
         assert_eq!(config.queue.url.expose_secret(), "amqp://env");
-        let TransportKind::Smtp(smtp) = &config.transports[0].kind;
+        let TransportKind::Smtp(smtp) = &config.transports[0].kind else { panic!("a relay") };
         assert_eq!(smtp.login.as_ref().unwrap().password.expose_secret(), "00123");
         assert!(!format!("{config:?}").contains("00123"), "Debug output shows no secret");
     }

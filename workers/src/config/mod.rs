@@ -3,6 +3,8 @@
 
 mod check;
 mod load;
+mod provider;
+mod routes;
 mod settings;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -10,7 +12,13 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use postrider_schemas::JobLimits;
 use secrecy::SecretString;
 
-use crate::decide::{retry::RetrySchedule, route::Route};
+use crate::decide::{
+    capabilities::{Capabilities, Kind},
+    retry::RetrySchedule,
+    route::Routes,
+};
+
+pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::parse_duration;
@@ -37,7 +45,7 @@ pub struct Config {
     /// The ways out, in the order of their names. Routes name them by position.
     pub transports: Vec<TransportConfig>,
     /// The rules; the last one takes everything. Empty only where a command needs none.
-    pub routes: Vec<Route>,
+    pub routes: Routes,
 }
 
 /// The queue.
@@ -120,6 +128,32 @@ pub struct TransportConfig {
 pub enum TransportKind {
     /// An SMTP relay.
     Smtp(SmtpConfig),
+    /// A provider's Web API.
+    Provider(ProviderConfig),
+}
+
+impl TransportConfig {
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        match &self.kind {
+            TransportKind::Smtp(_) => Kind::Smtp,
+            TransportKind::Provider(provider) => provider.account.kind(),
+        }
+    }
+
+    /// What it can carry: the table, widened by what the account's settings say.
+    pub fn capabilities(&self) -> Capabilities {
+        let table = self.kind().capabilities();
+        let TransportKind::Provider(provider) = &self.kind else { return table };
+        let tracks = provider.tracking
+            || matches!(&provider.account, Account::Ses(ses) if ses.tracking_configuration_set.is_some());
+        let idempotency = match &provider.account {
+            Account::Sparkpost { idempotency: true, .. } => Some(Duration::from_hours(24)),
+            _ => table.idempotency,
+        };
+        let batch_max = if provider.batch { table.batch_max } else { 1 };
+        Capabilities { opens: table.opens || tracks, clicks: table.clicks || tracks, idempotency, batch_max, ..table }
+    }
 }
 
 /// An SMTP relay.

@@ -15,8 +15,9 @@ pub(super) struct Settings {
     pub(super) job: Job,
     pub(super) admin: Admin,
     pub(super) log: Log,
+    /// Groups of mailbox domains by name.
     #[serde(default)]
-    pub(super) transport: BTreeMap<String, Transport>,
+    pub(super) groups: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     pub(super) route: Vec<Route>,
 }
@@ -91,8 +92,10 @@ pub(super) enum Format {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Transport {
-    pub(super) kind: String,
+pub(super) struct Relay {
+    /// Read before; here so that it is known.
+    #[serde(rename = "kind")]
+    _kind: String,
     pub(super) host: Option<String>,
     pub(super) port: Option<u16>,
     #[serde(default = "starttls")]
@@ -146,15 +149,61 @@ pub(super) struct Route {
     pub(super) name: String,
     #[serde(default)]
     pub(super) when: When,
-    pub(super) send: Vec<String>,
+    pub(super) send: Send,
+    #[serde(default)]
+    pub(super) on_limit: OnLimit,
     pub(super) on_unknown: Option<OnUnknown>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a list of transports, or weights such as { a = 90, b = 10 }")]
+pub(super) enum Send {
+    Ordered(Vec<String>),
+    Weighted(BTreeMap<String, u32>),
 }
 
 #[derive(Deserialize, Default)]
 pub(super) struct When {
     pub(super) lane: Option<postrider_schemas::Lane>,
+    pub(super) tenants: Option<Vec<String>>,
+    pub(super) tags: Option<Texts>,
     #[serde(default)]
-    pub(super) tenants: Vec<String>,
+    pub(super) metadata: BTreeMap<String, Texts>,
+    pub(super) sender_domains: Option<Vec<String>>,
+    pub(super) recipient_domains: Option<Vec<String>>,
+    pub(super) recipient_groups: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, Texts>,
+    pub(super) bytes_min: Option<usize>,
+    pub(super) bytes_max: Option<usize>,
+    pub(super) attachments: Option<bool>,
+    pub(super) tracking: Option<bool>,
+    pub(super) recipients_min: Option<usize>,
+    pub(super) recipients_max: Option<usize>,
+    pub(super) not: Option<Box<When>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text, a list of texts, or { regex = \"..\" }")]
+pub(super) enum Texts {
+    One(String),
+    Many(Vec<String>),
+    Regex(Regex),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Regex {
+    pub(super) regex: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnLimit {
+    #[default]
+    Wait,
+    Next,
+    Expire,
 }
 
 #[derive(Deserialize)]
@@ -185,7 +234,7 @@ pub(super) struct SecretInFile {
     pub(super) file: PathBuf,
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 

@@ -117,6 +117,7 @@ pub fn mildest(refusals: &[RecipientRefusal]) -> Option<&Refusal> {
         Class::Config => 3,
         Class::Recipient => 4,
         Class::Message => 5,
+        Class::Misfit => 6,
     })
 }
 

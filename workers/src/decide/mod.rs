@@ -1,5 +1,6 @@
 //! Decisions: pure functions over data. No IO, no async, no clock, no dice, no vendor crate.
 
+pub mod capabilities;
 pub mod classify;
 pub mod due;
 pub mod group;

@@ -158,6 +158,7 @@ fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
     match refusal.class {
         // A message that could not even be made is kept: the sender can mend it.
         Class::Message if refusal.answer.code.is_none() => bury("cannot-be-sent", refusal, at.meta.pending.clone(), at),
+        Class::Misfit => bury("cannot-be-sent", refusal, at.meta.pending.clone(), at),
         Class::Recipient | Class::Message => {
             Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }
         }
@@ -340,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        decide::route::When,
+        decide::route::{OnLimit, Send, When},
         outcome::{Receipt, Stage},
     };
 
@@ -371,7 +372,13 @@ mod tests {
             ..JobV1::default()
         };
         let job = job.parse(&JobLimits::DEFAULT).unwrap();
-        let route = Route { name: "all".to_owned(), when: When::default(), transport: 0, on_unknown: None };
+        let route = Route {
+            name: "all".to_owned(),
+            when: When::default(),
+            send: Send::Ordered(vec![0]),
+            on_limit: OnLimit::Wait,
+            on_unknown: None,
+        };
         let schedule = RetrySchedule { waits: vec![Duration::from_secs(30), Duration::from_secs(60)], jitter: 0.0 };
         let situation = Situation {
             job: &job,

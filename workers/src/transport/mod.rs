@@ -1,55 +1,82 @@
-//! The ways out. Each transport takes a composed message and answers with an [`Outcome`].
+//! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
+pub mod provider;
 pub mod smtp;
 
-use postrider_schemas::{EmailAddress, Job};
-
 use crate::{
-    compose::Composed,
+    compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
-    outcome::{Outcome, RecipientRefusal},
+    decide::capabilities::Capabilities,
+    outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
 };
 
 /// A configured way out.
 pub struct Transport {
     /// Its name in the configuration.
     pub name: String,
+    /// What it can carry.
+    pub capabilities: Capabilities,
     way: Way,
 }
 
 enum Way {
-    Smtp(smtp::Relay),
+    Smtp(Box<smtp::Relay>),
+    Provider(Box<provider::Provider>),
+}
+
+/// Why a transport cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A relay.
+    #[error(transparent)]
+    Relay(#[from] smtp::RelayError),
+    /// A provider.
+    #[error(transparent)]
+    Provider(#[from] provider::client::ClientError),
 }
 
 impl Transport {
     /// Sets a transport up; connects to nothing yet.
-    pub fn new(config: &TransportConfig) -> Result<Self, smtp::RelayError> {
-        let TransportKind::Smtp(smtp) = &config.kind;
-        Ok(Self { name: config.name.clone(), way: Way::Smtp(smtp::Relay::new(relay_settings(smtp))?) })
+    pub fn new(config: &TransportConfig) -> Result<Self, SetupError> {
+        let way = match &config.kind {
+            TransportKind::Smtp(smtp) => Way::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
+            TransportKind::Provider(provider) => Way::Provider(Box::new(provider::Provider::new(provider)?)),
+        };
+        Ok(Self { name: config.name.clone(), capabilities: config.capabilities(), way })
     }
 
-    /// Delivers to the recipients at these envelope indices (all where absent), at most once. `may_submit` is asked before the first
-    /// byte of the message goes out.
-    pub async fn deliver<F>(&self, job: &Job, pending: Option<&[u8]>, composed: &Composed, may_submit: F) -> Outcome
+    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
+    pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let all = job.recipients();
-        let indices: Vec<usize> = match pending {
-            None => (0..all.len()).collect(),
-            Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all.len()).collect(),
+        let relay = match &self.way {
+            Way::Smtp(relay) => relay,
+            Way::Provider(provider) => return provider.deliver(letter, may_submit).await,
         };
-        let recipients: Vec<&EmailAddress> = indices.iter().map(|index| all[*index].address).collect();
-        let Way::Smtp(relay) = &self.way;
-        let mail = smtp::Mail { from: Some(job.from().address()), recipients: &recipients, message: &composed.message };
-        in_terms_of_the_job(relay.deliver(mail, may_submit).await, &indices)
+        let composed = match letter.mime() {
+            Ok(composed) => composed,
+            Err(error) => return cannot_be_made(&error),
+        };
+        let recipients = letter.recipients();
+        let from = Some(letter.job.from().address());
+        let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
+        in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
     }
 
     /// Says goodbye on idle connections, within a limit of its own.
     pub async fn close(&self) {
-        let Way::Smtp(relay) = &self.way;
-        relay.close().await;
+        if let Way::Smtp(relay) = &self.way {
+            relay.close().await;
+        }
     }
+}
+
+/// A message that no transport can send, because it cannot be made.
+pub fn cannot_be_made(error: &ComposeError) -> Outcome {
+    let answer = Answer::local(Stage::Compose, &error.to_string());
+    let refusal = Refusal { class: Class::Message, answer, retry_after: None };
+    Outcome::Refused { refusal, recipients: Vec::new() }
 }
 
 /// Transports name recipients by their position in the call; a job names them by their position in its envelope.

@@ -1,0 +1,179 @@
+//! One job on its way out: rendered once, with the recipients that this attempt is about, whichever transport takes it. The MIME form is made
+//! when a transport wants it, and once only.
+
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use postrider_schemas::{
+    Job,
+    address::{EmailAddress, Mailbox},
+    job::Attachment,
+};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{ComposeError, Composed, bodies, headers, mime, template};
+
+/// A rendered job and the recipients that it is to reach now.
+pub struct Letter<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// Envelope indices of the recipients to serve, ascending.
+    pub indices: Vec<usize>,
+    /// The date of the message.
+    pub dated: Timestamp,
+    part: Option<u8>,
+    is_whole: bool,
+    content: template::Rendered<'a>,
+    mime: OnceLock<Result<Composed, ComposeError>>,
+}
+
+/// Recipients as the fields of a provider's API name them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addressees<'a> {
+    /// At least one.
+    pub to: Vec<&'a Mailbox>,
+    /// Carbon copies.
+    pub cc: Vec<&'a Mailbox>,
+    /// Blind copies.
+    pub bcc: Vec<&'a Mailbox>,
+}
+
+impl<'a> Letter<'a> {
+    /// Renders the job for the recipients at these envelope indices (all where absent). `part` is the number of the part that they are.
+    pub fn new(job: &'a Job, pending: Option<&[u8]>, part: Option<u8>, dated: Timestamp) -> Result<Self, ComposeError> {
+        let all = job.recipients().len();
+        let indices = match pending {
+            None => (0..all).collect(),
+            Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
+        };
+        let content = template::render(job)?;
+        Ok(Self { job, indices, dated, part, is_whole: pending.is_none(), content, mime: OnceLock::new() })
+    }
+
+    /// The subject.
+    pub fn subject(&self) -> &str {
+        &self.content.subject
+    }
+
+    /// The plain text body.
+    pub fn text(&self) -> Option<&str> {
+        self.content.text.as_deref()
+    }
+
+    /// The HTML body.
+    pub fn html(&self) -> Option<&str> {
+        self.content.html.as_deref()
+    }
+
+    /// The message of RFC 5322. It names every visible recipient of the job, whoever is to be reached now.
+    pub fn mime(&self) -> Result<&Composed, ComposeError> {
+        self.mime.get_or_init(|| mime(self.job, &self.content, self.dated)).as_ref().map_err(Clone::clone)
+    }
+
+    /// The addresses to reach now.
+    pub fn recipients(&self) -> Vec<&'a EmailAddress> {
+        let all = self.job.recipients();
+        self.indices.iter().map(|index| all[*index].address).collect()
+    }
+
+    /// The recipients to reach now, for an API that makes the `To` header of those it sends to and insists on one. Carbon copies are promoted
+    /// where nobody else is left, and a single blind copy as well; several blind copies are not, because they would see each other: nothing then.
+    pub fn addressees(&self) -> Option<Addressees<'a>> {
+        let all = self.job.recipients();
+        let mut out = Addressees::default();
+        for index in &self.indices {
+            let one = all[*index];
+            let (from, into) = match one.field {
+                postrider_schemas::job::RecipientField::To => (self.job.to(), &mut out.to),
+                postrider_schemas::job::RecipientField::Cc => (self.job.cc(), &mut out.cc),
+                postrider_schemas::job::RecipientField::Bcc => (self.job.bcc(), &mut out.bcc),
+            };
+            into.push(&from[one.position]);
+        }
+        if out.to.is_empty() {
+            out.to = std::mem::take(&mut out.cc);
+        }
+        if out.to.is_empty() && out.bcc.len() == 1 {
+            out.to = std::mem::take(&mut out.bcc);
+        }
+        (!out.to.is_empty()).then_some(out)
+    }
+
+    /// Files that the HTML body shows by `cid:`, then all others.
+    pub fn files(&self) -> (Vec<&'a Attachment>, Vec<&'a Attachment>) {
+        bodies::inline_and_attached(self.job, self.html())
+    }
+
+    /// Extra headers and those for unsubscribing, not encoded, in order.
+    pub fn headers(&self) -> Vec<(String, String)> {
+        let unsubscribe = self.job.list_unsubscribe().map(headers::unsubscribe_lines).unwrap_or_default();
+        let extra = self.job.headers().iter().map(|one| (one.name().to_owned(), one.value().to_owned()));
+        unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
+    }
+
+    /// The key by which a provider recognises this call when it is repeated: the job id where the whole job is meant, else made of the job id and
+    /// the recipients.
+    pub fn key(&self) -> Uuid {
+        if self.is_whole && self.part.is_none() {
+            return self.job.id().0;
+        }
+        let mut hasher = Sha256::new();
+        hasher.update(self.job.id().0.as_bytes());
+        for index in &self.indices {
+            hasher.update(index.to_be_bytes());
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hasher.finalize()[..16]);
+        // Version 8: a value of our own making.
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_schemas::{JobLimits, JobV1};
+
+    use super::*;
+
+    fn job(to: &[&str], cc: &[&str], bcc: &[&str]) -> Job {
+        let list = |names: &[&str]| names.iter().map(|name| format!("{name}@dest.example").as_str().into()).collect();
+        JobV1 {
+            from: "a@shop.example".into(),
+            to: list(to),
+            cc: list(cc),
+            bcc: list(bcc),
+            text: Some(String::new()),
+            ..JobV1::default()
+        }
+        .parse(&JobLimits::DEFAULT)
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn check(job: &Job, pending: Option<&[u8]>, expected: Option<&str>) {
+        let letter = Letter::new(job, pending, None, Timestamp::UNIX_EPOCH).unwrap();
+        let names = |list: &[&Mailbox]| list.iter().map(|one| one.address().local()).collect::<Vec<_>>().join(",");
+        let shown = letter.addressees().map(|a| format!("{}/{}/{}", names(&a.to), names(&a.cc), names(&a.bcc)));
+        assert_eq!(shown.as_deref(), expected);
+    }
+
+    #[test]
+    fn an_api_gets_the_recipients_of_now_and_at_least_one_to() {
+        check(&job(&["a", "b"], &["c"], &["d"]), None, Some("a,b/c/d"));
+        check(&job(&["a", "b"], &["c"], &["d"]), Some(&[1, 3]), Some("b//d"));
+        check(&job(&["a"], &["b", "c"], &["d"]), Some(&[1, 2, 3]), Some("b,c//d"));
+        check(&job(&[], &[], &["d"]), None, Some("d//"));
+        check(&job(&[], &[], &["d", "e"]), None, None);
+    }
+
+    #[test]
+    fn the_key_is_that_of_the_job_and_another_one_for_some_of_its_recipients() {
+        let job = job(&["a", "b"], &[], &[]);
+        let key = |pending: Option<&[u8]>, part| Letter::new(&job, pending, part, Timestamp::UNIX_EPOCH).unwrap().key();
+        assert_eq!(key(None, None), job.id().0);
+        assert_ne!(key(Some(&[0]), Some(1)), key(Some(&[1]), Some(2)));
+        assert_eq!(key(Some(&[0]), Some(1)), key(Some(&[0]), Some(1)));
+        assert_ne!(key(Some(&[0]), None), job.id().0);
+    }
+}

@@ -1,0 +1,386 @@
+//! Providers in the configuration: as they are written, and checked into an [`Account`].
+
+use std::{path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use url::Url;
+
+use super::{
+    ConfigError, Environment,
+    check::secret,
+    settings::{Secret, duration},
+};
+use crate::decide::capabilities::Kind;
+
+/// A provider's Web API.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Whose account, with its credentials.
+    pub account: Account,
+    /// Where the API is; without a path of its own for all but the webhook.
+    pub base_url: Url,
+    /// How calls are made.
+    pub http: HttpConfig,
+    /// The account tracks every message by a setting of its own, so that a job which asks for tracking fits.
+    pub tracking: bool,
+    /// Jobs of the bulk lane may share a call.
+    pub batch: bool,
+    /// How long a job waits at most for others to share a call with.
+    pub batch_linger: Duration,
+}
+
+/// How calls are made.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Limit on connecting, TLS included.
+    pub connect_timeout: Duration,
+    /// Limit on a whole call.
+    pub timeout: Duration,
+    /// Largest answer that is read, in bytes.
+    pub answer_max: usize,
+    /// Calls under way at once.
+    pub connections: usize,
+    /// An HTTP or SOCKS proxy. The environment's is not used.
+    pub proxy: Option<Url>,
+    /// Trusted besides the system's authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// An account at a provider.
+#[derive(Debug, Clone)]
+pub enum Account {
+    /// `SendGrid`.
+    Sendgrid {
+        /// The API key.
+        api_key: SecretString,
+    },
+    /// Amazon SES.
+    Ses(SesAccount),
+    /// Mailgun.
+    Mailgun {
+        /// The API key.
+        api_key: SecretString,
+        /// The sending domain, part of the address of the API.
+        domain: String,
+    },
+    /// Postmark.
+    Postmark {
+        /// The server's token.
+        api_key: SecretString,
+        /// The message stream; the server's default where absent.
+        message_stream: Option<String>,
+    },
+    /// Resend.
+    Resend {
+        /// The API key.
+        api_key: SecretString,
+    },
+    /// Brevo.
+    Brevo {
+        /// The API key.
+        api_key: SecretString,
+    },
+    /// `SparkPost`.
+    Sparkpost {
+        /// The API key.
+        api_key: SecretString,
+        /// The subaccount.
+        subaccount: Option<String>,
+        /// The account honours `Idempotency-Key`.
+        idempotency: bool,
+    },
+    /// Mailjet.
+    Mailjet {
+        /// The API key.
+        api_key: SecretString,
+        /// The secret key.
+        secret_key: SecretString,
+    },
+    /// An address of one's own.
+    Webhook {
+        /// The signing secret, `whsec_` and base64, or any text.
+        secret: SecretString,
+    },
+}
+
+impl Account {
+    /// The kind of transport.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sendgrid { .. } => Kind::Sendgrid,
+            Self::Ses(_) => Kind::Ses,
+            Self::Mailgun { .. } => Kind::Mailgun,
+            Self::Postmark { .. } => Kind::Postmark,
+            Self::Resend { .. } => Kind::Resend,
+            Self::Brevo { .. } => Kind::Brevo,
+            Self::Sparkpost { .. } => Kind::Sparkpost,
+            Self::Mailjet { .. } => Kind::Mailjet,
+            Self::Webhook { .. } => Kind::Webhook,
+        }
+    }
+}
+
+/// An account at Amazon SES.
+#[derive(Debug, Clone)]
+pub struct SesAccount {
+    /// For example `eu-central-1`.
+    pub region: String,
+    /// Where the keys come from.
+    pub credentials: SesCredentials,
+    /// The configuration set of every message.
+    pub configuration_set: Option<String>,
+    /// The one of messages that ask for tracking.
+    pub tracking_configuration_set: Option<String>,
+}
+
+/// Where the keys come from.
+#[derive(Debug, Clone)]
+pub enum SesCredentials {
+    /// From the configuration.
+    Static {
+        /// The access key id.
+        access_key_id: String,
+        /// The secret access key.
+        secret_access_key: SecretString,
+        /// The token of temporary keys.
+        session_token: Option<SecretString>,
+    },
+    /// From STS, for the token in a file (Kubernetes service accounts).
+    WebIdentity {
+        /// The role to assume.
+        role_arn: String,
+        /// The file that holds the token; read again for each assumption.
+        token_file: PathBuf,
+        /// Where STS is.
+        sts_url: Url,
+    },
+}
+
+#[derive(Deserialize)]
+pub(super) struct ProviderSettings {
+    /// Read before; here so that it is known.
+    #[serde(rename = "kind")]
+    _kind: String,
+    base_url: Option<Url>,
+    #[serde(default = "connect_timeout", deserialize_with = "duration")]
+    connect_timeout: Duration,
+    #[serde(default = "timeout", deserialize_with = "duration")]
+    timeout: Duration,
+    #[serde(default = "answer_max")]
+    answer_max: usize,
+    #[serde(default = "connections")]
+    connections: usize,
+    proxy: Option<Url>,
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    tracking: bool,
+    #[serde(default = "batch")]
+    batch: bool,
+    #[serde(default = "batch_linger", deserialize_with = "duration")]
+    batch_linger: Duration,
+
+    api_key: Option<Secret>,
+    secret_key: Option<Secret>,
+    secret: Option<Secret>,
+    domain: Option<String>,
+    message_stream: Option<String>,
+    subaccount: Option<String>,
+    idempotency: Option<bool>,
+    region: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<Secret>,
+    session_token: Option<Secret>,
+    role_arn: Option<String>,
+    token_file: Option<PathBuf>,
+    sts_url: Option<Url>,
+    configuration_set: Option<String>,
+    tracking_configuration_set: Option<String>,
+}
+
+fn connect_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+fn timeout() -> Duration {
+    Duration::from_secs(30)
+}
+fn answer_max() -> usize {
+    1024 * 1024
+}
+fn connections() -> usize {
+    32
+}
+fn batch() -> bool {
+    true
+}
+fn batch_linger() -> Duration {
+    Duration::from_millis(20)
+}
+
+/// Longest linger: a job must not wait noticeably for company.
+const LINGER_MAX: Duration = Duration::from_millis(50);
+
+pub(super) fn check(
+    name: &str,
+    kind: Kind,
+    settings: ProviderSettings,
+    environment: &Environment,
+) -> Result<ProviderConfig, ConfigError> {
+    let key = |field: &str| format!("transport.{name}.{field}");
+    foreign(&settings, kind, &key)?;
+    let needed = |field: &str, value: Option<Secret>| match value {
+        Some(value) => not_empty(&key(field), secret(&key(field), value, environment)?),
+        None => Err(ConfigError::value(key(field), format!("is required for a {kind} transport"))),
+    };
+    let text = |field: &str, value: Option<String>| {
+        value
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| ConfigError::value(key(field), format!("is required for a {kind} transport")))
+    };
+    if settings.connections == 0 || settings.answer_max == 0 {
+        let field = if settings.connections == 0 { "connections" } else { "answer_max" };
+        return Err(ConfigError::value(key(field), "must be at least 1"));
+    }
+    if settings.batch_linger > LINGER_MAX {
+        return Err(ConfigError::value(key("batch_linger"), "must be at most 50ms"));
+    }
+    let region = settings.region.clone();
+    let default_url = || default_url(kind, settings.region.as_deref());
+    let base_url = match settings.base_url.clone().or_else(default_url) {
+        Some(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some() => url,
+        Some(_) => {
+            return Err(ConfigError::value(key("base_url"), "expected an address such as https://api.example.com"));
+        }
+        None => {
+            let field = if kind == Kind::Ses { "region" } else { "base_url" };
+            return Err(ConfigError::value(key(field), format!("is required for a {kind} transport")));
+        }
+    };
+    let account = match kind {
+        Kind::Smtp => return Err(ConfigError::value(key("kind"), "is a relay")),
+        Kind::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key)? },
+        Kind::Mailgun => {
+            Account::Mailgun { api_key: needed("api_key", settings.api_key)?, domain: text("domain", settings.domain)? }
+        }
+        Kind::Postmark => {
+            Account::Postmark { api_key: needed("api_key", settings.api_key)?, message_stream: settings.message_stream }
+        }
+        Kind::Resend => Account::Resend { api_key: needed("api_key", settings.api_key)? },
+        Kind::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key)? },
+        Kind::Sparkpost => Account::Sparkpost {
+            api_key: needed("api_key", settings.api_key)?,
+            subaccount: settings.subaccount,
+            idempotency: settings.idempotency.unwrap_or(false),
+        },
+        Kind::Mailjet => Account::Mailjet {
+            api_key: needed("api_key", settings.api_key)?,
+            secret_key: needed("secret_key", settings.secret_key)?,
+        },
+        Kind::Webhook => Account::Webhook { secret: needed("secret", settings.secret)? },
+        Kind::Ses => {
+            let region = text("region", region)?;
+            let credentials = match (settings.role_arn, settings.token_file, settings.access_key_id) {
+                (None, None, access_key_id) => SesCredentials::Static {
+                    access_key_id: text("access_key_id", access_key_id)?,
+                    secret_access_key: needed("secret_access_key", settings.secret_access_key)?,
+                    session_token: match settings.session_token {
+                        Some(token) => Some(secret(&key("session_token"), token, environment)?),
+                        None => None,
+                    },
+                },
+                (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+                    return Err(ConfigError::value(
+                        key("role_arn"),
+                        "stands beside `access_key_id`: give one of the two",
+                    ));
+                }
+                (role_arn, token_file, None) => SesCredentials::WebIdentity {
+                    role_arn: text("role_arn", role_arn)?,
+                    token_file: token_file.ok_or_else(|| {
+                        ConfigError::value(key("token_file"), "is required where there is a role_arn")
+                    })?,
+                    sts_url: match settings
+                        .sts_url
+                        .or_else(|| Url::parse(&format!("https://sts.{region}.amazonaws.com")).ok())
+                    {
+                        Some(url) => url,
+                        None => {
+                            return Err(ConfigError::value(key("region"), "expected a region such as eu-central-1"));
+                        }
+                    },
+                },
+            };
+            Account::Ses(SesAccount {
+                region,
+                credentials,
+                configuration_set: settings.configuration_set,
+                tracking_configuration_set: settings.tracking_configuration_set,
+            })
+        }
+    };
+    Ok(ProviderConfig {
+        account,
+        base_url,
+        http: HttpConfig {
+            connect_timeout: settings.connect_timeout,
+            timeout: settings.timeout,
+            answer_max: settings.answer_max,
+            connections: settings.connections,
+            proxy: settings.proxy,
+            ca_file: settings.ca_file,
+        },
+        tracking: settings.tracking,
+        batch: settings.batch,
+        batch_linger: settings.batch_linger,
+    })
+}
+
+fn default_url(kind: Kind, region: Option<&str>) -> Option<Url> {
+    let text = match kind {
+        Kind::Smtp | Kind::Webhook => return None,
+        Kind::Sendgrid => "https://api.sendgrid.com".to_owned(),
+        Kind::Ses => format!("https://email.{}.amazonaws.com", region?),
+        Kind::Mailgun => "https://api.mailgun.net".to_owned(),
+        Kind::Postmark => "https://api.postmarkapp.com".to_owned(),
+        Kind::Resend => "https://api.resend.com".to_owned(),
+        Kind::Brevo => "https://api.brevo.com".to_owned(),
+        Kind::Sparkpost => "https://api.sparkpost.com".to_owned(),
+        Kind::Mailjet => "https://api.mailjet.com".to_owned(),
+    };
+    Url::parse(&text).ok()
+}
+
+/// Settings of other kinds are mistakes.
+fn foreign(settings: &ProviderSettings, kind: Kind, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
+    use Kind::{Brevo, Mailgun, Mailjet, Postmark, Resend, Sendgrid, Ses, Sparkpost, Webhook};
+    let owned: [(&str, bool, &[Kind]); 15] = [
+        ("api_key", settings.api_key.is_some(), &[Sendgrid, Mailgun, Postmark, Resend, Brevo, Sparkpost, Mailjet]),
+        ("secret_key", settings.secret_key.is_some(), &[Mailjet]),
+        ("secret", settings.secret.is_some(), &[Webhook]),
+        ("domain", settings.domain.is_some(), &[Mailgun]),
+        ("message_stream", settings.message_stream.is_some(), &[Postmark]),
+        ("subaccount", settings.subaccount.is_some(), &[Sparkpost]),
+        ("idempotency", settings.idempotency.is_some(), &[Sparkpost]),
+        ("region", settings.region.is_some(), &[Ses]),
+        ("access_key_id", settings.access_key_id.is_some(), &[Ses]),
+        ("secret_access_key", settings.secret_access_key.is_some(), &[Ses]),
+        ("session_token", settings.session_token.is_some(), &[Ses]),
+        ("role_arn", settings.role_arn.is_some(), &[Ses]),
+        ("token_file", settings.token_file.is_some(), &[Ses]),
+        ("sts_url", settings.sts_url.is_some(), &[Ses]),
+        (
+            "configuration_set",
+            settings.configuration_set.is_some() || settings.tracking_configuration_set.is_some(),
+            &[Ses],
+        ),
+    ];
+    match owned.into_iter().find(|(_, is_set, kinds)| *is_set && !kinds.contains(&kind)) {
+        Some((field, ..)) => Err(ConfigError::value(key(field), format!("is no setting of a {kind} transport"))),
+        None => Ok(()),
+    }
+}
+
+fn not_empty(path: &str, value: SecretString) -> Result<SecretString, ConfigError> {
+    use secrecy::ExposeSecret as _;
+    if value.expose_secret().is_empty() { Err(ConfigError::value(path, "is empty")) } else { Ok(value) }
+}

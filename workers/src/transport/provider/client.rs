@@ -1,0 +1,210 @@
+//! The shared HTTP client: sends a request once, and says whether a call that brought no answer may have been taken. Bounded in connecting, in the whole
+//! call and in the size of the answer; follows no redirect, and uses no proxy of the environment.
+
+use std::{fmt, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use reqwest::{Certificate, Proxy, redirect::Policy};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use crate::{
+    config::HttpConfig,
+    outcome::{Class, Stage},
+    transport::provider::reply::Reply,
+};
+
+/// Idle connections are closed after this: shorter than the usual limit of load balancers, whose close would race with a request.
+const IDLE: Duration = Duration::from_secs(45);
+
+/// A POST to be made. `Debug` shows neither headers nor body.
+pub struct Request {
+    /// Path and query, appended to the base address.
+    pub path: String,
+    /// Headers beside `Content-Type`. Values are secrets, because some of them are.
+    pub headers: Vec<(&'static str, SecretString)>,
+    /// The media type of the body.
+    pub content_type: String,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// A JSON document.
+    pub fn json(path: &str, headers: Vec<(&'static str, SecretString)>, body: &serde_json::Value) -> Self {
+        Self {
+            path: path.to_owned(),
+            headers,
+            content_type: "application/json".to_owned(),
+            // A document of strings, numbers and lists: serde_json has nothing to refuse in it.
+            body: Bytes::from(serde_json::to_vec(body).unwrap_or_default()),
+        }
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("path", &self.path).field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
+}
+
+/// No answer came.
+#[derive(Debug)]
+pub enum Lost {
+    /// The request certainly did not go out.
+    Before {
+        /// `Transient`, or `Config` where only a person can mend it.
+        class: Class,
+        /// Where.
+        stage: Stage,
+        /// What happened, without the address of the API.
+        text: String,
+    },
+    /// It may have been taken.
+    After(String),
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The file with authorities cannot be used.
+    #[error("ca_file: {0}")]
+    CaFile(String),
+    /// The proxy's address cannot be used.
+    #[error("proxy: {0}")]
+    Proxy(reqwest::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Build(reqwest::Error),
+}
+
+/// The client of one transport. Its connections are kept and shared.
+pub struct Client {
+    http: reqwest::Client,
+    base_url: Url,
+    places: Semaphore,
+    timeout: Duration,
+    answer_max: usize,
+}
+
+impl Client {
+    /// Sets a client up; connects to nothing.
+    pub fn new(config: &HttpConfig, base_url: &Url) -> Result<Self, ClientError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("postrider/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout)
+            .timeout(config.timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(config.connections)
+            .tcp_nodelay(true)
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy();
+        if let Some(proxy) = &config.proxy {
+            builder = builder.proxy(Proxy::all(proxy.clone()).map_err(ClientError::Proxy)?);
+        }
+        if let Some(file) = &config.ca_file {
+            let pem =
+                std::fs::read(file).map_err(|error| ClientError::CaFile(format!("{}: {error}", file.display())))?;
+            let list = Certificate::from_pem_bundle(&pem)
+                .ok()
+                .filter(|list| !list.is_empty())
+                .ok_or_else(|| ClientError::CaFile(format!("{}: holds no PEM certificate", file.display())))?;
+            for certificate in list {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        Ok(Self {
+            http: builder.build().map_err(ClientError::Build)?,
+            base_url: base_url.clone(),
+            places: Semaphore::new(config.connections),
+            timeout: config.timeout,
+            answer_max: config.answer_max,
+        })
+    }
+
+    /// Waits for a place among the calls under way. To be taken before it is said that bytes may go out.
+    pub async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Lost> {
+        let busy = || Lost::Before {
+            class: Class::Throttled,
+            stage: Stage::Connect,
+            text: "no call to the provider came to its end in time".to_owned(),
+        };
+        match tokio::time::timeout(self.timeout, self.places.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+
+    /// Makes the call, once.
+    pub async fn send(&self, request: Request) -> Result<Reply, Lost> {
+        let unusable = |text: String| Lost::Before { class: Class::Config, stage: Stage::Connect, text };
+        let mut url = self.base_url.as_str().trim_end_matches('/').to_owned();
+        url.push_str(&request.path);
+        let mut call = self.http.post(url).header(http::header::CONTENT_TYPE, request.content_type).body(request.body);
+        for (name, value) in &request.headers {
+            let mut value = http::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
+                unusable(format!("the header {name} holds what no header may: look at the credentials"))
+            })?;
+            value.set_sensitive(true);
+            call = call.header(*name, value);
+        }
+        let answer = call.send().await.map_err(|error| lost(&error))?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let (body, is_whole) = self.read(answer).await;
+        Ok(Reply { status, headers, body, is_whole })
+    }
+
+    /// As much of the answer's body as is allowed. The status alone says enough for many answers, so that a body that breaks off is no
+    /// reason to forget it.
+    async fn read(&self, mut answer: reqwest::Response) -> (Bytes, bool) {
+        let mut body = BytesMut::new();
+        loop {
+            match answer.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= self.answer_max => body.extend_from_slice(&chunk),
+                Ok(None) => return (body.freeze(), true),
+                Ok(Some(_)) | Err(_) => return (body.freeze(), false),
+            }
+        }
+    }
+}
+
+/// What an error of the client means for the message.
+fn lost(error: &reqwest::Error) -> Lost {
+    let text = innermost(error);
+    if error.is_builder() {
+        return Lost::Before { class: Class::Config, stage: Stage::Connect, text };
+    }
+    if !error.is_connect() {
+        return Lost::After(text);
+    }
+    // A certificate that does not fit stays so until a person comes.
+    let certificate = text.contains("certificate");
+    let (class, stage) = if certificate { (Class::Config, Stage::Tls) } else { (Class::Transient, Stage::Connect) };
+    Lost::Before { class, stage, text }
+}
+
+/// The last cause says what happened; the ones around it name the address.
+fn innermost(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer within the limit".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// The names of the headers, for tests.
+pub fn header_map(request: &Request) -> HeaderMap {
+    request
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            Some((http::HeaderName::from_static(name), http::HeaderValue::from_str(value.expose_secret()).ok()?))
+        })
+        .collect()
+}

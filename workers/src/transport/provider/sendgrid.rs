@@ -1,0 +1,214 @@
+//! Twilio `SendGrid`, mail send API v3: <https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send>.
+
+use jiff::Timestamp;
+use postrider_schemas::address::Mailbox;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value, json};
+
+use super::{
+    batch::{Batched, Item},
+    client::Request,
+    encoding::{base64, put},
+    reply::{Reply, Verdict},
+    unfit::Unfit,
+};
+use crate::{compose::letter::Letter, outcome::Class};
+
+/// Headers that the API makes itself and refuses (its reference, "headers").
+const RESERVED: [&str; 11] = [
+    "x-sg-id",
+    "x-sg-eid",
+    "received",
+    "dkim-signature",
+    "content-type",
+    "content-transfer-encoding",
+    "to",
+    "from",
+    "subject",
+    "reply-to",
+    "cc",
+];
+
+/// The name under which webhooks give the job id back.
+const JOB_ID: &str = "postrider_job_id";
+
+/// One message.
+pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
+    let mut body = shared(letter)?;
+    body.insert("personalizations".to_owned(), json!([personalization(letter)?]));
+    Ok(call(api_key, &Value::Object(body)))
+}
+
+/// One message as a part of a call with others that have the same content.
+pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
+    Ok(Item { shared: Value::Object(shared(letter)?).to_string(), own: personalization(letter)? })
+}
+
+/// One call for all; their shared part is the same.
+pub fn batch_request(api_key: &SecretString, items: &[&Item]) -> Request {
+    let shared = items.first().map(|item| item.shared.as_str()).unwrap_or_default();
+    let mut body: Map<String, Value> = serde_json::from_str(shared).unwrap_or_default();
+    body.insert("personalizations".to_owned(), items.iter().map(|item| item.own.clone()).collect());
+    call(api_key, &Value::Object(body))
+}
+
+/// One answer for all.
+pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+    Batched::Whole(verdict(reply, now))
+}
+
+/// What an answer means.
+pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+    let text = reply.json().as_ref().map(reason).unwrap_or_else(|| reply.excerpt());
+    match reply.status {
+        202 => Verdict::Taken(reply.header("x-message-id").unwrap_or_default().to_owned()),
+        429 => {
+            let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
+            Verdict::refused(Class::Throttled, text).after(wait)
+        }
+        // Two things: a sender that is not verified, or an account that is blocked for a while after too many bad requests.
+        403 if mentions(&text, "temporarily") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        _ => reply.by_status(&text, now),
+    }
+}
+
+fn call(api_key: &SecretString, body: &Value) -> Request {
+    let authorization = format!("Bearer {}", api_key.expose_secret()).into();
+    Request::json("/v3/mail/send", vec![("authorization", authorization)], body)
+}
+
+/// What jobs with the same content have in common.
+fn shared(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+    let job = letter.job;
+    let mut body = Map::new();
+    body.insert("from".to_owned(), mailbox(job.from()));
+    match job.reply_to() {
+        [] => {}
+        [one] => put(&mut body, "reply_to", mailbox(one)),
+        list => put(&mut body, "reply_to_list", list.iter().map(mailbox).collect::<Value>()),
+    }
+    body.insert("subject".to_owned(), letter.subject().into());
+    let bodies = [("text/plain", letter.text()), ("text/html", letter.html())];
+    // An empty body is refused; a blank is not.
+    let content = bodies.iter().filter_map(|(kind, body)| {
+        let body = (*body)?;
+        Some(json!({ "type": kind, "value": if body.is_empty() { " " } else { body } }))
+    });
+    body.insert("content".to_owned(), content.collect());
+    let (inline, attached) = letter.files();
+    let files: Vec<Value> = inline
+        .into_iter()
+        .map(|one| (one, "inline"))
+        .chain(attached.into_iter().map(|one| (one, "attachment")))
+        .map(|(one, disposition)| {
+            let mut file = Map::new();
+            put(&mut file, "content", base64(&one.content));
+            put(&mut file, "type", one.content_type.as_str());
+            put(&mut file, "filename", one.filename.as_str());
+            put(&mut file, "disposition", disposition);
+            if let Some(id) = &one.content_id {
+                put(&mut file, "content_id", id.as_str());
+            }
+            Value::Object(file)
+        })
+        .collect();
+    if !files.is_empty() {
+        put(&mut body, "attachments", files);
+    }
+    if !job.tags().is_empty() {
+        put(&mut body, "categories", job.tags());
+    }
+    let tracking = job.tracking();
+    // Said in both cases: an account's own setting must not track what did not ask for it.
+    put(
+        &mut body,
+        "tracking_settings",
+        json!({
+            "click_tracking": { "enable": tracking.clicks, "enable_text": false },
+            "open_tracking": { "enable": tracking.opens },
+        }),
+    );
+    Ok(body)
+}
+
+/// What is a job's own.
+fn personalization(letter: &Letter<'_>) -> Result<Value, Unfit> {
+    let addressees = letter.addressees().ok_or(Unfit::BlindOnly)?;
+    let mut own = Map::new();
+    for (field, list) in [("to", &addressees.to), ("cc", &addressees.cc), ("bcc", &addressees.bcc)] {
+        if !list.is_empty() {
+            put(&mut own, field, list.iter().copied().map(mailbox).collect::<Value>());
+        }
+    }
+    let mut headers = Map::new();
+    for (name, value) in letter.headers() {
+        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+            return Err(Unfit::Header(name));
+        }
+        if headers.insert(name.clone(), value.into()).is_some() {
+            return Err(Unfit::HeaderTwice(name));
+        }
+    }
+    put(&mut headers, "Message-ID", letter.job.message_id());
+    put(&mut own, "headers", headers);
+    let mut custom: Map<String, Value> =
+        letter.job.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    put(&mut custom, JOB_ID, letter.job.id().to_string());
+    put(&mut own, "custom_args", custom);
+    Ok(Value::Object(own))
+}
+
+fn mailbox(one: &Mailbox) -> Value {
+    match one.name() {
+        Some(name) => json!({ "email": one.address().to_string(), "name": name }),
+        None => json!({ "email": one.address().to_string() }),
+    }
+}
+
+/// `errors[0]`, with the field it is about.
+fn reason(body: &Value) -> String {
+    let error = &body["errors"][0];
+    let message = error["message"].as_str().unwrap_or("no reason given");
+    match error["field"].as_str() {
+        Some(field) => format!("{field}: {message}"),
+        None => message.to_owned(),
+    }
+}
+
+fn mentions(text: &str, lower_case: &str) -> bool {
+    text.to_ascii_lowercase().contains(lower_case)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::provider::reply::testing::{now, reply, shown};
+
+    #[track_caller]
+    fn check(status: u16, headers: &[(&'static str, &str)], body: &str, expected: &str) {
+        assert_eq!(shown(&verdict(&reply(status, headers, body), now())), expected, "{status} {body}");
+    }
+
+    fn error(message: &str) -> String {
+        json!({ "errors": [{ "message": message, "field": null }] }).to_string()
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        check(202, &[("x-message-id", "14c5d75ce93.dfd.64b469")], "", "taken 14c5d75ce93.dfd.64b469");
+        check(202, &[], "", "taken ");
+        check(400, &[], &error("Does not contain a valid address."), "message");
+        check(413, &[], &error("too large"), "message");
+        check(401, &[], &error("The provided authorization grant is invalid, expired, or revoked"), "config");
+        check(403, &[], &error("The from address does not match a verified Sender Identity."), "config");
+        check(403, &[], &error("You have been temporarily blocked after repeated bad requests"), "quota");
+        check(406, &[], &error("missing Accept header"), "message");
+        check(429, &[("x-ratelimit-reset", "1795428060")], &error("too many requests"), "throttled after 60");
+        check(429, &[("retry-after", "7")], "", "throttled after 7");
+        check(451, &[], "", "config");
+        check(500, &[], "", "transient");
+        check(503, &[], "<html>busy</html>", "transient");
+        check(504, &[], "", "unclear");
+        check(200, &[], "<html>a login page</html>", "unclear");
+    }
+}

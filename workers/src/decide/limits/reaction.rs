@@ -272,8 +272,7 @@ pub fn order(scope: &mut Scope, order: &Order, now: f64) {
             scope.why.clear();
         }
         Order::Set { interval_us, tolerance_us, for_us, why } => {
-            scope.set =
-                Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
+            scope.set = Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
             scope.why.clone_from(why);
         }
     }

@@ -27,7 +27,7 @@ local function others(scope, line, after)
 end
 
 local function equals(scope, line)
-  if not scope.gg then return true end
+  if not scope.gg then return weight == 1 or redis.call('ZCARD', line) == 0 end
   for _, name in ipairs(redis.call('ZRANGE', line, 0, -1)) do
     if tonumber(redis.call('HGET', scope.key, 'g:' .. name) or '1') ~= weight then return false end
   end

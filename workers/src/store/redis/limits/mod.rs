@@ -130,7 +130,8 @@ impl RedisStore {
                 }
             }
             call.arg(clock(now));
-            let (now, scopes): (String, Vec<Look>) = read_look(self.invoke(&call).await?).map_err(|e| unreadable(&e))?;
+            let (now, scopes): (String, Vec<Look>) =
+                read_look(self.invoke(&call).await?).map_err(|e| unreadable(&e))?;
             overview.now = now.parse().map_err(|_| unreadable(&surprise()))?;
             for (name, look) in names.iter().zip(scopes) {
                 match scope_of(look) {

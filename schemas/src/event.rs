@@ -42,6 +42,13 @@ pub enum EventType {
     /// Given up; kept in `postrider.v1.dead`.
     #[serde(rename = "postrider.job.dead.v1")]
     Dead,
+    /// A transport refuses everything until a person mends it (credentials, certificate): its circuit is open, jobs wait or go another
+    /// way. Not about a job: `tenant` and `lane` say nothing.
+    #[serde(rename = "postrider.circuit.opened.v1")]
+    CircuitOpened,
+    /// The transport works again.
+    #[serde(rename = "postrider.circuit.closed.v1")]
+    CircuitClosed,
 }
 
 impl EventType {
@@ -55,6 +62,8 @@ impl EventType {
             Self::Cancelled => "cancelled",
             Self::Held => "held",
             Self::Dead => "dead",
+            Self::CircuitOpened => "circuit-opened",
+            Self::CircuitClosed => "circuit-closed",
         }
     }
 }
@@ -64,7 +73,8 @@ impl EventType {
 pub struct Event {
     /// Always `1.0`.
     pub specversion: String,
-    /// The same when the same event is published twice: `<job id>/<generation>/<type>`.
+    /// The same when the same event is published twice: `<job id>/<generation>/<type>`, with `/<part>` after the job id where the job was parted;
+    /// `circuit/<transport>/<opened at, in ms>/<type>` where it is about a transport.
     pub id: String,
     /// Always `postrider`.
     pub source: String,
@@ -108,6 +118,12 @@ pub struct EventData {
     /// The transport that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
+    /// The transports that come before it for this job, and why they were not the ones that took it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
+    /// The number of the part, where the job's recipients went separate ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u8>,
     /// Counted tries, this one included.
     pub attempt: u32,
     /// How often the job was republished.
@@ -128,6 +144,17 @@ pub struct EventData {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DateTimeText>")]
     pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A transport that did not take a job, so that the next one was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PassedOver {
+    /// Its name.
+    pub transport: String,
+    /// The class of its refusal, or `circuit-open`.
+    pub reason: String,
+    /// What it said, or why it was not asked; at most 200 bytes, without addresses.
+    pub answer: String,
 }
 
 /// A recipient, named by its place in the job.
@@ -154,6 +181,7 @@ impl Event {
             metadata: job.metadata().clone(),
             attempt: meta.attempt,
             generation: meta.generation,
+            part: meta.part,
             ..EventData::default()
         };
         Self::new(kind, data, time)
@@ -162,7 +190,29 @@ impl Event {
     /// An event with these details.
     pub fn new(kind: EventType, data: EventData, time: Timestamp) -> Self {
         let subject = data.job_id.map(|id| id.to_string());
-        let id = format!("{}/{}/{}", subject.as_deref().unwrap_or("unreadable"), data.generation, kind.as_str());
+        let mut id = subject.clone().unwrap_or_else(|| "unreadable".to_owned());
+        for number in data.part.map(u32::from).into_iter().chain([data.generation]) {
+            id.push('/');
+            id.push_str(&number.to_string());
+        }
+        id.push('/');
+        id.push_str(kind.as_str());
+        Self::with_id(id, subject, kind, data, time)
+    }
+
+    /// An event about the circuit of a transport that opened at `opened`.
+    pub fn about_circuit(kind: EventType, transport: &str, opened: Timestamp, answer: &str, time: Timestamp) -> Self {
+        let id = format!("circuit/{transport}/{}/{}", opened.as_millisecond(), kind.as_str());
+        let data = EventData {
+            tenant: crate::Tenant::DEFAULT.to_owned(),
+            transport: Some(transport.to_owned()),
+            answer: Some(answer.to_owned()),
+            ..EventData::default()
+        };
+        Self::with_id(id, None, kind, data, time)
+    }
+
+    fn with_id(id: String, subject: Option<String>, kind: EventType, data: EventData, time: Timestamp) -> Self {
         Self {
             specversion: "1.0".to_owned(),
             id,

@@ -31,6 +31,10 @@ pub struct Meta {
     pub last: Option<String>,
     /// Recipients still to be served, by envelope index; all where absent.
     pub pending: Option<Vec<u8>>,
+    /// The number of the part that this message is, where recipients of a job went separate ways. A part has `pending`.
+    pub part: Option<u8>,
+    /// The call that may have been taken and can be repeated safely.
+    pub pin: Option<Pin>,
     /// Why and how often the job came to rest in `dead` or `hold`.
     pub rest: Option<Rest>,
     /// W3C `traceparent` of the previous hop.
@@ -40,6 +44,42 @@ pub struct Meta {
     /// `traceparent` of the job's creation.
     pub trace0: Option<String>,
 }
+
+/// A call of a provider that ended without an answer and that the provider recognises when it is repeated. Until then the job goes to no
+/// other transport.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pin {
+    /// The name of the transport.
+    pub transport: String,
+    /// When the call was made: the date of the message, which must be the same in each repetition.
+    pub since: Timestamp,
+    /// Until when the provider recognises it.
+    pub until: Timestamp,
+}
+
+/// `<since> <until> <transport>`
+impl std::fmt::Display for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {}", self.since, self.until, self.transport)
+    }
+}
+
+impl std::str::FromStr for Pin {
+    type Err = UnreadablePin;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.splitn(3, ' ');
+        let mut time = || words.next().and_then(|word| word.parse().ok()).ok_or(UnreadablePin);
+        let (since, until) = (time()?, time()?);
+        let transport = words.next().filter(|name| !name.is_empty()).ok_or(UnreadablePin)?.to_owned();
+        Ok(Self { transport, since, until })
+    }
+}
+
+/// A text that is no [`Pin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected two times and the name of a transport")]
+pub struct UnreadablePin;
 
 /// How a job came to rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +108,8 @@ const EXPIRES: &str = "postrider-expires";
 const PAYLOAD_HASH: &str = "postrider-payload-hash";
 const LAST: &str = "postrider-last";
 const PENDING: &str = "postrider-pending";
+const PART: &str = "postrider-part";
+const PIN: &str = "postrider-pin";
 const REST_REASON: &str = "postrider-rest-reason";
 const REST_DETAIL: &str = "postrider-rest-detail";
 const REST_AT: &str = "postrider-rest-at";
@@ -96,6 +138,12 @@ impl Meta {
         }
         if let Some(pending) = &self.pending {
             put(PENDING, pending_text(pending));
+        }
+        if let Some(part) = self.part {
+            put(PART, part.to_string());
+        }
+        if let Some(pin) = &self.pin {
+            put(PIN, pin.to_string());
         }
         if let Some(rest) = &self.rest {
             put(REST_REASON, rest.reason.clone());
@@ -139,6 +187,8 @@ impl Meta {
                 PAYLOAD_HASH => meta.payload_hash = text(),
                 LAST => meta.last = text(),
                 PENDING => meta.pending = Some(pending_list(value)),
+                PART => meta.part = value.parse().ok(),
+                PIN => meta.pin = value.parse().ok(),
                 REST_REASON => rest.reason = value.to_owned(),
                 REST_DETAIL => rest.detail = value.to_owned(),
                 REST_AT => rest.at = value.parse().unwrap_or_default(),
@@ -196,6 +246,12 @@ mod tests {
             payload_hash: Some("00ff".to_owned()),
             last: Some("rcpt_to: 450 4.2.0 later".to_owned()),
             pending: Some(vec![0, 3, 49]),
+            part: Some(2),
+            pin: Some(Pin {
+                transport: "my provider".to_owned(),
+                since: "2026-11-23T09:50:00Z".parse().unwrap(),
+                until: "2026-11-23T10:05:00.25Z".parse().unwrap(),
+            }),
             rest: Some(Rest {
                 reason: "unknown".to_owned(),
                 detail: "no answer after the final dot".to_owned(),

@@ -101,6 +101,7 @@ for_every_store! {
     a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced,
     an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it,
     a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end,
+    a_crash_after_a_withdrawal_is_no_unknown,
     a_late_yes_wins_over_every_state,
     a_second_yes_is_reported_as_a_duplicate,
     an_older_generation_is_stale_and_a_newer_one_ends_the_older,
@@ -172,7 +173,7 @@ async fn a_job_that_somebody_attempts_is_busy_for_everybody_else(two: Two) -> Re
         Claim::Busy { retry_in } => assert!(retry_in > Duration::ZERO && retry_in <= LONG),
         other => bail!("{other:?}"),
     }
-    assert!(well.submitting(&lease).await? && well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await? && well.submitting(&lease, "").await?);
     says(&well.claim(&job).await?, "Busy");
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
     says(&well.claim(&job).await?, "Settled(Sent)");
@@ -185,9 +186,11 @@ async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced(two:
     let job = fresh();
     let zombie = go(&dying, &job).await?;
     let Claim::Go(lease) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
-    assert!(!dying.submitting(&zombie).await? && !dying.renew(&zombie).await? && !dying.decide(&zombie, "x").await?);
+    assert!(
+        !dying.submitting(&zombie, "").await? && !dying.renew(&zombie).await? && !dying.decide(&zombie, "x").await?
+    );
     assert_eq!(dying.finish(zombie, Final::Rejected).await?, Finished::LostLease);
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
     Ok(())
 }
@@ -195,7 +198,7 @@ async fn a_claim_whose_owner_died_is_taken_over_and_the_old_owner_is_fenced(two:
 async fn an_owner_that_outlives_its_lease_keeps_the_right_until_somebody_takes_it(two: Two) -> Result<()> {
     let Two { dying, .. } = two;
     let lease = go(&dying, &fresh()).await?;
-    assert!(dying.renew(&lease).await? && dying.submitting(&lease).await?);
+    assert!(dying.renew(&lease).await? && dying.submitting(&lease, "").await?);
     Ok(())
 }
 
@@ -203,9 +206,11 @@ async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end(t
     let Two { well, dying, .. } = two;
     let job = fresh();
     let lease = go(&dying, &job).await?;
-    assert!(dying.submitting(&lease).await?);
-    let Claim::Unknown(second) = after_the_lease(&dying, &job).await? else { bail!("not unknown") };
-    let Claim::Unknown(third) = after_the_lease(&well, &job).await? else { bail!("not unknown again") };
+    assert!(dying.submitting(&lease, "a call").await?);
+    let Claim::Unknown { lease: second, call } = after_the_lease(&dying, &job).await? else { bail!("not unknown") };
+    assert_eq!(call, "a call");
+    let Claim::Unknown { lease: third, call } = after_the_lease(&well, &job).await? else { bail!("not unknown again") };
+    assert_eq!(call, "a call");
     says(&well.claim(&job).await?, "Busy");
     assert!(!dying.decide(&second, "resend").await?);
     assert!(well.decide(&third, "resend").await?);
@@ -213,6 +218,17 @@ async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end(t
     says(&well.claim(&job).await?, "Stale");
     let lease = go(&well, &at(&job, 1)).await?;
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+    Ok(())
+}
+
+async fn a_crash_after_a_withdrawal_is_no_unknown(two: Two) -> Result<()> {
+    let Two { well, dying, .. } = two;
+    let job = fresh();
+    let lease = go(&dying, &job).await?;
+    assert!(dying.submitting(&lease, "first").await? && dying.withdraw(&lease).await?);
+    assert_eq!(state(&well, &job).await?, State::Claimed);
+    says(&after_the_lease(&well, &job).await?, "Go");
+    assert!(!dying.withdraw(&lease).await?, "somebody else has it now");
     Ok(())
 }
 
@@ -224,7 +240,7 @@ async fn a_late_yes_wins_over_every_state(two: Two) -> Result<()> {
         match before {
             "cancelled" => assert_eq!(well_cancel(&well, &job).await?, Cancelled::Now),
             "unknown" => {
-                assert!(dying.submitting(&late).await?);
+                assert!(dying.submitting(&late, "").await?);
                 says(&after_the_lease(&well, &job).await?, "Unknown");
             }
             _ => {
@@ -265,9 +281,9 @@ async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older(two: Two) -
     says(&well.claim(&at(&job, 2)).await?, "Stale");
     // The call `parked` was lost; the copy arrives and proves it.
     let lease = go(&well, &at(&job, 4)).await?;
-    assert!(!well.submitting(&old).await?);
+    assert!(!well.submitting(&old, "").await?);
     well.parked(old).await?;
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     Ok(())
 }
 
@@ -287,8 +303,8 @@ async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one(two: Two
     let Two { well, dying, .. } = two;
     let job = fresh();
     let lease = go(&well, &job).await?;
-    assert!(well.submitting(&lease).await?);
-    assert!(well.decide(&lease, "again \u{e9} at noon").await? && !well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
+    assert!(well.decide(&lease, "again \u{e9} at noon").await? && !well.submitting(&lease, "").await?);
     says(&well.claim(&job).await?, "Busy");
     assert!(dying.renew(&lease).await?, "cut the lease short");
     let Claim::Decided { lease: next, decision } = after_the_lease(&well, &job).await? else { bail!("not decided") };
@@ -306,7 +322,7 @@ async fn a_released_claim_may_be_taken_at_once(two: Two) -> Result<()> {
     let lease = go(&well, &job).await?;
     well.release(lease).await?;
     let lease = go(&well, &job).await?;
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     well.release(lease).await?;
     says(&well.claim(&job).await?, "Unknown");
     Ok(())
@@ -357,7 +373,7 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
     let claimed = fresh();
     let lease = go(&well, &claimed).await?;
     assert_eq!(well_cancel(&well, &claimed).await?, Cancelled::Now);
-    assert!(!well.submitting(&lease).await?);
+    assert!(!well.submitting(&lease, "").await?);
 
     let parked = fresh();
     let lease = go(&well, &parked).await?;
@@ -374,7 +390,7 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
 
     let sending = fresh();
     let lease = go(&well, &sending).await?;
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     assert_eq!(well_cancel(&well, &sending).await?, Cancelled::BeingSent);
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
     assert_eq!(well_cancel(&well, &sending).await?, Cancelled::AlreadySent);
@@ -413,7 +429,7 @@ async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown(two
     let redelivered = |published_at| ClaimRequest { redelivered: true, published_at, ..fresh() };
     let job = redelivered(Some(now));
     let lease = go(&well, &ClaimRequest { redelivered: false, ..job.clone() }).await?;
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     place.empty().await?;
     says(&well.claim(&job).await?, "Unknown");
     says(&well.claim(&redelivered(None)).await?, "Unknown");
@@ -426,7 +442,7 @@ async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown(two
     let other = fresh();
     let lease = go(&well, &other).await?;
     place.empty().await?;
-    assert!(well.submitting(&lease).await?);
+    assert!(well.submitting(&lease, "").await?);
     assert_eq!(state(&well, &other).await?, State::Submitting);
     Ok(())
 }
@@ -528,7 +544,7 @@ async fn a_failover_by_sentinel_is_followed() -> Result<()> {
     let lease = go(&store, &job).await?;
     fleet.failover()?;
     wait_for_async("the new master", LIMIT, async || store.ping().await.ok()).await?;
-    assert!(store.submitting(&lease).await?);
+    assert!(store.submitting(&lease, "").await?);
     assert_eq!(store.finish(lease, Final::Sent).await?, Finished::Recorded);
     says(&store.claim(&job).await?, "Settled(Sent)");
     Ok(())
@@ -543,7 +559,7 @@ async fn a_cluster_serves_every_slot_and_comes_back_after_a_loss() -> Result<()>
     for _ in 0..60 {
         let job = fresh();
         let lease = go(&store, &job).await?;
-        assert!(store.submitting(&lease).await?);
+        assert!(store.submitting(&lease, "").await?);
         assert_eq!(store.alias(JobId(uuid::Uuid::now_v7()), &job.key).await?, None);
         jobs.push((job, lease));
     }
@@ -555,7 +571,7 @@ async fn a_cluster_serves_every_slot_and_comes_back_after_a_loss() -> Result<()>
         let again = ClaimRequest { redelivered: true, published_at: Some(Timestamp::now()), ..job.clone() };
         let claim = wait_for_async("an answer", LIMIT, async || store.claim(&again).await.ok()).await?;
         match claim {
-            Claim::Unknown(_) => unknown += 1,
+            Claim::Unknown { .. } => unknown += 1,
             Claim::Busy { .. } => busy += 1,
             other => bail!("{other:?}"),
         }

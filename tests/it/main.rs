@@ -7,6 +7,7 @@
 
 mod broker;
 mod chaos;
+mod circuit;
 mod commands;
 mod degraded;
 mod embedded;

@@ -4,31 +4,33 @@
 //! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
 //! that into another try.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
     Event, EventType, Job, Meta,
     event::EventData,
+    meta::Pin,
     wire::{self, DecodeError},
 };
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    compose::letter::Letter,
+    circuits::Circuits,
     config::Config,
     decide::{
         due::{Due, due, park_until},
-        route::{Route, Routed},
+        route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict, rest},
         settlement::Settlement,
     },
+    failover::{self, Ended},
     outcome::{Answer, Outcome, Stage},
     queue::{Delivery, Queue, SourceKind},
     replay::Replay,
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
-    transport::{self, Transport},
+    transport::Transport,
 };
 
 /// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
@@ -49,18 +51,22 @@ pub struct World {
     pub replay: Replay,
     /// The ways out, in the configuration's order.
     pub transports: Vec<Transport>,
+    /// Which of them need a person.
+    pub circuits: Arc<Circuits>,
 }
 
 /// A job with its message and the rule that takes it.
-struct Task<'a> {
-    job: &'a Job,
-    meta: &'a Meta,
-    route: &'a Route,
+pub(crate) struct Task<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) meta: &'a Meta,
+    pub(crate) route: &'a Route,
+    /// Where its recipients go separate ways.
+    parts: Option<Vec<Part>>,
     key: LedgerKey,
 }
 
 /// The right to attempt a job.
-enum Right {
+pub(crate) enum Right {
     /// Granted by the ledger.
     Claimed(Lease),
     /// The store is down, the job is transactional and was never delivered before: sent without the ledger's knowledge, which
@@ -85,16 +91,28 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery) {
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error).await,
     };
-    let Routed::One(route) = world.config.routes.route(&job, delivery.meta.pending.as_deref()) else {
+    let Some((route, parts)) = routed(&world, &job, &delivery.meta) else {
         return bury(&world, delivery, &job, "no-route", "no route of the configuration takes this job").await;
     };
     if delivery.meta.pending.as_ref().is_some_and(Vec::is_empty) {
         return bury(&world, delivery, &job, "unreadable", "header postrider-pending: not a list of recipients").await;
     }
-    let route = &world.config.routes.list()[route];
     let meta = delivery.meta.clone();
-    let task = Task { job: &job, meta: &meta, route, key: LedgerKey::of(&job.identity()) };
+    let key = LedgerKey::of_message(&job.identity(), meta.part);
+    let task = Task { job: &job, meta: &meta, route, parts, key };
     guarded(&world, delivery, &task).await;
+}
+
+/// The rule that takes a job, and its parts where its recipients go separate ways. A part stays together: where its recipients would go separate
+/// ways by rules that changed meanwhile, the rule of the first one decides. Nothing where no rule takes the job.
+fn routed<'a>(world: &'a World, job: &Job, meta: &Meta) -> Option<(&'a Route, Option<Vec<Part>>)> {
+    let pending = meta.pending.as_deref();
+    let (route, parts) = match world.config.routes.route(job, pending) {
+        Routed::One(route) => (route, None),
+        Routed::Parts(parts) => (parts.first()?.route, Some(parts)),
+        Routed::Nobody => return None,
+    };
+    Some((world.config.routes.list().get(route)?, parts.filter(|_| meta.part.is_none() && meta.pin.is_none())))
 }
 
 /// From the claim on.
@@ -116,9 +134,12 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     };
     match claim {
         Claim::Go(lease) => try_it(world, delivery, task, Right::Claimed(lease)).await,
-        Claim::Unknown(lease) => {
+        Claim::Unknown { lease, call } => {
             let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
-            conclude(world, delivery, task, Right::Claimed(lease), &Outcome::Unknown(answer)).await;
+            let pin: Option<Pin> = call.parse().ok();
+            let transport = pin.as_ref().map_or(call, |pin| pin.transport.clone());
+            let ended = Ended { outcome: Outcome::Unknown(answer), transport, passed_over: Vec::new(), pin };
+            conclude(world, delivery, task, Right::Claimed(lease), &ended).await;
         }
         Claim::Decided { lease, decision } => match serde_json::from_str::<Next>(&decision) {
             Ok(next) => carry_out(world, delivery, task, lease, next).await,
@@ -191,60 +212,34 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Due::Wait(wait) => sleep(wait).await,
         Due::Park(at) => return park(world, delivery, task, right, at).await,
         Due::Expired => {
-            let verdict = settle::expired(situation(world, task));
+            let nowhere =
+                Ended { outcome: Outcome::LostClaim, transport: String::new(), passed_over: Vec::new(), pin: None };
+            let verdict = settle::expired(situation(world, task, &nowhere));
             emit(world, &verdict.events).await;
             return end(world, delivery, right, Final::Expired).await;
         }
     }
-    let outcome = send(world, task, &right).await;
-    conclude(world, delivery, task, right, &outcome).await;
-}
-
-/// Compose and deliver, with the claim kept alive meanwhile.
-async fn send(world: &World, task: &Task<'_>, right: &Right) -> Outcome {
-    let letter = match Letter::new(task.job, task.meta.pending.as_deref(), None, now()) {
-        Ok(letter) => letter,
-        Err(error) => return transport::cannot_be_made(&error),
-    };
-    let transport = &world.transports[task.route.order(task.job.id())[0]];
-    let may_submit = may_submit(world, task, right);
-    let delivery = transport.deliver(&letter, may_submit);
-    tokio::select! {
-        outcome = delivery => outcome,
-        never = renew(world, right) => match never {},
+    if let Some(parts) = &task.parts {
+        let next = settle::split(parts);
+        return follow(world, delivery, task, right, next).await;
     }
-}
-
-/// Keeps a claim alive for as long as it is polled. That a claim was lost is found out when it is next needed.
-async fn renew(world: &World, right: &Right) -> Infallible {
-    loop {
-        sleep(world.config.store.lease / 3).await;
-        if let Right::Claimed(lease) = right {
-            let _ = world.store.renew(lease).await;
-        }
-    }
-}
-
-/// Tells the ledger that bytes may reach the transport from now on. False where the job belongs to somebody else.
-async fn may_submit(world: &World, task: &Task<'_>, right: &Right) -> bool {
-    let Right::Claimed(lease) = right else { return true };
-    match world.store.submitting(lease).await {
-        Ok(mine) => mine,
-        Err(error) => {
-            // The store went away after the claim. Somebody waits for transactional mail; bulk mail waits for the store.
-            warn!(job.id = %task.job.id(), %error, "The store is away between claim and submission");
-            task.job.lane() == postrider_schemas::Lane::Transactional
-        }
-    }
+    let ended = failover::send(world, task, &right).await;
+    conclude(world, delivery, task, right, &ended).await;
 }
 
 /// From the outcome to its consequences.
-async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, outcome: &Outcome) {
-    let Some(Verdict { next, events }) = settle::settle(outcome, situation(world, task)) else {
+async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, ended: &Ended) {
+    let Some(verdict) = settle::settle(&ended.outcome, situation(world, task, ended)) else {
         // Somebody else has the job; what this delivery is worth shows when it is claimed again.
         return close(world, delivery, Settlement::Return).await;
     };
-    log_outcome(world, task, outcome, &next);
+    log_outcome(task, ended, &verdict.next);
+    follow(world, delivery, task, right, verdict).await;
+}
+
+/// Does what was decided: written down, then acted upon.
+async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, verdict: Verdict) {
+    let Verdict { next, events } = verdict;
     match (next, right) {
         (Next::Sent, right) => {
             let (Right::Claimed(lease) | Right::Unguarded(lease)) = right;
@@ -290,6 +285,7 @@ async fn carry_out(world: &World, delivery: Delivery, task: &Task<'_>, lease: Le
         Next::Rejected => Some(Final::Rejected),
         Next::Expired => Some(Final::Expired),
         Next::Again { .. } => None,
+        Next::Split { .. } => Some(Final::Split),
         Next::Hold { .. } => Some(Final::Held),
         Next::Bury { .. } => Some(Final::Dead),
     };
@@ -322,6 +318,9 @@ fn settlement(next: &Next, before: &Meta) -> Settlement {
     match next {
         Next::Sent | Next::Rejected | Next::Expired => Settlement::Done,
         Next::Again { at, .. } => Settlement::Again { at: *at, meta },
+        Next::Split { parts } => {
+            Settlement::Split((1..).zip(parts).map(|(number, list)| settle::part_meta(before, number, list)).collect())
+        }
         Next::Hold { .. } => Settlement::Hold(meta),
         Next::Bury { .. } => Settlement::Bury(meta),
     }
@@ -358,7 +357,8 @@ async fn end(world: &World, delivery: Delivery, right: Right, end: Final) {
 
 /// A job with an idempotency key has its record under that key; a cancellation by job id is found by its alias.
 async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
-    matches!(world.store.alias(task.job.id(), &task.key).await, Ok(Some(Final::Cancelled)))
+    let key = LedgerKey::of(&task.job.identity());
+    matches!(world.store.alias(task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
 async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
@@ -414,7 +414,7 @@ async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
 }
 
 /// Events are told as well as can be: a queue that does not take one must not hold up the mail.
-async fn emit(world: &World, events: &[Event]) {
+pub(crate) async fn emit(world: &World, events: &[Event]) {
     for event in events {
         if let Err(error) = world.queue.emit(event).await {
             warn!(%error, kind = event.kind.as_str(), "An event could not be published");
@@ -422,23 +422,29 @@ async fn emit(world: &World, events: &[Event]) {
     }
 }
 
-fn situation<'a>(world: &'a World, task: &Task<'a>) -> Situation<'a> {
+fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situation<'a> {
     Situation {
         job: task.job,
         meta: task.meta,
         route: task.route,
-        transport: &world.transports[task.route.order(task.job.id())[0]].name,
+        transport: &ended.transport,
+        passed_over: &ended.passed_over,
+        pin: ended.pin.as_ref(),
         schedule: &world.config.retry,
         config_wait: world.config.config_wait,
         now: now(),
     }
 }
 
-fn log_outcome(world: &World, task: &Task<'_>, outcome: &Outcome, next: &Next) {
+fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let id = task.job.id();
-    let (route, transport) = (&task.route.name, &world.transports[task.route.order(task.job.id())[0]].name);
+    let (route, transport) = (&task.route.name, &ended.transport);
     let attempt = task.meta.attempt + 1;
-    match outcome {
+    for one in &ended.passed_over {
+        let (transport, reason, answer) = (&one.transport, &one.reason, &one.answer);
+        info!(job.id = %id, route, transport, attempt, reason, answer, "Job {id} was not taken by {transport}");
+    }
+    match &ended.outcome {
         Outcome::Accepted { receipt, refused } => {
             info!(job.id = %id, route, transport, attempt, refused = refused.len(), answer = %receipt.answer, "Sent job {id}");
         }

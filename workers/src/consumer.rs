@@ -50,6 +50,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let options =
         SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
     let mut deliveries = world.queue.subscribe(options);
+    let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -77,6 +78,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             }
         });
     }
+    watching.abort();
     world.queue.stop_consuming().await;
     give_back(&world, deliveries).await;
     drain(&world, &tasks, &hard, world.config.worker.drain).await

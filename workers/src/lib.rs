@@ -4,7 +4,9 @@ pub mod commands;
 pub mod consumer;
 
 pub mod attempt;
+pub mod circuits;
 pub mod decide;
+pub mod failover;
 pub mod outcome;
 
 pub mod queue;

@@ -69,6 +69,9 @@ pub enum Class {
     Misfit,
     /// The transport needs a person (credentials, certificate, a missing extension). Burns no retry of the job.
     Config,
+    /// The transport needs a person before it takes mail of this sender (an address or domain that is not verified). Other senders' mail
+    /// is not affected. Burns no retry of the job.
+    Sender,
     /// The transport asks for a slower pace.
     Throttled,
     /// The transport's quota is used up.
@@ -90,6 +93,7 @@ impl Class {
             Self::Message => "message",
             Self::Misfit => "misfit",
             Self::Config => "config",
+            Self::Sender => "sender",
             Self::Throttled => "throttled",
             Self::Quota => "quota",
             Self::Transient => "transient",

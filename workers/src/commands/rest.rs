@@ -213,7 +213,10 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
     if reason == "conflict" {
         return Err("its identity was used for another payload; publish it anew under another key".to_owned());
     }
-    let answer = store.reopen(&LedgerKey::of(&job.identity()), before).await.map_err(|error| error.to_string())?;
+    let answer = store
+        .reopen(&LedgerKey::of_message(&job.identity(), message.meta.part), before)
+        .await
+        .map_err(|error| error.to_string())?;
     // Tries begin anew; why it came to rest stays, to be counted if it happens again.
     let meta = Meta {
         generation: message.meta.generation.max(1),

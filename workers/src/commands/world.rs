@@ -5,6 +5,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::{
     attempt::World,
+    circuits::Circuits,
     config::{Config, QueueConfig, StoreConfig},
     queue::Queue,
     replay::Replay,
@@ -22,7 +23,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let queue = queue(&config.queue).await?;
     let store = store(&config.store).await?;
     let replay = Replay::new(store.clone());
-    Ok(World { config, queue, store, replay, transports })
+    let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
+    Ok(World { config, queue, store, replay, transports, circuits })
 }
 
 /// Connects the queue.

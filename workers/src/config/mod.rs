@@ -11,7 +11,8 @@ mod settings;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use postrider_schemas::JobLimits;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 
 use crate::decide::{
     capabilities::{Capabilities, Kind},
@@ -145,6 +146,24 @@ impl TransportConfig {
             TransportKind::Smtp(_) => Kind::Smtp,
             TransportKind::Provider(provider) => provider.account.kind(),
         }
+    }
+
+    /// Differs, all but certainly, where the settings differ. Sixteen bits: enough to tell a mended transport from a broken one, too few to find
+    /// out a password from them.
+    pub fn fingerprint(&self) -> u16 {
+        let mut hasher = Sha256::new();
+        // `Debug` shows everything but the secrets.
+        hasher.update(format!("{:?}", self.kind));
+        let secrets = match &self.kind {
+            TransportKind::Smtp(smtp) => smtp.login.iter().map(|login| &login.password).collect(),
+            TransportKind::Provider(provider) => provider.account.secrets(),
+        };
+        for secret in secrets {
+            hasher.update([0]);
+            hasher.update(secret.expose_secret());
+        }
+        let hash = hasher.finalize();
+        u16::from_be_bytes([hash[0], hash[1]])
     }
 
     /// What it can carry: the table, widened by what the account's settings say.

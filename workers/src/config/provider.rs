@@ -121,6 +121,28 @@ impl Account {
     }
 }
 
+impl Account {
+    /// Every secret of the account.
+    pub(super) fn secrets(&self) -> Vec<&SecretString> {
+        match self {
+            Self::Sendgrid { api_key }
+            | Self::Mailgun { api_key, .. }
+            | Self::Postmark { api_key, .. }
+            | Self::Resend { api_key }
+            | Self::Brevo { api_key }
+            | Self::Sparkpost { api_key, .. } => vec![api_key],
+            Self::Mailjet { api_key, secret_key } => vec![api_key, secret_key],
+            Self::Webhook { secret } => vec![secret],
+            Self::Ses(SesAccount { credentials, .. }) => match credentials {
+                SesCredentials::Static { secret_access_key, session_token, .. } => {
+                    std::iter::once(secret_access_key).chain(session_token).collect()
+                }
+                SesCredentials::WebIdentity { .. } => Vec::new(),
+            },
+        }
+    }
+}
+
 /// An account at Amazon SES.
 #[derive(Debug, Clone)]
 pub struct SesAccount {

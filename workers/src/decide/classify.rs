@@ -110,15 +110,22 @@ fn permanent_at_rcpt(code: u16, detail: Option<(u16, u16)>) -> Class {
 
 /// The refusal that leaves the most hope; the first one of those. `None` for an empty slice.
 pub fn mildest(refusals: &[RecipientRefusal]) -> Option<&Refusal> {
-    refusals.iter().map(|one| &one.refusal).min_by_key(|refusal| match refusal.class {
+    mildest_of(refusals.iter().map(|one| one.refusal.class)).map(|position| &refusals[position].refusal)
+}
+
+/// The position of the class that leaves the most hope; the first one of those.
+pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
+    let hope = |class| match class {
         Class::Throttled => 0,
         Class::Transient => 1,
         Class::Quota => 2,
         Class::Config => 3,
-        Class::Recipient => 4,
-        Class::Message => 5,
-        Class::Misfit => 6,
-    })
+        Class::Sender => 4,
+        Class::Recipient => 5,
+        Class::Message => 6,
+        Class::Misfit => 7,
+    };
+    classes.enumerate().min_by_key(|(_, class)| hope(*class)).map(|(position, _)| position)
 }
 
 fn mentions(text: &str, lower_case: &str) -> bool {

@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod classify;
 pub mod due;
+pub mod failover;
 pub mod group;
 pub mod limits;
 pub mod retry;

@@ -17,7 +17,12 @@ impl RetrySchedule {
     /// `dice` is any evenly spread number; taken from the job id, it gives a job the same wait however often it is asked.
     pub fn wait_after(&self, tries: u32, dice: u64) -> Option<Duration> {
         let wait = *self.waits.get(usize::try_from(tries.checked_sub(1)?).ok()?)?;
-        Some(wait.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * spread(dice, tries)))
+        Some(self.jittered(wait, tries, dice))
+    }
+
+    /// `wait`, longer by this schedule's jitter: for jobs that wait for the same thing. `n` counts the waits of the job.
+    pub fn jittered(&self, wait: Duration, n: u32, dice: u64) -> Duration {
+        wait.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * spread(dice, n))
     }
 }
 

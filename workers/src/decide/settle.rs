@@ -5,14 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postrider_schemas::{
     Job, Meta,
-    event::{Event, EventRecipient, EventType},
-    meta::Rest,
+    event::{Event, EventRecipient, EventType, PassedOver},
+    meta::{Pin, Rest},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     retry::RetrySchedule,
-    route::{OnUnknown, Route},
+    route::{OnLimit, OnUnknown, Part, Route},
 };
 use crate::outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal};
 
@@ -51,6 +51,14 @@ pub enum Next {
         unknown: bool,
         /// The last answer.
         last: String,
+        /// The call that is to be repeated, and no other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pin: Option<Pin>,
+    },
+    /// Its recipients go separate ways from here.
+    Split {
+        /// The envelope indices of each part.
+        parts: Vec<Vec<u8>>,
     },
     /// A person decides.
     Hold {
@@ -81,6 +89,10 @@ pub struct Situation<'a> {
     pub route: &'a Route,
     /// The name of the transport that was used.
     pub transport: &'a str,
+    /// The transports that come before it for this job, and why they did not take it.
+    pub passed_over: &'a [PassedOver],
+    /// The call that was made, where the transport recognises it when it is repeated.
+    pub pin: Option<&'a Pin>,
     /// The retry schedule.
     pub schedule: &'a RetrySchedule,
     /// The wait after a failure that counts no try (the transport needs a person).
@@ -92,6 +104,10 @@ pub struct Situation<'a> {
 /// Decides. Nothing for [`Outcome::LostClaim`]: the job belongs to somebody else.
 pub fn settle(outcome: &Outcome, at: Situation<'_>) -> Option<Verdict> {
     match outcome {
+        // A call that may have been taken is repeated: only an answer about the message itself says what became of it.
+        Outcome::Refused { refusal, .. } if at.meta.pin.is_some() && !refusal.class.is_permanent() => {
+            Some(unknown(&refusal.answer, at))
+        }
         Outcome::Accepted { receipt, refused } => Some(accepted(&receipt.answer, refused, at)),
         Outcome::Refused { refusal, recipients } if recipients.is_empty() => Some(refused(refusal, at)),
         Outcome::Refused { refusal, recipients } => Some(refused_one_by_one(refusal, recipients, at)),
@@ -164,16 +180,35 @@ fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
         }
         Class::Config => {
             let wait = refusal.retry_after.unwrap_or(at.config_wait);
+            let wait = at.schedule.jittered(wait, at.meta.parks, dice(at.job));
             again(refusal, wait, at.meta.pending.clone(), false, at)
         }
+        Class::Throttled | Class::Quota if at.route.on_limit == OnLimit::Expire => {
+            let mut verdict = expired(at);
+            for event in &mut verdict.events {
+                event.data.class = Some(refusal.class.as_str().to_owned());
+                event.data.answer = Some(refusal.answer.to_string());
+            }
+            verdict
+        }
+        Class::Sender => try_again(refusal, Some(at.config_wait), at.meta.pending.clone(), at),
         Class::Throttled | Class::Quota | Class::Transient => {
             try_again(refusal, refusal.retry_after, at.meta.pending.clone(), at)
         }
     }
 }
 
+/// The job's recipients go separate ways: each part is a message of its own from here on.
+pub fn split(parts: &[Part]) -> Verdict {
+    let parts = parts.iter().map(|part| part.recipients.clone()).collect();
+    Verdict { next: Next::Split { parts }, events: Vec::new() }
+}
+
 fn unknown(answer: &Answer, at: Situation<'_>) -> Verdict {
     let as_refusal = Refusal { class: Class::Transient, answer: answer.clone(), retry_after: None };
+    if let Some(verdict) = repeated(&as_refusal, at) {
+        return verdict;
+    }
     match at.route.on_unknown(at.job) {
         OnUnknown::Hold => {
             let mut event = tried(EventType::Held, at);
@@ -198,9 +233,27 @@ fn unknown(answer: &Answer, at: Situation<'_>) -> Verdict {
     }
 }
 
+/// The same call once more, where the provider will recognise it: that tells whether the message was taken, and sends nothing twice.
+fn repeated(refusal: &Refusal, at: Situation<'_>) -> Option<Verdict> {
+    let pin = at.pin.or(at.meta.pin.as_ref())?;
+    let wait = at.schedule.wait_after(at.meta.attempt + 1, dice(at.job))?;
+    if at.now.checked_add(wait).ok()? >= pin.until {
+        return None;
+    }
+    let mut verdict = again(refusal, wait, at.meta.pending.clone(), true, at);
+    if let Next::Again { unknown, pin: kept, .. } = &mut verdict.next {
+        (*unknown, *kept) = (true, Some(pin.clone()));
+    }
+    for event in &mut verdict.events {
+        event.data.reason = Some("unknown".to_owned());
+        event.data.class = None;
+    }
+    Some(verdict)
+}
+
 /// True for a refusal that asks for patience: it uses up no try.
 fn is_waiting(class: Class) -> bool {
-    matches!(class, Class::Throttled | Class::Quota)
+    matches!(class, Class::Throttled | Class::Quota | Class::Sender)
 }
 
 /// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up. Where the transport asks for
@@ -228,7 +281,8 @@ fn again(refusal: &Refusal, wait: Duration, pending: Option<Vec<u8>>, counted: b
     }
     event.data.next_attempt_at = Some(due);
     let last = refusal.answer.to_string();
-    Verdict { next: Next::Again { at: due, pending, counted, unknown: false, last }, events: vec![event] }
+    let next = Next::Again { at: due, pending, counted, unknown: false, last, pin: None };
+    Verdict { next, events: vec![event] }
 }
 
 fn bury(reason: &str, refusal: &Refusal, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
@@ -268,6 +322,7 @@ fn event(kind: EventType, at: Situation<'_>) -> Event {
 fn tried(kind: EventType, at: Situation<'_>) -> Event {
     let mut event = event(kind, at);
     event.data.transport = Some(at.transport.to_owned());
+    event.data.passed_over = at.passed_over.to_vec();
     event.data.attempt = at.meta.attempt + 1;
     event
 }
@@ -285,7 +340,8 @@ impl Next {
         let mut meta = before.clone();
         meta.generation += 1;
         match self {
-            Self::Again { at, pending, counted, unknown, last } => {
+            Self::Again { at, pending, counted, unknown, last, pin } => {
+                meta.pin.clone_from(pin);
                 meta.not_before = Some(*at);
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
@@ -294,6 +350,7 @@ impl Next {
                 meta.unknowns += u32::from(*unknown);
             }
             Self::Hold { pending, last } => {
+                meta.pin = None;
                 meta.attempt += 1;
                 meta.unknowns += 1;
                 meta.pending.clone_from(pending);
@@ -301,15 +358,21 @@ impl Next {
                 meta.rest = Some(rest("unknown", last, before, now));
             }
             Self::Bury { reason, detail, pending } => {
+                meta.pin = None;
                 meta.attempt += 1;
                 meta.pending.clone_from(pending);
                 meta.last = Some(detail.clone());
                 meta.rest = Some(rest(reason, detail, before, now));
             }
-            Self::Sent | Self::Rejected | Self::Expired => {}
+            Self::Sent | Self::Rejected | Self::Expired | Self::Split { .. } => {}
         }
         meta
     }
+}
+
+/// The headers of the part with this number: a fresh message for some of the recipients.
+pub fn part_meta(before: &Meta, number: u8, recipients: &[u8]) -> Meta {
+    Meta { generation: 0, part: Some(number), pending: Some(recipients.to_vec()), ..before.clone() }
 }
 
 /// Why a job came to rest, counting how often in a row it did for the same reason.
@@ -329,6 +392,7 @@ impl Next {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
             Self::Again { .. } => "again",
+            Self::Split { .. } => "split",
             Self::Hold { .. } => "hold",
             Self::Bury { .. } => "bury",
         }
@@ -363,6 +427,10 @@ mod tests {
 
     /// Settles an outcome of a job to three recipients; shows what follows and the events as `type[positions]`.
     fn shown(outcome: &Outcome, lane: Lane, meta: &Meta) -> (Next, String) {
+        shown_with(outcome, lane, meta, None)
+    }
+
+    fn shown_with(outcome: &Outcome, lane: Lane, meta: &Meta, pin: Option<&Pin>) -> (Next, String) {
         let job = JobV1 {
             from: "a@shop.example".into(),
             to: vec!["b@dest.example".into(), "c@dest.example".into()],
@@ -385,6 +453,8 @@ mod tests {
             meta,
             route: &route,
             transport: "relay",
+            passed_over: &[],
+            pin,
             schedule: &schedule,
             config_wait: Duration::from_secs(5),
             now: Timestamp::UNIX_EPOCH,
@@ -444,7 +514,8 @@ mod tests {
     fn every_class_has_its_consequence() {
         check(whole(Class::Message), ("rejected", None, "rejected[]"));
         check(whole(Class::Recipient), ("rejected", None, "rejected[]"));
-        for class in [Class::Transient, Class::Throttled, Class::Quota, Class::Config] {
+        check(whole(Class::Misfit), ("bury", None, "dead[]"));
+        for class in [Class::Transient, Class::Throttled, Class::Quota, Class::Config, Class::Sender] {
             check(whole(class), ("again", None, "deferred[]"));
         }
         let local = Refusal { class: Class::Message, answer: Answer::local(Stage::Compose, "no"), retry_after: None };
@@ -458,7 +529,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert!(counted(Class::Transient, 0));
-        for class in [Class::Config, Class::Throttled, Class::Quota] {
+        for class in [Class::Config, Class::Sender, Class::Throttled, Class::Quota] {
             assert!(!counted(class, 7), "{class:?}");
         }
         assert!(counted(Class::Throttled, PATIENCE_MAX), "patience ends");
@@ -484,6 +555,42 @@ mod tests {
         assert_eq!(events, "deferred[]");
     }
 
+    fn pin(until: i64) -> Pin {
+        let until = Timestamp::from_second(until).unwrap();
+        Pin { transport: "api".to_owned(), since: Timestamp::UNIX_EPOCH, until }
+    }
+
+    #[test]
+    fn a_call_that_can_be_repeated_is_repeated_whatever_the_policy() {
+        let outcome = Outcome::Unknown(Answer::local(Stage::Call, "cut"));
+        for lane in [Lane::Bulk, Lane::Transactional] {
+            let (next, events) = shown_with(&outcome, lane, &Meta::default(), Some(&pin(900)));
+            assert!(matches!(next, Next::Again { unknown: true, pin: Some(_), .. }), "{next:?}");
+            assert_eq!(events, "deferred[]");
+        }
+        // The next try would come too late to be recognised: the policy decides.
+        assert_eq!(shown_with(&outcome, Lane::Bulk, &Meta::default(), Some(&pin(30))).1, "held[]");
+    }
+
+    #[test]
+    fn a_repeated_call_stays_unknown_until_its_answer_is_about_the_message() {
+        let repeated = |until| Meta { attempt: 1, pin: Some(pin(until)), ..Meta::default() };
+        for class in [Class::Transient, Class::Throttled, Class::Quota, Class::Config, Class::Sender, Class::Misfit] {
+            let (next, _) = shown(&whole(class), Lane::Bulk, &repeated(900));
+            assert!(matches!(next, Next::Again { pin: Some(_), .. }), "{class:?} {next:?}");
+            assert_eq!(shown(&whole(class), Lane::Bulk, &repeated(50)).1, "held[]", "{class:?}");
+        }
+        assert_eq!(shown(&taken(vec![]), Lane::Bulk, &repeated(900)).0, Next::Sent);
+        assert_eq!(shown(&whole(Class::Message), Lane::Bulk, &repeated(900)).0, Next::Rejected);
+    }
+
+    #[test]
+    fn the_parts_of_a_job_are_fresh_messages() {
+        let before = Meta { generation: 3, attempt: 2, parks: 1, ..Meta::default() };
+        let meta = part_meta(&before, 2, &[1, 4]);
+        assert_eq!((meta.generation, meta.part, meta.pending, meta.attempt), (0, Some(2), Some(vec![1, 4]), 2));
+    }
+
     #[test]
     fn the_copys_headers_tell_what_happened() {
         let before = Meta { generation: 4, attempt: 1, parks: 2, ..Meta::default() };
@@ -493,6 +600,7 @@ mod tests {
             counted,
             unknown: true,
             last: "l".to_owned(),
+            pin: None,
         };
         let meta = again(true).meta(&before, Timestamp::UNIX_EPOCH);
         assert_eq!((meta.generation, meta.attempt, meta.parks, meta.unknowns), (5, 2, 2, 1));

@@ -15,6 +15,8 @@ pub enum Settlement {
         /// The headers of the copy, its generation already advanced.
         meta: Meta,
     },
+    /// Copies with these headers come back at once: the parts of the job.
+    Split(Vec<Meta>),
     /// A copy with these headers waits for a person.
     Hold(Meta),
     /// A copy with these headers comes to rest in `dead`.

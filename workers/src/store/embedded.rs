@@ -24,7 +24,8 @@ use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
 use super::{
-    Options, StoreError,
+    CIRCUIT_LIFE, Options, StoreError,
+    circuit::{Ask as AskCircuit, Circuit, Told, told},
     ledger::{Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped},
     millis,
     transitions::{self, Ask, Cancelling, Change, Verdict},
@@ -43,6 +44,14 @@ CREATE TABLE IF NOT EXISTS ledger (
     expires_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ledger_by_expiry ON ledger (expires_ms);
+CREATE TABLE IF NOT EXISTS circuits (
+    transport TEXT PRIMARY KEY,
+    opened_ms INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    probe_ms INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger_epoch (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     since_ms INTEGER NOT NULL,
@@ -137,7 +146,7 @@ impl EmbeddedStore {
         let lease = || Lease { key: request.key.clone(), facts: LeaseFacts { fence, ..facts } };
         Ok(match verdict {
             Verdict::Go => Claim::Go(lease()),
-            Verdict::Unknown => Claim::Unknown(lease()),
+            Verdict::Unknown(call) => Claim::Unknown { lease: lease(), call },
             Verdict::Decided(decision) => Claim::Decided { lease: lease(), decision },
             Verdict::Busy(ms) => Claim::Busy { retry_in: Duration::from_millis(ms) },
             Verdict::Settled(end) => Claim::Settled(end),
@@ -155,7 +164,11 @@ impl EmbeddedStore {
         let (step, text) = apart(step);
         let (facts, lease_ms) = (lease.facts.clone(), millis(self.options.lease));
         self.change(&lease.key, life, move |record, _, now_ms| {
-            let step = if let Step::Decide(_) = step { Step::Decide(&text) } else { step };
+            let step = match step {
+                Step::Decide(_) => Step::Decide(&text),
+                Step::Submitting(_) => Step::Submitting(&text),
+                other => other,
+            };
             Ok(transitions::step(record, &facts, step, lease_ms, now_ms))
         })
         .await
@@ -184,6 +197,23 @@ impl EmbeddedStore {
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         let key = key.as_str().to_owned();
         self.run(move |db| read(db, &key, now_ms())).await
+    }
+
+    /// See [`super::circuit::told`].
+    pub async fn circuit(&self, transport: &str, ask: &AskCircuit) -> Result<Told, StoreError> {
+        let (transport, ask) = (transport.to_owned(), ask.clone());
+        self.run(move |db| {
+            let (record, answer) = told(read_circuit(db, &transport, now_ms())?, &ask, now_ms());
+            write_circuit(db, &transport, record.as_ref())?;
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// The circuits of these transports.
+    pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
+        let transports = transports.to_vec();
+        self.run(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
     }
 
     /// Asks for a sign of life: a write, because a full disk can still be read.
@@ -246,7 +276,8 @@ impl EmbeddedStore {
 fn apart(step: Step<'_>) -> (Step<'static>, String) {
     let bare = match step {
         Step::Decide(text) => return (Step::Decide(""), text.to_owned()),
-        Step::Submitting => Step::Submitting,
+        Step::Submitting(call) => return (Step::Submitting(""), call.to_owned()),
+        Step::Withdraw => Step::Withdraw,
         Step::Renew => Step::Renew,
         Step::Parked => Step::Parked,
         Step::Release => Step::Release,
@@ -352,6 +383,43 @@ fn write(db: &Connection, key: &str, record: &Record, expires_ms: u64) -> Result
         record.payload_hash,
         record.note,
         int(expires_ms),
+    ])?;
+    Ok(())
+}
+
+fn read_circuit(db: &Connection, transport: &str, now_ms: u64) -> Result<Option<Circuit>, DbError> {
+    let mut statement = db.prepare_cached(
+        "SELECT opened_ms, until_ms, failures, probe_ms, reason FROM circuits WHERE transport = ?1 AND until_ms > ?2",
+    )?;
+    let read = |row: &Row<'_>| {
+        Ok(Circuit {
+            opened_ms: uint(row.get(0)?),
+            until_ms: uint(row.get(1)?),
+            failures: row.get(2)?,
+            probe_ms: uint(row.get(3)?),
+            reason: row.get(4)?,
+        })
+    };
+    let forgotten = now_ms.saturating_sub(millis(CIRCUIT_LIFE));
+    Ok(statement.query_row(params![transport, int(forgotten)], read).optional()?)
+}
+
+fn write_circuit(db: &Connection, transport: &str, circuit: Option<&Circuit>) -> Result<(), DbError> {
+    let Some(circuit) = circuit else {
+        db.prepare_cached("DELETE FROM circuits WHERE transport = ?1")?.execute([transport])?;
+        return Ok(());
+    };
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO circuits (transport, opened_ms, until_ms, failures, probe_ms, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        transport,
+        int(circuit.opened_ms),
+        int(circuit.until_ms),
+        circuit.failures,
+        int(circuit.probe_ms),
+        circuit.reason,
     ])?;
     Ok(())
 }

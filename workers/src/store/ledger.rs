@@ -29,6 +29,17 @@ impl LedgerKey {
         Self(identity.as_str().to_owned())
     }
 
+    /// The record of what a message is about: a job, or one part of it.
+    pub fn of_message(identity: &Identity, part: Option<u8>) -> Self {
+        let whole = Self::of(identity);
+        part.map_or_else(|| whole.clone(), |part| whole.part(part))
+    }
+
+    /// The record of one part of this job.
+    pub fn part(&self, part: u8) -> Self {
+        Self(format!("{}/{part}", self.0))
+    }
+
     /// ASCII without braces or spaces.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -69,8 +80,13 @@ pub enum Claim {
     Settled(Final),
     /// A copy of a later generation exists: this message is to be dropped.
     Stale,
-    /// An earlier attempt may have been sent and nobody knows. The right to act on that.
-    Unknown(Lease),
+    /// An earlier attempt may have been sent and nobody knows.
+    Unknown {
+        /// The right to act on that.
+        lease: Lease,
+        /// What was handed to [`super::Store::submitting`]; empty where the ledger never heard of the attempt.
+        call: String,
+    },
     /// An earlier owner decided and did not come to the end: finish its settlement, attempt nothing.
     Decided {
         /// The right to do so.
@@ -138,11 +154,14 @@ pub enum Final {
     Cancelled,
     /// The copy in `dead` is confirmed.
     Dead,
+    /// The copies of its parts are confirmed; each part has a record of its own.
+    Split,
 }
 
 impl Final {
     /// Every one.
-    pub const ALL: [Self; 6] = [Self::Sent, Self::Held, Self::Rejected, Self::Expired, Self::Cancelled, Self::Dead];
+    pub const ALL: [Self; 7] =
+        [Self::Sent, Self::Held, Self::Rejected, Self::Expired, Self::Cancelled, Self::Dead, Self::Split];
 
     /// The word that is stored.
     pub fn as_str(self) -> &'static str {
@@ -153,6 +172,7 @@ impl Final {
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
             Self::Dead => "dead",
+            Self::Split => "split",
         }
     }
 
@@ -231,15 +251,17 @@ pub struct Record {
     pub lease_end_ms: u64,
     /// 32 hexadecimal digits; empty where no claim was made yet.
     pub payload_hash: String,
-    /// Of `D` the decision, of `A` the identity that it stands for.
+    /// Of `D` the decision, of `U` the call that was announced, of `A` the identity that it stands for.
     pub note: String,
 }
 
 /// One step of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// `C` to `U`.
-    Submitting,
+    /// `C` to `U`, with a text that tells the call from others.
+    Submitting(&'a str),
+    /// `U` to `C`: the transport certainly did not take the message, and another one is to be tried.
+    Withdraw,
     /// Another lease from now on.
     Renew,
     /// To `D` with this text.

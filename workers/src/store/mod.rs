@@ -1,6 +1,7 @@
 //! The ledger: what is remembered of every job, so that it is sent once; and the limiter beside it. An enum over two stores with the same states, the
 //! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
 
+pub mod circuit;
 pub mod embedded;
 pub mod ledger;
 pub mod limiter;
@@ -27,6 +28,10 @@ use self::{
 
 /// Longer than the delay ladder keeps a copy (24.3 days): what must outlive every copy of a job lives this long.
 const LADDER_LIFE: Duration = Duration::from_hours(30 * 24);
+/// A job has at most so many recipients, and so at most so many parts.
+const PARTS_MAX: u8 = 50;
+/// A circuit that nobody asks about is forgotten after this: its transport is gone.
+const CIRCUIT_LIFE: Duration = Duration::from_hours(24);
 /// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
 const ALIAS_HOPS: u32 = 3;
 
@@ -95,7 +100,7 @@ impl Options {
     fn life_of(&self, end: Final) -> Duration {
         match end {
             Final::Held | Final::Cancelled | Final::Dead => self.working_life(),
-            Final::Sent | Final::Rejected | Final::Expired => self.retention,
+            Final::Sent | Final::Rejected | Final::Expired | Final::Split => self.retention,
         }
     }
 }
@@ -174,9 +179,14 @@ impl Store {
     }
 
     /// Says that from now on bytes may reach a transport, and renews. False: the right is gone (taken over, cancelled), attempt
-    /// nothing.
-    pub async fn submitting(&self, lease: &Lease) -> Result<bool, StoreError> {
-        Ok(self.step(lease, Step::Submitting).await? == Stepped::Done)
+    /// nothing. `call` is given back to whoever finds the job after a crash; at most [`DECISION_MAX`] bytes.
+    pub async fn submitting(&self, lease: &Lease, call: &str) -> Result<bool, StoreError> {
+        Ok(self.step(lease, Step::Submitting(call)).await? == Stepped::Done)
+    }
+
+    /// Takes that back: what was submitted was certainly not taken. False: the right is gone.
+    pub async fn withdraw(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.step(lease, Step::Withdraw).await? == Stepped::Done)
     }
 
     /// Another lease from now on. False: the right is gone.
@@ -223,11 +233,32 @@ impl Store {
                 Backend::Embedded(store) => store.cancel(&key).await?,
             };
             match answer {
+                Cancelling::Answer(Cancelled::AlreadyFinal(Final::Split)) => return self.cancel_parts(&key).await,
                 Cancelling::Answer(answer) => return Ok(answer),
                 Cancelling::Follow(target) => key = LedgerKey::noted(target),
             }
         }
         Err(StoreError::Broken("the store holds aliases that lead nowhere; another program writes into it".to_owned()))
+    }
+
+    /// Calls every part of a job back whose recipients went separate ways. The answer is the one of the part that is furthest: bytes under way,
+    /// then sent already.
+    async fn cancel_parts(&self, key: &LedgerKey) -> Result<Cancelled, StoreError> {
+        let mut answers = Vec::new();
+        for part in 1..=PARTS_MAX {
+            let key = key.part(part);
+            let answer = match &self.backend {
+                Backend::Redis(store) => store.cancel(&key).await?,
+                Backend::Embedded(store) => store.cancel(&key).await?,
+            };
+            if let Cancelling::Answer(answer) = answer {
+                answers.push(answer);
+            }
+        }
+        let first = |wanted: &[Cancelled]| answers.iter().copied().find(|answer| wanted.contains(answer));
+        // A part that nobody has seen yet, or that does not exist, answers `Now`: it says nothing unless all do.
+        let telling = first(&[Cancelled::BeingSent]).or_else(|| first(&[Cancelled::AlreadySent]));
+        Ok(telling.unwrap_or(Cancelled::Now))
     }
 
     /// Notes that the job `id` has the record `key`, so that [`Store::cancel`] finds it. Gives how the id itself ended before,
@@ -253,6 +284,22 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.get(key).await,
             Backend::Embedded(store) => store.get(key).await,
+        }
+    }
+
+    /// Asks, or says, something about the circuit of a transport.
+    pub async fn circuit(&self, transport: &str, ask: &circuit::Ask) -> Result<circuit::Told, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.circuit(transport, ask).await,
+            Backend::Embedded(store) => store.circuit(transport, ask).await,
+        }
+    }
+
+    /// The circuits of these transports; nothing for one that is closed.
+    pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<circuit::Circuit>>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.circuits(transports).await,
+            Backend::Embedded(store) => store.circuits(transports).await,
         }
     }
 

@@ -36,8 +36,8 @@ pub struct Ask<'a> {
 pub enum Verdict {
     /// Attempt it.
     Go,
-    /// An earlier attempt may have been sent.
-    Unknown,
+    /// An earlier attempt, announced with this text, may have been sent.
+    Unknown(String),
     /// Finish this decision.
     Decided(String),
     /// Taken, for so many ms.
@@ -69,7 +69,7 @@ pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64)
     let Some(record) = record else {
         let remembered = ask.published_ms.is_some_and(|published| published > epoch_ms + SKEW_MS);
         return if ask.redelivered && !remembered {
-            (take(State::Submitting, now_ms, ""), Verdict::Unknown)
+            (take(State::Submitting, now_ms, ""), Verdict::Unknown(String::new()))
         } else {
             (take(State::Claimed, now_ms, ""), Verdict::Go)
         };
@@ -96,7 +96,7 @@ pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64)
     }
     let fence = if again { record.fence } else { record.fence + 1 };
     let verdict = match record.state {
-        State::Submitting => Verdict::Unknown,
+        State::Submitting => Verdict::Unknown(record.note.clone()),
         State::Decided => Verdict::Decided(record.note.clone()),
         State::Claimed | State::Parked | State::Final(_) | State::Alias => Verdict::Go,
     };
@@ -139,7 +139,8 @@ pub fn step(
     let Some(record) = record else {
         return match step {
             // The store has lost the record. Nobody knows how far this owner came: the careful state.
-            Step::Submitting | Step::Renew => done(running(State::Submitting, "")),
+            Step::Submitting(call) => done(running(State::Submitting, call)),
+            Step::Renew | Step::Withdraw => done(running(State::Submitting, "")),
             Step::Decide(text) => done(running(State::Decided, text)),
             Step::Parked => done(idle(State::Parked, lease.generation + 1)),
             Step::Finish(end) => done(ended(end)),
@@ -167,8 +168,9 @@ pub fn step(
         return LOST;
     }
     match step {
-        Step::Submitting if record.state == State::Decided => LOST,
-        Step::Submitting => done(running(State::Submitting, "")),
+        Step::Submitting(_) | Step::Withdraw if record.state == State::Decided => LOST,
+        Step::Submitting(call) => done(running(State::Submitting, call)),
+        Step::Withdraw => done(running(State::Claimed, "")),
         Step::Renew => done(running(record.state, &record.note)),
         Step::Decide(text) => done(running(State::Decided, text)),
         Step::Parked => done(idle(State::Parked, lease.generation + 1)),

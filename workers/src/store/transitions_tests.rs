@@ -120,11 +120,11 @@ table! { check:
     a_live_submission_is_busy(live(SUBMITTING), ask(), Verdict::Busy(5), None);
     a_live_decision_is_busy(live(DECIDED), ask(), Verdict::Busy(5), None);
     a_lapsed_claim_is_taken_over(lapsed(CLAIMED), ask(), Verdict::Go, Some((CLAIMED, 3, 8)));
-    a_lapsed_submission_is_unknown(lapsed(SUBMITTING), ask(), Verdict::Unknown, Some((SUBMITTING, 3, 8)));
+    a_lapsed_submission_is_unknown(lapsed(SUBMITTING), ask(), Verdict::Unknown(String::new()), Some((SUBMITTING, 3, 8)));
     a_lapsed_decision_is_finished_by_the_next(lapsed(DECIDED), ask(), later(), Some((DECIDED, 3, 8)));
     ones_own_claim_again_is_the_same_right(mine(CLAIMED), ask(), Verdict::Go, Some((CLAIMED, 3, 7)));
     what_was_given_back_goes(idle(PARKED), ask(), Verdict::Go, Some((CLAIMED, 3, 8)));
-    a_submission_that_was_given_back_is_unknown(idle(SUBMITTING), ask(), Verdict::Unknown, Some((SUBMITTING, 3, 8)));
+    a_submission_that_was_given_back_is_unknown(idle(SUBMITTING), ask(), Verdict::Unknown(String::new()), Some((SUBMITTING, 3, 8)));
     an_older_generation_is_stale(live(CLAIMED), generation(2), Verdict::Stale, None);
     an_older_generation_is_stale_after_parking(idle(PARKED), generation(2), Verdict::Stale, None);
     a_newer_generation_ends_a_live_claim(live(CLAIMED), generation(4), Verdict::Go, Some((CLAIMED, 4, 8)));
@@ -141,12 +141,12 @@ table! { check:
         idle(SENT), Ask { payload_hash: "bb", ..ask() }, Verdict::Conflict, None,
     );
     an_alias_is_no_job(idle(State::Alias), ask(), Verdict::Conflict, None);
-    redelivered_and_forgotten_is_unknown(NOTHING, redelivered(None), Verdict::Unknown, Some((SUBMITTING, 3, NOW)));
+    redelivered_and_forgotten_is_unknown(NOTHING, redelivered(None), Verdict::Unknown(String::new()), Some((SUBMITTING, 3, NOW)));
     redelivered_and_older_than_the_store_is_unknown(
-        NOTHING, redelivered(Some(EPOCH)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+        NOTHING, redelivered(Some(EPOCH)), Verdict::Unknown(String::new()), Some((SUBMITTING, 3, NOW)),
     );
     within_the_skew_of_the_clocks_is_unknown(
-        NOTHING, redelivered(Some(EPOCH + SKEW_MS)), Verdict::Unknown, Some((SUBMITTING, 3, NOW)),
+        NOTHING, redelivered(Some(EPOCH + SKEW_MS)), Verdict::Unknown(String::new()), Some((SUBMITTING, 3, NOW)),
     );
     redelivered_and_younger_than_the_store_goes(
         NOTHING, redelivered(Some(EPOCH + SKEW_MS + 1)), Verdict::Go, Some((CLAIMED, 3, NOW)),
@@ -157,9 +157,14 @@ table! { check:
 }
 
 table! { check_step:
-    an_owner_submits(mine(CLAIMED), Step::Submitting, Stepped::Done, Some((SUBMITTING, 3, 7)));
-    another_owner_does_not(live(CLAIMED), Step::Submitting, Stepped::Lost, None);
-    nothing_is_submitted_after_a_decision(mine(DECIDED), Step::Submitting, Stepped::Lost, None);
+    an_owner_submits(mine(CLAIMED), Step::Submitting(""), Stepped::Done, Some((SUBMITTING, 3, 7)));
+    a_submission_is_withdrawn(mine(SUBMITTING), Step::Withdraw, Stepped::Done, Some((CLAIMED, 3, 7)));
+    nothing_to_withdraw_changes_nothing(mine(CLAIMED), Step::Withdraw, Stepped::Done, Some((CLAIMED, 3, 7)));
+    another_owner_withdraws_nothing(live(SUBMITTING), Step::Withdraw, Stepped::Lost, None);
+    nothing_is_withdrawn_after_a_decision(mine(DECIDED), Step::Withdraw, Stepped::Lost, None);
+    a_lost_record_stays_careful(NOTHING, Step::Withdraw, Stepped::Done, Some((SUBMITTING, 3, 7)));
+    another_owner_does_not(live(CLAIMED), Step::Submitting(""), Stepped::Lost, None);
+    nothing_is_submitted_after_a_decision(mine(DECIDED), Step::Submitting(""), Stepped::Lost, None);
     a_renewal_keeps_the_state(mine(DECIDED), Step::Renew, Stepped::Done, Some((DECIDED, 3, 7)));
     a_decision_is_noted(mine(SUBMITTING), Step::Decide("x"), Stepped::Done, Some((DECIDED, 3, 7)));
     a_confirmed_copy_is_one_generation_on(mine(DECIDED), Step::Parked, Stepped::Done, Some((PARKED, 4, 7)));
@@ -206,4 +211,14 @@ fn an_alias_is_followed_written_again_and_never_over_a_job() {
     assert_eq!(alias(written.as_ref(), "k:default/1"), (written.clone(), None));
     assert_eq!(alias(Some(&live(CLAIMED)), "k:default/1"), (None, None));
     assert_eq!(alias(Some(&idle(CANCELLED)), "k:default/1"), (None, Some(Final::Cancelled)));
+}
+
+#[test]
+fn whoever_finds_a_submission_learns_which_call_it_was() {
+    let (submitted, _) = step(Some(&mine(CLAIMED)), &owner(), Step::Submitting("a call"), LEASE, NOW);
+    let late = Ask { holder: "other", ..ask() };
+    let (taken, verdict) = claim(submitted.as_ref(), &late, EPOCH, NOW + LEASE);
+    assert_eq!(verdict, Verdict::Unknown("a call".to_owned()));
+    let (_, verdict) = claim(taken.as_ref(), &Ask { holder: "third", ..ask() }, EPOCH, NOW + 2 * LEASE);
+    assert_eq!(verdict, Verdict::Unknown("a call".to_owned()), "and so does the next one");
 }

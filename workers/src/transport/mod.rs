@@ -3,6 +3,8 @@
 pub mod provider;
 pub mod smtp;
 
+use std::time::Duration;
+
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -62,6 +64,12 @@ impl Transport {
         let from = Some(letter.job.from().address());
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
         in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
+    }
+
+    /// How long a call for this letter may be repeated without sending anything twice; nothing where the transport does not recognise a
+    /// repeated call.
+    pub fn repeatable_for(&self, _letter: &Letter<'_>) -> Option<Duration> {
+        self.capabilities.idempotency
     }
 
     /// Says goodbye on idle connections, within a limit of its own.

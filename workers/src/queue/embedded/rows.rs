@@ -19,6 +19,8 @@ pub enum Change {
     Delete,
     /// The row becomes its own copy: another queue, other headers, another time.
     Move { queue: &'static str, meta: String, due_at: i64 },
+    /// The row becomes several of the queue of returning work, with these headers, due at once.
+    Split { metas: Vec<String> },
     /// The row is free again, as if it had not been delivered.
     Free,
 }
@@ -30,6 +32,7 @@ impl Change {
         match settlement {
             Settlement::Done => Self::Delete,
             Settlement::Again { at, meta } => to("due", &meta, at.as_millisecond()),
+            Settlement::Split(metas) => Self::Split { metas: metas.iter().map(meta_text).collect() },
             Settlement::Hold(meta) => to("hold", &meta, 0),
             Settlement::Bury(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
@@ -50,6 +53,16 @@ pub fn settle(db: &Connection, row: i64, owner: &str, change: &Change) -> Result
                  lease_until = 0 WHERE id = ?1 AND owner = ?2",
             )?
             .execute(params![row, owner, queue, meta, due_at, now_ms()])?,
+        Change::Split { metas } => {
+            let mut copy = db.prepare_cached(
+                "INSERT INTO message (queue, lane, message_id, type, meta, body, due_at, published_at) \
+                 SELECT 'due', lane, message_id, type, ?3, body, ?4, ?4 FROM message WHERE id = ?1 AND owner = ?2",
+            )?;
+            for meta in metas {
+                copy.execute(params![row, owner, meta, now_ms()])?;
+            }
+            db.prepare_cached("DELETE FROM message WHERE id = ?1 AND owner = ?2")?.execute(params![row, owner])?
+        }
         Change::Free => db
             .prepare_cached(
                 "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0) \

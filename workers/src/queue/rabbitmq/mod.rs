@@ -115,7 +115,7 @@ impl RabbitQueue {
         if settlement == Settlement::Return && delivery.redelivered {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
-        if let Some(copy) = copy(&delivery, settlement) {
+        for copy in copies(&delivery, settlement) {
             self.publishing.publish(&copy).await?;
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
@@ -182,27 +182,31 @@ async fn see_to(connection: &lapin::Connection, mode: TopologyMode, stands: &Top
     Ok(())
 }
 
-/// The message that replaces a delivery: its body, its id, and headers made from scratch.
-fn copy(delivery: &Delivery, settlement: Settlement) -> Option<Outgoing> {
+/// The messages that replace a delivery: its body, its id, and headers made from scratch.
+fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
     let Source { lane, shard, .. } = delivery.source;
     let at_rest = |key: &str| (DEAD_EXCHANGE.to_owned(), format!("{key}.{}", ladder::target(lane, shard)));
-    let ((exchange, routing_key), meta) = match settlement {
-        Settlement::Done => return None,
-        // A fresh message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
-        Settlement::Return => (due_at(Timestamp::UNIX_EPOCH, Timestamp::now(), lane, shard), delivery.meta.clone()),
-        Settlement::Again { at, meta } => (due_at(at, Timestamp::now(), lane, shard), meta),
-        Settlement::Hold(meta) => (at_rest("hold"), meta),
-        Settlement::Bury(meta) => (at_rest("dead"), meta),
-        Settlement::Quarantine(meta) => (at_rest("suspect"), meta),
+    let at_once = || due_at(Timestamp::UNIX_EPOCH, Timestamp::now(), lane, shard);
+    let one = |(exchange, routing_key), meta: &Meta| {
+        outgoing(
+            exchange,
+            routing_key,
+            delivery.message_id.clone(),
+            delivery.body.clone(),
+            meta,
+            delivery.message_type.clone(),
+        )
     };
-    Some(outgoing(
-        exchange,
-        routing_key,
-        delivery.message_id.clone(),
-        delivery.body.clone(),
-        &meta,
-        delivery.message_type.clone(),
-    ))
+    match settlement {
+        Settlement::Done => Vec::new(),
+        // A fresh message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
+        Settlement::Return => vec![one(at_once(), &delivery.meta)],
+        Settlement::Again { at, meta } => vec![one(due_at(at, Timestamp::now(), lane, shard), &meta)],
+        Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),
+        Settlement::Hold(meta) => vec![one(at_rest("hold"), &meta)],
+        Settlement::Bury(meta) => vec![one(at_rest("dead"), &meta)],
+        Settlement::Quarantine(meta) => vec![one(at_rest("suspect"), &meta)],
+    }
 }
 
 /// A wait of less than the ladder's first rung is spent in the worker that gets the copy.

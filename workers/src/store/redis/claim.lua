@@ -31,6 +31,6 @@ if r.h ~= holder then
   fence = r.f + 1
 end
 take(r.s, fence, r.d)
-if r.s == 'U' then return { 'unknown', int(fence) } end
+if r.s == 'U' then return { 'unknown', int(fence), r.d } end
 if r.s == 'D' then return { 'decided', int(fence), r.d } end
 return { 'go', int(fence) }

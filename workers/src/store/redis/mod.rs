@@ -33,7 +33,8 @@ use self::{
     scripts::{Scripts, final_of, keys, number, surprise},
 };
 use super::{
-    Options, StoreError,
+    CIRCUIT_LIFE, Options, StoreError,
+    circuit::{Ask, Circuit, PROBE, Told, WAIT_MAX},
     ledger::{
         Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
     },
@@ -96,7 +97,8 @@ impl RedisStore {
     /// See [`super::transitions::step`].
     pub async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
         let (word, note) = match step {
-            Step::Submitting => ("submitting", ""),
+            Step::Submitting(call) => ("submitting", call),
+            Step::Withdraw => ("withdraw", ""),
             Step::Renew => ("renew", ""),
             Step::Decide(text) => ("decide", text),
             Step::Parked => ("parked", ""),
@@ -198,6 +200,51 @@ impl RedisStore {
         read_record(answer).map_err(|error| unreadable(&error))
     }
 
+    /// See [`super::circuit::told`].
+    pub async fn circuit(&self, transport: &str, ask: &Ask) -> Result<Told, StoreError> {
+        let (word, reason, wait) = match ask {
+            Ask::Open { reason, wait } => ("open", reason.as_str(), millis(*wait)),
+            Ask::Probe => ("probe", "", 0),
+            Ask::Close => ("close", "", 0),
+        };
+        let mut call = self.link.scripts().circuit().prepare_invoke();
+        call.key(circuit_key(transport))
+            .arg(word)
+            .arg(reason)
+            .arg(wait)
+            .arg(millis(WAIT_MAX))
+            .arg(millis(PROBE))
+            .arg(millis(CIRCUIT_LIFE));
+        let answer: Vec<String> = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
+        read_told(&answer).map_err(|error| unreadable(&error))
+    }
+
+    /// The circuits of these transports. Their keys share a slot of a cluster.
+    pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
+        let mut calls = redis::pipe();
+        for transport in transports {
+            calls.cmd("HMGET").arg(circuit_key(transport)).arg(&["o", "u", "n", "p", "r"]);
+        }
+        let answer: Vec<Vec<Option<String>>> = self
+            .link
+            .run(|mut conn| {
+                let calls = &calls;
+                Box::pin(async move { calls.query_async(&mut conn).await })
+            })
+            .await?;
+        let read = |fields: Vec<Option<String>>| match fields.into_iter().collect::<Option<Vec<String>>>() {
+            None => Ok(None),
+            Some(fields) => read_circuit(&fields).map(Some),
+        };
+        answer.into_iter().map(read).collect::<RedisResult<_>>().map_err(|error| unreadable(&error))
+    }
+
     /// Asks for a sign of life: the life of a key that does not exist, which a cluster can route where it cannot route `PING`.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut call = redis::cmd("EXISTS");
@@ -219,7 +266,9 @@ fn read_claim(answer: Vec<String>, lease: impl FnOnce(u64) -> Lease) -> RedisRes
     let second = answer.get(1);
     Ok(match answer.first().map(String::as_str) {
         Some("go") => Claim::Go(lease(number(second)?)),
-        Some("unknown") => Claim::Unknown(lease(number(second)?)),
+        Some("unknown") => {
+            Claim::Unknown { lease: lease(number(second)?), call: answer.get(2).cloned().unwrap_or_default() }
+        }
         Some("decided") => {
             Claim::Decided { lease: lease(number(second)?), decision: answer.get(2).cloned().unwrap_or_default() }
         }
@@ -228,6 +277,32 @@ fn read_claim(answer: Vec<String>, lease: impl FnOnce(u64) -> Lease) -> RedisRes
         Some("stale") => Claim::Stale,
         Some("conflict") => Claim::Conflict,
         _ => return Err(surprise()),
+    })
+}
+
+fn circuit_key(transport: &str) -> String {
+    format!("postrider:{{circuit}}:{transport}")
+}
+
+fn read_told(answer: &[String]) -> RedisResult<Told> {
+    let circuit = || read_circuit(answer.get(1..).unwrap_or_default());
+    Ok(match answer.first().map(String::as_str) {
+        Some("closed") => Told::Closed,
+        Some("probe") => Told::Probe,
+        Some("open") => Told::Open(circuit()?),
+        Some("opened") => Told::Opened(circuit()?),
+        Some("healed") => Told::Healed(circuit()?),
+        _ => return Err(surprise()),
+    })
+}
+
+fn read_circuit(fields: &[String]) -> RedisResult<Circuit> {
+    Ok(Circuit {
+        opened_ms: number(fields.first())?,
+        until_ms: number(fields.get(1))?,
+        failures: number(fields.get(2))?,
+        probe_ms: number(fields.get(3))?,
+        reason: fields.get(4).cloned().unwrap_or_default(),
     })
 }
 

@@ -22,6 +22,7 @@ struct Set {
     alias: Script,
     reopen: Script,
     epoch: Script,
+    circuit: Script,
 }
 
 macro_rules! script {
@@ -40,6 +41,7 @@ impl Scripts {
             alias: script!("alias.lua"),
             reopen: script!("reopen.lua"),
             epoch: Script::new(include_str!("epoch.lua")),
+            circuit: Script::new(include_str!("circuit.lua")),
         }))
     }
 
@@ -62,6 +64,11 @@ impl Scripts {
     /// `reopen.lua`
     pub fn reopen(&self) -> &Script {
         &self.0.reopen
+    }
+
+    /// `circuit.lua`
+    pub fn circuit(&self) -> &Script {
+        &self.0.circuit
     }
 
     /// Writes the epochs that are missing: in one call, or one a slot.

@@ -1,5 +1,5 @@
 -- KEYS: 1 record
--- ARGV: 1 step, 2 holder, 3 fence, 4 generation, 5 hash, 6 lease ms, 7 life of the new record ms, 8 note: the decision, or the final word
+-- ARGV: 1 step, 2 holder, 3 fence, 4 generation, 5 hash, 6 lease ms, 7 life of the new record ms, 8 note: the decision, the call, or the final word
 local r = read(KEYS[1])
 local step, note = ARGV[1], ARGV[8]
 local fence, generation = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -21,7 +21,8 @@ local function final()
   return 'ok'
 end
 if not r then
-  if step == 'submitting' or step == 'renew' then return running('U') end
+  if step == 'submitting' then return running('U', note) end
+  if step == 'renew' or step == 'withdraw' then return running('U') end
   if step == 'decide' then return running('D', note) end
   if step == 'parked' then return parked(generation + 1) end
   if step == 'finish' then return final() end
@@ -36,9 +37,10 @@ if step == 'finish' and note == 'sent' then return final() end
 if step == 'finish' and settled(r) == note and r.f == fence and r.g == generation then return 'ok' end
 if step == 'parked' and r.s == 'P' and r.f == fence and r.g == generation + 1 then return 'ok' end
 if r.h ~= ARGV[2] or r.f ~= fence or not (r.s == 'C' or r.s == 'U' or r.s == 'D') then return 'lost' end
-if step == 'submitting' then
+if step == 'submitting' or step == 'withdraw' then
   if r.s == 'D' then return 'lost' end
-  return running('U')
+  if step == 'withdraw' then return running('C') end
+  return running('U', note)
 end
 if step == 'decide' then return running('D', note) end
 if step == 'parked' then return parked(generation + 1) end

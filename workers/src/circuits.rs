@@ -1,0 +1,164 @@
+//! What this worker knows of the transports' circuits. Asking costs nothing while a circuit is closed: a task looks into the store now and
+//! then, and an own failure is known at once. The store alone says who may probe.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use postrider_schemas::{Event, EventType};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    config::TransportConfig,
+    outcome::{Answer, Class, Outcome},
+    store::{
+        Store,
+        circuit::{Ask, Circuit, REASON_MAX, Told},
+    },
+};
+
+/// How often the store is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The wait of jobs while somebody probes.
+const PROBED_WAIT: Duration = Duration::from_secs(2);
+
+/// The circuits of all transports.
+pub struct Circuits {
+    store: Store,
+    names: Vec<String>,
+    keys: Vec<String>,
+    seen: Mutex<Vec<Option<Circuit>>>,
+    first_wait: Duration,
+}
+
+/// Whether a transport may be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permit {
+    /// Yes.
+    Go,
+    /// Yes, and what comes of it decides for everybody.
+    Probe,
+    /// No, for so long, because of what it said.
+    Open(Duration, String),
+}
+
+impl Circuits {
+    /// All closed, until the store says otherwise. `first_wait` is the wait before the first probe.
+    pub fn new(store: Store, transports: &[TransportConfig], first_wait: Duration) -> Arc<Self> {
+        let seen = Mutex::new(vec![None; transports.len()]);
+        let names = transports.iter().map(|one| one.name.clone()).collect();
+        Arc::new(Self { store, names, keys: transports.iter().map(key).collect(), seen, first_wait })
+    }
+
+    /// Looks into the store until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            // While the store is away, what was seen last stands.
+            if let Ok(list) = self.store.circuits(&self.keys).await {
+                *self.seen() = list;
+            }
+        }
+    }
+
+    /// May this transport be tried?
+    pub async fn ask(&self, transport: usize) -> Permit {
+        let Some(circuit) = self.seen()[transport].clone() else { return Permit::Go };
+        if let Some(closed) = kept_away(&circuit) {
+            return closed;
+        }
+        match self.store.circuit(&self.keys[transport], &Ask::Probe).await {
+            Ok(Told::Probe) => {
+                info!(transport = self.names[transport], "Trying whether the transport works again");
+                Permit::Probe
+            }
+            Ok(Told::Open(circuit)) => {
+                let answer = kept_away(&circuit).unwrap_or(Permit::Open(PROBED_WAIT, circuit.reason.clone()));
+                self.seen()[transport] = Some(circuit);
+                answer
+            }
+            Ok(_) => {
+                self.seen()[transport] = None;
+                Permit::Go
+            }
+            // Nobody can say. What the store would protect is a transport, not mail.
+            Err(_) => Permit::Go,
+        }
+    }
+
+    /// Draws the conclusion from an outcome. The event is to be published; one worker gets it.
+    pub async fn heard(&self, transport: usize, outcome: &Outcome) -> Option<Event> {
+        match outcome {
+            Outcome::Refused { refusal, .. } if refusal.class == Class::Config => {
+                self.broken(transport, &refusal.answer).await
+            }
+            Outcome::Accepted { .. } => self.healed(transport).await,
+            // It said something about the mail: its door is open.
+            Outcome::Refused { refusal, .. } if refusal.answer.code.is_some() && refusal.class != Class::Transient => {
+                self.healed(transport).await
+            }
+            Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::LostClaim => None,
+        }
+    }
+
+    async fn broken(&self, transport: usize, answer: &Answer) -> Option<Event> {
+        let mut reason = answer.to_string();
+        let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or(0));
+        let name = &self.names[transport];
+        let ask = Ask::Open { reason: reason.clone(), wait: self.first_wait };
+        let (circuit, is_new) = match self.store.circuit(&self.keys[transport], &ask).await {
+            Ok(Told::Opened(circuit)) => (circuit, true),
+            Ok(Told::Open(circuit)) => (circuit, false),
+            Ok(_) => return None,
+            Err(error) => {
+                warn!(transport = name, %error, "The store did not hear that a transport needs a person");
+                let now_ms = now_ms();
+                let wait = u64::try_from(self.first_wait.as_millis()).unwrap_or(u64::MAX);
+                let until_ms = now_ms.saturating_add(wait);
+                (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
+            }
+        };
+        self.seen()[transport] = Some(circuit.clone());
+        is_new.then(|| {
+            error!(transport = name, answer = reason, "Transport {name} needs a person; jobs wait or go another way");
+            let now = Timestamp::now();
+            Event::about_circuit(EventType::CircuitOpened, name, circuit.opened(), &reason, now)
+        })
+    }
+
+    async fn healed(&self, transport: usize) -> Option<Event> {
+        let known = self.seen()[transport].clone()?;
+        let name = &self.names[transport];
+        let told = self.store.circuit(&self.keys[transport], &Ask::Close).await;
+        self.seen()[transport] = None;
+        let Ok(Told::Healed(circuit)) = told else { return None };
+        info!(transport = name, "Transport {name} works again");
+        Some(Event::about_circuit(EventType::CircuitClosed, name, circuit.opened(), &known.reason, Timestamp::now()))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Option<Circuit>>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a transport's circuit in the store. Workers with other settings have another one: what is mended is tried at once, and a worker
+/// that was started with a mistake stops nobody else.
+pub fn key(transport: &TransportConfig) -> String {
+    format!("{}@{:04x}", transport.name, transport.fingerprint())
+}
+
+/// How long the circuit keeps everybody away; nothing where it is time for a probe.
+fn kept_away(circuit: &Circuit) -> Option<Permit> {
+    let now_ms = now_ms();
+    if circuit.until_ms > now_ms {
+        return Some(Permit::Open(Duration::from_millis(circuit.until_ms - now_ms), circuit.reason.clone()));
+    }
+    (circuit.probe_ms > now_ms).then(|| Permit::Open(PROBED_WAIT, circuit.reason.clone()))
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}

@@ -1,0 +1,195 @@
+//! Tries the transports of a route in the job's order until one of them ends the attempt. Which outcome leads to the next one is decided in
+//! [`crate::decide::failover`]; what follows from the end is not decided here.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use postrider_schemas::{Lane, event::PassedOver, meta::Pin};
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::{
+    attempt::{Right, Task, World, emit},
+    circuits::Permit,
+    compose::letter::Letter,
+    decide::{
+        capabilities::Needs,
+        failover::{Then, spokesman, then},
+    },
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    transport::{Transport, cannot_be_made},
+};
+
+/// How the attempt ended, and where.
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// The transport that it is about.
+    pub transport: String,
+    /// The ones before it, and why they did not take the job.
+    pub passed_over: Vec<PassedOver>,
+    /// The call, where it can be repeated.
+    pub pin: Option<Pin>,
+}
+
+impl Ended {
+    fn at(transport: &str, outcome: Outcome) -> Self {
+        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None }
+    }
+}
+
+/// Delivers by the first transport that takes the job, with the claim kept alive meanwhile.
+pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right) -> Ended {
+    tokio::select! {
+        ended = through(world, task, right) => ended,
+        never = renew(world, right) => match never {},
+    }
+}
+
+async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
+    let now = Timestamp::now();
+    let order = match &task.meta.pin {
+        None => task.route.order(task.job.id()),
+        Some(pin) => {
+            let known = world.transports.iter().position(|one| one.name == pin.transport);
+            let Some(transport) = known.filter(|_| pin.until > now) else {
+                let answer = Answer::local(Stage::Call, "the call can no longer be repeated");
+                return Ended::at(&pin.transport, Outcome::Unknown(answer));
+            };
+            vec![transport]
+        }
+    };
+    // A call that is repeated must be the same to the last byte.
+    let dated = task.meta.pin.as_ref().map_or(now, |pin| pin.since);
+    let letter = match Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated) {
+        Ok(letter) => letter,
+        Err(error) => return Ended::at(&world.transports[order[0]].name, cannot_be_made(&error)),
+    };
+    let needs = Needs::of(task.job);
+    let mut refusals: Vec<(usize, Refusal)> = Vec::new();
+    for n in order {
+        let transport = &world.transports[n];
+        if let Some(refusal) = not_asked(world, n, &needs).await {
+            refusals.push((n, refusal));
+            continue;
+        }
+        let pin = task.meta.pin.clone().or_else(|| pin(transport, &letter));
+        let submitted = AtomicBool::new(false);
+        let outcome =
+            transport.deliver(&letter, may_submit(world, task, right, transport, pin.as_ref(), &submitted)).await;
+        if let Some(event) = world.circuits.heard(n, &outcome).await {
+            emit(world, &[event]).await;
+        }
+        match (then(&outcome, task.route.on_limit), outcome) {
+            (Then::Next, Outcome::Refused { refusal, .. }) => refusals.push((n, refusal)),
+            (_, outcome) => {
+                let passed_over = passed_over(world, &refusals, None);
+                return Ended { outcome, transport: transport.name.clone(), passed_over, pin };
+            }
+        }
+        if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
+            return Ended::at(&transport.name, Outcome::LostClaim);
+        }
+    }
+    nobody(world, refusals)
+}
+
+/// Why this transport is not even asked; nothing where it is.
+async fn not_asked(world: &World, n: usize, needs: &Needs) -> Option<Refusal> {
+    if let Some(lack) = world.transports[n].capabilities.lack(needs) {
+        let answer = Answer::local(Stage::Compose, &lack.to_string());
+        return Some(Refusal { class: Class::Misfit, answer, retry_after: None });
+    }
+    match world.circuits.ask(n).await {
+        Permit::Go | Permit::Probe => None,
+        Permit::Open(wait, reason) => {
+            let answer = Answer::local(Stage::Connect, &format!("circuit open: {reason}"));
+            Some(Refusal { class: Class::Config, answer, retry_after: Some(wait) })
+        }
+    }
+}
+
+/// No transport took the job: the refusal with the most hope speaks for all.
+fn nobody(world: &World, mut refusals: Vec<(usize, Refusal)>) -> Ended {
+    let Some(position) = spokesman(&refusals) else {
+        let answer = Answer::local(Stage::Compose, "the route names no transport");
+        let refusal = Refusal { class: Class::Misfit, answer, retry_after: None };
+        return Ended::at("", Outcome::Refused { refusal, recipients: Vec::new() });
+    };
+    let passed_over = passed_over(world, &refusals, Some(position));
+    let (n, mut refusal) = refusals.swap_remove(position);
+    if refusal.class == Class::Misfit && !refusals.is_empty() {
+        let all: Vec<String> = passed_over.iter().map(|one| format!("{}: {}", one.transport, one.answer)).collect();
+        let text = format!("{} {}; {}", world.transports[n].name, refusal.answer.text, all.join("; "));
+        refusal.answer = Answer::local(Stage::Compose, &text);
+    }
+    let outcome = Outcome::Refused { refusal, recipients: Vec::new() };
+    Ended { outcome, transport: world.transports[n].name.clone(), passed_over, pin: None }
+}
+
+/// Every refusal but the one at `except`, for the event.
+fn passed_over(world: &World, refusals: &[(usize, Refusal)], except: Option<usize>) -> Vec<PassedOver> {
+    let others = refusals.iter().enumerate().filter(|(position, _)| Some(*position) != except);
+    others
+        .map(|(_, (n, refusal))| PassedOver {
+            transport: world.transports[*n].name.clone(),
+            reason: refusal.class.as_str().to_owned(),
+            answer: refusal.answer.to_string(),
+        })
+        .collect()
+}
+
+/// The call that is about to be made, where the transport will recognise it.
+fn pin(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
+    let until = letter.dated.checked_add(transport.repeatable_for(letter)?).ok()?;
+    Some(Pin { transport: transport.name.clone(), since: letter.dated, until })
+}
+
+/// Tells the ledger that bytes may reach this transport from now on. False where the job belongs to somebody else.
+async fn may_submit(
+    world: &World,
+    task: &Task<'_>,
+    right: &Right,
+    transport: &Transport,
+    pin: Option<&Pin>,
+    submitted: &AtomicBool,
+) -> bool {
+    submitted.store(true, Ordering::Relaxed);
+    let Right::Claimed(lease) = right else { return true };
+    let call = pin.map_or_else(|| transport.name.clone(), ToString::to_string);
+    match world.store.submitting(lease, &call).await {
+        Ok(mine) => mine,
+        Err(error) => {
+            // The store went away after the claim. Somebody waits for transactional mail; bulk mail waits for the store.
+            warn!(job.id = %task.job.id(), %error, "The store is away between claim and submission");
+            task.job.lane() == Lane::Transactional
+        }
+    }
+}
+
+/// Tells the ledger that nothing was taken, so that a crash from here on is no unknown. False where the job belongs to somebody else.
+async fn withdraw(world: &World, task: &Task<'_>, right: &Right) -> bool {
+    let Right::Claimed(lease) = right else { return true };
+    match world.store.withdraw(lease).await {
+        Ok(mine) => mine,
+        Err(error) => {
+            // Careful: a crash counts as unknown then.
+            warn!(job.id = %task.job.id(), %error, "The store did not hear that a transport refused");
+            true
+        }
+    }
+}
+
+/// Keeps a claim alive for as long as it is polled. That a claim was lost is found out when it is next needed.
+async fn renew(world: &World, right: &Right) -> Infallible {
+    loop {
+        sleep((world.config.store.lease / 3).max(Duration::from_millis(100))).await;
+        if let Right::Claimed(lease) = right {
+            let _ = world.store.renew(lease).await;
+        }
+    }
+}

@@ -1,16 +1,17 @@
-//! The loop: receive, permit, attempt, settle; and the drain at its end.
+//! The loop: receive, attempt, settle; and the drain at its end.
 
 use std::{sync::Arc, time::Duration};
 
 use postrider_schemas::Lane;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     attempt::{World, attempt},
     decide::settlement::Settlement,
-    queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
+    queue::{Deliveries, SubscribeOptions},
+    seats::Seats,
 };
 
 /// How a worker ended.
@@ -22,35 +23,18 @@ pub enum Drained {
     Cut,
 }
 
-/// How many jobs of each kind may be in hand.
-struct Permits {
-    transactional: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
-    suspect: Arc<Semaphore>,
-}
-
-impl Permits {
-    fn of(&self, delivery: &Delivery) -> Arc<Semaphore> {
-        match (delivery.source.kind, delivery.source.lane) {
-            (SourceKind::Suspect, _) => Arc::clone(&self.suspect),
-            (_, Lane::Transactional) => Arc::clone(&self.transactional),
-            (_, Lane::Bulk) => Arc::clone(&self.bulk),
-        }
-    }
-}
-
 /// Consumes and delivers until `stop`, then drains.
 pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let worker = &world.config.worker;
-    let permits = Permits {
-        transactional: Arc::new(Semaphore::new(worker.transactional.into())),
-        bulk: Arc::new(Semaphore::new(worker.bulk.into())),
-        suspect: Arc::new(Semaphore::new(1)),
+    let seats = Seats::new(worker.transactional, worker.bulk);
+    let options = SubscribeOptions {
+        shards: world.config.queue.shards,
+        transactional: seats.most(Lane::Transactional),
+        bulk: seats.most(Lane::Bulk),
     };
-    let options =
-        SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
     let mut deliveries = world.queue.subscribe(options);
     let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
+    let present = tokio::spawn(world.limiter.clone().watch(stop.clone()));
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -60,25 +44,17 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (world, stop, hard, permits) = (Arc::clone(&world), stop.clone(), hard.clone(), permits.of(&delivery));
+        let (world, stop, hard, seats) = (Arc::clone(&world), stop.clone(), hard.clone(), seats.clone());
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
-            let permit = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                permit = permits.acquire_owned() => permit.ok(),
-            };
-            let Some(_permit) = permit else {
-                let _ = world.queue.settle(delivery, Settlement::Return).await;
-                return;
-            };
             tokio::select! {
-                () = attempt(world, delivery) => {}
+                () = attempt(world, delivery, seats, stop) => {}
                 () = hard.cancelled() => {}
             }
         });
     }
     watching.abort();
+    present.abort();
     world.queue.stop_consuming().await;
     give_back(&world, deliveries).await;
     drain(&world, &tasks, &hard, world.config.worker.drain).await

@@ -3,9 +3,12 @@
 //!
 //! A call whose answer was lost is made again: at worst a token or a slot is given out that nobody uses.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{Backend, Store, StoreError};
@@ -60,6 +63,14 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.overview(only, self.limiter_now()).await,
             Backend::Embedded(store) => store.overview(only, self.limiter_now()).await,
+        }
+    }
+
+    /// Says that a worker lives for so long, and gives how many do.
+    pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.presence(worker, life).await,
+            Backend::Embedded(store) => store.presence(worker, life).await,
         }
     }
 

@@ -143,7 +143,13 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
     if wait > 0.0 {
         line::got(scopes[obstacle.scope].line(ask.lane), who, tokens, obstacle.interval_us, now);
     }
+    let mut counted = None;
     for one in charges {
+        // Charges stand in the order of their scopes. What has no limit is not counted: a store need not know it.
+        if counted != Some(one.scope) {
+            scopes[one.scope].count(tokens, now);
+            counted = Some(one.scope);
+        }
         let bucket = scopes[one.scope].buckets.entry(one.bucket.to_owned()).or_default();
         bucket.all = one.all + tokens * one.interval_us;
         if ask.lane == Lane::Transactional {
@@ -152,9 +158,6 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
             bucket.urgent = one.urgent;
         }
         (bucket.interval_us, bucket.tolerance_us) = one.configured;
-    }
-    for scope in scopes.iter_mut() {
-        scope.count(tokens, now);
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to `ask.want`")]
     Admission::Go { wait_us: wait, tokens: tokens as u32, step_us }

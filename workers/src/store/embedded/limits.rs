@@ -1,7 +1,7 @@
 //! The limiter in the file: a row per scope with its state as JSON. Every call is one operation of the file's writer thread, so that all
 //! scopes are charged in one transaction or none. The rules are the pure functions themselves.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postrider_producer::embedded::DbError;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -21,6 +21,10 @@ CREATE TABLE IF NOT EXISTS limits (
     scope TEXT PRIMARY KEY,
     state TEXT NOT NULL,
     expires_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS workers (
+    worker TEXT PRIMARY KEY,
+    alive_until_us INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
 
@@ -91,6 +95,19 @@ impl EmbeddedStore {
                 }
             }
             Ok(Overview { now, scopes })
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::presence`].
+    pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
+        let worker = worker.to_owned();
+        self.run(move |db| {
+            let now = clock(None);
+            db.prepare_cached("DELETE FROM workers WHERE alive_until_us <= ?1")?.execute([micros(now)])?;
+            db.prepare_cached("INSERT OR REPLACE INTO workers (worker, alive_until_us) VALUES (?1, ?2)")?
+                .execute(params![worker, micros(now + life.as_secs_f64() * 1e6)])?;
+            Ok(db.prepare_cached("SELECT count(*) FROM workers")?.query_row([], |row| row.get(0))?)
         })
         .await
     }

@@ -132,16 +132,18 @@ if wait > 0 then
   end
 end
 local minute = math.floor(now / 60000000)
-for _, s in ipairs(scopes) do
-  if s.um ~= minute then
-    s.ub = (s.um == minute - 1) and s.uc or 0
-    s.um, s.uc = minute, 0
-  end
-  s.uc = s.uc + tokens
-  s.write = { 'um', text(s.um), 'uc', text(s.uc), 'ub', text(s.ub) }
-end
+-- What has no limit is not counted, and leaves nothing behind.
 for _, c in ipairs(charges) do
-  local b, w, name = c.s.b[c.limit.bucket], c.s.write, c.limit.bucket
+  local s = c.s
+  if not s.write then
+    if s.um ~= minute then
+      s.ub = (s.um == minute - 1) and s.uc or 0
+      s.um, s.uc = minute, 0
+    end
+    s.uc = s.uc + tokens
+    s.write = { 'um', text(s.um), 'uc', text(s.uc), 'ub', text(s.ub) }
+  end
+  local b, w, name = s.b[c.limit.bucket], s.write, c.limit.bucket
   b.t, b.x = c.all + tokens * c.interval, c.own
   if urgent then b.x = c.own + tokens * c.interval end
   for _, v in ipairs({ 't:' .. name, text(b.t), 'x:' .. name, text(b.x), 'i:' .. name, text(c.limit.interval), 'o:' .. name, text(c.limit.tolerance) }) do
@@ -149,9 +151,11 @@ for _, c in ipairs(charges) do
   end
 end
 for _, s in ipairs(scopes) do
-  redis.call('HSET', s.key, unpack(s.write))
-  if s.fresh then redis.call('ZADD', KEYS[1], text(now), s.name) end
-  -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
-  if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
+  if s.write then
+    redis.call('HSET', s.key, unpack(s.write))
+    if s.fresh then redis.call('ZADD', KEYS[1], text(now), s.name) end
+    -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
+    if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
+  end
 end
 return { 'go', text(wait), text(tokens), text(step) }

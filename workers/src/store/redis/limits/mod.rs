@@ -5,7 +5,7 @@
 //! waits; `postrider:{limits}` is the index of scopes. One hash tag for all of them, because a message is counted against a
 //! transport, a group and a tenant in one step: in a cluster the limiter lives on one node.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use postrider_schemas::Lane;
 use redis::{RedisResult, Script, ScriptInvocation};
@@ -17,10 +17,11 @@ use crate::{
         reaction::{Call, Order, Reacted},
         scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
     },
-    store::{StoreError, limiter::Overview},
+    store::{StoreError, limiter::Overview, millis},
 };
 
 const INDEX: &str = "postrider:{limits}";
+const WORKERS: &str = "postrider:{limits}:workers";
 /// Scopes that one look reads: some milliseconds of the server at most.
 const LOOK_MAX: usize = 100;
 
@@ -29,6 +30,7 @@ struct Scripts {
     react: Script,
     order: Script,
     look: Script,
+    presence: Script,
 }
 
 macro_rules! script {
@@ -42,6 +44,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     react: script!("react.lua"),
     order: script!("order.lua"),
     look: script!("look.lua"),
+    presence: Script::new(include_str!("presence.lua")),
 });
 
 impl RedisStore {
@@ -146,6 +149,13 @@ impl RedisStore {
             }
         }
         Ok(overview)
+    }
+
+    /// See [`crate::store::Store::presence`].
+    pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
+        let mut call = SCRIPTS.presence.prepare_invoke();
+        call.key(WORKERS).arg(worker).arg(millis(life));
+        self.invoke(&call).await
     }
 
     async fn invoke<T: redis::FromRedisValue + Send>(&self, call: &ScriptInvocation<'_>) -> Result<T, StoreError> {

@@ -17,6 +17,7 @@ mod journey;
 mod ladder;
 mod ledger;
 mod limiter;
+mod limits;
 mod partial;
 mod relay_trouble;
 mod tidy;

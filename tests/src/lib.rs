@@ -17,6 +17,8 @@ pub mod redis;
 pub mod redis_fleet;
 
 pub mod aiosmtpd;
+pub mod dnsmasq;
+pub mod pacing_relay;
 pub mod postfix;
 pub mod sink;
 

@@ -77,24 +77,24 @@ impl Seats {
     }
 
     async fn wait(&self, lane: Lane, whose: &str) -> Option<Taken> {
-        let receiver = {
+        let turn = {
             let mut state = self.state();
-            let line = &state.lines[place(lane)];
-            if line.turns.is_empty() && self.has_room(&state, lane) {
+            let nobody_waits = state.lines[place(lane)].turns.is_empty();
+            if nobody_waits && self.has_room(&state, lane) {
                 state.taken[place(lane)] += 1;
                 return Some(Taken { seats: Some(self.clone()), lane });
             }
-            let (sender, receiver) = oneshot::channel();
+            let (sender, turn) = oneshot::channel();
             let line = &mut state.lines[place(lane)];
             let own = line.waiting.entry(whose.to_owned()).or_default();
             if own.is_empty() {
                 line.turns.push_back(whose.to_owned());
             }
             own.push_back(sender);
-            receiver
+            turn
         };
         // The sender lives in the line until it is served.
-        receiver.await.ok()
+        turn.await.ok()
     }
 
     fn has_room(&self, state: &State, lane: Lane) -> bool {
@@ -206,11 +206,11 @@ mod tests {
         assert_eq!(*order.lock().unwrap(), ["a", "b", "c", "a", "b", "a", "a"]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_waits_for_its_time_leaves_its_seat() {
         let seats = Seats::new(1, 0);
         let first = take(&seats, Lane::Transactional, "a").await;
-        let waiting = first.wait(Duration::from_secs(1));
+        let waiting = first.wait(Duration::from_millis(50));
         let other = async {
             let _second = take(&seats, Lane::Transactional, "b").await;
         };

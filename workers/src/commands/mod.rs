@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod events;
+pub mod limits;
 pub mod output;
 pub mod rest;
 pub mod schema;
@@ -49,6 +50,8 @@ enum Command {
     Dead(rest::DeadArguments),
     /// Jobs that wait for a person because they may have been sent
     Hold(rest::HoldArguments),
+    /// How fast mail may go now; pause, resume, set
+    Limits(limits::Arguments),
     /// Print events as they happen
     Events(events::Arguments),
 }
@@ -81,6 +84,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(arguments) => block_on(cancel::run(arguments)),
         Command::Dead(arguments) => block_on(rest::dead(arguments)),
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
+        Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
     }
 }

@@ -171,7 +171,8 @@ impl Limiter {
     }
 
     fn go(&self, ask: &Ask) -> Permission {
-        self.0.pace.count(ask.demands.iter().filter(|one| one.limits.is_empty()).map(|one| one.scope.as_str()));
+        let unlimited = ask.demands.iter().filter(|one| one.limits.is_empty());
+        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
         Permission::Go
     }
 
@@ -180,7 +181,7 @@ impl Limiter {
         if ask.lane == Lane::Bulk {
             return None;
         }
-        self.0.alone.admit(ask, error)
+        self.0.alone.admit(ask, error, Instant::now())
     }
 
     /// Looks at what came of an attempt: slows down where the transport asks for patience. `domains` are those of the recipients, by
@@ -226,7 +227,7 @@ impl Limiter {
         }
         let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
         let is_limited = demand.is_some_and(|one: Demand| !one.limits.is_empty());
-        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope) * self.0.alone.known_workers());
+        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.0.alone.known_workers());
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
                 self.0.tokens.forget();
@@ -254,7 +255,7 @@ fn why(ask: &Ask, scope: usize) -> String {
 fn slot(park_us: f64, why: String) -> Slot {
     let wait = micros(park_us).max(PARK_MIN);
     let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
-    Slot { at: after(wait), back: after((wait - EARLY).max(PARK_MIN)), why }
+    Slot { at: after(wait), back: after(wait.saturating_sub(EARLY).max(PARK_MIN)), why }
 }
 
 fn full(wait_us: f64, scope: &str) -> Refusal {

@@ -74,6 +74,19 @@ impl Limiter {
         rates.unwrap_or_default()
     }
 
+    /// Whether a name is that of a scope which attempts may ask for.
+    pub fn knows(&self, scope: &str) -> bool {
+        let transport = |name: &str| self.0.transports.iter().any(|one| one == name);
+        match scope.split_once(':') {
+            Some(("transport", name)) => transport(name),
+            Some(("group" | "sender", rest)) => {
+                rest.split_once(':').is_some_and(|(name, rest)| transport(name) && !rest.is_empty())
+            }
+            Some(("tenant", name)) => Tenant::parse(name).is_ok(),
+            _ => false,
+        }
+    }
+
     /// The tenant's weight among others that wait.
     pub(super) fn weight(&self, tenant: &Tenant) -> f64 {
         self.0.config.tenants.get(tenant.as_str()).map_or(1.0, |one| one.weight)

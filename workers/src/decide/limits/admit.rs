@@ -167,7 +167,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
 fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
     match lane {
         Lane::Transactional => HOLD_US,
-        Lane::Bulk => interval_us.max(BULK_AHEAD_US).min(HOLD_US),
+        Lane::Bulk => interval_us.clamp(BULK_AHEAD_US, HOLD_US),
     }
 }
 

@@ -184,7 +184,7 @@ proptest! {
             let most = window_us / rate.interval_us() + f64::from(burst) + debt + 1.0;
             for (n, start) in times.iter().enumerate() {
                 let held = times[n..].iter().take_while(|time| **time < start + window_us).count();
-                prop_assert!(held as f64 <= most, "{held} in {window_us} us, at most {most}");
+                prop_assert!(f64::from(u32::try_from(held).unwrap()) <= most, "{held} in {window_us} us, at most {most}");
             }
         }
     }

@@ -4,8 +4,14 @@
 //! Times are microseconds of the store's clock as floating point numbers, because that is what Lua computes with: both sides do
 //! the same operations in the same order and come to the same bits.
 
+#![allow(
+    clippy::float_cmp,
+    reason = "equal is meant to the bit: a state was made with this interval or with another one"
+)]
+
 pub mod admit;
 pub mod line;
+pub mod picture;
 pub mod rate;
 pub mod reaction;
 pub mod scope;

@@ -1,6 +1,13 @@
 //! The line under simulated arrivals: jobs ask, wait, come back a little late as from a delay ladder, and ask again. Checks that the
 //! limit holds, that no capacity is wasted while somebody waits, how often jobs are put away, and who gets what.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times of a simulation are small"
+)]
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},

@@ -113,13 +113,12 @@ impl RedisStore {
 
     /// See [`crate::store::Store::overview`]. Scopes that are forgotten leave the index on the way.
     pub async fn overview(&self, only: Option<&[String]>, now: Option<u64>) -> Result<Overview, StoreError> {
-        let mut names = match only {
-            Some(names) => names.to_vec(),
-            None => {
-                let mut call = redis::cmd("ZRANGE");
-                call.arg(INDEX).arg(0).arg(-1);
-                self.query::<Vec<String>>(&call).await?
-            }
+        let mut names = if let Some(names) = only {
+            names.to_vec()
+        } else {
+            let mut call = redis::cmd("ZRANGE");
+            call.arg(INDEX).arg(0).arg(-1);
+            self.query::<Vec<String>>(&call).await?
         };
         names.sort_unstable();
         names.dedup();

@@ -1,0 +1,295 @@
+//! Limits hold over all workers: what real workers send, by the time stamps of the sink. Short versions run always; `POSTRIDER_TEST_LONG=1` runs
+//! the long ones, whose bounds are those of a machine that does little else.
+
+use std::time::Duration;
+
+use postrider_schemas::{Job, Lane};
+use postrider_tests::{
+    deadline,
+    pacing_relay::PacingRelay,
+    postrider::Postrider,
+    sink::{Options, SmtpSink},
+    story::{self, ROUTE, SOON},
+    world::{Parts, Server, World},
+};
+
+fn is_long() -> bool {
+    std::env::var_os("POSTRIDER_TEST_LONG").is_some()
+}
+
+/// A group per name: its domain is `NAME.example`.
+fn throttle(name: &str, rate: &str) -> String {
+    format!("[[throttle]]\nname = \"{name}\"\ndomains = [\"{name}.example\"]\nrate = \"{rate}\"\n")
+}
+
+fn jobs(lane: Lane, domain: &str, count: usize) -> Vec<Job> {
+    (0..count).map(|n| story::job(lane, &format!("customer-{n}@{domain}.example"))).collect()
+}
+
+/// Times of arrival of a domain's mail.
+fn times(sink: &SmtpSink, domain: &str) -> Vec<f64> {
+    let end = format!("@{domain}.example");
+    sink.arrivals().unwrap().into_iter().filter(|(_, to)| to.ends_with(&end)).map(|(at, _)| at).collect()
+}
+
+/// The most that arrived in any window of so many seconds.
+fn busiest(times: &[f64], seconds: f64) -> usize {
+    let mut first = 0;
+    let mut most = 0;
+    for (n, at) in times.iter().enumerate() {
+        while times[first] + seconds <= *at {
+            first += 1;
+        }
+        most = most.max(n + 1 - first);
+    }
+    most
+}
+
+/// What came in so many seconds after the first second, a second.
+fn pace(times: &[f64], seconds: f64) -> f64 {
+    let start = times.first().copied().unwrap_or_default() + 1.0;
+    times.iter().filter(|at| **at >= start && **at < start + seconds).count() as f64 / seconds
+}
+
+fn parks(workers: &[Postrider]) -> usize {
+    workers.iter().map(|worker| worker.stderr().matches(" waits for group:").count()).sum()
+}
+
+/// Workers at one queue and store, two groups of different rates with more to do than they may.
+async fn accuracy(queue: &str, store: &str, sink: &SmtpSink, workers: usize, fast: f64, seconds: f64) {
+    let limits = format!("{}{}", throttle("fast", &format!("{fast}/s")), throttle("slow", "5/s"));
+    let config = story::config(queue, store, sink.port(), &format!("{limits}{ROUTE}"));
+    let mut workers: Vec<Postrider> = (0..workers).map(|_| story::start_any(&config).unwrap()).collect();
+    let lanes = jobs(Lane::Bulk, "fast", (fast * seconds * 1.3) as usize);
+    let mut all = jobs(Lane::Bulk, "slow", (5.0 * seconds * 1.3) as usize);
+    all.extend(lanes);
+    story::publish(queue, &all).await.unwrap();
+    let end = Duration::from_secs_f64(seconds * 1.2 + 30.0);
+    deadline::wait_for("enough time at the sink", end, || {
+        let slow = times(sink, "slow");
+        (slow.last()? - slow.first()? > seconds + 2.0).then_some(())
+    })
+    .unwrap();
+    for worker in &mut workers {
+        worker.terminate().unwrap();
+    }
+    let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.85, 1.05) };
+    for (group, rate) in [("fast", fast), ("slow", 5.0)] {
+        let times = times(sink, group);
+        let (pace, most) = (pace(&times, seconds), busiest(&times, 10.0));
+        println!("{group} at {rate}/s: {:.1} % used, busiest 10 s {most}, {} in all", pace / rate * 100.0, times.len());
+        assert!(pace >= rate * tight, "{group}: {pace}");
+        assert!(most as f64 <= rate * 10.0 * loose + 2.0, "{group}: {most} in 10 s");
+    }
+    for worker in workers {
+        worker.finish(SOON).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_together_use_a_limit_and_do_not_pass_it() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let (workers, fast, seconds) = if is_long() { (4, 200.0, 60.0) } else { (2, 60.0, 12.0) };
+    accuracy(&world.amqp_url(), &world.redis_url(), world.sink(), workers, fast, seconds).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_workers_together_use_a_limit_and_do_not_pass_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let (workers, fast, seconds) = if is_long() { (4, 200.0, 60.0) } else { (2, 40.0, 12.0) };
+    accuracy(&file, &file, &sink, workers, fast, seconds).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, &throttle("slow", "20/s")).unwrap();
+    let (blast, others) = if is_long() { (20_000, 2_000) } else { (400, 200) };
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", blast)).await.unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "other", others)).await.unwrap();
+    let mut urgent = Vec::new();
+    for n in 0..6 {
+        // To both: the one passes the blast in its own group, too.
+        for domain in ["slow", "other"] {
+            let job = story::job(Lane::Transactional, &format!("code-{n}@{domain}.example"));
+            let since = std::time::Instant::now();
+            story::publish(&world.amqp_url(), &[job]).await.unwrap();
+            let there = || {
+                let all = world.sink().arrivals().unwrap();
+                all.iter().any(|(_, to)| *to == format!("code-{n}@{domain}.example")).then_some(())
+            };
+            deadline::wait_for("a transactional message", SOON, there).unwrap();
+            urgent.push(since.elapsed().as_secs_f64());
+        }
+    }
+    deadline::wait_for("the others", SOON, || (times(world.sink(), "other").len() >= others + 6).then_some(()))
+        .unwrap();
+    let slow_by_then = times(world.sink(), "slow").len();
+    urgent.sort_by(f64::total_cmp);
+    println!("others done while {slow_by_then} of {blast} were; transactional waits {urgent:.3?}");
+    assert!(slow_by_then < blast, "the others waited for the blast");
+    assert!(urgent[urgent.len() / 2] < 1.5, "{urgent:?}");
+    let limit = Duration::from_secs_f64(blast as f64 / 20.0 * 1.5 + 30.0);
+    deadline::wait_for("the blast", limit, || (times(world.sink(), "slow").len() >= blast + 6).then_some(())).unwrap();
+    let slow = times(world.sink(), "slow");
+    let per_job = parks(std::slice::from_ref(&worker)) as f64 / blast as f64;
+    println!(
+        "{per_job:.3} parks a job, busiest 10 s {}, took {:.1} s",
+        busiest(&slow, 10.0),
+        slow.last().unwrap() - slow[0]
+    );
+    assert!(per_job <= if is_long() { 1.1 } else { 1.5 }, "{per_job}");
+    assert!(busiest(&slow, 10.0) <= 212, "{}", busiest(&slow, 10.0));
+    drop(worker);
+    let stored = world.sink().messages().unwrap();
+    assert_eq!(stored.len(), blast + others + 12, "nothing lost, nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_tenant_is_served_beside_a_large_one() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, &throttle("slow", "10/s")).unwrap();
+    let (large, small) = if is_long() { (10_000, 100) } else { (400, 20) };
+    let of = |tenant: &'static str, count: usize| -> Vec<Job> {
+        (0..count)
+            .map(|n| {
+                story::job_with(|job| {
+                    job.lane = Lane::Bulk;
+                    job.tenant = Some(tenant.to_owned());
+                    job.to = vec![format!("{tenant}-{n}@slow.example").as_str().into()];
+                })
+            })
+            .collect()
+    };
+    story::publish(&world.amqp_url(), &of("large", large)).await.unwrap();
+    let begun = || (!times(world.sink(), "slow").is_empty()).then_some(());
+    deadline::wait_for("the first message", SOON, begun).unwrap();
+    let since = std::time::Instant::now();
+    story::publish(&world.amqp_url(), &of("small", small)).await.unwrap();
+    let ideal = small as f64 / 5.0;
+    let count = |tenant: &str| {
+        let all = world.sink().arrivals().unwrap();
+        all.iter().filter(|(_, to)| to.starts_with(tenant)).count()
+    };
+    let limit = Duration::from_secs_f64(ideal * 3.0 + 30.0);
+    deadline::wait_for("the small tenant's mail", limit, || (count("small-") == small).then_some(())).unwrap();
+    let took = since.elapsed().as_secs_f64();
+    println!("{took:.1} s, ideal {ideal:.1}; the large tenant had {} of {large}", count("large-"));
+    assert!(took <= ideal * 3.0, "{took}");
+    assert!(count("large-") < large);
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
+    let relay = PacingRelay::start(10).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = "host = \"127.0.0.1\"\ntls = \"none\"\nrate = \"40/s\"\n\
+                [[reaction]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1s\"\ncut = 0.5\nrecover = \"2m\"\n";
+    // The pace is recovered within two minutes of a whole one: a third of the way to ten a second takes half a minute.
+    let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
+    let worker = story::start_any(&config).unwrap();
+    let seconds = if is_long() { 120.0 } else { 25.0 };
+    story::publish(&file, &jobs(Lane::Bulk, "any", (seconds * 20.0) as usize)).await.unwrap();
+    let start = std::time::Instant::now();
+    deadline::wait_for("the time", Duration::from_secs(200), || {
+        (start.elapsed().as_secs_f64() > seconds).then_some(())
+    })
+    .unwrap();
+    let after = |list: &[std::time::Instant], from: f64, to: f64| {
+        let within = |at: &&std::time::Instant| (from..to).contains(&at.duration_since(start).as_secs_f64());
+        list.iter().filter(within).count()
+    };
+    let from = if is_long() { 60.0 } else { 10.0 };
+    let (taken, refused) = (after(&relay.taken(), from, seconds), after(&relay.refused(), from, seconds));
+    let share = refused as f64 / (taken + refused) as f64;
+    println!("after {from} s: {taken} taken, {refused} refused ({:.1} %)", share * 100.0);
+    assert!(taken as f64 / (seconds - from) <= 10.5 && taken as f64 / (seconds - from) >= 3.0, "{taken}");
+    assert!(share < if is_long() { 0.05 } else { 0.1 }, "{share}");
+    let first = after(&relay.refused(), 0.0, from);
+    println!("{first} refused before");
+    relay.allow(1000);
+    let before = relay.taken().len();
+    let lifted = std::time::Instant::now();
+    let recovered = || {
+        let recent = relay.taken().iter().filter(|at| at.elapsed() < Duration::from_secs(2)).count();
+        (recent >= 26).then_some(())
+    };
+    deadline::wait_for("a faster pace", Duration::from_secs(90), recovered).unwrap();
+    println!("{} more in {:.1} s", relay.taken().len() - before, lifted.elapsed().as_secs_f64());
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_workers_and_a_restart_of_redis_let_nobody_past_the_limit() {
+    let parts = Parts { redis: Server::Own, ..Parts::usual() };
+    let Some(mut world) = World::start_or_skip("limits under failures", &parts).unwrap() else { return };
+    story::declare(&world).unwrap();
+    story::remember(&world).unwrap();
+    let limits = throttle("slow", "20/s");
+    let mut first = story::worker(&world, &limits).unwrap();
+    let second = story::worker(&world, &limits).unwrap();
+    let count = if is_long() { 1200 } else { 300 };
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", count)).await.unwrap();
+    let wait_for = |world: &World, part: usize| {
+        let enough = || (times(world.sink(), "slow").len() >= count * part / 10).then_some(());
+        deadline::wait_for("a part of the mail", Duration::from_secs(120), enough).unwrap();
+    };
+    wait_for(&world, 2);
+    first.kill9().unwrap();
+    first.start_again().unwrap();
+    wait_for(&world, 4);
+    world.redis().restart().unwrap();
+    let held = |world: &World| {
+        let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+        story::rest("hold", &config).map_or(0, |rows| rows.len())
+    };
+    deadline::wait_for("everything sent or held", Duration::from_secs(180), || {
+        let sent = times(world.sink(), "slow").len();
+        (sent >= count || sent + held(&world) >= count).then_some(())
+    })
+    .unwrap();
+    let slow = times(world.sink(), "slow");
+    println!(
+        "{} sent, {} held, busiest 1 s {}, 10 s {}",
+        slow.len(),
+        held(&world),
+        busiest(&slow, 1.0),
+        busiest(&slow, 10.0)
+    );
+    assert!(busiest(&slow, 10.0) <= 220, "more than a second's worth above the limit");
+    drop((first, second));
+    let stored = world.sink().messages().unwrap();
+    let once: std::collections::HashSet<String> = stored.iter().map(|one| one.recipients()[0].to_owned()).collect();
+    assert_eq!(once.len(), stored.len(), "nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_transactional_mail_keeps_to_the_limit() {
+    let parts = Parts { redis: Server::Own, ..Parts::usual() };
+    let Some(mut world) = World::start_or_skip("limits without Redis", &parts).unwrap() else { return };
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, &throttle("slow", "5/s")).unwrap();
+    let first = jobs(Lane::Transactional, "slow", 1);
+    story::publish(&world.amqp_url(), &first).await.unwrap();
+    world.sink().wait_for(1, SOON).unwrap();
+    world.redis().kill9().unwrap();
+    let codes: Vec<Job> = (0..20).map(|n| story::job(Lane::Transactional, &format!("code-{n}@slow.example"))).collect();
+    story::publish(&world.amqp_url(), &codes).await.unwrap();
+    let there = || (times(world.sink(), "slow").len() >= 12).then_some(());
+    deadline::wait_for("mail without Redis", SOON, there).unwrap();
+    let times_now = times(world.sink(), "slow");
+    println!("without Redis: busiest 1 s {}", busiest(&times_now[1..], 1.0));
+    assert!(busiest(&times_now[1..], 1.0) <= 8, "{times_now:?}");
+    assert!(worker.stderr().contains("goes on with a share of the limits"));
+    world.redis().restart().unwrap();
+    world.sink().wait_for(21, Duration::from_secs(90)).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 21);
+}

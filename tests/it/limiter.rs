@@ -259,3 +259,57 @@ async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
     let store = Store::connect(&cluster.url(), Options::default()).await?;
     same_as_the_rules(store, 9).await
 }
+
+/// Processor time of the server so far, in microseconds, and calls of scripts.
+async fn cost(database: &Redis) -> Result<(f64, f64)> {
+    let cpu = database.cli(&["INFO", "cpu"])?;
+    let field = |text: &str, name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+        line.trim().parse().unwrap_or(0.0)
+    };
+    let used = field(&cpu, "used_cpu_user:") + field(&cpu, "used_cpu_sys:");
+    let stats = database.cli(&["INFO", "commandstats"])?;
+    let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
+    let calls = line.split(['=', ',']).nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0);
+    Ok((used * 1e6, calls))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_message_costs_redis_is_printed() -> Result<()> {
+    if Redis::start_or_skip("the cost of limits")?.is_none() {
+        return Ok(());
+    }
+    let redis = Redis::start()?;
+    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let messages = if std::env::var_os("POSTRIDER_TEST_LONG").is_some() { 50_000 } else { 2_000 };
+    for buckets in [1, 3, 6] {
+        for want in [1_u32, 50] {
+            // Two rates a scope from three buckets on, and never in the way.
+            let rates: &[&str] = if buckets == 1 { &["1_000_000/s"] } else { &["1_000_000/s", "60_000_000/min"] };
+            let scopes = if buckets == 1 { 1 } else { buckets / 2 + buckets % 2 };
+            let demands = (0..scopes)
+                .map(|n| {
+                    let rates = if n == 0 && buckets % 2 == 1 { &rates[..1] } else { rates };
+                    demand(&format!("cost:{buckets}:{want}:{n}"), rates)
+                })
+                .collect();
+            let ask = Ask { want, ..ask(demands) };
+            let (cpu, calls) = cost(&redis).await?;
+            let mut tokens = 0;
+            while tokens < messages {
+                match store.admit(&ask).await? {
+                    Admission::Go { tokens: more, .. } => tokens += more,
+                    other => anyhow::bail!("{other:?}"),
+                }
+            }
+            let (cpu_after, calls_after) = cost(&redis).await?;
+            println!(
+                "{buckets} buckets, batches of {want}: {:.1} us of Redis and {:.3} calls a message",
+                (cpu_after - cpu) / f64::from(tokens),
+                (calls_after - calls) / f64::from(tokens)
+            );
+            ensure!(calls_after - calls <= f64::from(tokens) / f64::from(want) + 2.0, "one call a batch");
+        }
+    }
+    Ok(())
+}

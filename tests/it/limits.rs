@@ -6,6 +6,7 @@ use std::time::Duration;
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
     deadline,
+    dnsmasq::Dnsmasq,
     pacing_relay::PacingRelay,
     postrider::Postrider,
     sink::{Options, SmtpSink},
@@ -195,7 +196,7 @@ async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
     // The pace is recovered within two minutes of a whole one: a third of the way to ten a second takes half a minute.
     let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
     let worker = story::start_any(&config).unwrap();
-    let seconds = if is_long() { 120.0 } else { 25.0 };
+    let seconds = if is_long() { 120.0 } else { 36.0 };
     story::publish(&file, &jobs(Lane::Bulk, "any", (seconds * 20.0) as usize)).await.unwrap();
     let start = std::time::Instant::now();
     deadline::wait_for("the time", Duration::from_secs(200), || {
@@ -206,20 +207,22 @@ async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
         let within = |at: &&std::time::Instant| (from..to).contains(&at.duration_since(start).as_secs_f64());
         list.iter().filter(within).count()
     };
-    let from = if is_long() { 60.0 } else { 10.0 };
+    let from = if is_long() { 60.0 } else { 12.0 };
     let (taken, refused) = (after(&relay.taken(), from, seconds), after(&relay.refused(), from, seconds));
     let share = refused as f64 / (taken + refused) as f64;
     println!("after {from} s: {taken} taken, {refused} refused ({:.1} %)", share * 100.0);
     assert!(taken as f64 / (seconds - from) <= 10.5 && taken as f64 / (seconds - from) >= 3.0, "{taken}");
-    assert!(share < if is_long() { 0.05 } else { 0.1 }, "{share}");
+    assert!(share < if is_long() { 0.05 } else { 0.15 }, "{share}");
     let first = after(&relay.refused(), 0.0, from);
     println!("{first} refused before");
     relay.allow(1000);
     let before = relay.taken().len();
     let lifted = std::time::Instant::now();
+    // Jobs that were put away come back at their slots; fresh ones find what has recovered.
+    story::publish(&file, &jobs(Lane::Transactional, "fresh", 400)).await.unwrap();
     let recovered = || {
         let recent = relay.taken().iter().filter(|at| at.elapsed() < Duration::from_secs(2)).count();
-        (recent >= 26).then_some(())
+        (recent >= 22).then_some(())
     };
     deadline::wait_for("a faster pace", Duration::from_secs(90), recovered).unwrap();
     println!("{} more in {:.1} s", relay.taken().len() - before, lifted.elapsed().as_secs_f64());
@@ -292,4 +295,173 @@ async fn without_redis_transactional_mail_keeps_to_the_limit() {
     world.sink().wait_for(21, Duration::from_secs(90)).unwrap();
     drop(worker);
     assert_eq!(world.sink().count().unwrap(), 21);
+}
+
+/// A worker that asks this DNS server, with these rules.
+fn dns_config(file: &str, sink: &SmtpSink, dns: &Dnsmasq, more: &str) -> String {
+    let dns =
+        format!("[dns]\ngroups = true\ncheck = true\nservers = [\"127.0.0.1:{}\"]\npatience = \"2s\"\n", dns.port());
+    story::config(file, file, sink.port(), &format!("{dns}{more}{ROUTE}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn domains_with_the_same_exchanger_share_a_limit_and_a_dead_dns_stops_no_mail() {
+    let mut dns = Dnsmasq::start(&[
+        "--mx-host=one.example,mx1.provider.test,10",
+        "--mx-host=one.example,backup.elsewhere.test,20",
+        "--mx-host=two.example,mx2.provider.test,10",
+        "--mx-host=three.example,mail.three.example,10",
+    ])
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let limits = "[[throttle]]\nname = \"provider\"\nmx = [\".provider.test\"]\nrate = \"5/s\"\n";
+    let config = dns_config(&file, &sink, &dns, limits);
+    let worker = story::start_any(&config).unwrap();
+    let mut all = jobs(Lane::Bulk, "one", 25);
+    all.extend(jobs(Lane::Bulk, "two", 25));
+    all.extend(jobs(Lane::Bulk, "three", 25));
+    story::publish(&file, &all).await.unwrap();
+    sink.wait_for(75, Duration::from_secs(90)).unwrap();
+    let mut shared = times(&sink, "one");
+    shared.extend(times(&sink, "two"));
+    shared.sort_by(f64::total_cmp);
+    let took = |times: &[f64]| times.last().unwrap() - times[0];
+    println!(
+        "shared limit: 50 in {:.1} s, the third domain 25 in {:.1} s",
+        took(&shared),
+        took(&times(&sink, "three"))
+    );
+    assert!(took(&shared) >= 9.0, "50 at 5/s take ten seconds");
+    assert!(took(&times(&sink, "three")) < took(&shared) / 2.0, "the third domain has no limit");
+    dns.kill9().unwrap();
+    // Domains that nobody has asked about yet.
+    let later: Vec<Job> =
+        (0..20).map(|n| story::job(Lane::ALL[n % 2], &format!("customer@unknown-{n}.example"))).collect();
+    let since = std::time::Instant::now();
+    story::publish(&file, &later).await.unwrap();
+    sink.wait_for(95, SOON).unwrap();
+    println!("without DNS: 20 in {:.1} s", since.elapsed().as_secs_f64());
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_whose_domain_does_not_exist_or_takes_no_mail_are_refused_before_anything_is_sent() {
+    let dns = Dnsmasq::start(&[
+        "--mx-host=good.example,mx.good.example,10",
+        "--mx-host=closed.example,.,0",
+        "--host-record=plain.example,127.0.0.1",
+    ])
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let config = dns_config(&file, &sink, &dns, "");
+    let mut worker = story::start_any(&config).unwrap();
+    let to = |list: &[&str]| story::job_with(|job| job.to = list.iter().map(|one| (*one).into()).collect());
+    let list = [
+        to(&["ada@nowhere.example"]),
+        to(&["ada@closed.example"]),
+        to(&["ada@good.example", "bob@closed.example"]),
+        to(&["ada@plain.example"]),
+    ];
+    story::publish(&file, &list).await.unwrap();
+    sink.wait_for(2, SOON).unwrap();
+    worker.wait_for_output("the domain does not exist", SOON).unwrap();
+    worker.wait_for_output("takes no mail (null MX)", SOON).unwrap();
+    // The refusals are told before the silence; then a DNS that says nothing refuses nobody.
+    dns.freeze();
+    story::publish(&file, &[to(&["ada@also-nowhere.example"])]).await.unwrap();
+    sink.wait_for(3, SOON).unwrap();
+    dns.thaw();
+    worker.terminate().unwrap();
+    worker.wait(SOON).unwrap();
+    let arrived = sink.messages().unwrap();
+    let mut recipients: Vec<&str> = arrived.iter().flat_map(|one| one.recipients()).collect();
+    recipients.sort_unstable();
+    assert_eq!(recipients, ["ada@also-nowhere.example", "ada@good.example", "ada@plain.example"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_pauses_sets_and_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let config = story::config(&file, &file, sink.port(), &format!("{}{ROUTE}", throttle("slow", "5/s")));
+    let limits = |arguments: &[&str]| {
+        let arguments = ["limits"].into_iter().chain(arguments.iter().copied());
+        Postrider::command(arguments).config(config.clone()).run(SOON).unwrap()
+    };
+    let row = |scope: &str| -> serde_json::Value {
+        let done = limits(&["ls", scope, "--format", "json"]);
+        assert!(done.status.success(), "{}", done.stderr);
+        done.stdout.lines().next().map_or(serde_json::Value::Null, |line| serde_json::from_str(line).unwrap())
+    };
+    let scope = "group:relay:slow";
+    let done = limits(&["pause", scope, "--for", "1h", "--reason", "maintenance at theirs"]);
+    assert!(done.status.success(), "{}", done.stderr);
+    let _worker = story::start_any(&config).unwrap();
+    story::publish(&file, &jobs(Lane::Bulk, "slow", 10)).await.unwrap();
+    story::publish(&file, &jobs(Lane::Bulk, "other", 1)).await.unwrap();
+    sink.wait_for(1, SOON).unwrap();
+    let waiting = || (row(scope)["tenants_waiting"] == 1).then_some(());
+    deadline::wait_for("jobs that wait for the end of the pause", SOON, waiting).unwrap();
+    let paused = row(scope);
+    assert_eq!((&paused["why"], &paused["configured"][0]), (&"maintenance at theirs".into(), &"5/s".into()));
+    assert!(paused["paused_for_s"].as_f64().unwrap() > 3000.0, "{paused}");
+    let shown = limits(&["ls", "group:"]).stdout;
+    assert!(shown.contains("group:relay:slow  5/s, paused for") && shown.contains("maintenance"), "{shown}");
+
+    assert!(limits(&["resume", scope]).status.success());
+    assert!(limits(&["set", scope, "50/s", "--for", "10m", "--reason", "they allow more"]).status.success());
+    let set = row(scope);
+    assert!((set["per_second"].as_f64().unwrap() - 50.0).abs() < 0.1 && set["paused_for_s"].is_null(), "{set}");
+    // What was put away stays away until its slot; what is fresh goes at the new pace at once.
+    story::publish(&file, &jobs(Lane::Transactional, "slow", 40)).await.unwrap();
+    sink.wait_for(41, SOON).unwrap();
+    let fresh = times(&sink, "slow");
+    let took = fresh.last().unwrap() - fresh[0];
+    println!("40 at 50/s in {took:.2} s");
+    assert!(took < 6.0, "{took}");
+    let wrong = limits(&["pause", "group:nobody:slow", "--reason", "x"]);
+    assert!(!wrong.status.success() && wrong.stderr.contains("no scope of this configuration"), "{}", wrong.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
+    let parts = Parts { postfix: true, ..Parts::usual() };
+    let world = World::start(&parts).unwrap();
+    story::declare(&world).unwrap();
+    let relay = format!(
+        "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n",
+        world.postfix().ca_file().display(),
+        postrider_tests::postfix::USER,
+        postrider_tests::postfix::PASSWORD
+    );
+    let config = story::relay_config(
+        &world.amqp_url(),
+        &world.redis_url(),
+        world.postfix().limited,
+        &format!("{relay}connections = 1\n{ROUTE}").replace("connections = 1\n", ""),
+    )
+    .replace("connections = 8", "connections = 1");
+    let mut worker = story::start(config.clone()).unwrap();
+    let batch = |n: usize| story::job(Lane::Bulk, &format!("ok-{n}@dest.test"));
+    story::publish(&world.amqp_url(), &(0..40).map(batch).collect::<Vec<_>>()).await.unwrap();
+    worker.wait_for_output("asks for patience", SOON).unwrap();
+    let done = Postrider::command(["limits", "ls", "transport:", "--format", "json"]).config(config).run(SOON).unwrap();
+    let row: serde_json::Value = serde_json::from_str(done.stdout.lines().next().unwrap()).unwrap();
+    println!("{row}");
+    assert!(row["why"].as_str().unwrap().starts_with("rate: "), "{row}");
+    let all_away = || {
+        let log = worker.stderr();
+        let (refused, waiting) =
+            (log.matches("was refused").count(), log.matches(" waits for transport:relay").count());
+        (refused + waiting >= 37).then_some((refused, waiting))
+    };
+    let (refused, waiting) = deadline::wait_for("all of them refused or put away", SOON, all_away).unwrap();
+    println!("{refused} refused by Postfix, {waiting} put away without asking it");
+    assert!(refused < 20, "{refused}");
+    drop(worker);
 }

@@ -24,7 +24,7 @@ impl Dnsmasq {
     /// `--mx-host=shop.example,mx.provider.test,10` or `--host-record=shop.example,127.0.0.1`.
     pub fn start(records: &[&str]) -> Result<Self> {
         let folder = Folder::new("dns")?;
-        let port = ports::free()?;
+        let port = ports::free_with_udp()?;
         let spec = Spec::new("server", "dnsmasq", folder.path())?
             .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--pid-file="])
             .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--local=/test/", "--local=/example/"])

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::{
     attempt::{World, attempt},
     decide::settlement::Settlement,
+    limiter::connections,
     queue::{Deliveries, SubscribeOptions},
     seats::Seats,
 };
@@ -35,6 +36,9 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let mut deliveries = world.queue.subscribe(options);
     let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
     let present = tokio::spawn(world.limiter.clone().watch(stop.clone()));
+    connections::close_capped(&world);
+    let unleased = CancellationToken::new();
+    let leasing = tokio::spawn(connections::watch(Arc::clone(&world), unleased.clone()));
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -57,7 +61,12 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     present.abort();
     world.queue.stop_consuming().await;
     give_back(&world, deliveries).await;
-    drain(&world, &tasks, &hard, world.config.worker.drain).await
+    let drained = drain(&world, &tasks, &hard, world.config.worker.drain).await;
+    unleased.cancel();
+    // It ends with its renewal, which the store's own limits bound.
+    let _ = leasing.await;
+    connections::give_back(&world).await;
+    drained
 }
 
 /// Hands back what was delivered and never begun.

@@ -20,6 +20,7 @@ use crate::{
         scope::Limit,
     },
     limiter::Limiter,
+    store::Store,
 };
 
 /// Arguments of `postrider limits`.
@@ -27,10 +28,14 @@ use crate::{
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(clap::Args)]
+struct Common {
     #[command(flatten)]
     config: ConfigArguments,
     /// Form of the answer
-    #[arg(long, value_enum, default_value = "text", global = true)]
+    #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
@@ -40,6 +45,8 @@ enum Command {
     Ls {
         /// Only scopes whose name begins with this, such as transport: or group:relay:google
         prefix: Option<String>,
+        #[command(flatten)]
+        common: Common,
     },
     /// Let nothing through for a time
     Pause {
@@ -51,11 +58,15 @@ enum Command {
         /// Why, for those who look
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        common: Common,
     },
     /// End whatever was paused, cut or set
     Resume {
         /// The scope
         scope: String,
+        #[command(flatten)]
+        common: Common,
     },
     /// Another rate for a time
     Set {
@@ -69,6 +80,8 @@ enum Command {
         /// Why, for those who look
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        common: Common,
     },
 }
 
@@ -77,39 +90,41 @@ const REASON_MAX: usize = 200;
 
 /// Runs it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
-    let store = world::store(&config.store).await?;
-    let limiter = Limiter::new(&config, store.clone())?;
-    let (scope, order, done) = match arguments.command {
-        Command::Ls { prefix } => {
-            list(&limiter, &store, prefix.as_deref().unwrap_or_default(), arguments.format).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Command::Pause { scope, time, reason } => {
+    let (scope, order, done, common) = match arguments.command {
+        Command::Ls { prefix, common } => return list(&prefix.unwrap_or_default(), &common).await,
+        Command::Pause { scope, time, reason, common } => {
             let done = format!("{scope} is paused for {time:?}");
-            (scope, Order::Pause { for_us: us(time), why: short(reason)? }, done)
+            (scope, Order::Pause { for_us: us(time), why: short(reason)? }, done, common)
         }
-        Command::Resume { scope } => {
+        Command::Resume { scope, common } => {
             let done = format!("{scope} is as configured");
-            (scope, Order::Resume, done)
+            (scope, Order::Resume, done, common)
         }
-        Command::Set { scope, rate, time, reason } => {
+        Command::Set { scope, rate, time, reason, common } => {
             let done = format!("{scope} is held to {rate} for {time:?}");
             let limit = Limit::from(&rate);
             let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
-            (scope, Order::Set { interval_us, tolerance_us, for_us: us(time), why: short(reason)? }, done)
+            (scope, Order::Set { interval_us, tolerance_us, for_us: us(time), why: short(reason)? }, done, common)
         }
     };
+    let (store, limiter) = connect(&common).await?;
     anyhow::ensure!(
         limiter.knows(&scope),
         "`{scope}` is no scope of this configuration: transport:NAME, group:TRANSPORT:GROUP, tenant:NAME or sender:TRANSPORT:DOMAIN"
     );
     store.order(&scope, &order).await.context("the store did not take the order")?;
-    match arguments.format {
+    match common.format {
         Format::Text => output::line(&done)?,
         Format::Json => output::json(&json!({ "scope": scope, "done": done }))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn connect(common: &Common) -> anyhow::Result<(Store, Limiter)> {
+    let config = common.config.load()?;
+    let store = world::store(&config.store).await?;
+    let limiter = Limiter::new(&config, store.clone())?;
+    Ok((store, limiter))
 }
 
 fn us(time: Duration) -> f64 {
@@ -122,14 +137,15 @@ fn short(reason: String) -> anyhow::Result<String> {
     Ok(reason)
 }
 
-async fn list(limiter: &Limiter, store: &crate::store::Store, prefix: &str, format: Format) -> anyhow::Result<()> {
+async fn list(prefix: &str, common: &Common) -> anyhow::Result<ExitCode> {
+    let (store, limiter) = connect(common).await?;
     let overview = store.overview(None).await?;
     for (name, scope) in overview.scopes.iter().filter(|(name, _)| name.starts_with(prefix)) {
         let rates = limiter.configured(name);
         let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
         let drawn = picture(scope, &limits, overview.now);
         let configured: Vec<String> = rates.iter().map(ToString::to_string).collect();
-        match format {
+        match common.format {
             Format::Text => output::line(&text(name, &configured, &drawn))?,
             Format::Json => output::json(&json!({
                 "scope": name,
@@ -148,7 +164,7 @@ async fn list(limiter: &Limiter, store: &crate::store::Store, prefix: &str, form
             }))?,
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One line for people.

@@ -2,6 +2,7 @@
 //! transport asks for patience. What is decided stands in [`crate::decide::limits`]; what a wait means for the job, in the attempt.
 
 mod alone;
+pub mod connections;
 mod pace;
 pub mod recipients;
 mod scopes;
@@ -10,7 +11,7 @@ mod tokens;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_schemas::{Job, Lane};
+use postrider_schemas::{Job, Lane, ladder};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -37,8 +38,6 @@ const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 const QUESTIONS_MAX: u32 = 4;
 /// The delay ladder counts whole seconds: a job is sent on its way so much early, and waits for its slot in the worker.
 const EARLY: Duration = Duration::from_secs(1);
-/// The shortest time for which a job is put away.
-const PARK_MIN: Duration = Duration::from_secs(2);
 
 /// The limits as this worker sees them. Clones share it.
 #[derive(Clone)]
@@ -253,9 +252,11 @@ fn why(ask: &Ask, scope: usize) -> String {
 }
 
 fn slot(park_us: f64, why: String) -> Slot {
-    let wait = micros(park_us).max(PARK_MIN);
+    let wait = micros(park_us);
+    // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
+    let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(ladder::WAIT_MIN) };
     let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
-    Slot { at: after(wait), back: after(wait.saturating_sub(EARLY).max(PARK_MIN)), why }
+    Slot { at: after(wait), back: after(back), why }
 }
 
 fn full(wait_us: f64, scope: &str) -> Refusal {

@@ -14,6 +14,7 @@ use std::{
 use super::{Backend, Store, StoreError};
 use crate::decide::limits::{
     admit::{Admission, Ask},
+    connections::Want,
     reaction::{Call, Order, Reacted},
     scope::Scope,
 };
@@ -71,6 +72,14 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.presence(worker, life).await,
             Backend::Embedded(store) => store.presence(worker, life).await,
+        }
+    }
+
+    /// Renews a worker's lease on connections to a transport and gives its part.
+    pub async fn connections(&self, transport: &str, want: &Want) -> Result<u32, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.connections(transport, want, self.limiter_now()).await,
+            Backend::Embedded(store) => store.connections(transport, want, self.limiter_now()).await,
         }
     }
 

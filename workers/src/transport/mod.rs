@@ -72,6 +72,14 @@ impl Transport {
         self.capabilities.idempotency
     }
 
+    /// The relay, where it is one.
+    pub fn relay(&self) -> Option<&smtp::Relay> {
+        match &self.way {
+            Way::Smtp(relay) => Some(relay),
+            Way::Provider(_) => None,
+        }
+    }
+
     /// Says goodbye on idle connections, within a limit of its own.
     pub async fn close(&self) {
         if let Way::Smtp(relay) = &self.way {

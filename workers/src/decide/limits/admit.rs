@@ -4,7 +4,7 @@ use postrider_schemas::Lane;
 
 use super::{
     line::{self, Who},
-    scope::{Demand, Scope},
+    scope::{Demand, Scope, WHOLE},
 };
 
 /// Longest wait that is spent in the worker.
@@ -14,6 +14,8 @@ pub const HOLD_US: f64 = 1e6;
 pub const BULK_AHEAD_US: f64 = 2.5e5;
 /// Longest time for which a job is put away: a rate that is raised meanwhile reaches it no later.
 pub const PARK_MAX_US: f64 = 1.8e9;
+/// The same while the rate is cut.
+pub const PARK_MAX_CUT_US: f64 = 6e7;
 /// So far may transactional mail overdraw a bucket that bulk mail has filled; bulk mail pays it back.
 pub const DEBT_US: f64 = 1e5;
 /// So far may a tenant run ahead of its fair share while others wait, before it yields to them.
@@ -172,9 +174,12 @@ fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
 }
 
 fn park(scopes: &mut [Scope], obstacle: &Obstacle, who: Who<'_>, lane: Lane, now: f64) -> Admission {
+    // A cut recovers: those who wait behind it come back soon to see.
+    let is_cut = scopes[obstacle.scope].left(now) < WHOLE;
+    let most = if is_cut { PARK_MAX_CUT_US } else { PARK_MAX_US };
     let slot = line::join(scopes[obstacle.scope].line(lane), who, obstacle.at, obstacle.interval_us, now);
     // Those beyond the longest time come back spread over the last part of it.
-    let park = if slot - now > PARK_MAX_US { PARK_MAX_US - slot.floor() % (PARK_MAX_US / 8.0) } else { slot - now };
+    let park = if slot - now > most { most - slot.floor() % (most / 8.0) } else { slot - now };
     Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::decide::limits::{
     rate::Rate,
-    scope::{Cut, Limit, WHOLE},
+    scope::{Cut, Limit},
 };
 
 const NOW: f64 = 1.76e15;

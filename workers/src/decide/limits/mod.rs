@@ -10,6 +10,7 @@
 )]
 
 pub mod admit;
+pub mod connections;
 pub mod line;
 pub mod picture;
 pub mod rate;

@@ -160,7 +160,7 @@ impl Reaction {
 }
 
 /// Answers within this time of a cut belong to the same incident.
-const INCIDENT: Duration = Duration::from_secs(10);
+const INCIDENT: Duration = Duration::from_secs(5);
 
 /// A reaction in numbers, for a store.
 #[derive(Debug, Clone, PartialEq)]
@@ -331,12 +331,12 @@ mod tests {
         let mut scope = Scope::default();
         let call = rule(Match::default()).call(&refusal(421, None, ""), None);
         assert!(react(&mut scope, &call, 1e9).is_cut);
-        assert!(!react(&mut scope, &call, 1e9 + 9e6).is_cut);
+        assert!(!react(&mut scope, &call, 1e9 + 4e6).is_cut);
         assert_eq!(scope.left(1e9), 500_000.0);
-        assert_eq!(scope.paused_until, 1e9 + 14e6);
+        assert_eq!(scope.paused_until, 1e9 + 9e6);
         let mut now = 1e9;
         for _ in 0..10 {
-            now += 11e6;
+            now += 6e6;
             react(&mut scope, &call, now);
         }
         assert!(scope.left(now) >= 100_000.0 && scope.left(now) < 300_000.0, "{}", scope.left(now));

@@ -1,7 +1,10 @@
 //! The limiter in the file: a row per scope with its state as JSON. Every call is one operation of the file's writer thread, so that all
 //! scopes are charged in one transaction or none. The rules are the pure functions themselves.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use postrider_producer::embedded::DbError;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -10,6 +13,7 @@ use super::EmbeddedStore;
 use crate::{
     decide::limits::{
         admit::{self, Admission, Ask},
+        connections::{self, Held, Want},
         reaction::{self, Call, Order, Reacted},
         scope::Scope,
     },
@@ -25,6 +29,14 @@ CREATE TABLE IF NOT EXISTS limits (
 CREATE TABLE IF NOT EXISTS workers (
     worker TEXT PRIMARY KEY,
     alive_until_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS connections (
+    transport TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    granted INTEGER NOT NULL,
+    wanted INTEGER NOT NULL,
+    until_us INTEGER NOT NULL,
+    PRIMARY KEY (transport, worker)
 ) WITHOUT ROWID;
 ";
 
@@ -108,6 +120,35 @@ impl EmbeddedStore {
             db.prepare_cached("INSERT OR REPLACE INTO workers (worker, alive_until_us) VALUES (?1, ?2)")?
                 .execute(params![worker, micros(now + life.as_secs_f64() * 1e6)])?;
             Ok(db.prepare_cached("SELECT count(*) FROM workers")?.query_row([], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::connections`].
+    pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
+        let (transport, want) = (transport.to_owned(), want.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut holders = BTreeMap::new();
+            let mut statement =
+                db.prepare_cached("SELECT worker, granted, wanted, until_us FROM connections WHERE transport = ?1")?;
+            let rows = statement.query_map([&transport], |row| {
+                #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+                let until = row.get::<_, i64>(3)? as f64;
+                Ok((row.get(0)?, Held { granted: row.get(1)?, wanted: row.get(2)?, until }))
+            })?;
+            for row in rows {
+                let (worker, held): (String, Held) = row?;
+                holders.insert(worker, held);
+            }
+            let part = connections::share(&mut holders, &want, now);
+            db.prepare_cached("DELETE FROM connections WHERE transport = ?1 AND until_us <= ?2")?
+                .execute(params![transport, micros(now)])?;
+            if let Some(held) = holders.get(&want.worker) {
+                db.prepare_cached("INSERT OR REPLACE INTO connections VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![transport, want.worker, held.granted, held.wanted, micros(held.until)])?;
+            }
+            Ok(part)
         })
         .await
     }

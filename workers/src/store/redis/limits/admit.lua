@@ -4,6 +4,7 @@
 local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local HOLD, AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 1000000, 250000, 1800000000, 100000, 500000, 5000
+local PARK_MAX_CUT = 60000000
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
 local function ahead_of(is_urgent, interval)
@@ -113,8 +114,9 @@ if wait > 0 then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
     if scope.fresh then redis.call('ZADD', KEYS[1], text(now), scope.name) end
     local slot = join(scope, scope.line, at, spacing)
-    local park = slot - now
-    if park > PARK_MAX then park = PARK_MAX - math.floor(slot) % (PARK_MAX / 8) end
+    local park, longest = slot - now, PARK_MAX
+    if left(scope) < WHOLE then longest = PARK_MAX_CUT end
+    if park > longest then park = longest - math.floor(slot) % (longest / 8) end
     return { 'park', text(park), text(slot - now), text(bind - 1) }
   end
 end

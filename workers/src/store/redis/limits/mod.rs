@@ -14,6 +14,7 @@ use super::{RedisStore, scripts::surprise, unreadable};
 use crate::{
     decide::limits::{
         admit::{Admission, Ask},
+        connections::Want,
         reaction::{Call, Order, Reacted},
         scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
     },
@@ -31,6 +32,7 @@ struct Scripts {
     order: Script,
     look: Script,
     presence: Script,
+    connections: Script,
 }
 
 macro_rules! script {
@@ -45,6 +47,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     order: script!("order.lua"),
     look: script!("look.lua"),
     presence: Script::new(include_str!("presence.lua")),
+    connections: script!("connections.lua"),
 });
 
 impl RedisStore {
@@ -154,6 +157,19 @@ impl RedisStore {
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         let mut call = SCRIPTS.presence.prepare_invoke();
         call.key(WORKERS).arg(worker).arg(millis(life));
+        self.invoke(&call).await
+    }
+
+    /// See [`crate::store::Store::connections`].
+    pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
+        let mut call = SCRIPTS.connections.prepare_invoke();
+        call.key(format!("{INDEX}:connections:{transport}"))
+            .arg(clock(now))
+            .arg(&want.worker)
+            .arg(want.wanted)
+            .arg(want.using)
+            .arg(want.total)
+            .arg(want.life_us);
         self.invoke(&call).await
     }
 

@@ -19,6 +19,7 @@ use postrider_tests::{
 use postrider_workers::{
     decide::limits::{
         admit::{Admission, Ask, admit},
+        connections::{Want, share},
         rate::Rate,
         reaction::{Call, Order, order, react},
         scope::{Demand, Limit, Scope},
@@ -310,6 +311,35 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
             );
             ensure!(calls_after - calls <= f64::from(tokens) / f64::from(want) + 2.0, "one call a batch");
         }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
+    let (redis, _database) = in_redis().await?;
+    let (file, _folder) = in_a_file().await?;
+    let clock = Arc::new(AtomicU64::new(START));
+    let stores = [redis, file].map(|store| store.with_limiter_clock(Arc::clone(&clock)));
+    let (mut holders, mut dice, mut open) = (BTreeMap::new(), Dice(5), [0_u32; 4]);
+    for step in 0..400 {
+        let now = clock.load(Ordering::Relaxed) + dice.roll(3_000_000);
+        clock.store(now, Ordering::Relaxed);
+        let worker = usize::try_from(dice.roll(4))?;
+        let closed = u32::try_from(dice.roll(4))?;
+        open[worker] = open[worker].saturating_sub(closed);
+        let want = Want {
+            worker: format!("worker-{worker}"),
+            wanted: u32::try_from(dice.roll(12))?,
+            using: open[worker],
+            total: 10,
+            life_us: 8e6,
+        };
+        let expected = share(&mut holders, &want, now as f64);
+        for store in &stores {
+            ensure!(store.connections("relay", &want).await? == expected, "step {step}: {want:?}");
+        }
+        open[worker] = open[worker].max(expected);
     }
     Ok(())
 }

@@ -465,3 +465,33 @@ async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
     assert!(refused < 20, "{refused}");
     drop(worker);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead() {
+    let relay = PacingRelay::start(100_000).unwrap();
+    relay.answer_after(Duration::from_millis(100));
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = format!("host = \"127.0.0.1\"\ntls = \"none\"\nconnections_total = 6\n{ROUTE}");
+    let config = story::relay_config(&file, &file, relay.port(), &more);
+    let (mut first, mut second) = (story::start_any(&config).unwrap(), story::start_any(&config).unwrap());
+    let load = |n: usize| jobs(Lane::Bulk, "any", n);
+    story::publish(&file, &load(if is_long() { 2000 } else { 600 })).await.unwrap();
+    let part = |worker: &Postrider, part: usize| {
+        let text = format!("\"part\":{part},");
+        let log = worker.stderr();
+        log.lines()
+            .rev()
+            .find(|line| line.contains("Connections to the relay"))
+            .is_some_and(|line| line.contains(&text))
+    };
+    let equal = || (part(&first, 3) && part(&second, 3)).then_some(());
+    deadline::wait_for("equal parts", SOON, equal).unwrap();
+    second.kill9().unwrap();
+    deadline::wait_for("the part of the dead", SOON, || part(&first, 6).then_some(())).unwrap();
+    let (open, most) = relay.connections();
+    println!("{open} open, at most {most} at once, {} taken", relay.taken().len());
+    assert!(most <= 6, "{most}");
+    first.terminate().unwrap();
+    first.wait(SOON).unwrap();
+}

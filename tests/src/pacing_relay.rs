@@ -25,6 +25,9 @@ struct Shared {
     stop: AtomicBool,
     taken: Mutex<Vec<Instant>>,
     refused: Mutex<Vec<Instant>>,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
+    answer_ms: AtomicUsize,
 }
 
 impl PacingRelay {
@@ -37,6 +40,9 @@ impl PacingRelay {
             stop: AtomicBool::new(false),
             taken: Mutex::default(),
             refused: Mutex::default(),
+            open: AtomicUsize::new(0),
+            most_open: AtomicUsize::new(0),
+            answer_ms: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -45,7 +51,12 @@ impl PacingRelay {
                     return;
                 }
                 let shared = Arc::clone(&serving);
-                std::thread::spawn(move || shared.converse(&stream));
+                std::thread::spawn(move || {
+                    let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+                    shared.most_open.fetch_max(open, Ordering::SeqCst);
+                    shared.converse(&stream);
+                    shared.open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Ok(Self { shared, port })
@@ -59,6 +70,16 @@ impl PacingRelay {
     /// Another limit from now on.
     pub fn allow(&self, per_second: usize) {
         self.shared.per_second.store(per_second, Ordering::Relaxed);
+    }
+
+    /// Connections that are open, and the most that were at once.
+    pub fn connections(&self) -> (usize, usize) {
+        (self.shared.open.load(Ordering::SeqCst), self.shared.most_open.load(Ordering::SeqCst))
+    }
+
+    /// Each message is answered so much later.
+    pub fn answer_after(&self, time: Duration) {
+        self.shared.answer_ms.store(usize::try_from(time.as_millis()).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// When it took messages.
@@ -100,6 +121,9 @@ impl Shared {
                 "DATA" => {
                     say("354 go")?;
                     while lines.next()?.ok()? != "." {}
+                    // A relay that takes its time, not a wait for something to happen.
+                    let late = u64::try_from(self.answer_ms.load(Ordering::Relaxed)).unwrap_or(0);
+                    std::thread::sleep(Duration::from_millis(late));
                     say("250 2.0.0 taken")?;
                 }
                 "QUIT" => return say("221 bye"),

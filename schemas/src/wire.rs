@@ -264,7 +264,7 @@ pub enum DecodeError {
 /// `message_type` is the AMQP `type` property, where the producer set one.
 pub fn decode(bytes: &[u8], message_type: Option<&str>, limits: &JobLimits) -> Result<Job, DecodeError> {
     if let Some(other) = message_type.filter(|kind| *kind != JOB_TYPE) {
-        return Err(DecodeError::Version(other.chars().take(80).collect()));
+        return Err(DecodeError::Version(without_addresses(&other.chars().take(80).collect::<String>())));
     }
     if bytes.len() > limits.bytes_max {
         return Err(DecodeError::TooLarge { bytes: bytes.len(), max: limits.bytes_max });
@@ -280,7 +280,7 @@ pub fn decode(bytes: &[u8], message_type: Option<&str>, limits: &JobLimits) -> R
 pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let job = serde_path_to_error::deserialize(&mut reader).map_err(|error| DecodeError::Json {
-        path: error.path().to_string(),
+        path: without_strange_names(&error.path().to_string()),
         reason: without_value(&error.inner().to_string()),
     })?;
     reader
@@ -289,12 +289,34 @@ pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
     Ok(job)
 }
 
-/// Serde quotes the offending string; a reason may end up in a log, so the quotation goes.
+/// Serde quotes the offending string or name; a reason may end up in a log, so the quotation goes.
 fn without_value(reason: &str) -> String {
-    match (reason.find("string \""), reason.rfind("\", expected")) {
-        (Some(start), Some(end)) if start < end => format!("{}string{}", &reason[..start], &reason[end + 1..]),
-        _ => reason.to_owned(),
-    }
+    let cut = |start: &str, end: &str, shown: &dyn Fn(&str) -> String| {
+        let from = reason.find(start)? + start.len();
+        let to = reason.rfind(end).filter(|to| *to >= from)?;
+        Some(format!("{}{}{}", &reason[..from], shown(&reason[from..to]), &reason[to..]))
+    };
+    let name = |name: &str| if is_plain(name) { name.to_owned() } else { "?".to_owned() };
+    let short = cut("string \"", "\", expected", &|_| "...".to_owned())
+        .or_else(|| cut("unknown field `", "`, expected", &name))
+        .or_else(|| cut("unknown variant `", "`, expected", &|_| "...".to_owned()));
+    without_addresses(short.as_deref().unwrap_or(reason))
+}
+
+/// The path up to the first name that is none of ours: keys of the document are values too.
+fn without_strange_names(path: &str) -> String {
+    let known: Vec<&str> = path.split('.').take_while(|name| is_plain(name.trim_end_matches(']'))).collect();
+    let is_whole = known.len() == path.split('.').count() || path == ".";
+    if is_whole { path.to_owned() } else { [known.as_slice(), &["?"]].concat().join(".") }
+}
+
+fn is_plain(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-[".contains(c))
+}
+
+/// For what no rule above foresees.
+fn without_addresses(text: &str) -> String {
+    text.split(' ').map(|word| if word.contains('@') { "[address]" } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 /// Encodes a job for the wire.
@@ -459,6 +481,10 @@ fn list_unsubscribe(one: ListUnsubscribeV1) -> Result<ListUnsubscribe, DecodeErr
     let url = one
         .url
         .map(|text| match Url::parse(&text) {
+            // Parsing drops line breaks; who sends them means something else.
+            _ if text.contains(char::is_control) => {
+                Err(invalid("list_unsubscribe.url", "holds a control character (a line break, for example)"))
+            }
             Ok(url) if url.scheme() == "https" && url.as_str().len() <= 900 => Ok(url),
             Ok(_) => Err(invalid("list_unsubscribe.url", "is an https address of at most 900 octets")),
             Err(error) => Err(invalid("list_unsubscribe.url", error)),

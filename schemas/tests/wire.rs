@@ -98,6 +98,12 @@ fn wrong_types_name_the_field_but_never_quote_the_value() {
     let mut document = minimal();
     document["tags"] = json!("secret@x.example");
     assert!(!decode(&document).unwrap_err().to_string().contains("secret"));
+    check_refused("lane", json!("secret"), "lane", "unknown variant `...`, expected");
+    check_refused("ada@x.example", json!("x"), "?", "unknown field `?`, expected");
+    check_refused("metadata", json!({ "ada@x.example": 7 }), "metadata.?", "expected a string");
+    check_refused("metadata", json!({ "order": 7 }), "metadata.order", "expected a string");
+    let error = wire::decode(b"{}", Some("ada@x.example"), &JobLimits::DEFAULT).unwrap_err();
+    assert_eq!(error, DecodeError::Version("[address]".to_owned()));
 }
 
 #[test]
@@ -152,10 +158,12 @@ fn no_text_field_can_inject_a_header() {
         "list_unsubscribe.mailto",
         "",
     );
-    let mut document = minimal();
-    document["list_unsubscribe"] = json!({ "url": "https://shop.example/\r\nBcc: x" });
-    let job = decode(&document).unwrap();
-    assert!(!job.list_unsubscribe().unwrap().url.as_ref().unwrap().as_str().contains(['\r', '\n', ' ']));
+    check_refused(
+        "list_unsubscribe",
+        json!({ "url": "https://shop.example/\r\nBcc: x" }),
+        "list_unsubscribe.url",
+        "control character",
+    );
 }
 
 #[test]

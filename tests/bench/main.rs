@@ -1,14 +1,15 @@
 //! How fast one worker empties a full queue, and what that costs. Prints figures and asserts nothing.
 //!
-//! `cargo bench -p postrider-tests --bench drain -- [--jobs N]`. The queue is filled before the worker starts; the time runs
-//! from the first message at the sink that was seen to the last one. `smtp-source` against the same sink shows what sink and
+//! `cargo bench -p postrider-tests --bench drain -- [--jobs N] [--only rabbitmq|embedded|slow] [--worker PROGRAM]...`. The queue is
+//! filled before the worker starts; the time runs from the first message at the sink that was seen to the last one. Several programs take
+//! turns, so that a change can be told from the machine's noise. `smtp-source` against the same sink shows what sink and
 //! machine can do without a queue. The worker logs warnings only; the store writes every command to disk before it answers.
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
 
 mod usage;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,7 +20,6 @@ use postrider_tests::deadline;
 use postrider_tests::fault_proxy::{FaultProxy, Faults};
 use postrider_tests::folder::Folder;
 use postrider_tests::postrider::{self, Postrider};
-use postrider_tests::process;
 use postrider_tests::rabbitmq::Depth;
 use postrider_tests::sink::{Options, SmtpSink};
 use postrider_tests::story::{self, SOON};
@@ -38,9 +38,9 @@ const STEP: Duration = Duration::from_millis(5);
 const STALLED: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
-    let jobs = jobs_wanted(std::env::args().skip(1))?;
+    let Wanted { jobs, only, workers } = Wanted::read(std::env::args().skip(1))?;
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    println!("worker {}, {cores} cores, {jobs} jobs of {BODY} bytes of text", profile(&postrider::binary()?));
+    println!("{cores} cores, {jobs} jobs of {BODY} bytes of text");
 
     let parts = Parts {
         rabbit: Server::Own,
@@ -55,28 +55,43 @@ fn main() -> Result<()> {
     ];
     let (queue, store) = (world.amqp_url(), world.redis_url());
     let port = world.sink().port();
-
-    source("smtp-source, a connection a message", port, jobs, &[])?;
-    source("smtp-source -d, connections kept", port, jobs, &["-d"])?;
-
     story::declare(&world)?;
     let sink = world.sink();
     let depth = || broker_depth(&world);
     let rabbit = Drain { name: "RabbitMQ + Redis", queue: &queue, store: &store, port, jobs, servers: &servers };
-    rabbit.run(sink, depth)?;
 
-    let folder = Folder::new("bench")?;
-    let file = folder.path().join("queue.db");
-    let address = format!("embedded:{}", file.display());
-    Drain { name: "embedded", queue: &address, store: &address, port, jobs, servers: &[] }
-        .run(sink, || embedded_depth(&file))?;
-
-    let proxy = FaultProxy::start(port)?;
-    proxy.set(Faults::delay_replies(SLOW_REPLIES));
-    let slow = jobs.min(SLOW_JOBS);
-    println!("\nreplies {} ms late, {CONNECTIONS} connections, {slow} jobs", SLOW_REPLIES.as_millis());
-    source("smtp-source -d, connections kept", proxy.port(), slow, &["-d"])?;
-    Drain { name: "RabbitMQ + Redis, slow relay", port: proxy.port(), jobs: slow, ..rabbit }.run(sink, depth)?;
+    if only.is_none_or(|only| only != Scene::Slow) {
+        source("smtp-source, a connection a message", port, jobs, &[])?;
+        source("smtp-source -d, connections kept", port, jobs, &["-d"])?;
+    }
+    if only.is_none_or(|only| only == Scene::Rabbit) {
+        for worker in &workers {
+            rabbit.run(worker, sink, depth)?;
+        }
+    }
+    if only.is_none_or(|only| only == Scene::Embedded) {
+        for worker in &workers {
+            let folder = Folder::new("bench")?;
+            let file = folder.path().join("queue.db");
+            let address = format!("embedded:{}", file.display());
+            Drain { name: "embedded", queue: &address, store: &address, servers: &[], ..rabbit }.run(
+                worker,
+                sink,
+                || embedded_depth(&file),
+            )?;
+        }
+    }
+    if only.is_none_or(|only| only == Scene::Slow) {
+        let proxy = FaultProxy::start(port)?;
+        proxy.set(Faults::delay_replies(SLOW_REPLIES));
+        let slow = jobs.min(SLOW_JOBS);
+        println!("\nreplies {} ms late, {CONNECTIONS} connections, {slow} jobs", SLOW_REPLIES.as_millis());
+        source("smtp-source -d, connections kept", proxy.port(), slow, &["-d"])?;
+        for worker in &workers {
+            Drain { name: "RabbitMQ + Redis, slow relay", port: proxy.port(), jobs: slow, ..rabbit }
+                .run(worker, sink, depth)?;
+        }
+    }
     Ok(())
 }
 
@@ -94,16 +109,17 @@ struct Drain<'a> {
 
 impl Drain<'_> {
     /// `depth` is the number of jobs in the queue, `None` when it cannot be told now.
-    fn run(&self, sink: &SmtpSink, depth: impl Fn() -> Option<u64>) -> Result<()> {
-        self.warm_up(sink, &depth)?;
+    fn run(&self, program: &Path, sink: &SmtpSink, depth: impl Fn() -> Option<u64>) -> Result<()> {
+        self.warm_up(program, sink, &depth)?;
 
         let filling = Instant::now();
         fill(self.queue, self.jobs)?;
-        println!("\n{}\n  published       {:>9.0} messages/s", self.name, rate(self.jobs, filling.elapsed()));
+        println!("\n{} (worker {})", self.name, named(program));
+        println!("  published       {:>9.0} messages/s", rate(self.jobs, filling.elapsed()));
 
         let before = sink.count()?;
         let cpu_before = self.servers_cpu()?;
-        let worker = Postrider::worker(self.config("warn"))?;
+        let worker = self.worker(program)?;
         let spent = watch(sink, before, self.jobs)?;
         // The last jobs are acknowledged and written to the ledger after the relay has them.
         wait_until_empty(&depth)?;
@@ -125,13 +141,17 @@ impl Drain<'_> {
     }
 
     /// One job through a worker of its own: queues and ledger are older than the jobs, as in any installation but a new one.
-    fn warm_up(&self, sink: &SmtpSink, depth: &impl Fn() -> Option<u64>) -> Result<()> {
+    fn warm_up(&self, program: &Path, sink: &SmtpSink, depth: &impl Fn() -> Option<u64>) -> Result<()> {
         let before = sink.count()?;
-        let _worker = Postrider::worker(self.config("warn"))?;
+        let _worker = self.worker(program)?;
         deadline::wait_for("the queue", SOON, depth)?;
         fill(self.queue, 1)?;
         deadline::wait_for("the first message", SOON, || (sink.count().ok()? > before).then_some(()))?;
         wait_until_empty(depth)
+    }
+
+    fn worker(&self, program: &Path) -> Result<Postrider> {
+        Postrider::command(["worker"]).program(program).config(self.config("warn")).start()
     }
 
     fn servers_cpu(&self) -> Result<Vec<Duration>> {
@@ -209,8 +229,10 @@ fn source(name: &str, port: u16, messages: usize, more: &[&str]) -> Result<()> {
     let fixed = ["-s", &sessions, "-m", &count, "-l", &length, "-f", "a@shop.example", "-t", "b@dest.example"];
     let start = Instant::now();
     let args = more.iter().copied().chain(fixed).chain([target.as_str()]);
-    process::run("smtp-source", args, &[], Duration::from_mins(10))?;
-    println!("{name:<36} {:>9.0} messages/s", rate(messages, start.elapsed()));
+    let used = usage::watched("smtp-source", args, Duration::from_mins(10))?;
+    println!("\n{name}\n  delivered       {:>9.0} messages/s", rate(messages, start.elapsed()));
+    println!("  its CPU         {:>9.0} us/message", micros(used.cpu, messages));
+    println!("  its memory      {:>9.1} MiB at its peak", used.memory as f64 / 1024.0);
     Ok(())
 }
 
@@ -237,20 +259,50 @@ fn micros(spent: Duration, messages: usize) -> f64 {
     spent.as_secs_f64() * 1e6 / messages as f64
 }
 
-/// The folder below `target` names how it was built.
-fn profile(binary: &Path) -> String {
-    let folder = binary.parent().and_then(Path::file_name);
-    folder.map_or_else(|| "?".to_owned(), |name| name.to_string_lossy().into_owned())
+/// The folder below `target` names how it was built; elsewhere the file itself tells one program from the other.
+fn named(program: &Path) -> String {
+    let (folder, file) = (program.parent().and_then(Path::file_name), program.file_name());
+    [folder, file].into_iter().flatten().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// Cargo adds `--bench` of its own.
-fn jobs_wanted(args: impl Iterator<Item = String>) -> Result<usize> {
-    let mut args = args.filter(|arg| arg != "--bench");
-    let mut jobs = JOBS;
-    while let Some(arg) = args.next() {
-        ensure!(arg == "--jobs", "usage: drain [--jobs N], not {arg:?}");
-        jobs = args.next().and_then(|number| number.parse().ok()).context("--jobs needs a number")?;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    Rabbit,
+    Embedded,
+    Slow,
+}
+
+/// What was asked for.
+struct Wanted {
+    jobs: usize,
+    /// All of them where absent.
+    only: Option<Scene>,
+    /// Programs that take turns: two of them are comparable only in one run, on a machine as noisy as it is now.
+    workers: Vec<PathBuf>,
+}
+
+impl Wanted {
+    /// Cargo adds `--bench` of its own.
+    fn read(args: impl Iterator<Item = String>) -> Result<Self> {
+        let mut args = args.filter(|arg| arg != "--bench");
+        let mut wanted = Self { jobs: JOBS, only: None, workers: Vec::new() };
+        while let Some(arg) = args.next() {
+            let value = args.next().with_context(|| format!("{arg} needs a value"))?;
+            match (arg.as_str(), value.as_str()) {
+                ("--jobs", number) => wanted.jobs = number.parse().context("--jobs needs a number")?,
+                ("--only", "rabbitmq") => wanted.only = Some(Scene::Rabbit),
+                ("--only", "embedded") => wanted.only = Some(Scene::Embedded),
+                ("--only", "slow") => wanted.only = Some(Scene::Slow),
+                ("--worker", program) => wanted.workers.push(program.into()),
+                _ => bail!(
+                    "usage: drain [--jobs N] [--only rabbitmq|embedded|slow] [--worker PROGRAM]..., not {arg} {value}"
+                ),
+            }
+        }
+        ensure!(wanted.jobs > 0, "no jobs, no figures");
+        if wanted.workers.is_empty() {
+            wanted.workers.push(postrider::binary()?);
+        }
+        Ok(wanted)
     }
-    ensure!(jobs > 0, "no jobs, no figures");
-    Ok(jobs)
 }

@@ -1,10 +1,11 @@
 //! What a process has used, from `/proc` (Linux).
 
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use postrider_tests::process;
 
 /// Processor time of a process so far, user and system, all threads.
 pub fn cpu(pid: u32) -> Result<Duration> {
@@ -19,6 +20,41 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let number = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
     number.context("/proc/PID/status has no VmHWM")
+}
+
+/// What a program used that has ended.
+pub struct Used {
+    pub cpu: Duration,
+    /// Largest resident memory that was seen, in KiB.
+    pub memory: u64,
+}
+
+/// Runs a program to its end. Until somebody waits for it a process that has ended keeps its times, but not its memory, so that is
+/// looked at meanwhile.
+pub fn watched<'a>(program: &str, args: impl Iterator<Item = &'a str>, limit: Duration) -> Result<Used> {
+    let mut child = Command::new(process::find(Path::new(program))?)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (pid, end) = (child.id(), Instant::now() + limit);
+    let mut memory = 0;
+    while !is_zombie(pid)? {
+        memory = peak_memory(pid).map_or(memory, |now| now.max(memory));
+        if Instant::now() > end {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let cpu = cpu(pid)?;
+    let status = child.wait()?;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(Used { cpu, memory })
+}
+
+fn is_zombie(pid: u32) -> Result<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
 /// The process with this name (as in `ps -o comm`) that works in `folder`.

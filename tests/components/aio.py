@@ -79,7 +79,8 @@ class Script:
     async def auth_XOAUTH2(self, server, args):
         token = b"user=%s\x01auth=Bearer %s\x01\x01" % (USER, TOKEN)
         given = base64.b64decode(args[1]) if len(args) > 1 else b""
-        return AuthResult(success=given == token)
+        # Not handled: who is refused still waits for an answer.
+        return AuthResult(success=given == token, handled=given == token)
 
 
 def authenticate(server, session, envelope, mechanism, data):

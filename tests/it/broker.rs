@@ -12,7 +12,9 @@ use postrider_producer::{
 };
 use postrider_schemas::{Job, Lane, topology::Topology};
 use postrider_tests::{
+    aiosmtpd::Tls,
     deadline,
+    fault_proxy::{FaultProxy, Faults},
     postrider::Postrider,
     story::{self, ROUTE, SOON},
     world::{Parts, Server, World},
@@ -48,6 +50,56 @@ async fn a_blocked_broker_is_called_busy_and_takes_messages_again_afterwards() {
         .await
         .unwrap();
     publisher.close().await;
+}
+
+/// An alarm stops publishing only. What needs no copy goes on; what does waits with its worker, and a stop ends in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_a_blocked_broker_go_on_and_what_they_could_not_put_away_follows() {
+    let parts = Parts { rabbit: Server::Own, aiosmtpd: Some(Tls::None), ..Parts::usual() };
+    let Some(mut world) = World::start_or_skip("workers of a blocked broker", &parts).unwrap() else { return };
+    let url = world.amqp_url();
+    declare(&url).await;
+    story::remember(&world).unwrap();
+    let relay = FaultProxy::start(world.aiosmtpd().port()).unwrap();
+    let config = story::config(&url, &world.redis_url(), relay.port(), ROUTE);
+    let mut worker = story::start(config.clone()).unwrap();
+    let jobs =
+        |name: &str| (0..3).map(|n| story::job(Lane::Bulk, &format!("{name}-{n}@dest.example"))).collect::<Vec<_>>();
+    // Slow replies: everything is in hand when the alarm goes off, and nothing has an outcome yet.
+    let slowly = Faults::delay_replies(Duration::from_secs(5));
+    let under_alarm = async |world: &mut World, name: &str, more: &[Job]| {
+        // A connection of before would be used again and not show.
+        relay.cut_all();
+        relay.set(slowly);
+        let before = relay.connections();
+        // Greylisted once: the first try of each asks for a copy.
+        story::publish(&url, &[jobs(name).as_slice(), more].concat()).await.unwrap();
+        deadline::wait_for("tries under way", SOON, || (relay.connections() > before).then_some(())).unwrap();
+        world.rabbit().block().unwrap();
+        relay.set(Faults::default());
+        relay.cut_all();
+    };
+    let waiting = |worker: &Postrider| worker.stderr().matches("is published until it is").count();
+
+    under_alarm(&mut world, "once-a", &jobs("well")).await;
+    deadline::wait_for("copies that cannot be published", SOON, || (waiting(&worker) > 0).then_some(())).unwrap();
+    assert!(worker.is_running().unwrap());
+    world.rabbit().unblock().unwrap();
+    world.aiosmtpd().wait_for(6, SOON).unwrap();
+
+    under_alarm(&mut world, "once-b", &[]).await;
+    worker.terminate().unwrap();
+    worker.wait(SOON).unwrap();
+    world.rabbit().unblock().unwrap();
+    let worker = story::start(config).unwrap();
+    world.aiosmtpd().wait_for(9, SOON).unwrap();
+    drop(worker);
+    let stored = world.aiosmtpd().messages().unwrap();
+    let mut recipients: Vec<String> =
+        stored.iter().flat_map(|one| one.recipients()).map(|one| one.split('@').next().unwrap().to_owned()).collect();
+    recipients.sort_unstable();
+    let wanted = ["once-a-0", "once-a-1", "once-a-2", "once-b-0", "once-b-1", "once-b-2", "well-0", "well-1", "well-2"];
+    assert_eq!(recipients, wanted, "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

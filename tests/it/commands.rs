@@ -1,10 +1,11 @@
 //! The command line, from outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_schemas::examples;
 use postrider_tests::{
     postrider::Postrider,
+    rabbitmq::Rabbit,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
     world::{Parts, World},
@@ -51,13 +52,17 @@ fn send_names_bad_lines_and_publishes_the_others() {
     assert!(done.stderr.contains("published 2, not a job 2, not confirmed 0"), "{}", done.stderr);
     let done = send(&["--strict"]);
     assert!(done.stderr.contains("published 1, not a job 1"), "{}", done.stderr);
+    // Two at one a second take a second at least.
+    let start = Instant::now();
+    assert!(send(&["--rate", "1"]).stderr.contains("published 2"));
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     let done = send(&["--from-line", "5"]);
     assert!(done.status.success() && done.stderr.contains("published 1, not a job 0"), "{}", done.stderr);
-    // Four messages of two jobs: the worker sends two mails.
+    // Six messages of two jobs: the worker sends two mails.
     let worker = Postrider::worker(config).unwrap();
     sink.wait_for(2, SOON).unwrap();
     postrider_tests::deadline::wait_for("the repetitions to be dropped", SOON, || {
-        (worker.stderr().matches("came again after its end").count() == 2).then_some(())
+        (worker.stderr().matches("came again after its end").count() == 4).then_some(())
     })
     .unwrap();
     assert_eq!(sink.count().unwrap(), 2);
@@ -73,6 +78,47 @@ fn check_says_what_is_wrong_and_where() {
     assert!(!done.status.success() && done.stderr.contains("transport.relay"), "{}", done.stderr);
     let done = check(&format!("{sound}[admin]\nlisten = \"everywhere\"\n"));
     assert!(!done.status.success() && done.stderr.contains("admin.listen"), "{}", done.stderr);
+}
+
+#[test]
+fn check_tells_which_credentials_are_there_and_never_what_they_are() {
+    let config = r#"
+[transport.mg]
+kind = "mailgun"
+domain = "mg.shop.example"
+base_url = "https://api.eu.mailgun.net"
+api_key = { env = "MAILGUN_KEY" }
+[transport.amazon]
+kind = "ses"
+region = "eu-central-1"
+access_key_id = "AKIDEXAMPLE"
+secret_access_key = { env = "MAILGUN_KEY" }
+[transport.pod]
+kind = "ses"
+region = "eu-central-1"
+role_arn = "arn:aws:iam::1:role/mail"
+token_file = "/nowhere/token"
+[transport.hook]
+kind = "webhook"
+base_url = "https://hooks.shop.example:8443/s3cr3t-path?token=s3cr3t-query"
+secret = { env = "MAILGUN_KEY" }
+[[route]]
+name = "all"
+send = ["mg", "amazon", "pod", "hook"]
+"#;
+    let done = Postrider::command(["check"]).config(config).env("MAILGUN_KEY", "s3cr3t-key").run(SOON).unwrap();
+    assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
+    for line in [
+        "transport mg: mailgun https://api.eu.mailgun.net, at most 32 connections, API key is there\n",
+        "transport amazon: ses https://email.eu-central-1.amazonaws.com, at most 32 connections, access key is there\n",
+        "transport pod: ses https://email.eu-central-1.amazonaws.com, at most 32 connections, token file /nowhere/token cannot be read here",
+        "transport hook: webhook https://hooks.shop.example:8443/..., at most 32 connections, signing secret is there\n",
+    ] {
+        assert!(done.stdout.contains(line), "{}", done.stdout);
+    }
+    assert!(!format!("{}{}", done.stdout, done.stderr).contains("s3cr3t"), "{}", done.stdout);
+    let done = Postrider::command(["check"]).config(config).run(SOON).unwrap();
+    assert!(!done.status.success() && done.stderr.contains("transport."), "{}", done.stderr);
 }
 
 #[test]
@@ -92,6 +138,40 @@ fn the_topology_is_verified_applied_and_exported() {
     let done = Postrider::command(["topology", "export"]).run(SOON).unwrap();
     let definitions: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(definitions["queues"].as_array().map(Vec::len), Some(57));
+}
+
+#[test]
+fn an_exported_topology_can_be_imported_and_then_stands() {
+    let Some(rabbit) = Rabbit::start_or_skip("an imported topology").unwrap() else { return };
+    let vhost = rabbit.broker().vhost().unwrap();
+    let verify = || Postrider::command(["topology", "verify", "--queue", &vhost.url()]).run(SOON).unwrap();
+    assert!(!verify().status.success());
+    let arguments = ["topology", "export", "--format", "definitions", "--vhost", vhost.name()];
+    let done = Postrider::command(arguments).run(SOON).unwrap();
+    assert!(done.status.success(), "{}", done.stderr);
+    let file = rabbit.folder().join("definitions.json");
+    std::fs::write(&file, done.stdout).unwrap();
+    rabbit.ctl(&["import_definitions", &file.display().to_string()]).unwrap();
+    let done = verify();
+    assert!(done.status.success() && done.stdout.contains("everything stands"), "{}{}", done.stdout, done.stderr);
+    // Bindings cannot be asked for over AMQP: what is declared over them has to be the same.
+    let bindings = || vhost.list("bindings").unwrap().len();
+    let before = bindings();
+    assert!(Postrider::command(["topology", "apply", "--queue", &vhost.url()]).run(SOON).unwrap().status.success());
+    assert_eq!(bindings(), before, "nothing was missing");
+}
+
+#[test]
+fn a_worker_that_may_only_look_says_which_command_mends_what_is_missing() {
+    let world = World::start(&Parts::usual()).unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE)
+        .replace("[queue]\n", "[queue]\ntopology = \"verify\"\n");
+    let done = Postrider::command(["worker"]).config(config.clone()).run(SOON).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("postrider topology apply"), "{}", done.stderr);
+    assert!(world.vhost().queue_depths().unwrap().is_empty(), "it only looks");
+    story::declare(&world).unwrap();
+    drop(story::start(config).unwrap());
 }
 
 #[test]

@@ -1,13 +1,11 @@
-//! With a part missing or a message that is none, the rest goes on: Redis away, a queue deleted, unreadable messages.
+//! With a part missing, the rest goes on: Redis away, a queue deleted.
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
-use postrider_schemas::topology::{DEAD_QUEUE, SUBMIT_EXCHANGE, jobs_queue, submit_key};
-use postrider_schemas::{Job, Lane, wire};
+use postrider_schemas::topology::jobs_queue;
+use postrider_schemas::{Job, Lane};
 use postrider_tests::deadline;
-use postrider_tests::story::{self, ROUTE, SOON};
+use postrider_tests::story::{self, SOON};
 use postrider_tests::world::{Parts, Server, World};
 
 /// Mail that nothing is in the way of is there after this, slow machine included.
@@ -66,55 +64,4 @@ async fn a_queue_that_is_deleted_under_its_consumer_is_declared_again_and_consum
     world.sink().wait_for(jobs.len(), NOT_DELAYED).unwrap();
     drop(worker);
     assert_eq!(world.sink().count().unwrap(), jobs.len());
-}
-
-/// Publishes bytes as a producer that does not use our library might.
-async fn publish_raw(world: &World, kind: &str, body: &[u8]) {
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let key = submit_key(Lane::Transactional, 0);
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let properties = BasicProperties::default().with_delivery_mode(2).with_type(kind.into());
-    let confirm =
-        channel.basic_publish(SUBMIT_EXCHANGE.into(), key.as_str().into(), options, body, properties).await.unwrap();
-    assert!(confirm.await.unwrap().is_ack());
-    connection.close(200, "done".into()).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn messages_that_are_no_jobs_rest_in_dead_with_their_reason_and_delay_nothing() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, "").unwrap();
-    let good = wire::encode(&story::job(Lane::Transactional, "ada@customer.example"));
-    let mut huge: serde_json::Value = serde_json::from_slice(&good).unwrap();
-    huge["text"] = "x".repeat(11 << 20).into();
-    let mut wrong: serde_json::Value = serde_json::from_slice(&good).unwrap();
-    wrong["to"] = 7.into();
-    let bad: [(&str, Vec<u8>, &str); 4] = [
-        ("postrider.job.v1", b"{\"id\": ".to_vec(), "EOF"),
-        ("postrider.job.v1", wrong.to_string().into_bytes(), "field `to`"),
-        ("postrider.job.v9", good.to_vec(), "message type `postrider.job.v9` is not known here"),
-        ("postrider.job.v1", huge.to_string().into_bytes(), "more than the 10485760 allowed"),
-    ];
-    for (kind, body, _) in &bad {
-        publish_raw(&world, kind, body).await;
-    }
-    let job = story::job(Lane::Transactional, "bob@customer.example");
-    story::publish(&world.amqp_url(), &[job]).await.unwrap();
-    let stored = world.sink().wait_for(1, NOT_DELAYED).unwrap();
-    assert_eq!(stored[0].recipients(), ["bob@customer.example"]);
-
-    story::wait_for_depth(&world, DEAD_QUEUE, bad.len() as u64).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
-    let rows = story::rest("dead", &config).unwrap();
-    assert_eq!(rows.len(), bad.len(), "{rows:#?}");
-    for (_, body, detail) in &bad {
-        let row = rows.iter().find(|row| row["detail"].as_str().unwrap().contains(detail));
-        let row = row.unwrap_or_else(|| panic!("{detail:?} is not in {rows:#?}"));
-        assert_eq!((&row["reason"], &row["bytes"]), (&"unreadable".into(), &body.len().into()), "kept whole: {row}");
-    }
-    drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 1);
 }

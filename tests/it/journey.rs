@@ -1,7 +1,10 @@
 //! The main journey: what is published arrives, once, as it was asked, on RabbitMQ and Redis.
 
-use postrider_producer::Publisher;
-use postrider_schemas::{Job, Lane, job::Content};
+use postrider_schemas::{
+    Job, Lane,
+    job::Content,
+    topology::{due_queue, jobs_queue},
+};
 use postrider_tests::{
     mail::Mail,
     postrider::Postrider,
@@ -118,26 +121,33 @@ async fn an_unknown_bulk_job_is_held_and_resent_by_a_person() {
     drop(worker);
 }
 
+/// Three workers are stopped one after the other with work in hand. The broker may lose acknowledgements that come just before a channel
+/// closes: what is then delivered again, the ledger drops.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_loses_nothing_and_sends_nothing_twice() {
+async fn stops_under_load_lose_nothing_and_send_nothing_twice() {
     let world = World::start(&Parts::usual()).unwrap();
     story::declare(&world).unwrap();
     story::remember(&world).unwrap();
     let jobs: Vec<Job> =
-        (0..600).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
-    let publisher = Publisher::connect(&world.amqp_url()).await.unwrap();
-    for job in &jobs {
-        publisher.publish(job).await.unwrap();
+        (0..900).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
+    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    let mut again = 0;
+    for delivered in [50, 250, 450] {
+        let mut worker = story::worker(&world, "").unwrap();
+        world.sink().wait_for(delivered, SOON).unwrap();
+        worker.terminate().unwrap();
+        let status = worker.wait(SOON).unwrap();
+        assert!(status.success(), "{status:?}: {}", worker.stderr());
+        again += worker.stderr().matches("came again after its end").count();
     }
-    publisher.close().await;
-    let mut first = story::worker(&world, "").unwrap();
-    world.sink().wait_for(50, SOON).unwrap();
-    first.terminate().unwrap();
-    let status = first.wait(SOON).unwrap();
-    assert!(status.success(), "{status:?}: {}", first.stderr());
-    let second = story::worker(&world, "").unwrap();
+    let last = story::worker(&world, "").unwrap();
     world.sink().wait_for(jobs.len(), SOON).unwrap();
-    drop(second);
+    for queue in [jobs_queue(Lane::Transactional, 0), jobs_queue(Lane::Bulk, 0), due_queue(Lane::Bulk, 0)] {
+        story::wait_for_depth(&world, &queue, 0).unwrap();
+    }
+    again += last.stderr().matches("came again after its end").count();
+    println!("published {}, stopped 3 workers, delivered again and dropped {again}", jobs.len());
+    drop(last);
     assert_eq!(world.sink().count().unwrap(), jobs.len(), "nothing twice");
 }
 

@@ -5,12 +5,18 @@
 #![allow(clippy::case_sensitive_file_extension_comparisons, reason = "names of queues are no names of files")]
 #![allow(clippy::similar_names, reason = "a story reads best with the names of its field")]
 
+mod bad_input;
 mod broker;
 mod chaos;
 mod circuit;
 mod commands;
 mod degraded;
+mod deploy;
+mod dev;
 mod embedded;
+mod emptied;
+mod failover;
+mod full_disk;
 mod harness;
 mod harness_relays;
 mod journey;
@@ -18,6 +24,12 @@ mod ladder;
 mod ledger;
 mod limiter;
 mod limits;
+mod operate;
 mod partial;
+mod poison;
+mod providers;
 mod relay_trouble;
+mod ses;
+mod silence;
 mod tidy;
+mod waiting;

@@ -1,49 +1,14 @@
 //! A relay that takes some recipients of a message and not the others: nobody is served twice, nobody is forgotten.
 
-use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
-use postrider_schemas::{Lane, topology::EVENTS_EXCHANGE};
 use std::time::Duration;
 
+use postrider_schemas::Lane;
 use postrider_tests::deadline;
+use postrider_tests::events::Events;
 use postrider_tests::postfix::{PASSWORD, USER};
 use postrider_tests::story::{self, ROUTE, SOON};
 use postrider_tests::world::{Parts, World};
 use serde_json::Value;
-
-/// A queue of our own for the events of this story.
-async fn events(world: &World) -> (Connection, lapin::Consumer) {
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    let kind = lapin::ExchangeKind::Topic;
-    channel.exchange_declare(EVENTS_EXCHANGE.into(), kind, passive, FieldTable::default()).await.unwrap();
-    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.unwrap();
-    let name = queue.name().clone();
-    let bind = QueueBindOptions::default();
-    channel.queue_bind(name.clone(), EVENTS_EXCHANGE.into(), "#".into(), bind, FieldTable::default()).await.unwrap();
-    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-    let consumer = channel.basic_consume(name, "story".into(), options, FieldTable::default()).await.unwrap();
-    (connection, consumer)
-}
-
-/// The next events, up to one of this type, which is the last.
-async fn events_until(consumer: &mut lapin::Consumer, last: &str) -> Vec<Value> {
-    let mut list = Vec::new();
-    loop {
-        let next = tokio::time::timeout(SOON, consumer.next()).await;
-        let next = next.unwrap_or_else(|_| panic!("no {last} after {list:?}"));
-        let event: Value = serde_json::from_slice(&next.unwrap().unwrap().data).unwrap();
-        let ends = kind(&event) == last;
-        list.push(event);
-        if ends {
-            return list;
-        }
-    }
-}
 
 fn kind(event: &Value) -> &str {
     event["type"].as_str().unwrap()
@@ -57,7 +22,7 @@ fn of<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
 async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unknown_ones_are_reported() {
     let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
     story::declare(&world).unwrap();
-    let (_connection, mut told) = events(&world).await;
+    let mut told = Events::listen(&world.amqp_url()).await.unwrap();
     let job = story::job_with(|job| {
         job.lane = Lane::Bulk;
         job.to = vec!["ada@dest.test".into(), "nouser@dest.test".into()];
@@ -78,7 +43,7 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
     let worker = story::start(config.clone()).unwrap();
     story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
 
-    let events = events_until(&mut told, "postrider.job.expired.v1").await;
+    let events = told.until("postrider.job.expired.v1").await.unwrap();
     let accepted = of(&events, "postrider.job.accepted.v1");
     assert_eq!(accepted.len(), 1, "{events:#?}");
     let positions = |event: &Value| -> Vec<String> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use postrider_schemas::Lane;
-use postrider_tests::aiosmtpd::{Aiosmtpd, Tls};
+use postrider_tests::aiosmtpd::{Aiosmtpd, TOKEN, Tls};
 use postrider_tests::deadline;
 use postrider_tests::fault_proxy::{FaultProxy, Faults};
 use postrider_tests::postfix::{PASSWORD, USER};
@@ -74,6 +74,21 @@ async fn with_wrong_credentials_the_job_waits_and_no_retry_is_counted() {
     world.sink().wait_for(1, SOON).unwrap();
     assert_sent_at_first_try(&worker);
     assert_eq!(world.sink().count().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_wrong_access_token_the_job_waits_and_with_the_right_one_it_goes_out() {
+    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), sink: None, ..Parts::usual() }).unwrap();
+    let relay = world.aiosmtpd();
+    let with_token = |token: &str| {
+        secured(&world, relay.port(), &relay.ca_file(), token)
+            .replace("password =", "mechanism = \"xoauth2\"\npassword =")
+    };
+    let worker = waits_for_a_person(&world, with_token("expired"), with_token(TOKEN), "535").await;
+    relay.wait_for(1, SOON).unwrap();
+    assert_sent_at_first_try(&worker);
+    drop(worker);
+    assert_eq!(relay.messages().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,14 +5,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::deadline;
 use crate::folder::Folder;
 use crate::ports;
 use crate::process::{Process, Spec};
+use crate::python;
 use crate::sink::StoredMessage;
 use crate::tls::Authority;
+
+/// The access token that XOAUTH2 takes instead of the password.
+pub const TOKEN: &str = "t0ken";
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -44,7 +48,7 @@ impl Aiosmtpd {
 
     /// The same with a certificate for other names.
     pub fn start_as(tls: Tls, names: &[&str]) -> Result<Self> {
-        let python = python()?;
+        let python = python::program("python")?;
         let folder = Folder::new("aiosmtpd")?;
         let stored = folder.inside("stored", 0o755)?;
         let identity = Authority::new(folder.path())?.issue("relay", names)?;
@@ -97,13 +101,4 @@ impl Aiosmtpd {
         })
         .with_context(|| format!("it holds {:?}", self.messages().map(|messages| messages.len()).ok()))
     }
-}
-
-/// The Python of the environment that `tests/setup.sh` makes.
-fn python() -> Result<PathBuf> {
-    let venv = std::env::var_os("POSTRIDER_TEST_VENV")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-venv"), PathBuf::from);
-    let python = venv.join("bin/python");
-    ensure!(python.exists(), "{} is missing: run tests/setup.sh", python.display());
-    Ok(python)
 }

@@ -16,16 +16,26 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod redis_fleet;
 
+mod python;
+
 pub mod aiosmtpd;
 pub mod dnsmasq;
 pub mod pacing_relay;
 pub mod postfix;
+pub mod prism;
+pub mod quiet_relay;
 pub mod sink;
+pub mod small_disk;
 
+pub mod api;
+pub mod moto;
+
+pub mod events;
 pub mod fault_proxy;
 pub mod mail;
 
 pub mod log_check;
+pub mod operator;
 pub mod postrider;
 pub mod story;
 pub mod world;

@@ -24,9 +24,17 @@ pub struct Launch {
     input: Option<Vec<u8>>,
     env: Vec<(String, String)>,
     may_print_addresses: bool,
+    program: Option<PathBuf>,
 }
 
 impl Launch {
+    /// Another program than the one that is built here: an older version, say.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// The configuration, written to a file and given by `--config`.
     #[must_use]
     pub fn config(mut self, toml: impl Into<String>) -> Self {
@@ -58,7 +66,8 @@ impl Launch {
     /// Starts it.
     pub fn start(self) -> Result<Postrider> {
         let folder = Folder::new("postrider")?;
-        let mut spec = Spec::new("postrider", binary()?, folder.path())?.args(&self.args).stop(Stop::Term(STOP_LIMIT));
+        let program = self.program.map_or_else(binary, Ok)?;
+        let mut spec = Spec::new("postrider", program, folder.path())?.args(&self.args).stop(Stop::Term(STOP_LIMIT));
         if let Some(config) = &self.config {
             spec = spec.arg("--config").arg(folder.write("postrider.toml", config)?);
         }
@@ -112,6 +121,7 @@ impl Postrider {
             input: None,
             env: Vec::new(),
             may_print_addresses: false,
+            program: None,
         }
     }
 
@@ -155,6 +165,11 @@ impl Postrider {
     /// SIGTERM: drain and end.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.terminate()
+    }
+
+    /// SIGINT: the same from a terminal.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.process.interrupt()
     }
 
     /// SIGKILL: no goodbye.

@@ -213,6 +213,14 @@ impl Process {
         Ok(())
     }
 
+    /// SIGINT to the process itself, as a terminal does.
+    pub fn interrupt(&mut self) -> Result<()> {
+        if self.poll()?.is_none() {
+            send("INT", &self.pid().to_string());
+        }
+        Ok(())
+    }
+
     /// SIGKILL to the whole group, and waits for the end.
     pub fn kill9(&mut self) -> Result<()> {
         if self.poll()?.is_none() {

@@ -29,11 +29,13 @@ pub struct Options {
     pub management: bool,
     /// `consumer_timeout`: how long a delivery may stay unacknowledged.
     pub consumer_timeout: Duration,
+    /// The settings and plugins that `deploy/rabbitmq` ships instead of the harness's own.
+    pub shipped: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { management: true, consumer_timeout: Duration::from_mins(2) }
+        Self { management: true, consumer_timeout: Duration::from_mins(2), shipped: false }
     }
 }
 
@@ -47,6 +49,7 @@ pub struct Rabbit {
     env: Vec<(String, String)>,
     node: String,
     broker: Broker,
+    metrics: u16,
 }
 
 impl Rabbit {
@@ -61,7 +64,8 @@ impl Rabbit {
         let folder = Folder::new("rabbitmq")?;
         let (amqp, dist, api, epmd_port) = (ports::free()?, ports::free()?, ports::free()?, ports::free()?);
         let node = format!("postrider{}x{}@localhost", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        write_configuration(&folder, options, amqp, api)?;
+        let metrics = ports::free()?;
+        write_configuration(&folder, options, amqp, api, metrics)?;
 
         let epmd =
             Spec::new("epmd", "epmd", folder.path())?.args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"]);
@@ -80,7 +84,7 @@ impl Rabbit {
             default_vhost: "%2f".to_owned(),
             api: endpoint,
         };
-        let mut rabbit = Self { server: Process::start(spec)?, _epmd: epmd, folder, env, node, broker };
+        let mut rabbit = Self { server: Process::start(spec)?, _epmd: epmd, folder, env, node, broker, metrics };
         rabbit.wait_ready(amqp)?;
         Ok(rabbit)
     }
@@ -102,6 +106,12 @@ impl Rabbit {
     /// The node as something to make virtual hosts on.
     pub fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// What the node tells Prometheus of its queues, one series each. Only with [`Options::shipped`].
+    pub fn queue_metrics(&self) -> Result<String> {
+        let page = Endpoint { address: format!("127.0.0.1:{}", self.metrics), credentials: String::new() };
+        page.expect("GET", "/metrics/detailed?family=queue_coarse_metrics", "")
     }
 
     /// The node's folder.
@@ -299,9 +309,24 @@ fn shared_broker() -> Result<(Broker, Option<Rabbit>)> {
     Ok((Broker { authority: format!("{scheme}://{authority}"), default_vhost: vhost.to_owned(), api }, None))
 }
 
-fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16) -> Result<()> {
-    let plugins = if options.management { "[rabbitmq_management]." } else { "[]." };
-    folder.write("enabled_plugins", plugins)?;
+fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16, metrics: u16) -> Result<()> {
+    let ours = format!("consumer_timeout = {}\n", options.consumer_timeout.as_millis());
+    // The two limits of the dead-letter worker are what we ask of every installation; the tick only makes the
+    // counts of quorum queues fresh (5 s otherwise).
+    let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 20000},\n           \
+         {dead_letter_worker_consumer_prefetch, 512},\n           {quorum_tick_interval, 500}]}].\n";
+    let (settings, advanced) = if options.shipped {
+        let page = format!("prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {metrics}\n");
+        (page + &shipped("rabbitmq.conf")?, shipped("advanced.config")?)
+    } else {
+        (ours, advanced.to_owned())
+    };
+    let plugins = match options {
+        Options { shipped: true, .. } => shipped("enabled_plugins")?,
+        Options { management: true, .. } => "[rabbitmq_management].".to_owned(),
+        _ => "[].".to_owned(),
+    };
+    folder.write("enabled_plugins", &plugins)?;
     let management = if options.management {
         format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {api}\n")
     } else {
@@ -309,21 +334,18 @@ fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16) 
     };
     folder.write(
         "rabbitmq.conf",
-        &format!(
-            "listeners.tcp.1 = 127.0.0.1:{amqp}\n{management}consumer_timeout = {}\nlog.file = false\nlog.console = true\n",
-            options.consumer_timeout.as_millis()
-        ),
+        &format!("listeners.tcp.1 = 127.0.0.1:{amqp}\n{management}log.file = false\nlog.console = true\n{settings}"),
     )?;
-    // The two limits of the dead-letter worker are what we ask of every installation; the tick only makes the
-    // counts of quorum queues fresh (5 s otherwise).
-    folder.write(
-        "advanced.config",
-        "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 20000},\n           \
-         {dead_letter_worker_consumer_prefetch, 512},\n           {quorum_tick_interval, 500}]}].\n",
-    )?;
+    folder.write("advanced.config", &advanced)?;
     let cookie = folder.write(".erlang.cookie", "POSTRIDERTESTS")?;
     std::fs::set_permissions(cookie, std::fs::Permissions::from_mode(0o400))?;
     Ok(())
+}
+
+/// A file of `deploy/rabbitmq`.
+fn shipped(name: &str) -> Result<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rabbitmq").join(name);
+    std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
 }
 
 fn environment(folder: &Path, node: &str, amqp: u16, dist: u16, epmd: u16) -> Vec<(String, String)> {

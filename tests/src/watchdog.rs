@@ -24,6 +24,9 @@ while read -r verb what; do
   esac
 done
 for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
+[ -n "$folder" ] && while read -r _ place _; do
+  case $place in "$folder"/*) umount -l "$place" ;; esac
+done </proc/mounts 2>/dev/null
 [ -n "$folder" ] && for again in 1 2 3; do rm -rf -- "$folder" 2>/dev/null && break; sleep 0.2; done
 exit 0
 "#;

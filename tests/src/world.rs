@@ -116,6 +116,14 @@ impl World {
         asked("redis of its own", self.redis.as_mut())
     }
 
+    /// `redis-cli ARGS` on the story's store.
+    pub fn redis_cli(&self, args: &[&str]) -> Result<String> {
+        match (&self.database, &self.redis) {
+            (Some(database), _) => database.cli(args),
+            (None, redis) => asked("redis", redis.as_ref()).cli(args),
+        }
+    }
+
     /// The sink.
     pub fn sink(&self) -> &SmtpSink {
         asked("sink", self.sink.as_ref())

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
-    Event, EventType, Job, Meta,
+    Event, EventType, Job, JobId, Meta,
     event::EventData,
     meta::Pin,
     wire::{self, DecodeError},
@@ -88,11 +88,7 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
         return;
     }
     if let Some(settlement) = poison(&delivery, world.config.worker.poison_after) {
-        warn!(
-            deliveries = delivery.deliveries,
-            "A message comes back for the {}th time without an end", delivery.deliveries
-        );
-        return close(&world, delivery, settlement).await;
+        return put_aside(&world, delivery, settlement).await;
     }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
         Ok(job) => job,
@@ -132,7 +128,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     let claim = match claim(world, &delivery, task).await {
         Ok(claim) => claim,
         Err(error) if error.is_down() => {
-            if delivery.redelivered || task.job.lane() != postrider_schemas::Lane::Transactional {
+            if may_have_been_begun(&delivery) || task.job.lane() != postrider_schemas::Lane::Transactional {
                 return close(world, delivery, Settlement::Return).await;
             }
             let lease = world.store.lease_while_down(&claim_request(&delivery, task));
@@ -162,14 +158,14 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
             }
         },
         Claim::Busy { retry_in } => {
-            // The same generation: this copy proves nothing about the attempt that is under way.
+            // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
             let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
-            let meta = Meta { parks: task.meta.parks + 1, ..task.meta.clone() };
+            let meta = Meta { parks: task.meta.parks + 1, losses: losses(&delivery), ..task.meta.clone() };
             close(world, delivery, Settlement::Again { at, meta }).await;
         }
         Claim::Settled(end) => {
             info!(job.id = %task.job.id(), end = end.as_str(), "Job {} came again after its end and is dropped", task.job.id());
-            if end == Final::Sent && delivery.redelivered {
+            if end == Final::Sent && may_have_been_begun(&delivery) {
                 // The worker that sent it may have been lost before it said so. The event's id is the same.
                 let event = Event::about(EventType::Accepted, task.job, task.meta, now());
                 emit(world, &[event]).await;
@@ -187,7 +183,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
 /// Asks the ledger; waits for a store that is down unless the job may go without it, and for a claim that ends soon.
 async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Claim, StoreError> {
     let request = claim_request(delivery, task);
-    let may_go_alone = task.job.lane() == postrider_schemas::Lane::Transactional && !delivery.redelivered;
+    let may_go_alone = task.job.lane() == postrider_schemas::Lane::Transactional && !may_have_been_begun(delivery);
     let mut waited = false;
     loop {
         match world.store.claim(&request).await {
@@ -209,7 +205,7 @@ fn claim_request(delivery: &Delivery, task: &Task<'_>) -> ClaimRequest {
         key: task.key.clone(),
         payload_hash: task.job.payload_hash(),
         generation: task.meta.generation,
-        redelivered: delivery.redelivered,
+        redelivered: may_have_been_begun(delivery),
         published_at: delivery.published_at,
     }
 }
@@ -375,6 +371,7 @@ async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, 
     let meta = Meta {
         generation: task.meta.generation + 1,
         parks: task.meta.parks + 1,
+        losses: 0,
         not_before: Some(at),
         ..task.meta.clone()
     };
@@ -410,17 +407,27 @@ async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
     let mut cause = rest("unreadable", &error.to_string(), &meta, now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
+    emit(world, &[dead_unread(&delivery, &meta)]).await;
+    close(world, delivery, Settlement::Bury(meta)).await;
+}
+
+/// The event about a message that goes to `dead` without a look at what it says.
+fn dead_unread(delivery: &Delivery, meta: &Meta) -> Event {
+    let rest = meta.rest.as_ref();
     let data = EventData {
-        job_id: delivery.message_id.as_deref().and_then(|id| id.parse().ok()),
+        job_id: job_id(delivery),
         tenant: postrider_schemas::Tenant::DEFAULT.to_owned(),
         lane: delivery.source.lane,
         generation: meta.generation,
-        reason: Some("unreadable".to_owned()),
-        answer: Some(error.to_string()),
+        reason: rest.map(|rest| rest.reason.clone()),
+        answer: rest.map(|rest| rest.detail.clone()),
         ..EventData::default()
     };
-    emit(world, &[Event::new(EventType::Dead, data, now())]).await;
-    close(world, delivery, Settlement::Bury(meta)).await;
+    Event::new(EventType::Dead, data, now())
+}
+
+fn job_id(delivery: &Delivery) -> Option<JobId> {
+    delivery.message_id.as_deref().and_then(|id| id.parse().ok())
 }
 
 async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
@@ -435,19 +442,41 @@ async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail
     close(world, delivery, Settlement::Bury(meta)).await;
 }
 
-/// A message that workers did not survive goes to quarantine, and from there to `dead`.
+/// Workers that were lost with this message in hand.
+fn losses(delivery: &Delivery) -> u32 {
+    delivery.meta.losses.saturating_add(delivery.deliveries)
+}
+
+/// The queue's own mark goes with a copy; the count of losses that the copy carries does not.
+fn may_have_been_begun(delivery: &Delivery) -> bool {
+    delivery.redelivered || delivery.meta.losses > 0
+}
+
+/// A message that workers did not survive goes to quarantine, and from there to `dead` when as many again were lost. Decoding may be what
+/// kills, so nothing looks into the body.
 fn poison(delivery: &Delivery, poison_after: u32) -> Option<Settlement> {
-    if delivery.deliveries < poison_after {
+    let (lost, in_quarantine) = (losses(delivery), delivery.source.kind == SourceKind::Suspect);
+    if lost < poison_after.saturating_mul(if in_quarantine { 2 } else { 1 }) {
         return None;
     }
-    let mut meta = delivery.meta.clone();
-    if delivery.source.kind != SourceKind::Suspect {
+    let mut meta = Meta { losses: lost, ..delivery.meta.clone() };
+    if !in_quarantine {
         return Some(Settlement::Quarantine(meta));
     }
     meta.generation += 1;
-    let detail = format!("{} workers ended while they had this message in hand", delivery.deliveries);
+    let detail = format!("{lost} workers ended while they had this message in hand");
     meta.rest = Some(rest("crash-poison", &detail, &meta, now()));
     Some(Settlement::Bury(meta))
+}
+
+/// Carries out what [`poison`] says.
+async fn put_aside(world: &World, delivery: Delivery, settlement: Settlement) {
+    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), losses(&delivery));
+    warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is put aside");
+    if let Settlement::Bury(meta) = &settlement {
+        emit(world, &[dead_unread(&delivery, meta)]).await;
+    }
+    close(world, delivery, settlement).await;
 }
 
 async fn close(world: &World, delivery: Delivery, settlement: Settlement) {

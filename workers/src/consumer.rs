@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use postrider_schemas::Lane;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -59,29 +59,36 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     }
     watching.abort();
     present.abort();
+    let end = Instant::now() + world.config.worker.drain;
     world.queue.stop_consuming().await;
-    give_back(&world, deliveries).await;
-    let drained = drain(&world, &tasks, &hard, world.config.worker.drain).await;
+    // What is not handed back in time comes back with the connection.
+    let _ = timeout_at(end, give_back(&world, deliveries)).await;
+    let drained = drain(&world, &tasks, &hard, end).await;
     unleased.cancel();
-    // It ends with its renewal, which the store's own limits bound.
-    let _ = leasing.await;
-    connections::give_back(&world).await;
+    let returned = async {
+        let _ = leasing.await;
+        connections::give_back(&world).await;
+    };
+    // Leases that are not given back in time end by themselves.
+    let _ = timeout(Duration::from_secs(1), returned).await;
     drained
 }
 
 /// Hands back what was delivered and never begun.
 async fn give_back(world: &World, mut deliveries: Deliveries) {
     while let Some(delivery) = deliveries.try_recv() {
-        // What cannot be handed back comes back by itself.
-        let _ = world.queue.settle(delivery, Settlement::Return).await;
+        // What cannot be handed back comes back by itself, and the next one would fare no better.
+        if world.queue.settle(delivery, Settlement::Return).await.is_err() {
+            return;
+        }
     }
 }
 
 /// Takes nothing new, finishes what was begun, and says goodbye.
-async fn drain(world: &World, tasks: &TaskTracker, hard: &CancellationToken, limit: Duration) -> Drained {
+async fn drain(world: &World, tasks: &TaskTracker, hard: &CancellationToken, end: Instant) -> Drained {
     tasks.close();
     let mut drained = Drained::Whole;
-    if timeout(limit, tasks.wait()).await.is_err() {
+    if timeout_at(end, tasks.wait()).await.is_err() {
         warn!(open = tasks.len(), "The drain limit passed with attempts under way; they are redelivered");
         hard.cancel();
         tasks.wait().await;

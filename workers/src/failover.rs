@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -84,6 +85,7 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Sent {
     let dated = task.meta.pin.as_ref().map_or(now, |pin| pin.since);
     let letter = Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated);
     let mut letter = match letter {
+        Ok(letter) if task.meta.pin.is_some() => letter.repeated(),
         Ok(letter) => letter,
         Err(error) => return Sent::Ended(Ended::at(&world.transports[order[0]].name, cannot_be_made(&error))),
     };
@@ -184,10 +186,13 @@ impl Tries<'_> {
     async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
         let Self { world, task, right, letter, .. } = *self;
         let transport = &world.transports[n];
-        let pin = task.meta.pin.clone().or_else(|| pin(transport, letter));
+        let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter));
         let submitted = AtomicBool::new(false);
-        let outcome =
-            transport.deliver(letter, may_submit(world, task, right, transport, pin.as_ref(), &submitted)).await;
+        let outcome = {
+            // By reference: by value it would be a part of every future below it.
+            let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
+            transport.deliver(letter, may_submit).await
+        };
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
         }
@@ -196,7 +201,7 @@ impl Tries<'_> {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(world, refusals, None);
-                return Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin });
+                return Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin: call });
             }
         };
         if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
@@ -252,7 +257,7 @@ fn passed_over(world: &World, refusals: &[(usize, Refusal)], except: Option<usiz
 }
 
 /// The call that is about to be made, where the transport will recognise it.
-fn pin(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
+fn repeatable(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
     let until = letter.dated.checked_add(transport.repeatable_for(letter)?).ok()?;
     Some(Pin { transport: transport.name.clone(), since: letter.dated, until })
 }

@@ -82,32 +82,59 @@ where
     }
 }
 
+/// What the handles of a file may wait for.
+#[derive(Clone)]
+pub(super) struct Signals {
+    /// Somebody committed something.
+    pub(super) commits: watch::Sender<u64>,
+    /// Something came that others wait for, or another process committed something, which may be that.
+    pub(super) arrivals: watch::Sender<u64>,
+}
+
+impl Signals {
+    pub(super) fn new() -> Self {
+        Self { commits: watch::Sender::new(0), arrivals: watch::Sender::new(0) }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.commits.receiver_count() + self.arrivals.receiver_count() > 0
+    }
+}
+
+/// How the operations of a batch are kept apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// Not at all: one that fails undoes all. Operations hardly ever fail, and a savepoint costs two statements and a copy of every
+    /// page that its operation changes.
+    No,
+    /// Each in a savepoint of its own.
+    Savepoints,
+}
+
 pub(super) struct Actor {
     path: PathBuf,
     /// `None` after an I/O error: a fresh one is opened for the next batch.
     connection: Option<Connection>,
     requests: mpsc::Receiver<Request>,
-    commits: watch::Sender<u64>,
+    signals: Signals,
     /// `PRAGMA data_version` as last seen: moves with the commits of others.
     seen: i64,
 }
 
 impl Actor {
-    pub(super) fn open(
-        path: PathBuf,
-        requests: mpsc::Receiver<Request>,
-        commits: watch::Sender<u64>,
-    ) -> Result<Self, DbError> {
+    pub(super) fn open(path: PathBuf, requests: mpsc::Receiver<Request>, signals: Signals) -> Result<Self, DbError> {
         let connection = connect(&path)?;
-        Ok(Self { path, connection: Some(connection), requests, commits, seen: 0 })
+        Ok(Self { path, connection: Some(connection), requests, signals, seen: 0 })
     }
 
     /// Serves until the last handle is gone.
     pub(super) fn run(mut self) {
         let Ok(clock) = runtime::Builder::new_current_thread().enable_time().build() else { return };
         loop {
-            let request = if self.commits.receiver_count() == 0 {
+            let request = if !self.signals.is_watched() {
                 clock.block_on(self.requests.recv())
+            } else if let Ok(request) = self.requests.try_recv() {
+                Some(request)
             } else {
                 let Ok(request) = clock.block_on(async { time::timeout(POLL, self.requests.recv()).await }) else {
                     self.look_for_others();
@@ -129,13 +156,17 @@ impl Actor {
     }
 
     fn serve(&mut self, mut batch: Vec<Request>) {
-        match self.transact(&mut batch) {
+        let kept = match self.transact(&mut batch, Apart::No) {
+            Err(_) if batch.len() > 1 => self.transact(&mut batch, Apart::Savepoints),
+            kept => kept,
+        };
+        match kept {
             Ok(()) => batch.into_iter().for_each(|request| request.answer(None)),
             // One of them, or all together, undid the whole transaction. By itself each gets the answer that it deserves.
             Err(_) if batch.len() > 1 => {
                 for request in batch {
                     let mut alone = vec![request];
-                    let undone = self.transact(&mut alone).err();
+                    let undone = self.transact(&mut alone, Apart::No).err();
                     alone.into_iter().for_each(|request| request.answer(undone.clone()));
                 }
             }
@@ -144,20 +175,20 @@ impl Actor {
     }
 
     /// One transaction. An error means that nothing of it was kept.
-    fn transact(&mut self, batch: &mut [Request]) -> Result<(), DbError> {
+    fn transact(&mut self, batch: &mut [Request], apart: Apart) -> Result<(), DbError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
         let before = connection.total_changes();
-        let done = in_transaction(&mut connection, batch);
+        let done = in_transaction(&mut connection, batch, apart);
         let changed = connection.total_changes() != before;
         // After an I/O error the connection is thrown away: a fresh one reads the file as it is.
         if !matches!(done, Err(DbError::Io(_))) {
             self.connection = Some(connection);
         }
         if done.is_ok() && changed {
-            self.commits.send_modify(|count| *count += 1);
+            self.signals.commits.send_modify(|count| *count += 1);
         }
         done
     }
@@ -172,28 +203,40 @@ impl Actor {
             && version != self.seen
         {
             self.seen = version;
-            self.commits.send_modify(|count| *count += 1);
+            self.signals.commits.send_modify(|count| *count += 1);
+            self.signals.arrivals.send_modify(|count| *count += 1);
         }
     }
 }
 
-fn in_transaction(connection: &mut Connection, batch: &mut [Request]) -> Result<(), DbError> {
+fn in_transaction(connection: &mut Connection, batch: &mut [Request], apart: Apart) -> Result<(), DbError> {
     if batch.is_empty() {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Not `Io`: the connection is sound, a statement's failure (a full disk, say) undid more than itself.
     let undone = || DbError::Sql("the transaction was undone".to_owned());
+    let is_alone = batch.len() == 1;
     for request in batch.iter_mut() {
-        transaction.prepare_cached("SAVEPOINT operation")?.execute([])?;
+        if apart == Apart::Savepoints {
+            transaction.prepare_cached("SAVEPOINT operation")?.execute([])?;
+        }
         let keep = request.run(&transaction);
         if transaction.is_autocommit() {
             return Err(undone());
         }
-        if !keep {
-            transaction.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+        match apart {
+            Apart::No if keep => {}
+            // Its own answer stands; dropping the transaction undoes it.
+            Apart::No if is_alone => return Ok(()),
+            Apart::No => return Err(undone()),
+            Apart::Savepoints => {
+                if !keep {
+                    transaction.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+                }
+                transaction.prepare_cached("RELEASE operation")?.execute([])?;
+            }
         }
-        transaction.prepare_cached("RELEASE operation")?.execute([])?;
     }
     Ok(transaction.commit()?)
 }

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    actor::{self, Actor, Request, Work},
+    actor::{self, Actor, Request, Signals, Work},
     error::DbError,
 };
 
@@ -26,7 +26,7 @@ pub struct Db(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     requests: mpsc::Sender<Request>,
-    commits: watch::Sender<u64>,
+    signals: Signals,
 }
 
 /// The files open in this process, by canonical path.
@@ -46,13 +46,13 @@ impl Db {
             return Ok(Self(shared));
         }
         let (requests, receiver) = mpsc::channel(WAITING_MAX);
-        let commits = watch::Sender::new(0);
-        let actor = Actor::open(path.clone(), receiver, commits.clone())?;
+        let signals = Signals::new();
+        let actor = Actor::open(path.clone(), receiver, signals.clone())?;
         thread::Builder::new()
             .name("postrider-db".to_owned())
             .spawn(move || actor.run())
             .map_err(|error| DbError::Open { path: path.clone(), detail: error.to_string() })?;
-        let shared = Arc::new(Shared { path: path.clone(), requests, commits });
+        let shared = Arc::new(Shared { path: path.clone(), requests, signals });
         open.insert(path, Arc::downgrade(&shared));
         Ok(Self(shared))
     }
@@ -69,9 +69,9 @@ impl Db {
 
     /// Runs an operation and answers once it is on the disk. Either all of it is kept or nothing.
     ///
-    /// Operations that wait at the same time share one transaction and so one `fsync`, each in a savepoint of its own. Where the
-    /// whole transaction is undone by one of them (a full disk), each is run again by itself: an operation must therefore have
-    /// no effect but on the connection. It must not begin or end transactions, nor wait for anything.
+    /// Operations that wait at the same time share one transaction and so one `fsync`. Where one of them fails, all are run again, each in
+    /// a savepoint of its own; where the whole transaction is undone even so (a full disk), each is run again by itself. An operation
+    /// must therefore have no effect but on the connection. It must not begin or end transactions, nor wait for anything.
     ///
     /// An operation whose caller gave up before its turn is not run; one whose caller gives up later is.
     pub async fn call<T, F>(&self, operation: F) -> Result<T, DbError>
@@ -88,7 +88,18 @@ impl Db {
     /// Changes whenever this process, or another one, committed something. Another process's commits are seen within
     /// [`actor::POLL`], and only while somebody holds such a receiver.
     pub fn commits(&self) -> watch::Receiver<u64> {
-        self.0.commits.subscribe()
+        self.0.signals.commits.subscribe()
+    }
+
+    /// Changes whenever [`Db::arrived`] was called in this process, or another one committed something (seen as with [`Db::commits`]). For
+    /// those who wait for work: the steps of work that is under way commit all the time and bring them nothing.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.0.signals.arrivals.subscribe()
+    }
+
+    /// Tells this process that something was committed that others wait for.
+    pub fn arrived(&self) {
+        self.0.signals.arrivals.send_modify(|count| *count += 1);
     }
 }
 

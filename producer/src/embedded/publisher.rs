@@ -34,7 +34,9 @@ impl EmbeddedPublisher {
     /// A transient error means that nothing was written; publishing the same job again cannot send it twice, because its id is the same.
     pub async fn publish(&self, job: &Job, meta: &Meta) -> Result<(), DbError> {
         let fresh = Fresh::new(job, meta);
-        self.db.call(move |db| fresh.insert(db, Timestamp::now())).await
+        self.db.call(move |db| fresh.insert(db, Timestamp::now())).await?;
+        self.db.arrived();
+        Ok(())
     }
 }
 

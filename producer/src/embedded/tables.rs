@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS message (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS message_by_turn ON message (queue, lane, due_at, id);
+CREATE INDEX IF NOT EXISTS message_in_hand ON message (owner) WHERE owner IS NOT NULL;
 CREATE TABLE IF NOT EXISTS event (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL,

@@ -23,8 +23,8 @@ pub struct Arguments {
     /// The job's idempotency key
     #[arg(long, requires = "tenant")]
     key: Option<String>,
-    /// The tenant of the idempotency key
-    #[arg(long, requires = "key")]
+    /// The tenant of the idempotency key; with an ID, the one to which the event is told
+    #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
     config: ConfigArguments,

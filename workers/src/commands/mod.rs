@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod events;
+pub mod health;
 pub mod limits;
 pub mod output;
 pub mod rest;
@@ -54,6 +55,8 @@ enum Command {
     Limits(limits::Arguments),
     /// Print events as they happen
     Events(events::Arguments),
+    /// Ask the worker that runs here whether it is well
+    Health(health::Arguments),
 }
 
 /// Where the configuration comes from.
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
         Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
+        Command::Health(arguments) => block_on(health::run(arguments)),
     }
 }
 

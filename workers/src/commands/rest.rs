@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
-    Job, JobId, JobLimits, Meta,
+    Job, JobId, JobLimits, Meta, Tenant,
     wire::{self, decode_v1},
 };
 use serde::Serialize;
@@ -221,6 +221,7 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
     let meta = Meta {
         generation: message.meta.generation.max(1),
         attempt: 0,
+        losses: 0,
         not_before: None,
         rest: message.meta.rest.clone(),
         ..message.meta.clone()
@@ -263,9 +264,11 @@ fn name(message: &RestMessage) -> &str {
     message.message_id.as_deref().unwrap_or("(no id)")
 }
 
+/// Nothing where the body, or what stands in the field, is none: it may hold anything then.
 fn tenant_of(message: &RestMessage) -> Option<String> {
     let document = decode_v1(&message.body).ok()?;
-    Some(document.tenant.unwrap_or_else(|| postrider_schemas::Tenant::DEFAULT.to_owned()))
+    let tenant = document.tenant.unwrap_or_else(|| Tenant::DEFAULT.to_owned());
+    Tenant::parse(&tenant).ok().map(|tenant| tenant.as_str().to_owned())
 }
 
 fn show(message: &RestMessage, format: Format, whole: bool) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! One job on its way out: rendered once, with the recipients that this attempt is about, whichever transport takes it. The MIME form is made
 //! when a transport wants it, and once only.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use jiff::Timestamp;
 use postrider_schemas::{
@@ -23,6 +23,7 @@ pub struct Letter<'a> {
     /// The date of the message.
     pub dated: Timestamp,
     part: Option<u8>,
+    is_repeated: bool,
     is_whole: bool,
     content: template::Rendered<'a>,
     mime: OnceLock<Result<Composed, ComposeError>>,
@@ -48,7 +49,27 @@ impl<'a> Letter<'a> {
             Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
         };
         let content = template::render(job)?;
-        Ok(Self { job, indices, dated, part, is_whole: pending.is_none(), content, mime: OnceLock::new() })
+        Ok(Self {
+            job,
+            indices,
+            dated,
+            part,
+            is_repeated: false,
+            is_whole: pending.is_none(),
+            content,
+            mime: OnceLock::new(),
+        })
+    }
+
+    /// The same letter, of which a call was made before that may have been taken.
+    #[must_use]
+    pub fn repeated(self) -> Self {
+        Self { is_repeated: true, ..self }
+    }
+
+    /// True where the call must be made as it was made before, alone.
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
 
     /// The subject.
@@ -69,6 +90,22 @@ impl<'a> Letter<'a> {
     /// The message of RFC 5322. It names every visible recipient of the job, whoever is to be reached now.
     pub fn mime(&self) -> Result<&Composed, ComposeError> {
         self.mime.get_or_init(|| mime(self.job, &self.content, self.dated)).as_ref().map_err(Clone::clone)
+    }
+
+    /// The same message with another date and with subject and bodies rewritten: for an API that would take some of it for orders to itself.
+    pub fn mime_with(&self, dated: Timestamp, rewrite: impl Fn(&str) -> String) -> Result<Composed, ComposeError> {
+        let body = |body: &Option<Cow<'_, str>>| body.as_deref().map(&rewrite).map(Cow::Owned);
+        let content = template::Rendered {
+            subject: Cow::Owned(rewrite(&self.content.subject)),
+            text: body(&self.content.text),
+            html: body(&self.content.html),
+        };
+        mime(self.job, &content, dated)
+    }
+
+    /// The number of the part of the job that the recipients of now are.
+    pub fn part(&self) -> Option<u8> {
+        self.part
     }
 
     /// The addresses to reach now.

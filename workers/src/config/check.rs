@@ -17,8 +17,8 @@ use crate::decide::{capabilities::Kind, retry::RetrySchedule};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
-    Relay(settings::Relay),
-    Provider(Kind, ProviderSettings),
+    Relay(Box<settings::Relay>),
+    Provider(Kind, Box<ProviderSettings>),
 }
 
 pub(super) fn check(
@@ -106,9 +106,9 @@ pub(super) fn check(
 
 fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
     let kind = match section {
-        Section::Relay(settings) => TransportKind::Smtp(relay(&name, settings, environment)?),
+        Section::Relay(settings) => TransportKind::Smtp(relay(&name, *settings, environment)?),
         Section::Provider(kind, settings) => {
-            TransportKind::Provider(provider::check(&name, kind, settings, environment)?)
+            TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, environment)?))
         }
     };
     Ok(TransportConfig { name, kind })

@@ -101,8 +101,8 @@ fn transport(at: &str, value: config::Value, unknown: &mut BTreeSet<String>) -> 
     let kind = kind.ok_or_else(|| ConfigError::value(format!("{at}.kind"), "is missing"))?;
     let word = kind.into_string().map_err(|error| ConfigError::value(format!("{at}.kind"), error))?;
     match Kind::parse(&word) {
-        Some(Kind::Smtp) => Ok(Section::Relay(read(at, value, unknown)?)),
-        Some(kind) => Ok(Section::Provider(kind, read(at, value, unknown)?)),
+        Some(Kind::Smtp) => Ok(Section::Relay(Box::new(read(at, value, unknown)?))),
+        Some(kind) => Ok(Section::Provider(kind, Box::new(read(at, value, unknown)?))),
         None => {
             let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
             let reason = format!("`{word}` is not a kind of transport; known: {}", known.join(", "));

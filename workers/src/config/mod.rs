@@ -136,7 +136,7 @@ pub enum TransportKind {
     /// An SMTP relay.
     Smtp(SmtpConfig),
     /// A provider's Web API.
-    Provider(ProviderConfig),
+    Provider(Box<ProviderConfig>),
 }
 
 impl TransportConfig {

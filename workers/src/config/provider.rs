@@ -266,7 +266,6 @@ pub(super) fn check(
     if settings.batch_linger > LINGER_MAX {
         return Err(ConfigError::value(key("batch_linger"), "must be at most 50ms"));
     }
-    let region = settings.region.clone();
     let default_url = || default_url(kind, settings.region.as_deref());
     let base_url = match settings.base_url.clone().or_else(default_url) {
         Some(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some() => url,
@@ -280,65 +279,28 @@ pub(super) fn check(
     };
     let account = match kind {
         Kind::Smtp => return Err(ConfigError::value(key("kind"), "is a relay")),
-        Kind::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key)? },
-        Kind::Mailgun => {
-            Account::Mailgun { api_key: needed("api_key", settings.api_key)?, domain: text("domain", settings.domain)? }
-        }
-        Kind::Postmark => {
-            Account::Postmark { api_key: needed("api_key", settings.api_key)?, message_stream: settings.message_stream }
-        }
-        Kind::Resend => Account::Resend { api_key: needed("api_key", settings.api_key)? },
-        Kind::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key)? },
+        Kind::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key.clone())? },
+        Kind::Mailgun => Account::Mailgun {
+            api_key: needed("api_key", settings.api_key.clone())?,
+            domain: text("domain", settings.domain.clone())?,
+        },
+        Kind::Postmark => Account::Postmark {
+            api_key: needed("api_key", settings.api_key.clone())?,
+            message_stream: settings.message_stream,
+        },
+        Kind::Resend => Account::Resend { api_key: needed("api_key", settings.api_key.clone())? },
+        Kind::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key.clone())? },
         Kind::Sparkpost => Account::Sparkpost {
-            api_key: needed("api_key", settings.api_key)?,
+            api_key: needed("api_key", settings.api_key.clone())?,
             subaccount: settings.subaccount,
             idempotency: settings.idempotency.unwrap_or(false),
         },
         Kind::Mailjet => Account::Mailjet {
-            api_key: needed("api_key", settings.api_key)?,
-            secret_key: needed("secret_key", settings.secret_key)?,
+            api_key: needed("api_key", settings.api_key.clone())?,
+            secret_key: needed("secret_key", settings.secret_key.clone())?,
         },
-        Kind::Webhook => Account::Webhook { secret: needed("secret", settings.secret)? },
-        Kind::Ses => {
-            let region = text("region", region)?;
-            let credentials = match (settings.role_arn, settings.token_file, settings.access_key_id) {
-                (None, None, access_key_id) => SesCredentials::Static {
-                    access_key_id: text("access_key_id", access_key_id)?,
-                    secret_access_key: needed("secret_access_key", settings.secret_access_key)?,
-                    session_token: match settings.session_token {
-                        Some(token) => Some(secret(&key("session_token"), token, environment)?),
-                        None => None,
-                    },
-                },
-                (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
-                    return Err(ConfigError::value(
-                        key("role_arn"),
-                        "stands beside `access_key_id`: give one of the two",
-                    ));
-                }
-                (role_arn, token_file, None) => SesCredentials::WebIdentity {
-                    role_arn: text("role_arn", role_arn)?,
-                    token_file: token_file.ok_or_else(|| {
-                        ConfigError::value(key("token_file"), "is required where there is a role_arn")
-                    })?,
-                    sts_url: match settings
-                        .sts_url
-                        .or_else(|| Url::parse(&format!("https://sts.{region}.amazonaws.com")).ok())
-                    {
-                        Some(url) => url,
-                        None => {
-                            return Err(ConfigError::value(key("region"), "expected a region such as eu-central-1"));
-                        }
-                    },
-                },
-            };
-            Account::Ses(SesAccount {
-                region,
-                credentials,
-                configuration_set: settings.configuration_set,
-                tracking_configuration_set: settings.tracking_configuration_set,
-            })
-        }
+        Kind::Webhook => Account::Webhook { secret: needed("secret", settings.secret.clone())? },
+        Kind::Ses => Account::Ses(ses(name, &settings, environment)?),
     };
     Ok(ProviderConfig {
         account,
@@ -354,6 +316,42 @@ pub(super) fn check(
         tracking: settings.tracking,
         batch: settings.batch,
         batch_linger: settings.batch_linger,
+    })
+}
+
+fn ses(name: &str, settings: &ProviderSettings, environment: &Environment) -> Result<SesAccount, ConfigError> {
+    let key = |field: &str| format!("transport.{name}.{field}");
+    let missing = |field: &str| ConfigError::value(key(field), "is required for a ses transport");
+    let text =
+        |field: &str, value: &Option<String>| value.clone().filter(|v| !v.is_empty()).ok_or_else(|| missing(field));
+    let region = text("region", &settings.region)?;
+    let by_role = settings.role_arn.is_some() || settings.token_file.is_some();
+    if by_role && settings.access_key_id.is_some() {
+        return Err(ConfigError::value(key("role_arn"), "stands beside `access_key_id`: give one of the two"));
+    }
+    let credentials = if by_role {
+        let sts_url =
+            settings.sts_url.clone().or_else(|| Url::parse(&format!("https://sts.{region}.amazonaws.com")).ok());
+        SesCredentials::WebIdentity {
+            role_arn: text("role_arn", &settings.role_arn)?,
+            token_file: settings.token_file.clone().ok_or_else(|| missing("token_file"))?,
+            sts_url: sts_url
+                .ok_or_else(|| ConfigError::value(key("region"), "expected a region such as eu-central-1"))?,
+        }
+    } else {
+        let session_token = settings.session_token.clone();
+        let secret_access_key = settings.secret_access_key.clone().ok_or_else(|| missing("secret_access_key"))?;
+        SesCredentials::Static {
+            access_key_id: text("access_key_id", &settings.access_key_id)?,
+            secret_access_key: secret(&key("secret_access_key"), secret_access_key, environment)?,
+            session_token: session_token.map(|token| secret(&key("session_token"), token, environment)).transpose()?,
+        }
+    };
+    Ok(SesAccount {
+        region,
+        credentials,
+        configuration_set: settings.configuration_set.clone(),
+        tracking_configuration_set: settings.tracking_configuration_set.clone(),
     })
 }
 

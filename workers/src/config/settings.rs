@@ -220,7 +220,7 @@ pub(super) enum OnUnknown {
 }
 
 /// A secret: a text, or where to find one.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a text, { env = \"NAME\" } or { file = \"/path\" }")]
 pub(super) enum Secret {
     Text(String),
@@ -228,13 +228,13 @@ pub(super) enum Secret {
     File(SecretInFile),
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SecretInEnv {
     pub(super) env: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SecretInFile {
     pub(super) file: PathBuf,

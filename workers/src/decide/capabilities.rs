@@ -96,8 +96,10 @@ impl Kind {
             }
             // Open and click tracking belong to the configuration set; 40 MB as MIME.
             Self::Ses => Capabilities { opens: false, clicks: false, bytes_max: 28 * MIB, ..all },
-            // 25 MB as MIME.
-            Self::Mailgun => Capabilities { bytes_max: 17 * MIB, schedules: true, batch_max: 1000, ..all },
+            // 25 MB as MIME. https://www.rubydoc.info/gems/mailgun-ruby/Mailgun/Chains: ten tags.
+            Self::Mailgun => {
+                Capabilities { tags_max: 10, bytes_max: 17 * MIB, schedules: true, batch_max: 1000, ..all }
+            }
             // One tag; 10 MB with attachments as base64, bodies of 5 MB.
             Self::Postmark => Capabilities { tags_max: 1, bytes_max: 7 * MIB, batch_max: 500, ..all },
             // Tracking belongs to the domain; 40 MB with attachments as base64.
@@ -121,7 +123,8 @@ impl Kind {
                 ..all
             },
             // 20 MB of content. Its idempotency key is switched on by `idempotency = true`.
-            Self::Sparkpost => Capabilities { bytes_max: 14 * MIB, schedules: true, ..all },
+            // https://www.npmjs.com/package/campaign-sparkpost: ten tags of a recipient.
+            Self::Sparkpost => Capabilities { tags_max: 10, bytes_max: 14 * MIB, schedules: true, ..all },
             // 15 MB with attachments.
             Self::Mailjet => Capabilities { tags_max: 1, bytes_max: 10 * MIB, batch_max: 50, ..all },
             Self::Webhook => all,
@@ -137,6 +140,7 @@ impl fmt::Display for Kind {
 
 /// What a transport can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent columns of a table")]
 pub struct Capabilities {
     /// Files.
     pub attachments: bool,
@@ -166,6 +170,7 @@ pub struct Capabilities {
 
 /// What a job needs of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent columns of a table")]
 pub struct Needs {
     /// It has files.
     pub attachments: bool,

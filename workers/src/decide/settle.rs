@@ -339,6 +339,8 @@ impl Next {
     pub fn meta(&self, before: &Meta, now: Timestamp) -> Meta {
         let mut meta = before.clone();
         meta.generation += 1;
+        // The worker lived to decide.
+        meta.losses = 0;
         match self {
             Self::Again { at, pending, counted, unknown, last, pin } => {
                 meta.pin.clone_from(pin);
@@ -593,7 +595,7 @@ mod tests {
 
     #[test]
     fn the_copys_headers_tell_what_happened() {
-        let before = Meta { generation: 4, attempt: 1, parks: 2, ..Meta::default() };
+        let before = Meta { generation: 4, attempt: 1, parks: 2, losses: 2, ..Meta::default() };
         let again = |counted| Next::Again {
             at: Timestamp::UNIX_EPOCH,
             pending: Some(vec![1]),
@@ -603,7 +605,7 @@ mod tests {
             pin: None,
         };
         let meta = again(true).meta(&before, Timestamp::UNIX_EPOCH);
-        assert_eq!((meta.generation, meta.attempt, meta.parks, meta.unknowns), (5, 2, 2, 1));
+        assert_eq!((meta.generation, meta.attempt, meta.parks, meta.unknowns, meta.losses), (5, 2, 2, 1, 0));
         let meta = again(false).meta(&before, Timestamp::UNIX_EPOCH);
         assert_eq!((meta.generation, meta.attempt, meta.parks, meta.pending), (5, 1, 3, Some(vec![1])));
     }

@@ -3,7 +3,10 @@
 pub mod embedded;
 pub mod rabbitmq;
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -26,7 +29,12 @@ pub enum Queue {
 }
 
 /// A message that was delivered to this worker and is its to settle. `Debug` output shows no body.
-pub struct Delivery {
+///
+/// One pointer wide: it is handed down the whole path of an attempt, and what a step of that path holds by value is in its future twice.
+pub struct Delivery(Box<Message>);
+
+/// What a [`Delivery`] holds.
+pub struct Message {
     /// The encoded job.
     pub body: Bytes,
     /// The message id, where the producer set one.
@@ -53,6 +61,31 @@ pub(crate) enum Receipt {
     Rabbit(rabbitmq::Receipt),
     /// On a row of the file.
     Embedded(embedded::Receipt),
+}
+
+impl Delivery {
+    pub(crate) fn new(message: Message) -> Self {
+        Self(Box::new(message))
+    }
+
+    /// Spends the right to settle it.
+    pub(crate) fn into_receipt(self) -> Receipt {
+        self.0.receipt
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.0
+    }
+}
+
+impl DerefMut for Delivery {
+    fn deref_mut(&mut self) -> &mut Message {
+        &mut self.0
+    }
 }
 
 impl fmt::Debug for Delivery {

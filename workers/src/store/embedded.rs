@@ -369,9 +369,11 @@ fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
 
 fn write(db: &Connection, key: &str, record: &Record, expires_ms: u64) -> Result<(), DbError> {
     db.prepare_cached(
-        "INSERT OR REPLACE INTO ledger
+        "INSERT INTO ledger
          (key, state, generation, fence, holder, lease_end_ms, payload_hash, note, expires_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (key) DO UPDATE SET state = ?2, generation = ?3, fence = ?4, holder = ?5, lease_end_ms = ?6,
+         payload_hash = ?7, note = ?8, expires_ms = ?9",
     )?
     .execute(params![
         key,

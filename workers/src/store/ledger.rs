@@ -36,6 +36,7 @@ impl LedgerKey {
     }
 
     /// The record of one part of this job.
+    #[must_use]
     pub fn part(&self, part: u8) -> Self {
         Self(format!("{}/{part}", self.0))
     }

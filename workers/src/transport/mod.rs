@@ -3,8 +3,9 @@
 pub mod provider;
 pub mod smtp;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use self::provider::batcher::Batcher;
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -23,7 +24,11 @@ pub struct Transport {
 
 enum Way {
     Smtp(Box<smtp::Relay>),
-    Provider(Box<provider::Provider>),
+    Provider {
+        provider: Arc<provider::Provider>,
+        /// Where jobs of the bulk lane may share calls.
+        batcher: Option<Batcher>,
+    },
 }
 
 /// Why a transport cannot be set up.
@@ -40,11 +45,17 @@ pub enum SetupError {
 impl Transport {
     /// Sets a transport up; connects to nothing yet.
     pub fn new(config: &TransportConfig) -> Result<Self, SetupError> {
+        let capabilities = config.capabilities();
         let way = match &config.kind {
             TransportKind::Smtp(smtp) => Way::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
-            TransportKind::Provider(provider) => Way::Provider(Box::new(provider::Provider::new(provider)?)),
+            TransportKind::Provider(settings) => {
+                let provider = Arc::new(provider::Provider::new(settings)?);
+                let batcher = || Batcher::new(provider.clone(), &capabilities, settings.batch_linger);
+                let batcher = (capabilities.batch_max > 1).then(batcher);
+                Way::Provider { provider, batcher }
+            }
         };
-        Ok(Self { name: config.name.clone(), capabilities: config.capabilities(), way })
+        Ok(Self { name: config.name.clone(), capabilities, way })
     }
 
     /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
@@ -54,7 +65,13 @@ impl Transport {
     {
         let relay = match &self.way {
             Way::Smtp(relay) => relay,
-            Way::Provider(provider) => return provider.deliver(letter, may_submit).await,
+            Way::Provider { provider, batcher } => {
+                let shared = batcher.as_ref().and_then(|batcher| Some((batcher, batcher.item(letter)?)));
+                return match shared {
+                    Some((batcher, item)) => batcher.deliver(letter, item, may_submit).await,
+                    None => provider.deliver(letter, may_submit).await,
+                };
+            }
         };
         let composed = match letter.mime() {
             Ok(composed) => composed,
@@ -66,17 +83,20 @@ impl Transport {
         in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
     }
 
-    /// How long a call for this letter may be repeated without sending anything twice; nothing where the transport does not recognise a
-    /// repeated call.
-    pub fn repeatable_for(&self, _letter: &Letter<'_>) -> Option<Duration> {
-        self.capabilities.idempotency
+    /// For so long the delivery of this letter may be repeated at this transport after an unknown outcome: the provider recognises the call by its
+    /// key. Nothing where there is no key, and where the letter shares a call with others, whose company would differ the next time.
+    pub fn repeatable_for(&self, letter: &Letter<'_>) -> Option<Duration> {
+        match &self.way {
+            Way::Provider { batcher: Some(batcher), .. } if batcher.item(letter).is_some() => None,
+            _ => self.capabilities.idempotency,
+        }
     }
 
     /// The relay, where it is one.
     pub fn relay(&self) -> Option<&smtp::Relay> {
         match &self.way {
             Way::Smtp(relay) => Some(relay),
-            Way::Provider(_) => None,
+            Way::Provider { .. } => None,
         }
     }
 

@@ -41,8 +41,8 @@ fn job(change: impl FnOnce(&mut JobV1)) -> Job {
 fn check(condition: Condition, change: impl FnOnce(&mut JobV1), expected: bool) {
     let shown = condition.to_string();
     let routes = Routes::new(vec![rule("one", vec![condition]), rule("rest", vec![])]);
-    let routed = routes.route(&job(change), None);
-    assert_eq!(routed, Routed::One(usize::from(!expected)), "{shown}");
+    let taken_by = routes.route(&job(change), None);
+    assert_eq!(taken_by, Routed::One(usize::from(!expected)), "{shown}");
 }
 
 #[test]
@@ -208,10 +208,10 @@ proptest! {
         let mut list: Vec<Route> = rules.into_iter().map(|conditions| rule("r", conditions)).collect();
         list.push(rule("rest", vec![]));
         let routes = Routes::new(list);
-        let routed = routes.route(&job, None);
-        prop_assert_eq!(&routed, &routes.route(&job, None));
+        let answer = routes.route(&job, None);
+        prop_assert_eq!(&answer, &routes.route(&job, None));
         let all = job.recipients();
-        let of: Vec<usize> = match &routed {
+        let of: Vec<usize> = match &answer {
             Routed::One(route) => vec![*route; all.len()],
             Routed::Parts(parts) => {
                 let mut of = vec![usize::MAX; all.len()];

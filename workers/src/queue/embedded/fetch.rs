@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postrider_producer::embedded::{Db, tables::meta_of};
+use postrider_producer::embedded::{Db, DbError, tables::meta_of};
 use postrider_schemas::Lane;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{LEASE, Receipt, now_ms, rows};
-use crate::queue::{Delivery, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
+use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
 
 /// Most rows taken at once.
 const BATCH_MAX: usize = 64;
+/// How long a fetcher that has little room, or was told of something new, waits for more of it: looking costs more than a row.
+const GATHER: Duration = Duration::from_millis(5);
 /// A look at the file without any sign that something changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,7 @@ impl Fetcher {
     /// Until told to stop.
     pub async fn run(self) {
         let room = Arc::new(Semaphore::new(self.plan.prefetch));
-        let mut commits = self.db.commits();
+        let mut arrivals = self.db.arrivals();
         while !self.stop.is_cancelled() {
             let permit = tokio::select! {
                 biased;
@@ -67,7 +69,10 @@ impl Fetcher {
                 permit = Arc::clone(&room).acquire_owned() => permit,
             };
             let Ok(first) = permit else { return };
-            commits.mark_unchanged();
+            if room.available_permits() < self.plan.prefetch / 4 {
+                sleep(GATHER).await;
+            }
+            arrivals.mark_unchanged();
             let mut permits = vec![first];
             while permits.len() < BATCH_MAX
                 && let Ok(more) = Arc::clone(&room).try_acquire_owned()
@@ -75,13 +80,22 @@ impl Fetcher {
                 permits.push(more);
             }
             let taken = self.take(permits.len()).await;
+            let Ok(taken) = taken else {
+                // Not at once: a full disk stays full for a while, and its log may lie on it too.
+                drop(permits);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = sleep(LOOK_AGAIN) => {}
+                }
+                continue;
+            };
             if taken.is_empty() {
                 drop(permits);
                 let pause = self.pause().await;
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = sleep(pause) => {}
-                    _ = commits.changed() => {}
+                    _ = arrivals.changed() => sleep(GATHER).await,
                 }
                 continue;
             }
@@ -93,22 +107,17 @@ impl Fetcher {
         }
     }
 
-    async fn take(&self, limit: usize) -> Vec<rows::Taken> {
+    async fn take(&self, limit: usize) -> Result<Vec<rows::Taken>, DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        match self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await {
-            Ok(taken) => taken,
-            Err(error) => {
-                warn!(%error, "The queue's file cannot be read now");
-                Vec::new()
-            }
-        }
+        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await;
+        taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
     /// How long to wait where nothing is free: until the next row's turn, or a look all the same.
     async fn pause(&self) -> Duration {
-        let (queue, lane) = (self.plan.queue, self.plan.lane.map(Lane::as_str));
-        let next = self.db.call(move |db| rows::next_turn(db, queue, lane)).await;
+        let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
+        let next = self.db.call(move |db| rows::next_turn(db, queue, lane, &owner)).await;
         let Ok(Some(next)) = next else { return LOOK_AGAIN };
         Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(1))
             .clamp(Duration::from_millis(1), LOOK_AGAIN)
@@ -116,7 +125,7 @@ impl Fetcher {
 
     fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
         let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
-        Delivery {
+        Delivery::new(Message {
             body: one.body.into(),
             message_id: one.message_id,
             message_type: one.message_type,
@@ -126,7 +135,7 @@ impl Fetcher {
             deliveries: one.deliveries,
             published_at: rows::published_at(one.published_at),
             receipt: AnyReceipt::Embedded(Receipt { row: one.row, _room: permit }),
-        }
+        })
     }
 }
 

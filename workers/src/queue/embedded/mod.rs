@@ -22,9 +22,10 @@ use postrider_producer::embedded::{Db, DbError, tables};
 use postrider_schemas::Event;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
 
 use super::{
     Delivery, QueueError, Receipt as AnyReceipt, Rest, RestError, RestMessage, RestVerdict, SettleError,
@@ -34,6 +35,8 @@ use crate::decide::settlement::Settlement;
 
 /// How long a row stays with an owner that gives no sign of life.
 const LEASE: Duration = Duration::from_secs(15);
+/// Between two tries to write a settlement.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Newest events that are kept.
 const EVENTS_KEPT: i64 = 100_000;
 /// Rows looked at in one go by tools.
@@ -74,7 +77,9 @@ impl EmbeddedQueue {
 
     pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
         self.up.store(true, Ordering::Relaxed);
-        for plan in fetch::plans(options) {
+        let plans = fetch::plans(options);
+        info!(consumers = plans.len(), "Consuming");
+        for plan in plans {
             let fetcher = fetch::Fetcher {
                 db: self.db.clone(),
                 owner: Arc::clone(&self.owner),
@@ -88,13 +93,32 @@ impl EmbeddedQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.receipt else { return Err(SettleError::AckLost) };
-        let owner = Arc::clone(&self.owner);
-        let change = rows::Change::of(settlement);
-        match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(SettleError::AckLost),
-            Err(error) => Err(SettleError::Embedded(error)),
+        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.into_receipt() else {
+            return Err(SettleError::AckLost);
+        };
+        let change = Arc::new(rows::Change::of(settlement));
+        let brings_work = !matches!(*change, rows::Change::Delete);
+        let mut is_told = false;
+        loop {
+            let (owner, change) = (Arc::clone(&self.owner), Arc::clone(&change));
+            match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
+                Ok(true) => {
+                    if brings_work {
+                        self.db.arrived();
+                    }
+                    return Ok(());
+                }
+                Ok(false) => return Err(SettleError::AckLost),
+                // A full disk, say. Given up, the row would stay ours, untouched, for as long as this process lives. The drain's limit ends the wait.
+                Err(error) if error.is_transient() && !self.end.is_cancelled() => {
+                    if !is_told {
+                        warn!(%error, "A settlement is not written; it is tried until it is");
+                        is_told = true;
+                    }
+                    sleep(SETTLE_PAUSE).await;
+                }
+                Err(error) => return Err(SettleError::Embedded(error)),
+            }
         }
     }
 
@@ -179,6 +203,7 @@ impl EmbeddedQueue {
                 seen += 1;
                 let verdict = decide(&message).await;
                 self.db.call(move |db| rows::decided(db, row, &verdict)).await.map_err(QueueError::from)?;
+                self.db.arrived();
             }
         }
     }

@@ -86,8 +86,20 @@ pub struct Taken {
     pub body: Vec<u8>,
 }
 
-/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free; that it was delivered before
-/// stays counted.
+macro_rules! take_where {
+    ($which:literal) => {
+        concat!(
+            "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN \
+             (SELECT id FROM message WHERE ",
+            $which,
+            " AND due_at <= ?5 AND (owner IS NULL OR lease_until < ?5 AND owner <> ?1) ORDER BY due_at, id LIMIT ?6) \
+             RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body"
+        )
+    };
+}
+
+/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free, but not to its owner, who lives
+/// and still has it in hand; that it was delivered before stays counted.
 pub fn take(
     db: &Connection,
     queue: &str,
@@ -98,12 +110,11 @@ pub fn take(
 ) -> Result<Vec<Taken>, DbError> {
     let now = now_ms();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut statement = db.prepare_cached(
-        "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN \
-         (SELECT id FROM message WHERE queue = ?3 AND (?4 IS NULL OR lane = ?4) AND due_at <= ?5 \
-          AND (owner IS NULL OR lease_until < ?5) ORDER BY due_at, id LIMIT ?6) \
-         RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body",
-    )?;
+    // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look.
+    let mut statement = db.prepare_cached(match lane {
+        Some(_) => take_where!("queue = ?3 AND lane = ?4"),
+        None => take_where!("queue = ?3 AND ?4 IS NULL"),
+    })?;
     let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
         Ok(Taken {
             row: row.get(0)?,
@@ -122,15 +133,27 @@ pub fn take(
     Ok(taken)
 }
 
-/// The time, in ms, at which the next row of a queue becomes free or due.
-pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>) -> Result<Option<i64>, DbError> {
-    Ok(db
-        .prepare_cached(
-            "SELECT min(max(due_at, lease_until)) FROM message WHERE queue = ?1 AND (?2 IS NULL OR lane = ?2)",
-        )?
-        .query_row(params![queue, lane], |row| row.get(0))
-        .optional()?
-        .flatten())
+macro_rules! next_where {
+    ($which:literal) => {
+        concat!(
+            "SELECT min(at) FROM (SELECT * FROM (SELECT due_at AS at FROM message WHERE ",
+            $which,
+            " AND owner IS NULL ORDER BY due_at LIMIT 1) UNION ALL \
+             SELECT max(due_at, lease_until) FROM message INDEXED BY message_in_hand WHERE owner IS NOT NULL AND owner <> ?3 AND ",
+            $which,
+            ")"
+        )
+    };
+}
+
+/// The time, in ms, at which the next row of a queue becomes free or due for an owner.
+pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>, owner: &str) -> Result<Option<i64>, DbError> {
+    // Of those that nobody has in hand the first one; of the few that somebody has, the one whose lease ends first.
+    let text = match lane {
+        Some(_) => next_where!("queue = ?1 AND lane = ?2"),
+        None => next_where!("queue = ?1 AND ?2 IS NULL"),
+    };
+    Ok(db.prepare_cached(text)?.query_row(params![queue, lane, owner], |row| row.get(0)).optional()?.flatten())
 }
 
 /// Renews every lease of an owner.

@@ -10,14 +10,14 @@ use lapin::{
 use postrider_schemas::{Lane, Meta};
 
 use super::{Receipt, acks::Acks};
-use crate::queue::{Delivery, Receipt as AnyReceipt, Source, SourceKind};
+use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
 
 /// A delivery as the rest of the worker knows it.
 pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
     let properties = &delivered.properties;
     let headers = properties.headers().as_ref();
     let meta = meta(headers);
-    Delivery {
+    Delivery::new(Message {
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
         published_at: published_at(properties),
@@ -27,7 +27,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
         meta,
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
-    }
+    })
 }
 
 /// What the headers remember.

@@ -33,12 +33,22 @@ use postrider_schemas::{
     topology::{DEAD_EXCHANGE, DUE_EXCHANGE, EVENTS_EXCHANGE, Topology},
     wire::{JOB_CONTENT_TYPE, JOB_TYPE},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use self::acks::Acks;
 use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
 use crate::{config::TopologyMode, decide::settlement::Settlement};
+
+/// Longest wait for a broker that confirms no copies: well below its own limit on unacknowledged messages, 30 minutes by default.
+const COPY_WAIT_MAX: Duration = Duration::from_mins(10);
+const COPY_PAUSE: Duration = Duration::from_secs(1);
+/// Events are published at the end of every span of this length.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 /// The right to settle a delivery of a broker.
 pub struct Receipt {
@@ -58,6 +68,7 @@ pub struct RabbitQueue {
     mode: TopologyMode,
     topology: Topology,
     publishing: Link,
+    begun: Instant,
     up: Arc<AtomicBool>,
     /// No new deliveries.
     stop: CancellationToken,
@@ -82,6 +93,7 @@ impl RabbitQueue {
             mode,
             topology,
             publishing,
+            begun: Instant::now(),
             up: Arc::default(),
             stop: CancellationToken::new(),
             quiet: CancellationToken::new(),
@@ -115,10 +127,33 @@ impl RabbitQueue {
         if settlement == Settlement::Return && delivery.redelivered {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
+        let is_begun = settlement != Settlement::Return;
         for copy in copies(&delivery, settlement) {
-            self.publishing.publish(&copy).await?;
+            // Rare, and large: by value it would be part of every attempt's future.
+            Box::pin(self.publish_copy(&copy, receipt, is_begun)).await?;
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
+    }
+
+    /// Publishes what replaces a message. A broker that takes nothing for a while (an alarm, a leader that moves) is waited for as long as the
+    /// message can still be acknowledged: one that is neither settled nor given back would block a place until its channel closes. One that
+    /// nobody began is given back at once.
+    async fn publish_copy(&self, copy: &Outgoing, receipt: &Receipt, is_begun: bool) -> Result<(), PublishError> {
+        let end = Instant::now() + COPY_WAIT_MAX;
+        let mut is_told = false;
+        loop {
+            let Err(error) = self.publishing.publish(copy).await else { return Ok(()) };
+            if !is_begun || error == PublishError::Closed || !receipt.is_usable() || Instant::now() >= end {
+                // Nothing is lost where this cannot be told: the message then comes back with its channel.
+                receipt.acks.give_back(receipt.tag);
+                return Err(error);
+            }
+            if !is_told {
+                warn!(%error, "The copy of a message is not confirmed; it is published until it is");
+                is_told = true;
+            }
+            sleep(COPY_PAUSE).await;
+        }
     }
 
     pub(super) async fn emit(&self, event: &Event) -> Result<(), PublishError> {
@@ -132,7 +167,17 @@ impl RabbitQueue {
             body: Bytes::from(event.encode()),
             mandatory: false,
         };
-        self.publishing.publish(&message).await
+        self.together().await;
+        Box::pin(self.publishing.publish(&message)).await
+    }
+
+    /// Resolves for all who wait at the same moment, a few hundred times a second. What is published then goes out in one write and is
+    /// confirmed in one frame, instead of a wakeup of the connection's thread and a packet each way for every job. Each publish still
+    /// waits for its confirm: an event that was not confirmed is not told, and the job would be settled without it.
+    async fn together(&self) {
+        let since = Instant::now().duration_since(self.begun).as_nanos() / TOGETHER.as_nanos();
+        let next = u32::try_from(since + 1).unwrap_or(u32::MAX);
+        sleep_until(self.begun + TOGETHER * next).await;
     }
 
     pub(super) async fn stop_consuming(&self) {

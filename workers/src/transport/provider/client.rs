@@ -141,8 +141,12 @@ impl Client {
     /// Makes the call, once.
     pub async fn send(&self, request: Request) -> Result<Reply, Lost> {
         let unusable = |text: String| Lost::Before { class: Class::Config, stage: Stage::Connect, text };
-        let mut url = self.base_url.as_str().trim_end_matches('/').to_owned();
-        url.push_str(&request.path);
+        let base = self.base_url.as_str();
+        // An address that is the whole one is left as it was written.
+        let url = match request.path.as_str() {
+            "" => base.to_owned(),
+            path => format!("{}{path}", base.trim_end_matches('/')),
+        };
         let mut call = self.http.post(url).header(http::header::CONTENT_TYPE, request.content_type).body(request.body);
         for (name, value) in &request.headers {
             let mut value = http::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
@@ -169,6 +173,12 @@ impl Client {
             }
         }
     }
+}
+
+/// The `Host` that the client sends for this address: the port stands in it where it is not the scheme's own.
+pub fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What an error of the client means for the message.

@@ -3,18 +3,35 @@
 //! What follows from an outcome is not decided here.
 
 pub mod batch;
+pub mod batcher;
 pub mod client;
+pub mod credentials;
 pub mod encoding;
+pub mod fields;
+pub mod multipart;
 pub mod reply;
+pub mod scrub;
+pub mod sigv4;
 pub mod unfit;
 
+pub mod brevo;
+pub mod mailgun;
+pub mod mailjet;
+pub mod postmark;
+pub mod resend;
 pub mod sendgrid;
+pub mod ses;
+pub mod sparkpost;
+pub mod webhook;
 
 use jiff::Timestamp;
 
 use self::{
+    batch::{Batched, Item},
     client::{Client, ClientError, Lost, Request},
+    credentials::Credentials,
     reply::{Reply, Verdict},
+    sigv4::Keys,
     unfit::Unfit,
 };
 use crate::{
@@ -27,12 +44,25 @@ use crate::{
 pub struct Provider {
     account: Account,
     client: Client,
+    /// `Host` as the client sends it, for requests that are signed with it.
+    host: String,
+    /// Of accounts whose keys may change while we run.
+    credentials: Option<Credentials>,
 }
 
 impl Provider {
     /// Sets the client up; connects to nothing.
     pub fn new(config: &ProviderConfig) -> Result<Self, ClientError> {
-        Ok(Self { account: config.account.clone(), client: Client::new(&config.http, &config.base_url)? })
+        let credentials = match &config.account {
+            Account::Ses(account) => Some(Credentials::new(&account.credentials, &config.http)?),
+            _ => None,
+        };
+        Ok(Self {
+            account: config.account.clone(),
+            client: Client::new(&config.http, &config.base_url)?,
+            host: client::host(&config.base_url),
+            credentials,
+        })
     }
 
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
@@ -40,7 +70,11 @@ impl Provider {
     where
         F: Future<Output = bool>,
     {
-        let request = match self.request(letter) {
+        let keys = match self.keys().await {
+            Ok(keys) => keys,
+            Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
+        };
+        let request = match self.request(letter, keys.as_ref(), Timestamp::now()) {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
         };
@@ -52,25 +86,106 @@ impl Provider {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
-            Ok(reply) => outcome(reply.status, self.verdict(&reply, Timestamp::now())),
+            Ok(reply) => {
+                self.learn(&reply, keys.as_ref()).await;
+                self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
+            }
             Err(lost) => without_answer(lost),
         };
         drop(place);
         outcome
     }
 
-    /// The request for one message.
-    pub fn request(&self, letter: &Letter<'_>) -> Result<Request, Unfit> {
+    /// The keys to sign with, for accounts that sign.
+    async fn keys(&self) -> Result<Option<Keys>, Refusal> {
+        match &self.credentials {
+            Some(credentials) => credentials.keys().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Forgets keys that the answer says have ended.
+    async fn learn(&self, reply: &Reply, keys: Option<&Keys>) {
+        if let (Some(credentials), Some(keys)) = (&self.credentials, keys)
+            && ses::keys_ended(reply)
+        {
+            credentials.forget(keys).await;
+        }
+    }
+
+    /// The request for one message; `keys` where the account signs.
+    fn request(&self, letter: &Letter<'_>, keys: Option<&Keys>, now: Timestamp) -> Result<Request, Unfit> {
         match &self.account {
             Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
-            _ => Err(Unfit::Value("anything yet".to_owned())),
+            Account::Ses(account) => {
+                let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
+                ses::request(account, keys, &self.host, letter, now)
+            }
+            Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+            Account::Sparkpost { api_key, subaccount, idempotency } => {
+                sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+            }
+            Account::Webhook { secret } => webhook::request(secret, letter, now),
+            Account::Postmark { api_key, message_stream } => {
+                postmark::request(api_key, message_stream.as_deref(), letter)
+            }
+            Account::Resend { api_key } => resend::request(api_key, letter),
+            Account::Brevo { api_key } => brevo::request(api_key, letter),
+            Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
+        }
+    }
+
+    /// What a verdict means for the attempt, in words that hold no credentials.
+    fn outcome(&self, status: Option<u16>, verdict: Verdict) -> Outcome {
+        outcome(status, scrub::scrubbed(verdict, &self.account))
+    }
+
+    /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
+    fn item(&self, letter: &Letter<'_>) -> Option<Item> {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::item(letter).ok(),
+            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
+            Account::Resend { .. } => resend::item(letter).ok(),
+            Account::Mailjet { .. } => mailjet::item(letter).ok(),
+            Account::Mailgun { .. } => mailgun::item(letter).ok(),
+            _ => None,
+        }
+    }
+
+    /// The request for several messages; nothing where calls cannot be shared.
+    pub fn batch_request(&self, items: &[&Item]) -> Option<Request> {
+        match &self.account {
+            Account::Sendgrid { api_key } => Some(sendgrid::batch_request(api_key, items)),
+            Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
+            Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
+            Account::Mailjet { api_key, secret_key } => Some(mailjet::batch_request(api_key, secret_key, items)),
+            Account::Mailgun { api_key, domain } => Some(mailgun::batch_request(api_key, domain, items)),
+            _ => None,
+        }
+    }
+
+    fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
+        match &self.account {
+            Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
+            Account::Postmark { .. } => postmark::batch_verdict(reply, now),
+            Account::Resend { .. } => resend::batch_verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::batch_verdict(reply, now),
+            _ => Batched::Whole(self.verdict(reply, now)),
         }
     }
 
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
         match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
-            _ => Verdict::Unclear(String::new()),
+            Account::Ses(_) => ses::verdict(reply, now),
+            Account::Mailgun { .. } => mailgun::verdict(reply, now),
+            Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
+            Account::Webhook { .. } => webhook::verdict(reply, now),
+            Account::Postmark { .. } => postmark::verdict(reply, now),
+            Account::Resend { .. } => resend::verdict(reply, now),
+            Account::Brevo { .. } => brevo::verdict(reply, now),
+            Account::Mailjet { .. } => mailjet::verdict(reply, now),
         }
     }
 }
@@ -83,8 +198,8 @@ fn misfit(unfit: &Unfit) -> Outcome {
 }
 
 /// What a verdict means for the attempt.
-fn outcome(status: u16, verdict: Verdict) -> Outcome {
-    let answer = |text: &str| Answer::new(Stage::Call, Some(status), None, text);
+fn outcome(status: Option<u16>, verdict: Verdict) -> Outcome {
+    let answer = |text: &str| Answer::new(Stage::Call, status, None, text);
     match verdict {
         Verdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
         Verdict::Refused { class, text, retry_after } => {

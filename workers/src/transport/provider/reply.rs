@@ -79,7 +79,7 @@ impl Reply {
         let value = self.header("retry-after")?;
         match value.parse::<u64>() {
             Ok(seconds) => Some(bounded(Duration::from_secs(seconds))),
-            Err(_) => until(rfc2822::parse(value).ok()?.timestamp(), now),
+            Err(_) => Some(until(rfc2822::parse(value).ok()?.timestamp(), now)),
         }
     }
 
@@ -92,7 +92,7 @@ impl Reply {
     pub fn unix_time(&self, name: &str, now: Timestamp) -> Option<Duration> {
         let seconds: f64 = self.header(name)?.parse().ok()?;
         let at = Timestamp::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?).ok()?;
-        until(at, now)
+        Some(until(at, now))
     }
 
     /// What the status alone says, for everything that a provider does not document otherwise. 502 and 504 come from a machine in
@@ -116,8 +116,8 @@ fn bounded(wait: Duration) -> Duration {
     wait.min(Duration::from_hours(24))
 }
 
-fn until(at: Timestamp, now: Timestamp) -> Option<Duration> {
-    Some(bounded(Duration::try_from(at.duration_since(now)).unwrap_or_default()))
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    bounded(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -34,14 +34,14 @@ const JOB_ID: &str = "postrider_job_id";
 
 /// One message.
 pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    let mut body = shared(letter)?;
+    let mut body = shared(letter);
     body.insert("personalizations".to_owned(), json!([personalization(letter)?]));
     Ok(call(api_key, &Value::Object(body)))
 }
 
 /// One message as a part of a call with others that have the same content.
 pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    Ok(Item { shared: Value::Object(shared(letter)?).to_string(), own: personalization(letter)? })
+    Ok(Item { shared: Value::Object(shared(letter)).to_string(), own: personalization(letter)? })
 }
 
 /// One call for all; their shared part is the same.
@@ -59,15 +59,16 @@ pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
 
 /// What an answer means.
 pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
-    let text = reply.json().as_ref().map(reason).unwrap_or_else(|| reply.excerpt());
+    let text = reply.json().as_ref().map_or_else(|| reply.excerpt(), reason);
     match reply.status {
         202 => Verdict::Taken(reply.header("x-message-id").unwrap_or_default().to_owned()),
         429 => {
             let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
             Verdict::refused(Class::Throttled, text).after(wait)
         }
-        // Two things: a sender that is not verified, or an account that is blocked for a while after too many bad requests.
+        // Two things: an account that is blocked for a while after too many bad requests, or a sender that is not verified.
         403 if mentions(&text, "temporarily") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        403 if mentions(&text, "sender identity") => Verdict::refused(Class::Sender, text),
         _ => reply.by_status(&text, now),
     }
 }
@@ -78,7 +79,7 @@ fn call(api_key: &SecretString, body: &Value) -> Request {
 }
 
 /// What jobs with the same content have in common.
-fn shared(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+fn shared(letter: &Letter<'_>) -> Map<String, Value> {
     let job = letter.job;
     let mut body = Map::new();
     body.insert("from".to_owned(), mailbox(job.from()));
@@ -128,7 +129,7 @@ fn shared(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
             "open_tracking": { "enable": tracking.opens },
         }),
     );
-    Ok(body)
+    body
 }
 
 /// What is a job's own.
@@ -200,7 +201,8 @@ mod tests {
         check(400, &[], &error("Does not contain a valid address."), "message");
         check(413, &[], &error("too large"), "message");
         check(401, &[], &error("The provided authorization grant is invalid, expired, or revoked"), "config");
-        check(403, &[], &error("The from address does not match a verified Sender Identity."), "config");
+        check(403, &[], &error("The from address does not match a verified Sender Identity."), "sender");
+        check(403, &[], &error("access forbidden"), "config");
         check(403, &[], &error("You have been temporarily blocked after repeated bad requests"), "quota");
         check(406, &[], &error("missing Accept header"), "message");
         check(429, &[("x-ratelimit-reset", "1795428060")], &error("too many requests"), "throttled after 60");

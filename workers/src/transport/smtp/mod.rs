@@ -108,7 +108,8 @@ impl Relay {
                 return outcome;
             }
         }
-        let mut session = match Session::open(&self.target, self.pool.mark(&place)).await {
+        // Rare, and large: by value it would be part of every delivery's future.
+        let mut session = match Box::pin(Session::open(&self.target, self.pool.mark(&place))).await {
             Ok(session) => session,
             Err(failure) => return failure.into_outcome(),
         };

@@ -1,0 +1,162 @@
+//! Messages under whose hands workers die: the broker never destroys one, quarantine tries them one at a time, and only what kills there as
+//! well is given up.
+
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
+use postrider_schemas::topology::{DEAD_QUEUE, SUSPECT_QUEUE, jobs_queue};
+use postrider_schemas::{Job, Lane};
+use postrider_tests::deadline;
+use postrider_tests::events::Events;
+use postrider_tests::fault_proxy::{FaultProxy, Faults};
+use postrider_tests::postrider::Postrider;
+use postrider_tests::story::{self, ROUTE, SOON};
+use postrider_tests::world::{Parts, World};
+
+/// Takes the only message of a queue and puts it back, so many times or until it rests in `dead`. Gives how often it did.
+async fn give_back(channel: &Channel, queue: &str, times: u32) -> u32 {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+    for count in 0..times {
+        let got = deadline::wait_for_async("the message", SOON, async || {
+            if let Some(got) = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
+                return Some(Some(got));
+            }
+            // One that is on its way back is not there for a moment; one that is gone is in `dead`.
+            let dead = channel.queue_declare(DEAD_QUEUE.into(), passive, FieldTable::default()).await.unwrap();
+            (queue != DEAD_QUEUE && dead.message_count() > 0).then_some(None)
+        });
+        let Some(got) = got.await.unwrap() else { return count };
+        let options = BasicNackOptions { requeue: true, multiple: false };
+        channel.basic_nack(got.delivery.delivery_tag, options).await.unwrap();
+    }
+    times
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_returned_many_times_rests_in_dead_and_is_never_destroyed() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    // RabbitMQ 3.10 takes -1 and 0 for "destroy it at its first return".
+    for queue in world.vhost().list("queues").unwrap() {
+        let limit = &queue["arguments"]["x-delivery-limit"];
+        assert!(limit.is_null() || limit.as_i64().unwrap() >= 200, "{queue:#}");
+    }
+    let job = story::job(Lane::Transactional, "ada@dest.example");
+    story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
+    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let returned = give_back(&channel, &jobs_queue(Lane::Transactional, 0), 250).await;
+    assert!((200..=201).contains(&returned), "{returned}");
+    // At rest nothing wears out: each look of a tool is a return.
+    assert_eq!(give_back(&channel, DEAD_QUEUE, 300).await, 300);
+    connection.close(200, "done".into()).await.unwrap();
+
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let rows = story::rest("dead", &config).unwrap();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!((&rows[0]["id"], &rows[0]["reason"]), (&job.id().to_string().into(), &"delivery-limit".into()));
+    let worker = story::start(config.clone()).unwrap();
+    let done = Postrider::command(["dead", "retry", "--all"]).config(config).run(SOON).unwrap();
+    assert!(done.status.success() && done.stdout.contains("again 1"), "{}{}", done.stdout, done.stderr);
+    world.sink().wait_for(1, SOON).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 1);
+}
+
+/// A worker's configuration: what belongs to the tenants `killer` and `neighbour` goes to relays of their own.
+fn config(world: &World, killer: &FaultProxy, neighbour: &FaultProxy) -> String {
+    let transport = |name: &str, proxy: &FaultProxy| {
+        let port = proxy.port();
+        format!("[transport.{name}]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {port}\n")
+    };
+    let route = |name: &str| {
+        format!("[[route]]\nname = \"{name}\"\nsend = [\"{name}\"]\nwhen = {{ tenants = [\"{name}\"] }}\n")
+    };
+    let more = [
+        transport("killer", killer),
+        transport("neighbour", neighbour),
+        route("killer"),
+        route("neighbour"),
+        ROUTE.to_owned(),
+    ];
+    story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &more.concat())
+        .replace("lease = \"2s\"", "lease = \"3s\"")
+}
+
+fn job_of(tenant: &str) -> Job {
+    story::job_with(|job| {
+        job.tenant = Some(tenant.to_owned());
+        job.to = vec![format!("{tenant}@dest.example").into()];
+    })
+}
+
+/// The killer "kills" whenever it is in hand: its relay never greets, and the worker is lost while it waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours_arrive() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    story::remember(&world).unwrap();
+    let mut events = Events::listen(&world.amqp_url()).await.unwrap();
+    let (killer, neighbour) =
+        (FaultProxy::start(world.sink().port()).unwrap(), FaultProxy::start(world.sink().port()).unwrap());
+    killer.set(Faults::black_hole());
+    neighbour.set(Faults::black_hole());
+    let config = config(&world, &killer, &neighbour);
+    let (poison, innocent) = (job_of("killer"), job_of("neighbour"));
+    story::publish(&world.amqp_url(), &[poison.clone(), innocent]).await.unwrap();
+    let mut worker = story::start(config.clone()).unwrap();
+    let (mut kills, mut others, mut seen) = (0, 0, 0);
+    let dead = || story::depth(&world, DEAD_QUEUE).is_some_and(|depth| depth.total() > 0);
+    while !dead() {
+        if kills > 0 {
+            worker.start_again().unwrap();
+        }
+        let jobs: Vec<Job> =
+            (0..5).map(|n| story::job(Lane::Bulk, &format!("other-{kills}-{n}@dest.example"))).collect();
+        others += jobs.len();
+        story::publish(&world.amqp_url(), &jobs).await.unwrap();
+        world.sink().wait_for(others, SOON).unwrap();
+        deadline::wait_for("the killer in hand, or its end", SOON, || {
+            let at_hand = killer.connections() > seen && (kills >= 3 || neighbour.connections() > kills);
+            (at_hand || dead()).then_some(())
+        })
+        .unwrap();
+        if dead() {
+            break;
+        }
+        worker.kill9().unwrap();
+        seen = killer.connections();
+        kills += 1;
+        if kills == 3 {
+            // From now on the neighbour is as harmless as it always was.
+            neighbour.set(Faults::default());
+            neighbour.cut_all();
+        }
+        assert!(kills <= 6, "{}", worker.stderr());
+    }
+    assert_eq!(kills, 6, "three before quarantine, three in it: {}", worker.stderr());
+    let rows = story::rest("dead", &config).unwrap();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!((&rows[0]["id"], &rows[0]["reason"]), (&poison.id().to_string().into(), &"crash-poison".into()));
+    let told = events.until("postrider.job.dead.v1").await.unwrap();
+    let last = &told.last().unwrap()["data"];
+    assert_eq!((&last["job_id"], &last["reason"]), (&poison.id().to_string().into(), &"crash-poison".into()));
+    // It may have waited in quarantine until the killer was gone.
+    others += 1;
+    let stored = world.sink().wait_for(others, SOON).unwrap();
+    let to = |name: &str| stored.iter().filter(|one| one.recipients() == [name]).count();
+    assert_eq!((to("neighbour@dest.example"), to("killer@dest.example")), (1, 0));
+    assert_eq!(stored.len(), others, "nobody twice");
+    story::wait_for_depth(&world, SUSPECT_QUEUE, 0).unwrap();
+
+    // Mended, it can be tried again, and begins without its past.
+    killer.set(Faults::default());
+    killer.cut_all();
+    deadline::wait_for("the end of the lease of the last worker that was lost", SOON, || {
+        let retry = Postrider::command(["dead", "retry", &poison.id().to_string()]).config(config.as_str());
+        retry.run(SOON).unwrap().stdout.contains("again 1").then_some(())
+    })
+    .unwrap();
+    world.sink().wait_for(others + 1, SOON).unwrap();
+    drop(worker);
+}

@@ -1,0 +1,89 @@
+//! Jobs with times: what is due beyond the ladder is parked again and again, and what is too late ends as expired.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Connection, ConnectionProperties};
+use postrider_schemas::topology::{DUE_EXCHANGE, jobs_queue};
+use postrider_schemas::{Lane, ladder};
+use postrider_tests::events::Events;
+use postrider_tests::story::{self, SOON};
+use postrider_tests::world::{Parts, World};
+
+/// Takes the only message of the ladder's longest queue and hands it on to the due exchange, as the ladder would in 24 days, its headers
+/// unchanged. Gives its headers.
+async fn let_24_days_pass(world: &World, queue: &str) -> std::collections::BTreeMap<String, String> {
+    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap().unwrap().delivery;
+    let headers = got.properties.headers().clone().unwrap_or_default();
+    let headers = headers.inner().iter().map(|(name, value)| {
+        let text = value.as_long_string().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
+        (name.to_string(), text.unwrap_or_default())
+    });
+    let headers = headers.collect();
+    let confirm = channel
+        .basic_publish(
+            DUE_EXCHANGE.into(),
+            got.routing_key.clone(),
+            BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+            &got.data,
+            got.properties.clone(),
+        )
+        .await
+        .unwrap();
+    assert!(confirm.await.unwrap().take_message().is_none(), "it finds its way to the due queue");
+    channel.basic_ack(got.delivery_tag, BasicAckOptions::default()).await.unwrap();
+    connection.close(200, "passed".into()).await.unwrap();
+    headers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_beyond_the_ladder_is_waited_for_in_several_parks() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, "").unwrap();
+    // A little more than two turns of 24 days.
+    let send_at = Timestamp::now() + 2 * ladder::WAIT_MAX + Duration::from_hours(1);
+    let job = story::job_with(|job| job.send_at = Some(send_at));
+    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    let longest = ladder::queue_name(6, 7);
+    for parks in 1..=2 {
+        story::wait_for_depth(&world, &longest, 1).unwrap();
+        let headers = let_24_days_pass(&world, &longest).await;
+        assert_eq!(headers.get("postrider-parks"), Some(&parks.to_string()), "{headers:?}");
+        assert_eq!(headers.get("postrider-generation"), Some(&parks.to_string()), "{headers:?}");
+        let not_before: Timestamp = headers["postrider-not-before"].parse().unwrap();
+        assert_eq!(not_before, send_at, "the time itself is not cut");
+    }
+    story::wait_for_depth(&world, &longest, 1).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 0, "waiting is not sending");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_past_its_time_is_not_sent_and_its_sender_is_told() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let mut events = Events::listen(&world.amqp_url()).await.unwrap();
+    let now = Timestamp::now();
+    let code = |expires_at: Timestamp| {
+        story::job_with(|job| {
+            job.tenant = Some("shop".to_owned());
+            job.expires_at = Some(expires_at);
+        })
+    };
+    let (late, in_time) = (code(now), code(now + Duration::from_hours(1)));
+    story::publish(&world.amqp_url(), &[late.clone(), in_time.clone()]).await.unwrap();
+    let worker = story::worker(&world, "").unwrap();
+    let told = events.until("postrider.job.expired.v1").await.unwrap();
+    let last = told.last().unwrap();
+    assert_eq!((&last["routing_key"], &last["subject"]), (&"expired.shop".into(), &late.id().to_string().into()));
+    let stored = world.sink().wait_for(1, SOON).unwrap();
+    assert!(String::from_utf8_lossy(&stored[0].raw).contains(&in_time.message_id()));
+    story::wait_for_depth(&world, &jobs_queue(Lane::Transactional, 0), 0).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 1);
+}

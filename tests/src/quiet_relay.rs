@@ -1,0 +1,164 @@
+//! A relay that falls silent: at one stage of its first conversations it says nothing more and leaves the connection open. Afterwards it is a
+//! sound relay. It keeps what it was given, answered or not.
+//!
+//! It offers STARTTLS and AUTH and has neither certificate nor password: it is for what happens before these.
+
+use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::ports;
+
+/// Where it falls silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It accepts the connection and does not greet.
+    Greeting,
+    /// In the middle of the answer to EHLO.
+    Hello,
+    /// Instead of the answer to STARTTLS.
+    StartTls,
+    /// Instead of the answer to AUTH.
+    Auth,
+    /// Instead of the answer to MAIL.
+    Mail,
+    /// Instead of the answer to RCPT.
+    Rcpt,
+    /// Instead of the answer to DATA.
+    Data,
+    /// After the final dot: the message is kept.
+    Dot,
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct QuietRelay {
+    port: u16,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    silence: Silence,
+    /// Silences still to come.
+    left: Mutex<u32>,
+    kept: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// Whether it falls silent here, which uses up one of its silences.
+    fn is_silent_at(&self, stage: Silence) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = stage == self.silence && *left > 0;
+        *left -= u32::from(is_silent);
+        is_silent
+    }
+}
+
+impl QuietRelay {
+    /// A relay that falls silent so many times.
+    pub fn start(silence: Silence, times: u32) -> Result<Self> {
+        let port = ports::free()?;
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port)).context("binding the quiet relay")?;
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shared = Arc::new(Shared { silence, left: Mutex::new(times), kept: Mutex::default() });
+        let stop = CancellationToken::new();
+        let work = stop.clone().run_until_cancelled_owned(accept(listener, shared.clone()));
+        // Dropping the runtime drops the connections.
+        let thread = std::thread::spawn(move || drop(runtime.block_on(work)));
+        Ok(Self { port, shared, stop, thread: Some(thread) })
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The messages that it was given whole, in order.
+    pub fn kept(&self) -> Vec<String> {
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for QuietRelay {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the relay has been printed; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: StdListener, shared: Arc<Shared>) -> Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let (client, _) = listener.accept().await?;
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            // An error is the end of a connection, which the client notices by itself.
+            let _ = converse(client, &shared).await;
+        });
+    }
+}
+
+/// One conversation. Silence is to read on until the client gives up.
+async fn converse(client: TcpStream, shared: &Shared) -> Result<()> {
+    let mut stream = BufReader::new(client);
+    if shared.is_silent_at(Silence::Greeting) {
+        return silence(stream).await;
+    }
+    stream.write_all(b"220 relay.test ESMTP\r\n").await?;
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let (stage, answer) = match line.get(..4).unwrap_or_default() {
+            "EHLO" => (Some(Silence::Hello), "250-relay.test\r\n250-STARTTLS\r\n250-PIPELINING\r\n250 AUTH PLAIN\r\n"),
+            "STAR" => (Some(Silence::StartTls), "454 4.7.0 not now\r\n"),
+            "AUTH" => (Some(Silence::Auth), "235 2.7.0 Ok\r\n"),
+            "MAIL" => (Some(Silence::Mail), "250 2.1.0 Ok\r\n"),
+            "RCPT" => (Some(Silence::Rcpt), "250 2.1.5 Ok\r\n"),
+            "DATA" => (Some(Silence::Data), "354 go on\r\n"),
+            "QUIT" => (None, "221 2.0.0 bye\r\n"),
+            _ => (None, "250 2.0.0 Ok\r\n"),
+        };
+        if stage.is_some_and(|stage| shared.is_silent_at(stage)) {
+            if stage == Some(Silence::Hello) {
+                stream.write_all(b"250-relay.test\r\n").await?;
+            }
+            return silence(stream).await;
+        }
+        stream.write_all(answer.as_bytes()).await?;
+        if stage != Some(Silence::Data) {
+            continue;
+        }
+        let mut message = String::new();
+        while !message.ends_with("\r\n.\r\n") {
+            if stream.read_line(&mut message).await? == 0 {
+                return Ok(());
+            }
+        }
+        shared.kept.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        if shared.is_silent_at(Silence::Dot) {
+            return silence(stream).await;
+        }
+        stream.write_all(b"250 2.0.0 Ok: kept\r\n").await?;
+    }
+}
+
+async fn silence(mut stream: BufReader<TcpStream>) -> Result<()> {
+    let mut chunk = [0; 4096];
+    while stream.read(&mut chunk).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Makes calls that several jobs share. A job waits a moment for others; right before the call each is asked for its permission, in its own task;
+//! then the call is made in a task of its own, so that a job which goes away disturbs nobody.
+//!
+//! Which jobs go together, and what an answer means, is decided in [`super::batch`].
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Provider,
+    batch::{self, Added, Batched, CallLimits, Groups, Item, Step},
+    client::Lost,
+    reply::Verdict,
+    without_answer,
+};
+use crate::{
+    compose::letter::Letter,
+    decide::capabilities::Capabilities,
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
+};
+
+/// A call that may have been taken is repeated after these waits, where the provider recognises it.
+const REPEAT_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
+/// Longest wait for the permission of one job.
+const PERMISSION_MAX: Duration = Duration::from_secs(10);
+
+/// Brings jobs for one provider together.
+pub struct Batcher(Arc<Desk>);
+
+struct Desk {
+    provider: Arc<Provider>,
+    linger: Duration,
+    shares_content: bool,
+    may_repeat: bool,
+    groups: Mutex<Groups<Waiting>>,
+}
+
+/// A job that waits for its call. Its task listens at the other end of both channels.
+struct Waiting {
+    /// Asks for permission; the answer is the unit, or nothing.
+    ask: oneshot::Sender<oneshot::Sender<()>>,
+    member: Member,
+}
+
+/// A job that may be in a call.
+struct Member {
+    item: Item,
+    tell: oneshot::Sender<Outcome>,
+}
+
+impl Batcher {
+    /// For a provider whose calls can be shared.
+    pub fn new(provider: Arc<Provider>, capabilities: &Capabilities, linger: Duration) -> Self {
+        let kind = provider.account.kind();
+        Self(Arc::new(Desk {
+            linger,
+            shares_content: batch::shares_content(kind),
+            may_repeat: capabilities.idempotency.is_some(),
+            groups: Mutex::new(Groups::new(CallLimits::of(kind, capabilities.batch_max))),
+            provider,
+        }))
+    }
+
+    /// The letter's part of a shared call; nothing where it has to go alone. The transactional lane never waits for company.
+    pub fn item(&self, letter: &Letter<'_>) -> Option<Item> {
+        let is_bulk = letter.job.lane() == postrider_schemas::Lane::Bulk;
+        let does_fit = !self.0.shares_content || letter.indices.len() == 1;
+        if is_bulk && does_fit && !letter.is_repeated() { self.0.provider.item(letter) } else { None }
+    }
+
+    /// Delivers the item of this letter together with others, at most once. `may_submit` is asked right before the call.
+    pub async fn deliver<F>(&self, letter: &Letter<'_>, item: Item, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let (ask, asked) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        let address = match letter.recipients().as_slice() {
+            [one] if self.0.shares_content => Some(one.to_string().to_lowercase()),
+            _ => None,
+        };
+        self.0.clone().join(address, Waiting { ask, member: Member { item, tell } });
+        let Ok(permit) = asked.await else {
+            return told.await.unwrap_or_else(|_| left_out("the call was given up before it was made"));
+        };
+        if !may_submit.await {
+            return Outcome::LostClaim;
+        }
+        if permit.send(()).is_err() {
+            return left_out(TOO_LATE);
+        }
+        told.await.unwrap_or_else(|_| Outcome::Unknown(Answer::local(Stage::Call, "the call was given up")))
+    }
+}
+
+const TOO_LATE: &str = "the shared call could not wait for the permission of this job";
+
+/// A job that certainly was in no call.
+fn left_out(text: &str) -> Outcome {
+    let answer = Answer::local(Stage::Connect, text);
+    Outcome::Refused { refusal: Refusal { class: Class::Transient, answer, retry_after: None }, recipients: Vec::new() }
+}
+
+impl Desk {
+    /// Adds a job to the next call for its content.
+    fn join(self: Arc<Self>, address: Option<String>, waiting: Waiting) {
+        let (shared, bytes) = (waiting.member.item.shared.clone(), waiting.member.item.bytes());
+        let Added { ready, opened } = self.lock().add(&shared, bytes, address, waiting);
+        for members in ready {
+            tokio::spawn(self.clone().serve(members));
+        }
+        if let Some(number) = opened {
+            tokio::spawn(async move {
+                sleep(self.linger).await;
+                let members = self.lock().close(&shared, number);
+                if let Some(members) = members {
+                    self.serve(members).await;
+                }
+            });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Groups<Waiting>> {
+        // Nothing in between can leave the groups half changed.
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the members of a call to an outcome for each.
+    async fn serve(self: Arc<Self>, waiting: Vec<Waiting>) {
+        let place = match self.provider.client.place().await {
+            Ok(place) => place,
+            Err(lost) => {
+                let outcome = without_answer(lost);
+                // Told before the question is dropped: see `deliver`.
+                return waiting.into_iter().for_each(|one| tell(one.member, outcome.clone()));
+            }
+        };
+        // The next part is at the end.
+        let mut parts = vec![permitted(waiting).await];
+        while let Some(part) = parts.pop() {
+            let (first, second) = self.call(part).await;
+            parts.extend([second, first].into_iter().filter(|half| !half.is_empty()));
+        }
+        drop(place);
+    }
+
+    /// One call for these members, repeated where that is safe and needed. What comes back is to be tried in halves.
+    async fn call(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<Member>) {
+        // Nothing of theirs is under way, and nobody would hear how it ended.
+        members.retain(|one| !one.tell.is_closed());
+        let mut repeat_after = if self.may_repeat { REPEAT_AFTER.as_slice() } else { &[] };
+        let mut in_doubt = false;
+        loop {
+            if members.is_empty() {
+                return Default::default();
+            }
+            let items: Vec<&Item> = members.iter().map(|one| &one.item).collect();
+            let Some(request) = self.provider.batch_request(&items) else {
+                tell_all(members, &left_out("the provider takes no shared calls"));
+                return Default::default();
+            };
+            let (status, answer) = match self.provider.client.send(request).await {
+                Ok(reply) => (Some(reply.status), self.provider.batch_verdict(&reply, Timestamp::now())),
+                Err(Lost::After(text)) => (None, Batched::Whole(Verdict::Unclear(text))),
+                Err(Lost::Before { text, .. }) if in_doubt => (None, Batched::Whole(Verdict::Unclear(text))),
+                Err(lost) => {
+                    tell_all(members, &without_answer(lost));
+                    return Default::default();
+                }
+            };
+            match batch::step(answer, members.len(), in_doubt, !repeat_after.is_empty()) {
+                Step::Each(list) => {
+                    for (member, verdict) in members.into_iter().zip(list) {
+                        tell(member, self.provider.outcome(status, verdict));
+                    }
+                    return Default::default();
+                }
+                Step::All(verdict) => {
+                    tell_all(members, &self.provider.outcome(status, verdict));
+                    return Default::default();
+                }
+                Step::Halve => {
+                    let second = members.split_off(members.len() / 2);
+                    return (members, second);
+                }
+                Step::Repeat => {
+                    in_doubt = true;
+                    if let Some((wait, rest)) = repeat_after.split_first() {
+                        sleep(*wait).await;
+                        repeat_after = rest;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Those whose tasks give their permission, asked all at once.
+async fn permitted(waiting: Vec<Waiting>) -> Vec<Member> {
+    let asked = waiting.into_iter().map(|Waiting { ask, member }| async move {
+        let (permit, permitted) = oneshot::channel();
+        if ask.send(permit).is_ok() && matches!(timeout(PERMISSION_MAX, permitted).await, Ok(Ok(()))) {
+            return Some(member);
+        }
+        // Heard only by a task that gave its permission too late.
+        tell(member, left_out(TOO_LATE));
+        None
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn tell_all(members: Vec<Member>, outcome: &Outcome) {
+    for member in members {
+        tell(member, outcome.clone());
+    }
+}
+
+/// A task that went away has left its job in the ledger as it was.
+fn tell(member: Member, outcome: Outcome) {
+    let _ = member.tell.send(outcome);
+}

@@ -154,6 +154,11 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     }
     println!("{words:?}");
     assert_eq!(words.len(), 4, "every kind of answer was given");
+    let now = clock.load(Ordering::Relaxed) as f64;
+    let mut disturbed = store.disturbed().await?;
+    disturbed.sort_unstable();
+    let expected = model.iter().filter(|(_, scope)| scope.disturbed_until() > now);
+    assert_eq!(disturbed, expected.map(|(name, _)| name.clone()).collect::<Vec<_>>());
     let overview = store.overview(None).await?;
     for (name, scope) in overview.scopes {
         let expected = &model[&name];

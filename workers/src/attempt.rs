@@ -102,7 +102,12 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
     }
     let first = route.order(job.id()).first().copied().unwrap_or_default();
     let whose = format!("{} {first}", job.tenant());
-    let Some(seat) = stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await else {
+    let seat = match delivery.source.kind {
+        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
+        SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
+        SourceKind::Jobs | SourceKind::Due => stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await,
+    };
+    let Some(seat) = seat else {
         return close(&world, delivery, Settlement::Return).await;
     };
     let meta = delivery.meta.clone();

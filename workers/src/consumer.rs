@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postrider_schemas::Lane;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -30,9 +29,10 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let seats = Seats::new(worker.transactional, worker.bulk);
     let options = SubscribeOptions {
         shards: world.config.queue.shards,
-        transactional: seats.most(Lane::Transactional),
-        bulk: seats.most(Lane::Bulk),
+        transactional: worker.transactional,
+        bulk: seats.bulk_most(),
     };
+    world.limiter.look().await;
     let mut deliveries = world.queue.subscribe(options);
     let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
     let present = tokio::spawn(world.limiter.clone().watch(stop.clone()));

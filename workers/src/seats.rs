@@ -64,10 +64,9 @@ impl Seats {
         Self(Arc::new(Shared { all: transactional + bulk, bulk_max: bulk + transactional / 2, state }))
     }
 
-    /// Most seats of a lane.
-    pub fn most(&self, lane: Lane) -> u16 {
-        let most = if lane == Lane::Bulk { self.0.bulk_max } else { self.0.all };
-        u16::try_from(most).unwrap_or(u16::MAX)
+    /// Most seats that bulk mail may have.
+    pub fn bulk_most(&self) -> u16 {
+        u16::try_from(self.0.bulk_max).unwrap_or(u16::MAX)
     }
 
     /// Waits for a seat. `whose` names those among whom turns are taken.
@@ -85,16 +84,16 @@ impl Seats {
                 return Some(Taken { seats: Some(self.clone()), lane });
             }
             let (sender, turn) = oneshot::channel();
-            let line = &mut state.lines[place(lane)];
-            let own = line.waiting.entry(whose.to_owned()).or_default();
-            if own.is_empty() {
-                line.turns.push_back(whose.to_owned());
-            }
-            own.push_back(sender);
+            state.lines[place(lane)].join(whose, sender);
             turn
         };
         // The sender lives in the line until it is served.
         turn.await.ok()
+    }
+
+    /// A seat besides all others, for what the queue hands out one at a time.
+    pub fn beside(&self, lane: Lane) -> Seat {
+        Seat { seats: self.clone(), lane, whose: String::new(), taken: tokio::sync::Mutex::default() }
     }
 
     fn has_room(&self, state: &State, lane: Lane) -> bool {
@@ -125,6 +124,14 @@ impl Seats {
 }
 
 impl Line {
+    fn join(&mut self, whose: &str, sender: oneshot::Sender<Taken>) {
+        let own = self.waiting.entry(whose.to_owned()).or_default();
+        if own.is_empty() {
+            self.turns.push_back(whose.to_owned());
+        }
+        own.push_back(sender);
+    }
+
     /// The first one of those whose turn it is, who go to the end of the turns.
     fn next(&mut self) -> Option<oneshot::Sender<Taken>> {
         let whose = self.turns.pop_front()?;
@@ -154,7 +161,8 @@ impl Seat {
             return;
         }
         let mut taken = self.taken.lock().await;
-        drop(taken.take());
+        let Some(left) = taken.take() else { return sleep(time).await };
+        drop(left);
         sleep(time).await;
         *taken = self.seats.wait(self.lane, &self.whose).await;
     }

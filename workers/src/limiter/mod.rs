@@ -8,7 +8,11 @@ pub mod recipients;
 mod scopes;
 mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use postrider_schemas::{Job, Lane, ladder};
@@ -32,12 +36,15 @@ use crate::{
 
 /// How often this worker says that it lives, so that others know their share.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// How often it looks for scopes that are not as configured.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long it counts as alive without that.
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
-/// The delay ladder counts whole seconds: a job is sent on its way so much early, and waits for its slot in the worker.
-const EARLY: Duration = Duration::from_secs(1);
+/// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
+/// the worker. Less than [`ladder::WAIT_MIN`], from which on it would be put away again.
+const EARLY: Duration = Duration::from_millis(1400);
 
 /// The limits as this worker sees them. Clones share it.
 #[derive(Clone)]
@@ -53,6 +60,8 @@ struct Inner {
     tokens: Tokens,
     alone: Alone,
     pace: Pace,
+    /// Scopes that are not as configured, as the store said of late.
+    disturbed: Mutex<HashSet<String>>,
     holder: String,
 }
 
@@ -103,6 +112,7 @@ impl Limiter {
             tokens: Tokens::new(config.limits.lease_above),
             alone: Alone::new(config.limits.alone),
             pace: Pace::default(),
+            disturbed: Mutex::default(),
             transports: config.transports.iter().map(|one| one.name.clone()).collect(),
             config: config.limits.clone(),
             checks_recipients: check,
@@ -111,22 +121,51 @@ impl Limiter {
         })))
     }
 
-    /// Says now and then that this worker lives, and learns how many others do, until `stop`.
+    /// Says now and then that this worker lives, and learns how many others do and which scopes are not as configured, until `stop`.
+    /// While the store is away, what it said last stands.
     pub async fn watch(self, stop: CancellationToken) {
+        let mut said = None::<Instant>;
         loop {
-            // While the store is away, the last number stands.
-            if let Ok(workers) = self.0.store.presence(&self.0.holder, PRESENCE_LIFE).await {
-                self.0.alone.workers(workers);
+            if said.is_none_or(|said| said.elapsed() >= PRESENCE_EVERY) {
+                said = Some(Instant::now());
+                if let Ok(workers) = self.0.store.presence(&self.0.holder, PRESENCE_LIFE).await {
+                    self.0.alone.workers(workers);
+                }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(PRESENCE_EVERY)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
                 return;
             }
+            self.look().await;
         }
+    }
+
+    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then.
+    pub async fn look(&self) {
+        if let Ok(scopes) = self.0.store.disturbed().await {
+            let scopes: HashSet<String> = scopes.into_iter().collect();
+            let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+            if *disturbed != scopes {
+                *disturbed = scopes;
+                self.0.tokens.forget();
+            }
+        }
+    }
+
+    /// Scopes that have something to say: those with limits, and those that are not as configured.
+    fn to_be_asked(&self, demands: Vec<Demand>) -> Vec<Demand> {
+        let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+        demands.into_iter().filter(|one| !one.limits.is_empty() || disturbed.contains(&one.scope)).collect()
     }
 
     /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
     pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat) -> Permission {
         let demands = self.demands(subject);
+        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
+        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
+        let demands = self.to_be_asked(demands);
+        if demands.is_empty() {
+            return Permission::Go;
+        }
         let mut ask = Ask {
             demands,
             lane: subject.job.lane(),
@@ -153,10 +192,10 @@ impl Limiter {
                 }
             };
             match admission {
-                Admission::Free => return self.go(&ask),
+                Admission::Free => return Permission::Go,
                 Admission::Go { wait_us, .. } => {
                     seat.wait(micros(wait_us)).await;
-                    return self.go(&ask);
+                    return Permission::Go;
                 }
                 Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
                     ask.fresh = false;
@@ -166,12 +205,7 @@ impl Limiter {
                 Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
             }
         }
-        Permission::Go
-    }
-
-    fn go(&self, ask: &Ask) -> Permission {
-        let unlimited = ask.demands.iter().filter(|one| one.limits.is_empty());
-        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
+        // The last question was answered above, whatever the answer.
         Permission::Go
     }
 
@@ -229,6 +263,7 @@ impl Limiter {
         let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.0.alone.known_workers());
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
+                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
                 self.0.tokens.forget();
                 let (pause_ms, left) = ((reacted.pause_us / 1e3).round(), (reacted.left * 100.0 / WHOLE).round());
                 if reacted.is_cut || rule.keep >= 1.0 {

@@ -67,6 +67,14 @@ impl Store {
         }
     }
 
+    /// The scopes that are paused, cut, or held to an operator's rate at present.
+    pub async fn disturbed(&self) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.disturbed(self.limiter_now()).await,
+            Backend::Embedded(store) => store.disturbed(self.limiter_now()).await,
+        }
+    }
+
     /// Says that a worker lives for so long, and gives how many do.
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         match &self.backend {

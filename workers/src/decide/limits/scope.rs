@@ -195,13 +195,18 @@ impl Scope {
         self.lines.entry(lane.as_str().to_owned()).or_default()
     }
 
-    /// When everything in here is history.
-    pub fn ends(&self, now: f64) -> f64 {
+    /// Until when it is paused, cut, or held to an operator's rate; a time that has passed where it is as configured.
+    pub fn disturbed_until(&self) -> f64 {
         let cut = self.cut.map_or(0.0, |cut| cut.at + (WHOLE - cut.left) / cut.recovery.max(1.0) * 1e6);
         let set = self.set.map_or(0.0, |set| set.until);
+        self.paused_until.max(cut).max(set)
+    }
+
+    /// When everything in here is history.
+    pub fn ends(&self, now: f64) -> f64 {
         let buckets = self.buckets.values().map(|bucket| bucket.all);
         let lines = self.lines.values().flat_map(|line| line.ends.values().map(|place| place.end));
-        buckets.chain(lines).chain([now, self.paused_until, cut, set]).fold(0.0, f64::max)
+        buckets.chain(lines).chain([now, self.disturbed_until()]).fold(0.0, f64::max)
     }
 }
 

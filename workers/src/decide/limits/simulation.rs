@@ -111,7 +111,7 @@ fn run(rate: &str, blasts: &[Blast]) -> Run {
 impl Run {
     /// Seconds from the start to the last message, of one tenant or of all.
     fn end(&self, tenant: Option<&str>) -> f64 {
-        let last = self.sent.iter().filter(|(_, one)| tenant.is_none_or(|name| *one == name)).next_back();
+        let last = self.sent.iter().rfind(|(_, one)| tenant.is_none_or(|name| *one == name));
         (last.unwrap().0 - START) as f64 / 1e6
     }
 

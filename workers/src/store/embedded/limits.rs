@@ -24,8 +24,10 @@ pub(super) const DDL: &str = "
 CREATE TABLE IF NOT EXISTS limits (
     scope TEXT PRIMARY KEY,
     state TEXT NOT NULL,
+    disturbed_us INTEGER NOT NULL,
     expires_us INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS limits_by_disturbance ON limits (disturbed_us);
 CREATE TABLE IF NOT EXISTS workers (
     worker TEXT PRIMARY KEY,
     alive_until_us INTEGER NOT NULL
@@ -111,6 +113,16 @@ impl EmbeddedStore {
         .await
     }
 
+    /// See [`crate::store::Store::disturbed`].
+    pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
+        self.run(move |db| {
+            let mut statement = db.prepare_cached("SELECT scope FROM limits WHERE disturbed_us > ?1 ORDER BY scope")?;
+            let rows = statement.query_map([micros(clock(now))], |row| row.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// See [`crate::store::Store::presence`].
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         let worker = worker.to_owned();
@@ -181,7 +193,9 @@ fn read(db: &Connection, name: &str, now: f64) -> Result<Scope, DbError> {
 fn write(db: &Connection, name: &str, scope: &Scope, now: f64) -> Result<(), DbError> {
     let state = serde_json::to_string(scope).unwrap_or_default();
     let expires = micros(scope.ends(now) + GRACE_US);
-    db.prepare_cached("INSERT OR REPLACE INTO limits (scope, state, expires_us) VALUES (?1, ?2, ?3)")?
-        .execute(params![name, state, expires])?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO limits (scope, state, disturbed_us, expires_us) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![name, state, micros(scope.disturbed_until()), expires])?;
     Ok(())
 }

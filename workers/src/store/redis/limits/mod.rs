@@ -22,6 +22,7 @@ use crate::{
 };
 
 const INDEX: &str = "postrider:{limits}";
+const DISTURBED: &str = "postrider:{limits}:disturbed";
 const WORKERS: &str = "postrider:{limits}:workers";
 /// Scopes that one look reads: some milliseconds of the server at most.
 const LOOK_MAX: usize = 100;
@@ -33,6 +34,7 @@ struct Scripts {
     look: Script,
     presence: Script,
     connections: Script,
+    disturbed: Script,
 }
 
 macro_rules! script {
@@ -48,6 +50,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     look: script!("look.lua"),
     presence: Script::new(include_str!("presence.lua")),
     connections: script!("connections.lua"),
+    disturbed: script!("disturbed.lua"),
 });
 
 impl RedisStore {
@@ -82,6 +85,7 @@ impl RedisStore {
         invocation
             .key(INDEX)
             .key(scope_key(scope))
+            .key(DISTURBED)
             .arg(clock(now))
             .arg(scope)
             .arg(&call.reaction)
@@ -103,7 +107,7 @@ impl RedisStore {
     /// See [`crate::store::Store::order`].
     pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
         let mut call = SCRIPTS.order.prepare_invoke();
-        call.key(INDEX).key(scope_key(scope)).arg(clock(now)).arg(scope);
+        call.key(INDEX).key(scope_key(scope)).key(DISTURBED).arg(clock(now)).arg(scope);
         match order {
             Order::Pause { for_us, why } => call.arg("pause").arg(for_us).arg(why),
             Order::Resume => call.arg("resume"),
@@ -151,6 +155,13 @@ impl RedisStore {
             }
         }
         Ok(overview)
+    }
+
+    /// See [`crate::store::Store::disturbed`].
+    pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
+        let mut call = SCRIPTS.disturbed.prepare_invoke();
+        call.key(DISTURBED).arg(clock(now));
+        self.invoke(&call).await
     }
 
     /// See [`crate::store::Store::presence`].

@@ -46,6 +46,13 @@ local function life(s)
   return text(math.floor((last - now + GRACE) / 1000))
 end
 
+-- Notes in the set of disturbed scopes until when this one is paused, cut or held to an operator's rate.
+local function disturb(set, s, name)
+  local till = math.max(s.p, s.su or 0)
+  if s.cl then till = math.max(till, s.ca + (WHOLE - s.cl) / math.max(s.cr, 1) * 1000000) end
+  if till > now then redis.call('ZADD', set, text(till), name) else redis.call('ZREM', set, name) end
+end
+
 -- Never shortens a life.
 local function keep(s)
   local wanted, is = tonumber(life(s)), redis.call('PTTL', s.key)

@@ -1,4 +1,4 @@
--- KEYS: 1 the index of scopes, 2 the scope
+-- KEYS: 1 the index of scopes, 2 the scope, 3 the disturbed ones
 -- ARGV: 1 now or '', 2 name of the scope, 3 reaction, 4 calls it takes, 5 within, 6 pause, 7 keep, 8 floor, 9 recovery, 10 incident,
 -- 11 interval that was seen or 0, 12 why
 local s = read(KEYS[2], {})
@@ -37,4 +37,5 @@ if fired then
 end
 if #w > 0 then redis.call('HSET', KEYS[2], unpack(w)) end
 keep(s)
+disturb(KEYS[3], s, ARGV[2])
 return { fired and '1' or '0', cut and '1' or '0', text(rest), text(math.max(s.p - now, 0)) }

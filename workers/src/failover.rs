@@ -128,6 +128,8 @@ enum Try {
     Ended(Ended),
     /// It certainly did not take the job; the next one may.
     Refused(Refusal),
+    /// It was paused before anything was said to it.
+    Paused,
 }
 
 impl Tries<'_> {
@@ -157,6 +159,14 @@ impl Tries<'_> {
             match self.by(n, &refusals).await {
                 Try::Ended(ended) => return Sent::Ended(ended),
                 Try::Refused(refusal) => refusals.push((n, refusal)),
+                Try::Paused => match self.task.route.on_limit {
+                    OnLimit::Next => limited = limited.or(Some(n)),
+                    OnLimit::Expire => return Sent::TooLate(paused()),
+                    OnLimit::Wait => {
+                        limited = Some(n);
+                        break;
+                    }
+                },
             }
         }
         // Nobody else took it: the job waits for the first transport that only a limit kept it from.
@@ -170,6 +180,7 @@ impl Tries<'_> {
                     match self.by(n, &refusals).await {
                         Try::Ended(ended) => return Sent::Ended(ended),
                         Try::Refused(refusal) => refusals.push((n, refusal)),
+                        Try::Paused => refusals.push((n, paused())),
                     }
                 }
             }
@@ -191,7 +202,18 @@ impl Tries<'_> {
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
-            transport.deliver(letter, may_submit).await
+            let mut delivery = pin!(transport.deliver(letter, may_submit));
+            tokio::select! {
+                biased;
+                outcome = &mut delivery => outcome,
+                // Who is in the middle of it goes on.
+                () = world.limiter.paused(self.subject(n)) => {
+                    if !submitted.load(Ordering::Relaxed) {
+                        return Try::Paused;
+                    }
+                    delivery.await
+                }
+            }
         };
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
@@ -209,6 +231,11 @@ impl Tries<'_> {
         }
         Try::Refused(refusal)
     }
+}
+
+fn paused() -> Refusal {
+    let answer = Answer::local(Stage::Connect, "paused while the job waited for a connection");
+    Refusal { class: Class::Throttled, answer, retry_after: None }
 }
 
 /// Why this transport is not even asked; nothing where it is.

@@ -9,14 +9,14 @@ mod scopes;
 mod tokens;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use postrider_schemas::{Job, Lane, ladder};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -62,6 +62,8 @@ struct Inner {
     pace: Pace,
     /// Scopes that are not as configured, as the store said of late.
     disturbed: Mutex<HashSet<String>>,
+    /// Scopes that this worker heard to be paused, and until when; others hear of it by asking.
+    paused: watch::Sender<HashMap<String, Instant>>,
     holder: String,
 }
 
@@ -113,6 +115,7 @@ impl Limiter {
             alone: Alone::new(config.limits.alone),
             pace: Pace::default(),
             disturbed: Mutex::default(),
+            paused: watch::Sender::default(),
             transports: config.transports.iter().map(|one| one.name.clone()).collect(),
             config: config.limits.clone(),
             checks_recipients: check,
@@ -242,6 +245,31 @@ impl Limiter {
         }
     }
 
+    /// Resolves when a scope of the attempt is paused by an answer to another one: whoever still waits for a connection then need not
+    /// be refused to know.
+    pub async fn paused(&self, subject: Subject<'_>) {
+        let name = &self.0.transports[subject.transport];
+        let mut scopes = vec![scopes::transport(name)];
+        scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));
+        let mut heard = self.0.paused.subscribe();
+        let is_paused = |paused: &HashMap<String, Instant>| {
+            let now = Instant::now();
+            scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
+        };
+        if heard.wait_for(is_paused).await.is_err() {
+            // The sender lives in `self`.
+            std::future::pending().await
+        }
+    }
+
+    fn note_pause(&self, scope: &str, pause_us: f64) {
+        let now = Instant::now();
+        self.0.paused.send_modify(|paused| {
+            paused.retain(|_, until| *until > now);
+            paused.insert(scope.to_owned(), now + micros(pause_us));
+        });
+    }
+
     /// Each scope hears one answer of an attempt.
     async fn react(&self, subject: Subject<'_>, group: &str, refusal: &Refusal, done: &mut Vec<String>) {
         // What was never said by a transport is no reason to slow down.
@@ -265,6 +293,9 @@ impl Limiter {
             Ok(reacted) if reacted.fired => {
                 self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
                 self.0.tokens.forget();
+                if reacted.pause_us > 0.0 {
+                    self.note_pause(&scope, reacted.pause_us);
+                }
                 let (pause_ms, left) = ((reacted.pause_us / 1e3).round(), (reacted.left * 100.0 / WHOLE).round());
                 if reacted.is_cut || rule.keep >= 1.0 {
                     warn!(scope, reaction = rule.name, pause_ms, left_percent = left, answer = %refusal.answer, "{scope} asks for patience");

@@ -497,3 +497,55 @@ async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead(
     first.terminate().unwrap();
     first.wait(SOON).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_says_whether_a_limit_means_waiting_another_transport_or_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let (first, second) = (SmtpSink::start(Options::default()).unwrap(), SmtpSink::start(Options::default()).unwrap());
+    let spare =
+        format!("[transport.spare]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {}\n", second.port());
+    let route = |tenant: &str, more: &str| {
+        format!(
+            "[[route]]\nname = \"{tenant}\"\nwhen = {{ tenants = [\"{tenant}\"] }}\nsend = [\"relay\", \"spare\"]\n{more}\n"
+        )
+    };
+    let routes = format!(
+        "{}{}[[route]]\nname = \"all\"\nsend = [\"relay\"]\n",
+        route("next", "on_limit = \"next\""),
+        route("expire", "on_limit = \"expire\"")
+    );
+    let config = story::config(&file, &file, first.port(), &format!("rate = \"2/s\"\n{spare}{routes}"));
+    let worker = story::start_any(&config).unwrap();
+    let of = |tenant: &'static str| -> Vec<Job> {
+        let one = |n: usize| {
+            story::job_with(|job| {
+                job.tenant = Some(tenant.to_owned());
+                job.to = vec![format!("{tenant}-{n}@any.example").as_str().into()];
+            })
+        };
+        (0..20).map(one).collect()
+    };
+    story::publish(&file, &of("next")).await.unwrap();
+    deadline::wait_for("all by one or the other", SOON, || {
+        (first.count().unwrap() + second.count().unwrap() == 20).then_some(())
+    })
+    .unwrap();
+    println!("next: {} by the first, {} by the second", first.count().unwrap(), second.count().unwrap());
+    assert!(second.count().unwrap() >= 10, "the limit led to the second");
+    let before = first.count().unwrap() + second.count().unwrap();
+    story::publish(&file, &of("expire")).await.unwrap();
+    let nothing_left = || {
+        let done = Postrider::command(["limits", "ls", "transport:relay", "--format", "json"]).config(config.clone());
+        let line = done.run(SOON).unwrap().stdout;
+        let row: serde_json::Value = serde_json::from_str(line.lines().next()?).unwrap();
+        let db = rusqlite::Connection::open(folder.path().join("queue.db")).unwrap();
+        let left: i64 = db.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).unwrap();
+        (left == 0 && row["tenants_waiting"] == 0).then_some(())
+    };
+    deadline::wait_for("the end of all", SOON, nothing_left).unwrap();
+    let sent = first.count().unwrap() + second.count().unwrap() - before;
+    println!("expire: {sent} of 20 sent");
+    assert!((1..20).contains(&sent), "the others expired: {sent}");
+    drop(worker);
+}

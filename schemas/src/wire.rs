@@ -278,6 +278,10 @@ pub fn decode(bytes: &[u8], message_type: Option<&str>, limits: &JobLimits) -> R
 
 /// Decodes the document alone, without the rules of its fields. For tools that add an `id` before [`JobV1::parse`].
 pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
+    // Keeping track of the path costs more than the reading itself, and only an error has a use for it.
+    if let Ok(job) = serde_json::from_slice(bytes) {
+        return Ok(job);
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let job = serde_path_to_error::deserialize(&mut reader).map_err(|error| DecodeError::Json {
         path: without_strange_names(&error.path().to_string()),

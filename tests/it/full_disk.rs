@@ -31,7 +31,7 @@ async fn a_full_disk_is_named_and_survived_and_nothing_is_lost() {
         let file = rusqlite::Connection::open(disk.path().join("queue.db")).ok()?;
         file.query_row("SELECT count(*) FROM message WHERE queue LIKE ?1", [queue], |row| row.get(0)).ok()
     };
-    let soon = jiff::Timestamp::now() + Duration::from_secs(4);
+    let soon = jiff::Timestamp::now() + Duration::from_secs(8);
     publisher.publish(&story::job_with(|job| job.send_at = Some(soon))).await.unwrap();
     deadline::wait_for("a parked job", SOON, || (rows("due") == Some(1)).then_some(())).unwrap();
     relay.set(Faults::delay_replies(Duration::from_millis(200)));

@@ -15,6 +15,7 @@ mod deploy;
 mod dev;
 mod embedded;
 mod emptied;
+mod explain;
 mod failover;
 mod full_disk;
 mod harness;

@@ -113,7 +113,7 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
     let world = World::start(&Parts::usual()).unwrap();
     story::declare(&world).unwrap();
     let mut events = Events::listen(&world.amqp_url()).await.unwrap();
-    let later = jiff::Timestamp::now() + Duration::from_secs(4);
+    let later = jiff::Timestamp::now() + Duration::from_secs(10);
     let waiting = |key: Option<&str>| {
         story::job_with(|job| {
             job.tenant = Some("shop".to_owned());

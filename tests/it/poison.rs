@@ -13,6 +13,9 @@ use postrider_tests::postrider::Postrider;
 use postrider_tests::story::{self, ROUTE, SOON};
 use postrider_tests::world::{Parts, World};
 
+/// So often the message of the first story goes down with its consumer.
+const LOST: u32 = 5;
+
 /// Takes the only message of a queue and puts it back, so many times or until it rests in `dead`. Gives how often it did.
 async fn give_back(channel: &Channel, queue: &str, times: u32) -> u32 {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
@@ -43,10 +46,22 @@ async fn a_message_that_is_returned_many_times_rests_in_dead_and_is_never_destro
     }
     let job = story::job(Lane::Transactional, "ada@dest.example");
     story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    let queue = jobs_queue(Lane::Transactional, 0);
+    let connect = async || Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    for _ in 0..LOST {
+        let connection = connect().await;
+        let channel = connection.create_channel().await.unwrap();
+        deadline::wait_for_async("the message, which was lost with its consumer", SOON, async || {
+            channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap()
+        })
+        .await
+        .unwrap();
+        connection.close(200, "lost".into()).await.unwrap();
+    }
+    let connection = connect().await;
     let channel = connection.create_channel().await.unwrap();
-    let returned = give_back(&channel, &jobs_queue(Lane::Transactional, 0), 250).await;
-    assert!((200..=201).contains(&returned), "{returned}");
+    let returned = give_back(&channel, &queue, 250).await;
+    assert!((200..=201).contains(&(LOST + returned)), "{returned}");
     // At rest nothing wears out: each look of a tool is a return.
     assert_eq!(give_back(&channel, DEAD_QUEUE, 300).await, 300);
     connection.close(200, "done".into()).await.unwrap();

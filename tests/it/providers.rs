@@ -76,7 +76,7 @@ fn jobs() -> Vec<Job> {
 
 /// Bulk jobs with the same content.
 fn bulk() -> Vec<Job> {
-    (20..30).map(|n| job(n, json!({ "lane": "bulk", "tags": ["news"], "metadata": { "n": n.to_string() } }))).collect()
+    (20..60).map(|n| job(n, json!({ "lane": "bulk", "tags": ["news"], "metadata": { "n": n.to_string() } }))).collect()
 }
 
 async fn deliver(transport: &Transport, job: &Job) {
@@ -85,7 +85,7 @@ async fn deliver(transport: &Transport, job: &Job) {
     let _ = transport.deliver(&letter, async { true }).await;
 }
 
-/// Sends every job alone, then ten together, and looks at what was said of each request.
+/// Sends every job alone, then forty together, and looks at what was said of each request.
 async fn judge(name: &str, document: &str, paths: [&str; 2], account: Account) {
     let prism = match Prism::start(document) {
         Ok(prism) => prism,
@@ -106,7 +106,7 @@ async fn judge(name: &str, document: &str, paths: [&str; 2], account: Account) {
     let together = transport(account, prism.port(), true);
     let jobs = bulk();
     futures_util::future::join_all(jobs.iter().map(|job| deliver(&together, job))).await;
-    let targets = assert_good("ten jobs");
+    let targets = assert_good("forty jobs");
     assert!(!targets.is_empty() && targets.len() < jobs.len(), "{name}: {} calls", targets.len());
     assert!(targets.iter().all(|target| *target == format!("POST {}", paths[1])), "{name}: {targets:?}");
 

@@ -31,7 +31,7 @@ fn config(world: &World, relays: &[QuietRelay]) -> String {
         let tls = if silence == Silence::StartTls { "starttls" } else { "none" };
         format!(
             "[transport.t{n}]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"{tls}\"\nport = {}\n{login}\
-             connect_timeout = \"2s\"\ncommand_timeout = \"500ms\"\nfinal_timeout = \"500ms\"\n\
+             connect_timeout = \"2s\"\ncommand_timeout = \"1s\"\nfinal_timeout = \"1s\"\n\
              [[route]]\nname = \"t{n}\"\nsend = [\"t{n}\"]\non_unknown = \"{policy}\"\nwhen = {{ tenants = [\"t{n}\"] }}\n",
             relay.port()
         )

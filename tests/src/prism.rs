@@ -1,4 +1,4 @@
-//! Prism, which judges requests by the vendor's own OpenAPI document, behind a proxy that keeps each judgement.
+//! Prism, which judges requests by the vendor's own document (`OpenAPI`), behind a proxy that keeps each judgement.
 //!
 //! The documents are the vendors' and not part of this repository: `POSTRIDER_VENDOR_SPECS` names the folder they lie in.
 
@@ -139,7 +139,7 @@ fn pass_on(mut client: TcpStream, inner: u16, judgements: &Mutex<Vec<Judgement>>
 /// The head without its end, and the body.
 fn request(client: &mut TcpStream) -> Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
-    let mut buffer = [0; 64 * 1024];
+    let mut buffer = vec![0; 64 * 1024];
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8(bytes[..end].to_vec())?;

@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     decide::{
         due::{Due, due, park_until},
+        poison::{losses, poison},
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict, rest},
         settlement::Settlement,
@@ -87,7 +88,9 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
         return;
     }
-    if let Some(settlement) = poison(&delivery, world.config.worker.poison_after) {
+    let in_quarantine = delivery.source.kind == SourceKind::Suspect;
+    let poison_after = world.config.worker.poison_after;
+    if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
         return put_aside(&world, delivery, settlement).await;
     }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
@@ -165,7 +168,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
             let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
-            let meta = Meta { parks: task.meta.parks + 1, losses: losses(&delivery), ..task.meta.clone() };
+            let meta = Meta { parks: task.meta.parks + 1, losses: lost(&delivery), ..task.meta.clone() };
             close(world, delivery, Settlement::Again { at, meta }).await;
         }
         Claim::Settled(end) => {
@@ -448,8 +451,8 @@ async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail
 }
 
 /// Workers that were lost with this message in hand.
-fn losses(delivery: &Delivery) -> u32 {
-    delivery.meta.losses.saturating_add(delivery.deliveries)
+fn lost(delivery: &Delivery) -> u32 {
+    losses(&delivery.meta, delivery.deliveries)
 }
 
 /// The queue's own mark goes with a copy; the count of losses that the copy carries does not.
@@ -457,26 +460,9 @@ fn may_have_been_begun(delivery: &Delivery) -> bool {
     delivery.redelivered || delivery.meta.losses > 0
 }
 
-/// A message that workers did not survive goes to quarantine, and from there to `dead` when as many again were lost. Decoding may be what
-/// kills, so nothing looks into the body.
-fn poison(delivery: &Delivery, poison_after: u32) -> Option<Settlement> {
-    let (lost, in_quarantine) = (losses(delivery), delivery.source.kind == SourceKind::Suspect);
-    if lost < poison_after.saturating_mul(if in_quarantine { 2 } else { 1 }) {
-        return None;
-    }
-    let mut meta = Meta { losses: lost, ..delivery.meta.clone() };
-    if !in_quarantine {
-        return Some(Settlement::Quarantine(meta));
-    }
-    meta.generation += 1;
-    let detail = format!("{lost} workers ended while they had this message in hand");
-    meta.rest = Some(rest("crash-poison", &detail, &meta, now()));
-    Some(Settlement::Bury(meta))
-}
-
 /// Carries out what [`poison`] says.
 async fn put_aside(world: &World, delivery: Delivery, settlement: Settlement) {
-    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), losses(&delivery));
+    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), lost(&delivery));
     warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is put aside");
     if let Settlement::Bury(meta) = &settlement {
         emit(world, &[dead_unread(&delivery, meta)]).await;

@@ -1,7 +1,7 @@
 //! The shared layout of messages and events in the file, and the one way in for a fresh job.
 //!
 //! Times are milliseconds since 1970 (UTC). `meta` is a JSON object of the pairs of `Meta::to_pairs`. A free message has no `owner`;
-//! a message of an owner whose `lease_until` passed is free again.
+//! a message of an owner whose `lease_until` passed is free again, to others.
 
 use jiff::Timestamp;
 use postrider_schemas::{Job, Meta, wire};

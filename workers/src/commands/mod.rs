@@ -5,12 +5,14 @@ pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod events;
+pub mod explain;
 pub mod health;
 pub mod limits;
 pub mod output;
 pub mod rest;
 pub mod schema;
 pub mod send;
+pub mod simulate;
 pub mod topology;
 pub mod worker;
 pub mod world;
@@ -41,6 +43,10 @@ enum Command {
     Worker(worker::Arguments),
     /// Validate a configuration
     Check(check::Arguments),
+    /// Show why a job goes which way, without sending it
+    Explain(explain::Arguments),
+    /// Count how many jobs of a file a new configuration would send another way
+    Simulate(simulate::Arguments),
     /// Print the JSON Schema of a job or an event
     Schema(schema::Arguments),
     /// Look at, declare or export what stands on the broker
@@ -82,6 +88,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(arguments) => block_on(dev::run(arguments)),
         Command::Send(arguments) => block_on(send::run(arguments)),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Topology(arguments) => block_on(topology::run(arguments)),
         Command::Cancel(arguments) => block_on(cancel::run(arguments)),

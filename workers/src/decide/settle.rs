@@ -104,10 +104,8 @@ pub struct Situation<'a> {
 /// Decides. Nothing for [`Outcome::LostClaim`]: the job belongs to somebody else.
 pub fn settle(outcome: &Outcome, at: Situation<'_>) -> Option<Verdict> {
     match outcome {
-        // A call that may have been taken is repeated: only an answer about the message itself says what became of it.
-        Outcome::Refused { refusal, .. } if at.meta.pin.is_some() && !refusal.class.is_permanent() => {
-            Some(unknown(&refusal.answer, at))
-        }
+        // A call that may have been taken was repeated: only a yes says what became of it. A refusal may be about the repetition alone.
+        Outcome::Refused { refusal, .. } if at.meta.pin.is_some() => Some(unknown(&refusal.answer, at)),
         Outcome::Accepted { receipt, refused } => Some(accepted(&receipt.answer, refused, at)),
         Outcome::Refused { refusal, recipients } if recipients.is_empty() => Some(refused(refusal, at)),
         Outcome::Refused { refusal, recipients } => Some(refused_one_by_one(refusal, recipients, at)),
@@ -575,15 +573,14 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_call_stays_unknown_until_its_answer_is_about_the_message() {
+    fn a_repeated_call_stays_unknown_until_the_provider_says_yes() {
         let repeated = |until| Meta { attempt: 1, pin: Some(pin(until)), ..Meta::default() };
-        for class in [Class::Transient, Class::Throttled, Class::Quota, Class::Config, Class::Sender, Class::Misfit] {
+        for class in [Class::Transient, Class::Throttled, Class::Quota, Class::Config, Class::Sender, Class::Message] {
             let (next, _) = shown(&whole(class), Lane::Bulk, &repeated(900));
             assert!(matches!(next, Next::Again { pin: Some(_), .. }), "{class:?} {next:?}");
             assert_eq!(shown(&whole(class), Lane::Bulk, &repeated(50)).1, "held[]", "{class:?}");
         }
         assert_eq!(shown(&taken(vec![]), Lane::Bulk, &repeated(900)).0, Next::Sent);
-        assert_eq!(shown(&whole(Class::Message), Lane::Bulk, &repeated(900)).0, Next::Rejected);
     }
 
     #[test]

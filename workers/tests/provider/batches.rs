@@ -134,9 +134,12 @@ fn personalizations(seen: &Seen) -> Vec<String> {
 
 #[tokio::test]
 async fn a_call_refused_for_one_address_reaches_all_others_once() {
-    let server = Server::start(|_, seen| match personalizations(seen).iter().any(|one| one == "r37@dest.example") {
-        true => answer(400, json!({ "errors": [{ "message": "Does not contain a valid address." }] })),
-        false => Act::Answer(202, vec![("X-Message-Id", "m1".to_owned())], String::new()),
+    let server = Server::start(|_, seen| {
+        if personalizations(seen).iter().any(|one| one == "r37@dest.example") {
+            answer(400, json!({ "errors": [{ "message": "Does not contain a valid address." }] }))
+        } else {
+            Act::Answer(202, vec![("X-Message-Id", "m1".to_owned())], String::new())
+        }
     })
     .await;
     let outcomes = deliver_all(&transport("sendgrid", server.port), &jobs(100)).await;

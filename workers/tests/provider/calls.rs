@@ -169,7 +169,7 @@ async fn a_used_connection_that_is_cut_after_the_request_makes_no_second_one() {
         if n % 2 == 0 {
             accepted(&outcome);
         } else {
-            assert_unknown(&outcome)
+            assert_unknown(&outcome);
         }
         assert_eq!(server.seen().len(), n + 1);
     }

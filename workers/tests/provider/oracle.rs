@@ -62,10 +62,7 @@ pub fn object(one: &Mailbox, address: &str, name: &str) -> Value {
 /// To, cc and bcc, a single blind copy being promoted where there is nobody else.
 pub fn recipients(job: &Job) -> [Vec<Mailbox>; 3] {
     let [to, cc, bcc] = [job.to(), job.cc(), job.bcc()].map(<[Mailbox]>::to_vec);
-    match to.is_empty() {
-        true => [bcc, cc, to],
-        false => [to, cc, bcc],
-    }
+    if to.is_empty() { [bcc, cc, to] } else { [to, cc, bcc] }
 }
 
 /// The extra headers of a job by name, those for unsubscribing included.

@@ -136,8 +136,8 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, book: &Mutex<Book
         };
         let write = match script(count, &seen) {
             Act::Answer(status, headers, body) => {
-                let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-                let text = format!("{}{more}\r\n{body}", head(status, body.len()));
+                let more = headers.into_iter().map(|(name, value)| [name, ": ", &value, "\r\n"].concat());
+                let text = format!("{}{}\r\n{body}", head(status, body.len()), more.collect::<String>());
                 stream.write_all(text.as_bytes()).await
             }
             Act::AnswerAndClose(status, body) => {

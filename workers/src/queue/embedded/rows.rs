@@ -211,3 +211,42 @@ pub fn events(db: &Connection, after: i64, limit: i64) -> Result<Vec<(i64, Vec<u
 pub fn published_at(ms: i64) -> Option<Timestamp> {
     Timestamp::from_millisecond(ms).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use postrider_producer::embedded::tables;
+
+    use super::*;
+
+    /// A file with one due message.
+    fn file() -> Connection {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(tables::DDL).unwrap();
+        db.execute(
+            "INSERT INTO message (queue, lane, message_id, type, meta, due_at, published_at, body) \
+             VALUES ('due', 'bulk', 'm', 't', '{}', 0, 0, x'00')",
+            [],
+        )
+        .unwrap();
+        db
+    }
+
+    #[track_caller]
+    fn check_take(db: &Connection, owner: &str, lease_ms: i64, expected: &[u32]) {
+        let taken = take(db, "due", Some("bulk"), owner, lease_ms, 9).unwrap();
+        assert_eq!(taken.iter().map(|one| one.deliveries).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_row_whose_lease_ended_is_free_to_others_but_not_to_its_owner_who_lives() {
+        let db = file();
+        check_take(&db, "a", -1, &[0]);
+        check_take(&db, "a", -1, &[]);
+        assert_eq!(next_turn(&db, "due", None, "a").unwrap(), None, "nothing to wake up for");
+        assert!(next_turn(&db, "due", None, "b").unwrap().is_some());
+        check_take(&db, "b", 60_000, &[1]);
+        check_take(&db, "a", 60_000, &[]);
+        assert!(!settle(&db, 1, "a", &Change::Delete).unwrap(), "it belongs to somebody else now");
+        assert!(settle(&db, 1, "b", &Change::Delete).unwrap());
+    }
+}

@@ -1,0 +1,184 @@
+//! Why a job goes which way, without sending it: the rules that were looked at, the order of the transports, and what ruled one out.
+
+use postrider_schemas::Job;
+use serde::Serialize;
+
+use super::{
+    capabilities::{Capabilities, Kind, Needs},
+    route::{OnLimit, OnUnknown, Part, Routed, Routes},
+};
+
+/// A transport, as far as the explanation needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its kind.
+    pub kind: Kind,
+    /// What it can carry.
+    pub capabilities: Capabilities,
+}
+
+/// How a job would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The job.
+    pub job_id: String,
+    /// One entry where all recipients go the same way; one for each part otherwise. Empty where no rule takes the job.
+    pub parts: Vec<PartWay>,
+}
+
+/// How some recipients would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartWay {
+    /// The recipients, as `to[0]`.
+    pub recipients: Vec<String>,
+    /// The rule that takes them.
+    pub route: String,
+    /// The rules before it, and the condition that does not hold.
+    pub passed: Vec<Passed>,
+    /// The transports in the order in which they would be tried.
+    pub transports: Vec<Choice>,
+    /// What follows when a limit makes the job wait.
+    pub on_limit: &'static str,
+    /// What follows when an attempt ends as unknown.
+    pub on_unknown: &'static str,
+}
+
+/// A rule that does not take them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Passed {
+    /// The rule.
+    pub route: String,
+    /// The first condition that does not hold.
+    pub because: String,
+}
+
+/// A transport of the rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The transport.
+    pub transport: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What of the job it cannot carry; nothing where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ruled_out: Option<String>,
+}
+
+impl PartWay {
+    /// The transport that would be asked first; nothing where none can carry the job.
+    pub fn first(&self) -> Option<&str> {
+        self.transports.iter().find(|one| one.ruled_out.is_none()).map(|one| one.transport.as_str())
+    }
+}
+
+/// Explains.
+pub fn explain(routes: &Routes, ways: &[Way<'_>], job: &Job) -> Explanation {
+    let everybody = (0..u8::MAX).take(job.recipients().len()).collect();
+    let parts = match routes.route(job, None) {
+        Routed::One(route) => vec![Part { route, recipients: everybody }],
+        Routed::Parts(parts) => parts,
+        Routed::Nobody => Vec::new(),
+    };
+    let parts = parts.into_iter().filter_map(|part| explain_part(routes, ways, job, &part)).collect();
+    Explanation { job_id: job.id().to_string(), parts }
+}
+
+fn explain_part(routes: &Routes, ways: &[Way<'_>], job: &Job, part: &Part) -> Option<PartWay> {
+    let route = routes.list().get(part.route)?;
+    let all = job.recipients();
+    let first = usize::from(*part.recipients.first()?);
+    let needs = Needs::of(job);
+    let named = |index: &u8| {
+        let one = all[usize::from(*index)];
+        let field = match one.field {
+            postrider_schemas::job::RecipientField::To => "to",
+            postrider_schemas::job::RecipientField::Cc => "cc",
+            postrider_schemas::job::RecipientField::Bcc => "bcc",
+        };
+        format!("{field}[{}]", one.position)
+    };
+    let passed = routes.explain(job, first).into_iter().filter_map(|(n, failing)| {
+        Some(Passed { route: routes.list()[n].name.clone(), because: format!("{} does not hold", failing?) })
+    });
+    let choice = |n: usize| {
+        let way = ways.get(n)?;
+        let ruled_out = way.capabilities.lack(&needs).map(|lack| lack.to_string());
+        Some(Choice { transport: way.name.to_owned(), kind: way.kind.as_str(), ruled_out })
+    };
+    Some(PartWay {
+        recipients: part.recipients.iter().map(named).collect(),
+        route: route.name.clone(),
+        passed: passed.collect(),
+        transports: route.order(job.id()).into_iter().filter_map(choice).collect(),
+        on_limit: match route.on_limit {
+            OnLimit::Wait => "wait",
+            OnLimit::Next => "next",
+            OnLimit::Expire => "expire",
+        },
+        on_unknown: match route.on_unknown(job) {
+            OnUnknown::Hold => "hold",
+            OnUnknown::Resend => "resend",
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_schemas::{JobLimits, JobV1};
+
+    use super::*;
+    use crate::decide::route::{Condition, Route, Send, When, pattern::Domains};
+
+    #[test]
+    fn every_step_of_the_choice_is_named() {
+        let rule = |name: &str, conditions, send| Route {
+            name: name.to_owned(),
+            when: When(conditions),
+            send: Send::Ordered(send),
+            on_limit: OnLimit::Next,
+            on_unknown: None,
+        };
+        let gmail = Domains::parse(["gmail.example"]).unwrap();
+        let routes = Routes::new(vec![
+            rule("bulk", vec![Condition::Lane(postrider_schemas::Lane::Bulk)], vec![0]),
+            rule("gmail", vec![Condition::RecipientDomains(gmail)], vec![0, 1]),
+            rule("rest", vec![], vec![1]),
+        ]);
+        let way = |name, kind: Kind| Way { name, kind, capabilities: kind.capabilities() };
+        let ways = [way("relay", Kind::Smtp), way("api", Kind::Sendgrid)];
+        let mut job = JobV1 {
+            from: "a@shop.example".into(),
+            to: vec!["b@gmail.example".into(), "c@other.example".into()],
+            text: Some(String::new()),
+            ..JobV1::default()
+        };
+        job.tracking.opens = true;
+        let job = job.parse(&JobLimits::DEFAULT).unwrap();
+        let explained = explain(&routes, &ways, &job);
+        let shown: Vec<String> = explained
+            .parts
+            .iter()
+            .map(|part| {
+                let passed: Vec<String> =
+                    part.passed.iter().map(|one| format!("{}: {}", one.route, one.because)).collect();
+                let tried: Vec<String> = part
+                    .transports
+                    .iter()
+                    .map(|one| format!("{} {}", one.transport, one.ruled_out.as_deref().unwrap_or("ok")))
+                    .collect();
+                format!("{} by {} ({}): {}", part.recipients.join(","), part.route, passed.join(", "), tried.join(", "))
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "to[0] by gmail (bulk: lane = bulk does not hold): relay cannot track opens, api ok",
+                "to[1] by rest (bulk: lane = bulk does not hold, gmail: recipient_domains = gmail.example does not hold): api ok",
+            ]
+        );
+        assert_eq!(explained.parts[0].first(), Some("api"));
+        assert!(!serde_json::to_string(&explained).unwrap().contains('@'), "no address");
+    }
+}

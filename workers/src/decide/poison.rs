@@ -1,0 +1,64 @@
+//! Messages under whose hands workers are lost. Decoding may be what kills, so nothing here looks into a body.
+
+use jiff::Timestamp;
+use postrider_schemas::Meta;
+
+use super::{settle::rest, settlement::Settlement};
+
+/// A message that workers did not survive goes to quarantine, and from there to `dead` when as many again were lost. Nothing for a message
+/// that may be tried.
+///
+/// `lost` is [`losses`]; `poison_after` is how many lost workers make a message suspect.
+pub fn poison(meta: &Meta, lost: u32, in_quarantine: bool, poison_after: u32, now: Timestamp) -> Option<Settlement> {
+    if lost < poison_after.saturating_mul(if in_quarantine { 2 } else { 1 }) {
+        return None;
+    }
+    let mut meta = Meta { losses: lost, ..meta.clone() };
+    if !in_quarantine {
+        return Some(Settlement::Quarantine(meta));
+    }
+    meta.generation += 1;
+    let detail = format!("{lost} workers ended while they had this message in hand");
+    meta.rest = Some(rest("crash-poison", &detail, &meta, now));
+    Some(Settlement::Bury(meta))
+}
+
+/// Workers that were lost with a message in hand: those that its copies before this one carry, and the deliveries of this one.
+pub fn losses(meta: &Meta, deliveries: u32) -> u32 {
+    meta.losses.saturating_add(deliveries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(before: u32, deliveries: u32, in_quarantine: bool, expected: &str) {
+        let meta = Meta { generation: 4, losses: before, ..Meta::default() };
+        let lost = losses(&meta, deliveries);
+        let shown = match poison(&meta, lost, in_quarantine, 3, Timestamp::UNIX_EPOCH) {
+            None => "try".to_owned(),
+            Some(Settlement::Quarantine(meta)) => format!("quarantine {} {}", meta.generation, meta.losses),
+            Some(Settlement::Bury(meta)) => format!("bury {} {}", meta.generation, meta.rest.unwrap().reason),
+            Some(other) => panic!("{other:?}"),
+        };
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_third_lost_worker_makes_a_message_suspect_however_its_copies_were_made() {
+        check(0, 0, false, "try");
+        check(0, 2, false, "try");
+        check(0, 3, false, "quarantine 4 3");
+        check(2, 1, false, "quarantine 4 3");
+        check(5, 0, false, "quarantine 4 5");
+    }
+
+    #[test]
+    fn in_quarantine_it_takes_as_many_again() {
+        check(3, 0, true, "try");
+        check(4, 1, true, "try");
+        check(3, 3, true, "bury 5 crash-poison");
+        check(6, 0, true, "bury 5 crash-poison");
+    }
+}

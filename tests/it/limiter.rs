@@ -1,5 +1,7 @@
 //! The limiter keeps its word: every store does what the pure rules say, step by step, and what only real servers can show.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and times of a test are small")]
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -269,7 +271,7 @@ async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
 }
 
 /// Processor time of the server so far, in microseconds, and calls of scripts.
-async fn cost(database: &Redis) -> Result<(f64, f64)> {
+fn cost(database: &Redis) -> Result<(f64, f64)> {
     let cpu = database.cli(&["INFO", "cpu"])?;
     let field = |text: &str, name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
@@ -302,7 +304,7 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
                 })
                 .collect();
             let ask = Ask { want, ..ask(demands) };
-            let (cpu, calls) = cost(&redis).await?;
+            let (cpu, calls) = cost(&redis)?;
             let mut tokens = 0;
             while tokens < messages {
                 match store.admit(&ask).await? {
@@ -310,7 +312,7 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
                     other => anyhow::bail!("{other:?}"),
                 }
             }
-            let (cpu_after, calls_after) = cost(&redis).await?;
+            let (cpu_after, calls_after) = cost(&redis)?;
             println!(
                 "{buckets} buckets, batches of {want}: {:.1} us of Redis and {:.3} calls a message",
                 (cpu_after - cpu) / f64::from(tokens),

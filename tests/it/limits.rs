@@ -1,9 +1,11 @@
 //! Limits hold over all workers: what real workers send, by the time stamps of the sink. Short versions run always; `POSTRIDER_TEST_LONG=1` runs
 //! the long ones, whose bounds are those of a machine that does little else.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and times of a test are small")]
+
 use std::time::Duration;
 
-use postrider_schemas::{Job, Lane};
+use postrider_schemas::{Job, Lane, wire};
 use postrider_tests::{
     deadline,
     dnsmasq::Dnsmasq,
@@ -412,6 +414,20 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     assert!(paused["paused_for_s"].as_f64().unwrap() > 3000.0, "{paused}");
     let shown = limits(&["ls", "group:"]).stdout;
     assert!(shown.contains("group:relay:slow  5/s, paused for") && shown.contains("maintenance"), "{shown}");
+
+    let job = wire::encode(&story::job(Lane::Bulk, "ada@slow.example"));
+    let explain = |format: &str| {
+        let asked = Postrider::command(["explain", "-", "--now", "--format", format]).config(config.clone());
+        let done = asked.input(job.to_vec()).run(SOON).unwrap();
+        assert!(done.status.success(), "{}", done.stderr);
+        done.stdout
+    };
+    let told: serde_json::Value = serde_json::from_str(&explain("json")).unwrap();
+    let applies = told["limits"].as_array().unwrap();
+    let scopes: Vec<&str> = applies.iter().map(|one| one["scope"].as_str().unwrap()).collect();
+    assert_eq!(scopes, ["transport:relay", scope, "tenant:default"]);
+    assert!(applies[1]["now"]["wait_s"].as_f64().unwrap() > 3000.0, "{told}");
+    assert!(explain("text").contains("because of maintenance at theirs"), "{}", explain("text"));
 
     assert!(limits(&["resume", scope]).status.success());
     assert!(limits(&["set", scope, "50/s", "--for", "10m", "--reason", "they allow more"]).status.success());

@@ -197,7 +197,7 @@ async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Cl
         match world.store.claim(&request).await {
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
-                let _ = timeout(STORE_WAIT_MAX, world.store.back()).await;
+                task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             }
             Ok(Claim::Busy { retry_in }) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
@@ -239,7 +239,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::TooLate(refusal) => expire(world, delivery, task, right, Some(&refusal)).await,
         Sent::Away => {
             // As a claim does that finds no store.
-            let _ = timeout(STORE_WAIT_MAX, world.store.back()).await;
+            task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             if let Right::Claimed(lease) = right {
                 note(task, world.store.release(lease).await);
             }

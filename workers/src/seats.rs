@@ -155,15 +155,23 @@ impl Drop for Taken {
 }
 
 impl Seat {
-    /// Waits without the seat, which somebody else may have meanwhile.
+    /// Waits for its time without the seat.
     pub async fn wait(&self, time: Duration) {
-        if time.is_zero() {
+        if !time.is_zero() {
+            self.without(sleep(time)).await;
+        }
+    }
+
+    /// Waits for something without the seat, which somebody else may have meanwhile.
+    pub async fn without<T>(&self, something: impl Future<Output = T>) {
+        let mut taken = self.taken.lock().await;
+        let left = taken.take();
+        let is_beside = left.is_none();
+        drop(left);
+        let _ = something.await;
+        if is_beside {
             return;
         }
-        let mut taken = self.taken.lock().await;
-        let Some(left) = taken.take() else { return sleep(time).await };
-        drop(left);
-        sleep(time).await;
         *taken = self.seats.wait(self.lane, &self.whose).await;
     }
 }

@@ -102,6 +102,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything but the worker runs on one thread.
-fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

@@ -5,7 +5,7 @@ mod alone;
 pub mod connections;
 mod pace;
 pub mod recipients;
-mod scopes;
+pub mod scopes;
 mod tokens;
 
 use std::{
@@ -258,7 +258,7 @@ impl Limiter {
         };
         if heard.wait_for(is_paused).await.is_err() {
             // The sender lives in `self`.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

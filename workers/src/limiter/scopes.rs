@@ -1,10 +1,11 @@
 //! What a message is counted against: its transport, each group of its recipients there, its tenant, and its sender's domain where that is
 //! limited. The names of scopes are what operators see and type.
 
-use postrider_schemas::Tenant;
+use postrider_schemas::{Job, Tenant};
 
 use super::{Limiter, Subject};
 use crate::{
+    config::LimitsConfig,
     decide::{
         group::Exchangers,
         limits::{
@@ -29,28 +30,53 @@ fn demand(scope: String, rates: &[Rate]) -> Demand {
     Demand { scope, limits: rates.iter().map(Limit::from).collect() }
 }
 
+/// The scopes of a job at a transport, the widest first, with what is configured for them.
+pub fn of(
+    config: &LimitsConfig,
+    position: usize,
+    name: &str,
+    job: &Job,
+    groups: &[String],
+) -> Vec<(String, Vec<Rate>)> {
+    let limits = &config.transports[position];
+    let mut scopes = vec![(transport(name), limits.rates.clone())];
+    for one in groups {
+        let rates = config.group_rates.get(one).unwrap_or(&config.other_rates);
+        scopes.push((group(name, one), rates.clone()));
+    }
+    let tenant = job.tenant().as_str();
+    let own = config.tenants.get(tenant).and_then(|one| one.rates.as_ref());
+    scopes.push((format!("tenant:{tenant}"), own.unwrap_or(&config.tenant_rates).clone()));
+    if !limits.sender_rates.is_empty() {
+        let domain = job.from().address().domain().as_str();
+        scopes.push((format!("sender:{name}:{domain}"), limits.sender_rates.clone()));
+    }
+    scopes
+}
+
+/// The groups of a job's recipients as the lists tell them, without DNS.
+pub fn groups_by_list(config: &LimitsConfig, job: &Job) -> Vec<String> {
+    let mut groups: Vec<String> = Vec::new();
+    for recipient in job.recipients() {
+        let domain = recipient.address.domain().as_str();
+        let found = config.groups.find(domain, Exchangers::Unknown);
+        let group = found.map_or_else(|| domain.to_owned(), |group| group.name.clone());
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
 impl Limiter {
     /// The scopes of an attempt, the widest first.
     pub(super) fn demands(&self, subject: Subject<'_>) -> Vec<Demand> {
-        let config = &self.0.config;
         let name = &self.0.transports[subject.transport];
-        let limits = &config.transports[subject.transport];
-        let mut demands = vec![demand(transport(name), &limits.rates)];
-        for one in subject.groups {
-            let rates = config.group_rates.get(one).unwrap_or(&config.other_rates);
-            demands.push(demand(group(name, one), rates));
-        }
-        let tenant = subject.job.tenant().as_str();
-        let own = config.tenants.get(tenant).and_then(|one| one.rates.as_deref());
-        demands.push(demand(format!("tenant:{tenant}"), own.unwrap_or(&config.tenant_rates)));
-        if !limits.sender_rates.is_empty() {
-            let domain = subject.job.from().address().domain().as_str();
-            demands.push(demand(format!("sender:{name}:{domain}"), &limits.sender_rates));
-        }
-        demands
+        let scopes = of(&self.0.config, subject.transport, name, subject.job, subject.groups);
+        scopes.into_iter().map(|(scope, rates)| demand(scope, &rates)).collect()
     }
 
-    /// The configured demand of a scope by its name, for operators; no limits where the configuration knows none.
+    /// The configured rates of a scope by its name, for operators; none where the configuration knows none.
     pub fn configured(&self, scope: &str) -> Vec<Rate> {
         let config = &self.0.config;
         let of_transport = |name: &str| {
@@ -93,7 +119,7 @@ impl Limiter {
     }
 
     /// The groups of these recipients, each once.
-    pub async fn groups(&self, job: &postrider_schemas::Job, indices: &[usize]) -> Vec<String> {
+    pub async fn groups(&self, job: &Job, indices: &[usize]) -> Vec<String> {
         let all = job.recipients();
         let mut groups: Vec<String> = Vec::new();
         for recipient in indices.iter().filter_map(|index| all.get(*index)) {

@@ -23,6 +23,8 @@ mod harness_relays;
 mod journey;
 mod ladder;
 mod ledger;
+mod limiter;
+mod limits;
 mod operate;
 mod partial;
 mod poison;

@@ -19,6 +19,8 @@ pub mod redis_fleet;
 mod python;
 
 pub mod aiosmtpd;
+pub mod dnsmasq;
+pub mod pacing_relay;
 pub mod postfix;
 pub mod prism;
 pub mod quiet_relay;

@@ -1,19 +1,17 @@
-//! The loop: receive, permit, attempt, settle; and the drain at its end.
+//! The loop: receive, attempt, settle; and the drain at its end.
 
 use std::{sync::Arc, time::Duration};
 
-use postrider_schemas::Lane;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     attempt::{World, attempt},
     decide::settlement::Settlement,
-    queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
+    limiter::connections,
+    queue::{Deliveries, SubscribeOptions},
+    seats::Seats,
 };
 
 /// How a worker ended.
@@ -25,35 +23,22 @@ pub enum Drained {
     Cut,
 }
 
-/// How many jobs of each kind may be in hand.
-struct Permits {
-    transactional: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
-    suspect: Arc<Semaphore>,
-}
-
-impl Permits {
-    fn of(&self, delivery: &Delivery) -> Arc<Semaphore> {
-        match (delivery.source.kind, delivery.source.lane) {
-            (SourceKind::Suspect, _) => Arc::clone(&self.suspect),
-            (_, Lane::Transactional) => Arc::clone(&self.transactional),
-            (_, Lane::Bulk) => Arc::clone(&self.bulk),
-        }
-    }
-}
-
 /// Consumes and delivers until `stop`, then drains.
 pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     let worker = &world.config.worker;
-    let permits = Permits {
-        transactional: Arc::new(Semaphore::new(worker.transactional.into())),
-        bulk: Arc::new(Semaphore::new(worker.bulk.into())),
-        suspect: Arc::new(Semaphore::new(1)),
+    let seats = Seats::new(worker.transactional, worker.bulk);
+    let options = SubscribeOptions {
+        shards: world.config.queue.shards,
+        transactional: worker.transactional,
+        bulk: seats.bulk_most(),
     };
-    let options =
-        SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
+    world.limiter.look().await;
     let mut deliveries = world.queue.subscribe(options);
     let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
+    let present = tokio::spawn(world.limiter.clone().watch(stop.clone()));
+    connections::close_capped(&world);
+    let unleased = CancellationToken::new();
+    let leasing = tokio::spawn(connections::watch(Arc::clone(&world), unleased.clone()));
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -63,33 +48,30 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (world, stop, hard, permits) = (Arc::clone(&world), stop.clone(), hard.clone(), permits.of(&delivery));
+        let (world, stop, hard, seats) = (Arc::clone(&world), stop.clone(), hard.clone(), seats.clone());
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
-            let permit = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                permit = permits.acquire_owned() => permit.ok(),
-            };
-            let Some(_permit) = permit else {
-                tokio::select! {
-                    _ = world.queue.settle(delivery, Settlement::Return) => {}
-                    () = hard.cancelled() => {}
-                }
-                return;
-            };
             tokio::select! {
-                () = attempt(world, delivery) => {}
+                () = attempt(world, delivery, seats, stop) => {}
                 () = hard.cancelled() => {}
             }
         });
     }
     watching.abort();
+    present.abort();
     let end = Instant::now() + world.config.worker.drain;
     world.queue.stop_consuming().await;
     // What is not handed back in time comes back with the connection.
     let _ = timeout_at(end, give_back(&world, deliveries)).await;
-    drain(&world, &tasks, &hard, end).await
+    let drained = drain(&world, &tasks, &hard, end).await;
+    unleased.cancel();
+    let returned = async {
+        let _ = leasing.await;
+        connections::give_back(&world).await;
+    };
+    // Leases that are not given back in time end by themselves.
+    let _ = timeout(Duration::from_secs(1), returned).await;
+    drained
 }
 
 /// Hands back what was delivered and never begun.

@@ -9,6 +9,10 @@ pub mod decide;
 pub mod failover;
 pub mod outcome;
 
+pub mod dns;
+pub mod limiter;
+pub mod seats;
+
 pub mod queue;
 pub mod replay;
 pub mod store;

@@ -7,6 +7,7 @@ use crate::{
     attempt::World,
     circuits::Circuits,
     config::{Config, QueueConfig, StoreConfig},
+    limiter::Limiter,
     queue::Queue,
     replay::Replay,
     store::{self, Store},
@@ -24,7 +25,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let store = store(&config.store).await?;
     let replay = Replay::new(store.clone());
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
-    Ok(World { config, queue, store, replay, transports, circuits })
+    let limiter = Limiter::new(&config, store.clone())?;
+    Ok(World { config, queue, store, replay, transports, circuits, limiter })
 }
 
 /// Connects the queue.

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
     TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    limits::{self, PaceSettings},
     provider::{self, ProviderSettings},
     routes,
     settings::{self, Secret, Settings},
@@ -23,13 +24,20 @@ pub(super) enum Section {
 pub(super) fn check(
     settings: Settings,
     transports: BTreeMap<String, Section>,
+    paces: BTreeMap<String, PaceSettings>,
     environment: &Environment,
 ) -> Result<Config, ConfigError> {
     let transports = transports
         .into_iter()
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let routes = routes::check(settings.route, &settings.groups, &transports)?;
+    let names = limits::Names {
+        groups: &settings.groups,
+        transports: transports.iter().map(|one| one.name.as_str()).collect(),
+    };
+    let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
+    let dns = limits::dns(settings.dns)?;
+    let routes = routes::check(settings.route, &limits.groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };
@@ -91,6 +99,8 @@ pub(super) fn check(
         },
         transports,
         routes,
+        limits,
+        dns,
     })
 }
 

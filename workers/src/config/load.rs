@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Config, ConfigError, Environment,
     check::{self, Section},
+    limits::PACE_KEYS,
     settings::Settings,
 };
 use crate::decide::capabilities::Kind;
@@ -70,9 +71,11 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
         config::ConfigError::NotFound(_) => Ok(config::Map::new()),
         error => Err(error),
     })?;
-    let mut sections = BTreeMap::new();
-    for (name, value) in transports {
+    let (mut sections, mut paces) = (BTreeMap::new(), BTreeMap::new());
+    for (name, mut value) in transports {
         let at = format!("transport.{name}");
+        let pace = take(&mut value, &PACE_KEYS);
+        paces.insert(name.clone(), read(&at, pace, &mut unknown)?);
         sections.insert(name, transport(&at, value, &mut unknown)?);
     }
     let settings: Settings = read("", tree, &mut unknown)?;
@@ -80,7 +83,16 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
-    check::check(settings, sections, environment)
+    check::check(settings, sections, paces, environment)
+}
+
+/// Takes these keys out of a table into one of their own.
+fn take(value: &mut config::Value, keys: &[&str]) -> config::Value {
+    let mut taken = config::Map::new();
+    if let config::ValueKind::Table(table) = &mut value.kind {
+        taken.extend(keys.iter().filter_map(|key| table.remove_entry(*key)));
+    }
+    config::Value::new(None, taken)
 }
 
 /// The section of one transport, in the form of its kind.

@@ -2,6 +2,7 @@
 //! transport that does not exist or lack a catch-all route.
 
 mod check;
+mod limits;
 mod load;
 mod provider;
 mod routes;
@@ -21,6 +22,7 @@ use crate::decide::{
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
+pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::parse_duration;
 
@@ -47,6 +49,10 @@ pub struct Config {
     pub transports: Vec<TransportConfig>,
     /// The rules; the last one takes everything. Empty only where a command needs none.
     pub routes: Routes,
+    /// How fast mail may go.
+    pub limits: LimitsConfig,
+    /// What is asked of DNS.
+    pub dns: DnsConfig,
 }
 
 /// The queue.

@@ -141,6 +141,16 @@ impl Relay {
         join_all(self.pool.close().into_iter().map(|session| session.quit(QUIT_LIMIT))).await;
     }
 
+    /// Another number of connections at most, from now on.
+    pub fn resize(&self, connections: usize) {
+        self.pool.resize(connections);
+    }
+
+    /// The most connections that were wanted at once since the last look, and those that are in use or parked.
+    pub fn demand(&self) -> (usize, usize) {
+        self.pool.demand()
+    }
+
     /// Connections that are open or being opened.
     pub fn open_connections(&self) -> usize {
         self.pool.open()

@@ -50,7 +50,7 @@ fn is_domain(pattern: &str, name: &str) -> bool {
 
 /// The end of a name, or the whole of it.
 fn is_exchanger(pattern: &str, name: &str) -> bool {
-    name.ends_with(pattern) || pattern.strip_prefix('.') == Some(name) || name == pattern
+    is_domain(pattern, name) || pattern.strip_prefix('.') == Some(name)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ declare -A package=(
   [/usr/sbin/dovecot]=dovecot-core
   [/usr/sbin/postgrey]=postgrey
   [/usr/bin/swaks]=swaks
+  [/usr/sbin/dnsmasq]=dnsmasq-base
   [/usr/bin/cc]=build-essential
   [/usr/bin/promtool]=prometheus
 )

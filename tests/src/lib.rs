@@ -19,6 +19,8 @@ pub mod redis_fleet;
 mod python;
 
 pub mod aiosmtpd;
+pub mod dnsmasq;
+pub mod pacing_relay;
 pub mod postfix;
 pub mod prism;
 pub mod quiet_relay;
@@ -37,6 +39,7 @@ pub mod log_check;
 pub mod operator;
 pub mod postrider;
 pub mod story;
+pub mod usage;
 pub mod world;
 
 /// Says on the terminal, past the capture of the test runner, that `test` proves nothing on this machine, and why.

@@ -38,6 +38,16 @@ pub fn free() -> Result<u16> {
     Err(anyhow!("no free port between {FIRST} and {}", FIRST + COUNT))
 }
 
+/// The same for a server that listens on UDP as well: the number is no longer reserved, so other programs of this harness may pick it.
+pub fn free_with_udp() -> Result<u16> {
+    let port = free()?;
+    let mut slot = REGISTRY.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(registry) = slot.as_mut() {
+        registry.reserved.retain(|one| one.local_addr().map_or(true, |address| address.port() != port));
+    }
+    Ok(port)
+}
+
 /// Whether something accepts connections on this port of 127.0.0.1.
 pub fn is_open(port: u16) -> bool {
     let address = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port));

@@ -167,6 +167,19 @@ impl SmtpSink {
         self.finished(stored)?.iter().map(|file| StoredMessage::read(file)).collect()
     }
 
+    /// When each message was whole, by the sink's file system in seconds of the Unix epoch, and its first recipient; in order.
+    pub fn arrivals(&self) -> Result<Vec<(f64, String)>> {
+        let Some(stored) = &self.stored else { return Ok(Vec::new()) };
+        let mut arrivals = Vec::new();
+        for file in self.finished(stored)? {
+            let time = std::fs::metadata(&file)?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+            let recipient = StoredMessage::read(&file)?.recipients().first().map(|one| (*one).to_owned());
+            arrivals.push((time, recipient.unwrap_or_default()));
+        }
+        arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(arrivals)
+    }
+
     /// Waits for at least `count` messages and gives all; the error says how many there were.
     pub fn wait_for(&self, count: usize, limit: Duration) -> Result<Vec<StoredMessage>> {
         let enough = || self.count().ok().filter(|stored| *stored >= count);

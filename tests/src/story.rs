@@ -93,6 +93,11 @@ pub fn start(config: impl Into<String>) -> Result<Postrider> {
     Ok(worker)
 }
 
+/// A worker with this configuration on any queue. The embedded one says nothing when it consumes.
+pub fn start_any(config: &str) -> Result<Postrider> {
+    if config.contains("amqp") { start(config) } else { Postrider::worker(config) }
+}
+
 /// What a queue holds; nothing while it is not there or the broker does not answer.
 pub fn depth(world: &World, queue: &str) -> Option<Depth> {
     world.vhost().queue_depths().ok()?.get(queue).copied()

@@ -15,7 +15,8 @@ use postrider_schemas::{
     wire::{self, DecodeError},
 };
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use crate::{
     circuits::Circuits,
@@ -27,10 +28,12 @@ use crate::{
         settle::{self, Next, Situation, Verdict, rest},
         settlement::Settlement,
     },
-    failover::{self, Ended},
-    outcome::{Answer, Class, Outcome, Stage},
+    failover::{self, Ended, Sent},
+    limiter::{Limiter, Slot},
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
+    seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
     telemetry::{metrics, pulse::PULSE, registry::attribute, traces, words},
     transport::Transport,
@@ -56,6 +59,8 @@ pub struct World {
     pub transports: Vec<Arc<Transport>>,
     /// Which of them need a person.
     pub circuits: Arc<Circuits>,
+    /// How fast mail may go.
+    pub limiter: Limiter,
 }
 
 /// A job with its message and the rule that takes it.
@@ -67,6 +72,8 @@ pub(crate) struct Task<'a> {
     /// Where its recipients go separate ways.
     parts: Option<Vec<Part>>,
     key: LedgerKey,
+    /// The right to work on it; left while it only waits.
+    pub(crate) seat: &'a Seat,
 }
 
 /// The right to attempt a job.
@@ -78,18 +85,16 @@ pub(crate) enum Right {
     Unguarded(Lease),
 }
 
-/// Takes one delivery to its settlement, and tells of it.
-pub async fn attempt(world: Arc<World>, delivery: Delivery) {
+/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes first.
+pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     if !world.queue.usable(&delivery) {
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
         return;
     }
-    let now = now();
-    let _in_hand = metrics::taken(&delivery, now);
-    traces::trailed(delivery, now, |delivery| attempted(world, delivery)).await;
+    traces::trailed(delivery, now(), |delivery| attempted(world, delivery, seats, stop)).await;
 }
 
-async fn attempted(world: Arc<World>, delivery: Delivery) {
+async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
     if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
@@ -105,9 +110,23 @@ async fn attempted(world: Arc<World>, delivery: Delivery) {
     if delivery.meta.pending.as_ref().is_some_and(Vec::is_empty) {
         return bury(&world, delivery, &job, "unreadable", "header postrider-pending: not a list of recipients").await;
     }
+    let first = route.order(job.id()).first().copied().unwrap_or_default();
+    let whose = format!("{} {first}", job.tenant());
+    let seat = match delivery.source.kind {
+        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
+        SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
+        SourceKind::Jobs | SourceKind::Due => {
+            let _waiting = traces::waiting("seat");
+            stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await
+        }
+    };
+    let Some(seat) = seat else {
+        return close(&world, delivery, Settlement::Return).await;
+    };
+    let _in_hand = metrics::taken(&delivery, now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
-    let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key };
+    let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key, seat: &seat };
     describe(&task);
     guarded(&world, delivery, &task).await;
 }
@@ -199,12 +218,12 @@ async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Cl
         match answer {
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
-                let _waiting = waiting("store");
-                let _ = timeout(STORE_WAIT_MAX, world.store.back()).await;
+                let _waiting = traces::waiting("store");
+                task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             }
             Ok(Claim::Busy { retry_in }) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
-                let _waiting = waiting("busy");
+                let _waiting = traces::waiting("busy");
                 sleep(retry_in).await;
             }
             answer => return answer,
@@ -230,24 +249,56 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
     match due(task.job, task.meta, now()) {
         Due::Now => {}
         Due::Wait(wait) => {
-            let _waiting = waiting("due");
-            sleep(wait).await;
+            let _waiting = traces::waiting("due");
+            task.seat.wait(wait).await;
         }
-        Due::Park(at) => return park(world, delivery, task, right, at).await,
-        Due::Expired => {
-            let nowhere =
-                Ended { outcome: Outcome::LostClaim, transport: String::new(), passed_over: Vec::new(), pin: None };
-            let verdict = settle::expired(situation(world, task, &nowhere));
-            emit(world, &verdict.events).await;
-            return end(world, delivery, right, Final::Expired).await;
-        }
+        Due::Park(at) => return park(world, delivery, task, right, (at, at), "send_at").await,
+        Due::Expired => return expire(world, delivery, task, right, None).await,
     }
     if let Some(parts) = &task.parts {
         let next = settle::split(parts);
         return follow(world, delivery, task, right, next).await;
     }
-    let ended = failover::send(world, task, &right).await;
-    conclude(world, delivery, task, right, &ended).await;
+    match failover::send(world, task, &right).await {
+        Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
+        Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
+        Sent::TooLate(refusal) => expire(world, delivery, task, right, Some(&refusal)).await,
+        Sent::Away => {
+            // As a claim does that finds no store.
+            let _waiting = traces::waiting("store");
+            task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
+            if let Right::Claimed(lease) = right {
+                note(task, world.store.release(lease).await);
+            }
+            close(world, delivery, Settlement::Return).await;
+        }
+    }
+}
+
+/// A job that is too late to be of use, or would be after the wait that a limit asks for.
+async fn expire(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, limit: Option<&Refusal>) {
+    let nowhere = Ended { outcome: Outcome::LostClaim, transport: String::new(), passed_over: Vec::new(), pin: None };
+    let mut verdict = settle::expired(situation(world, task, &nowhere));
+    if let Some(refusal) = limit {
+        for event in &mut verdict.events {
+            event.data.answer = Some(refusal.answer.to_string());
+        }
+    }
+    emit(world, &verdict.events).await;
+    end(world, delivery, right, Final::Expired).await;
+}
+
+/// Puts a job away until its slot, and says why.
+async fn wait_in_line(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, slot: Slot) {
+    let (id, why) = (task.job.id(), &slot.why);
+    debug!(job.id = %id, why, slot = %slot.at, parks = task.meta.parks, "Job {id} waits for {why} until {}", slot.at);
+    let mut event = Event::about(EventType::Deferred, task.job, task.meta, now());
+    event.data.route = Some(task.route.name.clone());
+    event.data.reason = Some("limited".to_owned());
+    event.data.answer = Some(format!("limited by {why}"));
+    event.data.next_attempt_at = Some(park_until(task.job, slot.at));
+    emit(world, &[event]).await;
+    park(world, delivery, task, right, (slot.at, slot.back), "limit").await;
 }
 
 /// From the outcome to its consequences.
@@ -352,9 +403,16 @@ fn settlement(next: &Next, before: &Meta) -> Settlement {
     }
 }
 
-/// Puts a job away until a time. Uses up no try.
-async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, at: Timestamp) {
-    let at = park_until(task.job, at);
+/// Puts a job away that is not to be tried before `at`, and comes back to a worker at `back`. Uses up no try.
+async fn park(
+    world: &World,
+    delivery: Delivery,
+    task: &Task<'_>,
+    right: Right,
+    (at, back): (Timestamp, Timestamp),
+    why: &'static str,
+) {
+    let (at, back) = (park_until(task.job, at), park_until(task.job, back));
     let meta = Meta {
         generation: task.meta.generation + 1,
         parks: task.meta.parks + 1,
@@ -362,9 +420,9 @@ async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, 
         not_before: Some(at),
         ..task.meta.clone()
     };
-    match settle_it(world, delivery, Settlement::Again { at, meta }).await {
+    match settle_it(world, delivery, Settlement::Again { at: back, meta }).await {
         Ok(()) => {
-            metrics::parked(task.job.lane(), "send_at");
+            metrics::parked(task.job.lane(), why);
             if let Right::Claimed(lease) = right {
                 note(task, world.store.parked(lease).await);
             }
@@ -547,13 +605,6 @@ fn describe(task: &Task<'_>) {
     traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
     traces::set(attribute::ROUTE, task.route.name.clone());
     traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
-}
-
-/// A wait with the job in hand, as a time of its own.
-fn waiting(reason: &'static str) -> traces::Step {
-    let step = traces::step("wait");
-    step.set(attribute::WAIT_REASON, reason);
-    step
 }
 
 fn note_store(step: &traces::Step, world: &World, operation: &'static str) {

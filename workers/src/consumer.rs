@@ -1,13 +1,9 @@
-//! The loop: receive, permit, attempt, settle; and the drain at its end.
+//! The loop: receive, attempt, settle; and the drain at its end.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use postrider_schemas::Lane;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -15,8 +11,13 @@ use crate::{
     attempt::{World, attempt},
     circuits,
     decide::settlement::Settlement,
-    queue::{Deliveries, Delivery, SourceKind, SubscribeOptions},
+    limiter::connections,
+    queue::{Deliveries, SubscribeOptions},
+    seats::Seats,
 };
+
+/// How soon a changed world is noticed by what runs for each.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,36 +28,26 @@ pub enum Drained {
     Cut,
 }
 
-/// How many jobs of each kind may be in hand.
-struct Permits {
-    transactional: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
-    suspect: Arc<Semaphore>,
-}
-
-impl Permits {
-    fn of(&self, delivery: &Delivery) -> Arc<Semaphore> {
-        match (delivery.source.kind, delivery.source.lane) {
-            (SourceKind::Suspect, _) => Arc::clone(&self.suspect),
-            (_, Lane::Transactional) => Arc::clone(&self.transactional),
-            (_, Lane::Bulk) => Arc::clone(&self.bulk),
-        }
-    }
-}
-
 /// Consumes and delivers until `stop`, then drains. Each attempt works in the world that stands when it begins.
 pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Drained {
     let world = worlds.load_full();
     let worker = &world.config.worker;
-    let permits = Permits {
-        transactional: Arc::new(Semaphore::new(worker.transactional.into())),
-        bulk: Arc::new(Semaphore::new(worker.bulk.into())),
-        suspect: Arc::new(Semaphore::new(1)),
+    let seats = Seats::new(worker.transactional, worker.bulk);
+    let options = SubscribeOptions {
+        shards: world.config.queue.shards,
+        transactional: worker.transactional,
+        bulk: seats.bulk_most(),
     };
-    let options =
-        SubscribeOptions { shards: world.config.queue.shards, transactional: worker.transactional, bulk: worker.bulk };
+    world.limiter.look().await;
     let mut deliveries = world.queue.subscribe(options);
     let watching = tokio::spawn(circuits::watch(Arc::clone(&worlds), stop.clone()));
+    let present =
+        tokio::spawn(for_each_world(Arc::clone(&worlds), stop.clone(), |world, end| world.limiter.clone().watch(end)));
+    connections::close_capped(&world, |_| true);
+    let unleased = CancellationToken::new();
+    let leasing = tokio::spawn(for_each_world(Arc::clone(&worlds), unleased.clone(), connections::watch));
+    // Not held for as long as the worker runs: worlds go when their last attempt has ended.
+    drop(world);
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -66,35 +57,48 @@ pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Draine
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (worlds, stop, hard, permits) = (Arc::clone(&worlds), stop.clone(), hard.clone(), permits.of(&delivery));
+        let (world, stop, hard, seats) = (worlds.load_full(), stop.clone(), hard.clone(), seats.clone());
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
-            let permit = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                permit = permits.acquire_owned() => permit.ok(),
-            };
-            let world = worlds.load_full();
-            let Some(_permit) = permit else {
-                tokio::select! {
-                    _ = world.queue.settle(delivery, Settlement::Return) => {}
-                    () = hard.cancelled() => {}
-                }
-                return;
-            };
             tokio::select! {
-                () = attempt(world, delivery) => {}
+                () = attempt(world, delivery, seats, stop) => {}
                 () = hard.cancelled() => {}
             }
         });
     }
     watching.abort();
+    present.abort();
     let world = worlds.load_full();
     let end = Instant::now() + world.config.worker.drain;
     world.queue.stop_consuming().await;
     // What is not handed back in time comes back with the connection.
     let _ = timeout_at(end, give_back(&world, deliveries)).await;
-    drain(&world, &tasks, &hard, end).await
+    let drained = drain(&world, &tasks, &hard, end).await;
+    unleased.cancel();
+    let returned = async {
+        let _ = leasing.await;
+        connections::give_back(&world).await;
+    };
+    // Leases that are not given back in time end by themselves.
+    let _ = timeout(Duration::from_secs(1), returned).await;
+    drained
+}
+
+/// Runs a task for the present world, and another one whenever it changes, until `stop`.
+async fn for_each_world<F: Future<Output = ()> + Send + 'static>(
+    worlds: Arc<ArcSwap<World>>,
+    stop: CancellationToken,
+    begin: impl Fn(Arc<World>, CancellationToken) -> F,
+) {
+    while !stop.is_cancelled() {
+        let world = worlds.load_full();
+        let end = stop.child_token();
+        let task = tokio::spawn(begin(Arc::clone(&world), end.clone()));
+        while Arc::ptr_eq(&worlds.load(), &world) && stop.run_until_cancelled(sleep(LOOK_EVERY)).await.is_some() {}
+        end.cancel();
+        // It ends by its token; one that panicked has said so.
+        let _ = task.await;
+    }
 }
 
 /// Hands back what was delivered and never begun.

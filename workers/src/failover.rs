@@ -20,6 +20,11 @@ use crate::{
     decide::{
         capabilities::Needs,
         failover::{Then, spokesman, then},
+        route::OnLimit,
+    },
+    limiter::{
+        Permission, Slot, Subject,
+        recipients::{nobody_left, with_unreachable},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
     telemetry::{metrics, registry::attribute, traces, words},
@@ -44,15 +49,27 @@ impl Ended {
     }
 }
 
+/// What came of sending.
+pub(crate) enum Sent {
+    /// An attempt that ended.
+    Ended(Ended),
+    /// Nothing was tried: a limit makes the job wait until its slot.
+    Waits(Slot),
+    /// Nothing was tried: a limit makes the job wait, and it is not to be late.
+    TooLate(Refusal),
+    /// Nothing was tried: the store is away, and the job is not to go without it.
+    Away,
+}
+
 /// Delivers by the first transport that takes the job, with the claim kept alive meanwhile.
-pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right) -> Ended {
+pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right) -> Sent {
     tokio::select! {
-        ended = through(world, task, right) => ended,
+        sent = through(world, task, right) => sent,
         never = renew(world, right) => match never {},
     }
 }
 
-async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
+async fn through(world: &World, task: &Task<'_>, right: &Right) -> Sent {
     let now = Timestamp::now();
     let order = match &task.meta.pin {
         None => task.route.order(task.job.id()),
@@ -60,53 +77,172 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Ended {
             let known = world.transports.iter().position(|one| one.name == pin.transport);
             let Some(transport) = known.filter(|_| pin.until > now) else {
                 let answer = Answer::local(Stage::Call, "the call can no longer be repeated");
-                return Ended::at(&pin.transport, Outcome::Unknown(answer));
+                return Sent::Ended(Ended::at(&pin.transport, Outcome::Unknown(answer)));
             };
             vec![transport]
         }
     };
     // A call that is repeated must be the same to the last byte.
     let dated = task.meta.pin.as_ref().map_or(now, |pin| pin.since);
-    let letter = match Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated) {
+    let letter = Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated);
+    let mut letter = match letter {
         Ok(letter) if task.meta.pin.is_some() => letter.repeated(),
         Ok(letter) => letter,
-        Err(error) => return Ended::at(&world.transports[order[0]].name, cannot_be_made(&error)),
+        Err(error) => return Sent::Ended(Ended::at(&world.transports[order[0]].name, cannot_be_made(&error))),
     };
-    let needs = Needs::of(task.job);
-    let mut refusals: Vec<(usize, Refusal)> = Vec::new();
-    for n in order {
-        let transport = &world.transports[n];
-        if let Some(refusal) = not_asked(world, n, &needs).await {
-            refusals.push((n, refusal));
-            continue;
+    let mut unreachable = Vec::new();
+    if task.meta.pin.is_none() {
+        unreachable = world.limiter.unreachable(task.job, &letter.indices).await;
+    }
+    if !unreachable.is_empty() {
+        letter.indices.retain(|index| !unreachable.iter().any(|one| one.index == *index));
+        if letter.indices.is_empty()
+            && let Some(outcome) = nobody_left(unreachable.clone())
+        {
+            return Sent::Ended(Ended::at(&world.transports[order[0]].name, outcome));
         }
-        let call = task.meta.pin.clone().or_else(|| repeatable(transport, &letter));
+    }
+    let groups = world.limiter.groups(task.job, &letter.indices).await;
+    let tries = Tries { world, task, right, letter: &letter, groups: &groups };
+    let mut sent = tries.in_order(&order).await;
+    if let Sent::Ended(ended) = &mut sent
+        && !unreachable.is_empty()
+    {
+        let outcome = std::mem::replace(&mut ended.outcome, Outcome::LostClaim);
+        ended.outcome = with_unreachable(outcome, unreachable);
+    }
+    sent
+}
+
+/// What is the same for every transport of an attempt.
+struct Tries<'a> {
+    world: &'a World,
+    task: &'a Task<'a>,
+    right: &'a Right,
+    letter: &'a Letter<'a>,
+    groups: &'a [String],
+}
+
+/// What came of one transport.
+enum Try {
+    /// The attempt ended here.
+    Ended(Ended),
+    /// It certainly did not take the job; the next one may.
+    Refused(Refusal),
+    /// It was paused before anything was said to it.
+    Paused,
+}
+
+impl Tries<'_> {
+    async fn in_order(&self, order: &[usize]) -> Sent {
+        let needs = Needs::of(self.task.job);
+        let mut refusals: Vec<(usize, Refusal)> = Vec::new();
+        let mut limited = None;
+        for n in order.iter().copied() {
+            if let Some(refusal) = not_asked(self.world, n, &needs).await {
+                refusals.push((n, refusal));
+                continue;
+            }
+            let queue = self.task.route.on_limit == OnLimit::Wait;
+            match self.world.limiter.admit(self.subject(n), queue, self.task.seat).await {
+                Permission::Go => {}
+                Permission::Park(slot) => return Sent::Waits(slot),
+                Permission::Away => return Sent::Away,
+                Permission::Full(refusal) if self.task.route.on_limit == OnLimit::Expire => {
+                    return Sent::TooLate(refusal);
+                }
+                Permission::Full(refusal) => {
+                    limited = limited.or(Some(n));
+                    refusals.push((n, refusal));
+                    continue;
+                }
+            }
+            match self.by(n, &refusals).await {
+                Try::Ended(ended) => return Sent::Ended(ended),
+                Try::Refused(refusal) => refusals.push((n, refusal)),
+                Try::Paused => match self.task.route.on_limit {
+                    OnLimit::Next => limited = limited.or(Some(n)),
+                    OnLimit::Expire => return Sent::TooLate(paused()),
+                    OnLimit::Wait => {
+                        limited = Some(n);
+                        break;
+                    }
+                },
+            }
+        }
+        // Nobody else took it: the job waits for the first transport that only a limit kept it from.
+        if let Some(n) = limited {
+            match self.world.limiter.admit(self.subject(n), true, self.task.seat).await {
+                Permission::Park(slot) => return Sent::Waits(slot),
+                Permission::Away => return Sent::Away,
+                Permission::Full(_) => {}
+                Permission::Go => {
+                    refusals.retain(|(one, _)| *one != n);
+                    match self.by(n, &refusals).await {
+                        Try::Ended(ended) => return Sent::Ended(ended),
+                        Try::Refused(refusal) => refusals.push((n, refusal)),
+                        Try::Paused => refusals.push((n, paused())),
+                    }
+                }
+            }
+        }
+        Sent::Ended(nobody(self.world, refusals))
+    }
+
+    fn subject(&self, transport: usize) -> Subject<'_> {
+        let fresh = self.task.meta.generation == 0;
+        Subject { job: self.task.job, transport, groups: self.groups, fresh }
+    }
+
+    /// One transport, with its token spent.
+    async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
+        let Self { world, task, right, letter, .. } = *self;
+        let transport = &world.transports[n];
+        let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter));
         let submitted = AtomicBool::new(false);
-        metrics::begun(task.job, &transport.name);
+        let group = self.groups.first().map_or("", String::as_str);
+        metrics::begun(task.job, &transport.name, group);
         let (step, begun) = (deliver_step(transport), Instant::now());
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
-            transport.deliver(&letter, may_submit).await
+            let mut delivery = pin!(transport.deliver(letter, may_submit));
+            tokio::select! {
+                biased;
+                outcome = &mut delivery => outcome,
+                // Who is in the middle of it goes on.
+                () = world.limiter.paused(self.subject(n)) => {
+                    if !submitted.load(Ordering::Relaxed) {
+                        return Try::Paused;
+                    }
+                    delivery.await
+                }
+            }
         };
         note_outcome(&step, &outcome);
         drop(step);
-        metrics::ended(task.job, &transport.name, &outcome, begun.elapsed());
+        metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
         }
-        match (then(&outcome, task.route.on_limit), outcome) {
-            (Then::Next, Outcome::Refused { refusal, .. }) => refusals.push((n, refusal)),
+        world.limiter.heard(self.subject(n), &outcome).await;
+        let refusal = match (then(&outcome, task.route.on_limit), outcome) {
+            (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
-                let passed_over = passed_over(world, &refusals, None);
-                return Ended { outcome, transport: transport.name.clone(), passed_over, pin: call };
+                let passed_over = passed_over(world, refusals, None);
+                return Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin: call });
             }
-        }
+        };
         if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
-            return Ended::at(&transport.name, Outcome::LostClaim);
+            return Try::Ended(Ended::at(&transport.name, Outcome::LostClaim));
         }
+        Try::Refused(refusal)
     }
-    nobody(world, refusals)
+}
+
+fn paused() -> Refusal {
+    let answer = Answer::local(Stage::Connect, "paused while the job waited for a connection");
+    Refusal { class: Class::Throttled, answer, retry_after: None }
 }
 
 /// The time with one transport.

@@ -9,7 +9,11 @@ pub mod decide;
 pub mod failover;
 pub mod outcome;
 
+pub mod dns;
 pub mod heartbeat;
+pub mod limiter;
+pub mod seats;
+
 pub mod queue;
 pub mod reload;
 pub mod replay;

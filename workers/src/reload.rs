@@ -25,6 +25,7 @@ use crate::{
     attempt::World,
     circuits::Circuits,
     config::{self, Config, TransportConfig, TransportKind},
+    limiter::connections,
     telemetry::{
         self,
         logs::{self, Level},
@@ -60,7 +61,7 @@ pub async fn watch(file: Option<PathBuf>, worlds: Arc<ArcSwap<World>>, level: Le
             .filter(|(path, print)| applied.get(*path) != Some(print))
             .map(|(path, _)| path.clone())
             .collect();
-        match reload(file.as_deref(), &worlds, &level, &changed) {
+        match reload(file.as_deref(), &worlds, &level, &changed).await {
             Ok(()) => metrics::reloaded(true),
             Err(error) => {
                 metrics::reloaded(false);
@@ -76,7 +77,7 @@ pub async fn watch(file: Option<PathBuf>, worlds: Arc<ArcSwap<World>>, level: Le
     }
 }
 
-fn reload(
+async fn reload(
     file: Option<&Path>,
     worlds: &ArcSwap<World>,
     level: &Level,
@@ -97,6 +98,9 @@ fn reload(
         level = new.config.log.level,
         "The changed configuration applies"
     );
+    // As at the start of a worker: pauses that stand are known, and what has a cap over all workers waits for its part of it.
+    new.limiter.look().await;
+    connections::close_capped(&new, |one| !old.transports.iter().any(|known| std::ptr::eq(Arc::as_ptr(known), one)));
     worlds.store(Arc::new(new));
     let world = Arc::downgrade(&old);
     drop(old);
@@ -155,8 +159,12 @@ fn renewed(old: &World, config: Config, changed: &BTreeSet<PathBuf>) -> anyhow::
     circuits.inherit(&old.circuits);
     let is_kept = |one: &Arc<Transport>| transports.iter().any(|new| Arc::ptr_eq(new, one));
     let replaced = old.transports.iter().filter(|one| !is_kept(one)).cloned().collect();
+    let is_same_limiter = format!("{:?}{:?}", config.limits, config.dns)
+        == format!("{:?}{:?}", old.config.limits, old.config.dns)
+        && config.transports.iter().map(|one| &one.name).eq(old.config.transports.iter().map(|one| &one.name));
+    let limiter = if is_same_limiter { old.limiter.clone() } else { old.limiter.renewed(&config)? };
     let (queue, store, replay) = (Arc::clone(&old.queue), old.store.clone(), Arc::clone(&old.replay));
-    Ok((World { config, queue, store, replay, transports, circuits }, replaced))
+    Ok((World { config, queue, store, replay, transports, circuits, limiter }, replaced))
 }
 
 fn ca_file(transport: &TransportConfig) -> Option<&PathBuf> {

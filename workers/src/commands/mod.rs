@@ -7,6 +7,7 @@ pub mod dev;
 pub mod events;
 pub mod explain;
 pub mod health;
+pub mod limits;
 pub mod output;
 pub mod rest;
 pub mod schema;
@@ -58,6 +59,8 @@ enum Command {
     Dead(rest::DeadArguments),
     /// Jobs that wait for a person because they may have been sent
     Hold(rest::HoldArguments),
+    /// How fast mail may go now; pause, resume, set
+    Limits(limits::Arguments),
     /// Print events as they happen
     Events(events::Arguments),
     /// What waits, what is broken, who works
@@ -103,6 +106,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(arguments) => block_on(cancel::run(arguments)),
         Command::Dead(arguments) => block_on(rest::dead(arguments)),
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
+        Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
         Command::Status(arguments) => block_on(status::run(arguments)),
         Command::Trace(arguments) => block_on(trace::run(arguments)),
@@ -111,6 +115,6 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything but the worker runs on one thread.
-fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

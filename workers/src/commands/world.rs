@@ -9,6 +9,7 @@ use crate::{
     attempt::World,
     circuits::Circuits,
     config::{Config, QueueConfig, StoreConfig},
+    limiter::Limiter,
     queue::Queue,
     replay::Replay,
     store::{self, Store},
@@ -26,7 +27,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let store = store(&config.store).await?;
     let replay = Arc::new(Replay::new(store.clone()));
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
-    Ok(World { config, queue, store, replay, transports, circuits })
+    let limiter = Limiter::new(&config, store.clone())?;
+    Ok(World { config, queue, store, replay, transports, circuits, limiter })
 }
 
 /// Connects the queue.

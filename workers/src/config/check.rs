@@ -8,11 +8,12 @@ use secrecy::SecretString;
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
     TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    limits::{self, PaceSettings},
     provider::{self, ProviderSettings},
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, retry::RetrySchedule, route::pattern::Domains};
+use crate::decide::{capabilities::Kind, retry::RetrySchedule};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -23,18 +24,20 @@ pub(super) enum Section {
 pub(super) fn check(
     settings: Settings,
     transports: BTreeMap<String, Section>,
+    paces: BTreeMap<String, PaceSettings>,
     environment: &Environment,
 ) -> Result<Config, ConfigError> {
     let transports = transports
         .into_iter()
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let routes = routes::check(settings.route, &settings.groups, &transports)?;
-    let group = |(name, list): (&String, &Vec<String>)| {
-        let domains = Domains::parse(list.iter().map(String::as_str));
-        Ok((name.clone(), domains.map_err(|error| ConfigError::value(format!("groups.{name}"), error))?))
+    let names = limits::Names {
+        groups: &settings.groups,
+        transports: transports.iter().map(|one| one.name.as_str()).collect(),
     };
-    let groups = settings.groups.iter().map(group).collect::<Result<Vec<_>, ConfigError>>()?;
+    let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
+    let dns = limits::dns(settings.dns)?;
+    let routes = routes::check(settings.route, &limits.groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };
@@ -96,8 +99,9 @@ pub(super) fn check(
         },
         transports,
         files: Vec::new(),
-        groups,
         routes,
+        limits,
+        dns,
     })
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Config, ConfigError, Environment,
     check::{self, Section},
+    limits::PACE_KEYS,
     settings::Settings,
 };
 use crate::decide::capabilities::Kind;
@@ -73,9 +74,11 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
         config::ConfigError::NotFound(_) => Ok(config::Map::new()),
         error => Err(error),
     })?;
-    let mut sections = BTreeMap::new();
-    for (name, value) in transports {
+    let (mut sections, mut paces) = (BTreeMap::new(), BTreeMap::new());
+    for (name, mut value) in transports {
         let at = format!("transport.{name}");
+        let pace = take(&mut value, &PACE_KEYS);
+        paces.insert(name.clone(), read(&at, pace, &mut unknown)?);
         sections.insert(name, transport(&at, value, &mut unknown)?);
     }
     let settings: Settings = read("", tree, &mut unknown)?;
@@ -83,7 +86,7 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
-    let config = check::check(settings, sections, environment)?;
+    let config = check::check(settings, sections, paces, environment)?;
     Ok(Config { files, ..config })
 }
 
@@ -101,6 +104,15 @@ fn files_of(value: &serde_json::Value, files: &mut BTreeSet<PathBuf>) {
         serde_json::Value::Array(list) => list.iter().for_each(|value| files_of(value, files)),
         _ => {}
     }
+}
+
+/// Takes these keys out of a table into one of their own.
+fn take(value: &mut config::Value, keys: &[&str]) -> config::Value {
+    let mut taken = config::Map::new();
+    if let config::ValueKind::Table(table) = &mut value.kind {
+        taken.extend(keys.iter().filter_map(|key| table.remove_entry(*key)));
+    }
+    config::Value::new(None, taken)
 }
 
 /// The section of one transport, in the form of its kind.
@@ -179,13 +191,20 @@ mod tests {
 
     #[test]
     fn the_commented_example_of_the_defaults_is_a_configuration() {
+        // Settings and sections; explanations are prose, or indented.
+        let is_setting = |line: &&str| {
+            line.starts_with('[')
+                || line.split_once(" = ").is_some_and(|(key, _)| !key.is_empty() && !key.contains(' '))
+        };
         let example: String = DEFAULTS
             .lines()
             .skip_while(|line| !line.starts_with("# [transport.relay]"))
-            .filter_map(|line| line.strip_prefix("# ").filter(|rest| rest.contains('=') || rest.starts_with('[')))
-            .fold(String::new(), |all, line| all + line + "\n");
+            .filter_map(|line| line.strip_prefix("# ").filter(is_setting))
+            // Files that are not there.
+            .map(|line| line.replace("{ file = \"/run/secrets/sendgrid\" }", "{ env = \"RELAY_PASSWORD\" }"))
+            .fold(String::new(), |all, line| all + &line + "\n");
         let config = read(&example, &[("RELAY_PASSWORD", "s3cret")]).unwrap();
-        assert_eq!((config.transports.len(), config.routes.list().len()), (1, 2));
+        assert_eq!((config.transports.len(), config.routes.list().len()), (2, 3));
     }
 
     #[test]

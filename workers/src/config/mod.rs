@@ -2,6 +2,7 @@
 //! transport that does not exist or lack a catch-all route.
 
 mod check;
+mod limits;
 mod load;
 mod provider;
 mod routes;
@@ -16,11 +17,12 @@ use sha2::{Digest as _, Sha256};
 use crate::decide::{
     capabilities::{Capabilities, Kind},
     retry::RetrySchedule,
-    route::{Routes, pattern::Domains},
+    route::Routes,
 };
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
+pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::parse_duration;
 
@@ -47,10 +49,12 @@ pub struct Config {
     pub transports: Vec<TransportConfig>,
     /// Files beside the configuration that it names: secrets and authorities.
     pub files: Vec<PathBuf>,
-    /// Groups of mailbox domains by name.
-    pub groups: Vec<(String, Domains)>,
     /// The rules; the last one takes everything. Empty only where a command needs none.
     pub routes: Routes,
+    /// How fast mail may go.
+    pub limits: LimitsConfig,
+    /// What is asked of DNS.
+    pub dns: DnsConfig,
 }
 
 /// The queue.

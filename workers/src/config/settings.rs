@@ -20,6 +20,12 @@ pub(super) struct Settings {
     pub(super) groups: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     pub(super) route: Vec<Route>,
+    pub(super) limits: super::limits::LimitsSettings,
+    #[serde(default)]
+    pub(super) throttle: Vec<super::limits::ThrottleSettings>,
+    #[serde(default)]
+    pub(super) reaction: Vec<super::limits::ReactionSettings>,
+    pub(super) dns: super::limits::DnsSettings,
 }
 
 #[derive(Deserialize)]
@@ -236,6 +242,20 @@ pub(super) struct SecretInFile {
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A text, several of them in a list, or separated by commas as the environment writes them.
+pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum List {
+        Many(Vec<String>),
+        One(String),
+    }
+    Ok(match List::deserialize(deserializer)? {
+        List::Many(list) => list,
+        List::One(text) => text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect(),
+    })
 }
 
 fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {

@@ -5,6 +5,8 @@ pub mod classify;
 pub mod due;
 pub mod explain;
 pub mod failover;
+pub mod group;
+pub mod limits;
 pub mod poison;
 pub mod retry;
 pub mod route;

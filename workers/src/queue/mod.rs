@@ -135,10 +135,17 @@ pub enum SourceKind {
 pub struct SubscribeOptions {
     /// Queues per lane.
     pub shards: u16,
-    /// Transactional messages in hand at once, fresh ones and returning ones each.
+    /// Transactional messages in hand at once; of returning ones more, see [`Self::due`].
     pub transactional: u16,
-    /// Bulk messages in hand at once, fresh ones and returning ones each.
+    /// Bulk messages in hand at once; of returning ones more, see [`Self::due`].
     pub bulk: u16,
+}
+
+impl SubscribeOptions {
+    /// Most of what comes back is early, and waits for its slot without anything being done for it.
+    pub fn due(&self, prefetch: u16) -> u16 {
+        prefetch.saturating_mul(4).min(2000).max(prefetch)
+    }
 }
 
 /// Deliveries as they come.

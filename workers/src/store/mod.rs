@@ -1,9 +1,10 @@
-//! The ledger: what is remembered of every job, so that it is sent once. An enum over two stores with the same states, the
+//! The ledger: what is remembered of every job, so that it is sent once; and the limiter beside it. An enum over two stores with the same states, the
 //! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
 
 pub mod circuit;
 pub mod embedded;
 pub mod ledger;
+pub mod limiter;
 pub mod redis;
 pub mod transitions;
 
@@ -111,6 +112,8 @@ impl Options {
 pub struct Store {
     backend: Backend,
     holders: Arc<Holders>,
+    /// In place of the store's clock in calls of the limiter.
+    clock: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Clone)]
@@ -136,7 +139,8 @@ impl Store {
             Some(file) => Backend::Embedded(EmbeddedStore::connect(file, options).await?),
             None => Backend::Redis(RedisStore::connect(url, options).await?),
         };
-        Ok(Self { backend, holders: Arc::new(Holders { prefix, count: AtomicU64::new(0) }) })
+        let holders = Arc::new(Holders { prefix, count: AtomicU64::new(0) });
+        Ok(Self { backend, holders, clock: None })
     }
 
     /// What it is, as telemetry names it.

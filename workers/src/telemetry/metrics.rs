@@ -15,13 +15,10 @@ use postrider_schemas::{Job, Lane, Meta};
 use super::{
     pulse::{InHand, PULSE},
     registry::Name,
-    words::{self, Groups, Names},
+    words::{self, Names},
 };
 use crate::{
-    decide::{
-        route::{OnUnknown, pattern::Domains},
-        settle::Next,
-    },
+    decide::{route::OnUnknown, settle::Next},
     outcome::{Class, Outcome, Stage},
     queue::Delivery,
 };
@@ -56,7 +53,7 @@ pub struct Metrics {
     reloads: Counter<u64>,
     /// Names of transports.
     pub(super) transports: Names,
-    groups: Groups,
+    groups: Names,
 }
 
 impl Metrics {
@@ -77,12 +74,16 @@ impl Metrics {
             duplicates: counter(meter, Name::DuplicatesSuppressed),
             reloads: counter(meter, Name::ConfigReloads),
             transports: Names::new("none"),
-            groups: Groups::default(),
+            groups: Names::new("other"),
         }
     }
 
     /// Takes the names of a configuration. What alerts look at exists with 0 from then on, so that the first event is an increase.
-    pub(super) fn learn<'a>(&self, transports: impl IntoIterator<Item = &'a str>, groups: &[(String, Domains)]) {
+    pub(super) fn learn<'a>(
+        &self,
+        transports: impl IntoIterator<Item = &'a str>,
+        groups: impl IntoIterator<Item = &'a str>,
+    ) {
         self.transports.learn(transports);
         self.groups.learn(groups);
         for lane in words::LANES {
@@ -113,14 +114,14 @@ impl Metrics {
         }
     }
 
-    fn begun(&self, job: &Job, transport: &str) {
-        let labels = [lane(job.lane()), self.transport(transport), self.group(job)];
+    fn begun(&self, job: &Job, transport: &str, group: &str) {
+        let labels = [lane(job.lane()), self.transport(transport), self.group(group)];
         self.attempts.add(1, &labels);
     }
 
-    fn ended(&self, job: &Job, transport: &str, outcome: &Outcome, took: Duration) {
+    fn ended(&self, job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
         let (word, class) = (words::outcome(outcome), words::class(outcome));
-        let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(job)];
+        let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(group)];
         let (outcome_label, class) = (KeyValue::new("outcome", word), KeyValue::new("class", class));
         self.duration.record(took.as_secs_f64(), &[transport.clone(), outcome_label.clone()]);
         if let Outcome::Refused { refusal, .. } = outcome
@@ -135,8 +136,9 @@ impl Metrics {
         KeyValue::new("transport", self.transports.label(name))
     }
 
-    fn group(&self, job: &Job) -> KeyValue {
-        KeyValue::new("group", self.groups.of(job))
+    /// A domain that stands for itself is one of the others.
+    fn group(&self, name: &str) -> KeyValue {
+        KeyValue::new("group", self.groups.label(name))
     }
 }
 
@@ -181,16 +183,16 @@ pub fn waiting_since(delivery: &Delivery, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// A transport is asked to take a job.
-pub fn begun(job: &Job, transport: &str) {
+pub fn begun(job: &Job, transport: &str, group: &str) {
     if let Some(metrics) = get() {
-        metrics.begun(job, transport);
+        metrics.begun(job, transport, group);
     }
 }
 
 /// A transport was asked, and this came of it.
-pub fn ended(job: &Job, transport: &str, outcome: &Outcome, took: Duration) {
+pub fn ended(job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
     if let Some(metrics) = get() {
-        metrics.ended(job, transport, outcome, took);
+        metrics.ended(job, transport, group, outcome, took);
     }
 }
 
@@ -340,12 +342,7 @@ mod tests {
         let page = opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info();
         let provider = SdkMeterProvider::builder().with_reader(page.build().unwrap()).build();
         let metrics = Metrics::new(&provider.meter("test"));
-        let domains = |list: &[&str]| Domains::parse(list.iter().copied()).unwrap();
-        let groups = [
-            ("first".to_owned(), domains(&["d1.example"])),
-            ("second".to_owned(), domains(&["d2.example", "d4.example"])),
-        ];
-        metrics.learn(["relay", "backup"], &groups);
+        metrics.learn(["relay", "backup"], ["first", "second"]);
         let outcomes = [
             Outcome::LostClaim,
             Outcome::Unknown(Answer::local(Stage::Body, "gone")),
@@ -357,8 +354,14 @@ mod tests {
             let (job, outcome) = (job(n, n % 10_000), &outcomes[n % outcomes.len()]);
             // Names that no configuration holds, as a mistake would bring them here.
             let transport = if n.is_multiple_of(7) { format!("d{n}.example") } else { "relay".to_owned() };
-            metrics.begun(&job, &transport);
-            metrics.ended(&job, &transport, outcome, Duration::from_millis(n as u64));
+            // A domain without a group of its own stands for itself in limits; not here.
+            let group = match n {
+                1 => "first".to_owned(),
+                2 => "second".to_owned(),
+                n => format!("d{n}.example"),
+            };
+            metrics.begun(&job, &transport, &group);
+            metrics.ended(&job, &transport, &group, outcome, Duration::from_millis(n as u64));
             if n == 1000 || n == 99_999 {
                 let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
                 let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));

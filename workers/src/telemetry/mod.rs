@@ -60,7 +60,8 @@ pub fn start(config: &Config) -> Result<Telemetry, TelemetryError> {
 /// Takes the names that a configuration allows as labels.
 pub fn learn(config: &Config) {
     if let Some(metrics) = metrics::get() {
-        metrics.learn(config.transports.iter().map(|one| one.name.as_str()), &config.groups);
+        let groups = config.limits.groups.0.iter().map(|one| one.name.as_str());
+        metrics.learn(config.transports.iter().map(|one| one.name.as_str()), groups);
     }
 }
 

@@ -249,6 +249,13 @@ pub fn call(name: &'static str) -> Step {
     Step(with(|trail| trail.note(Cow::Borrowed(name), SpanKind::Client)).flatten())
 }
 
+/// Begins a wait with a job in hand: a time of its own, so that nobody takes it for slow work.
+pub fn waiting(reason: &'static str) -> Step {
+    let step = step("wait");
+    step.set(attribute::WAIT_REASON, reason);
+    step
+}
+
 /// Begins a step that the ones after it belong to, until it ends.
 pub fn stretch(name: &'static str, is_call: bool) -> Step {
     let kind = if is_call { SpanKind::Client } else { SpanKind::Internal };

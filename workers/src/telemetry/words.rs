@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use opentelemetry::StringValue;
-use postrider_schemas::{Domain, Job};
 
 use crate::{
-    decide::route::pattern::Domains,
     outcome::{Class, Outcome},
     queue::SourceKind,
 };
@@ -129,41 +127,6 @@ impl Names {
         match self.known.load().iter().find(|one| &***one == name) {
             Some(known) => StringValue::from(Arc::clone(known)),
             None => StringValue::from(self.rest),
-        }
-    }
-}
-
-/// The groups of mailbox providers as metrics see them.
-pub struct Groups {
-    names: Names,
-    list: ArcSwap<Vec<(Arc<str>, Domains)>>,
-}
-
-impl Default for Groups {
-    fn default() -> Self {
-        Self { names: Names::new("other"), list: ArcSwap::default() }
-    }
-}
-
-impl Groups {
-    /// From now on these.
-    pub fn learn(&self, groups: &[(String, Domains)]) {
-        self.names.learn(groups.iter().map(|(name, _)| name.as_str()));
-        self.list
-            .store(Arc::new(groups.iter().map(|(name, domains)| (name.as_str().into(), domains.clone())).collect()));
-    }
-
-    /// The group of a job: the one of its first recipient.
-    pub fn of(&self, job: &Job) -> StringValue {
-        let first = job.to().iter().chain(job.cc()).chain(job.bcc()).next();
-        first.map_or_else(|| StringValue::from("other"), |first| self.of_domain(first.address().domain()))
-    }
-
-    fn of_domain(&self, domain: &Domain) -> StringValue {
-        let list = self.list.load();
-        match list.iter().find(|(_, domains)| domains.matches(domain)) {
-            Some((name, _)) => self.names.label(name),
-            None => StringValue::from("other"),
         }
     }
 }

@@ -135,6 +135,14 @@ impl Transport {
         }
     }
 
+    /// The relay, where it is one.
+    pub fn relay(&self) -> Option<&smtp::Relay> {
+        match &self.way {
+            Way::Smtp(relay) => Some(relay),
+            Way::Provider { .. } => None,
+        }
+    }
+
     /// Says goodbye on idle connections, within a limit of its own.
     pub async fn close(&self) {
         if let Way::Smtp(relay) = &self.way {

@@ -301,3 +301,41 @@ async fn a_closed_relay_says_goodbye_and_takes_nothing_more() {
     assert_refused(&deliver(&relay).await, Class::Transient, Stage::Connect);
     server.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_connections_follows_a_new_limit_at_once_or_with_the_next_end() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let server = Server::start({
+        let open = Arc::clone(&open);
+        move |conn| {
+            let open = Arc::clone(&open);
+            async move {
+                open.fetch_add(1, Ordering::SeqCst);
+                obliging(conn, |_| ()).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let relay = Arc::new(relay(server.port));
+    let send = |count: usize| {
+        let relay = Arc::clone(&relay);
+        async move {
+            let sends = (0..count).map(|_| deliver(&relay));
+            for outcome in futures_util::future::join_all(sends).await {
+                assert_accepted(&outcome);
+            }
+        }
+    };
+    send(8).await;
+    assert_eq!(relay.open_connections(), 4);
+    relay.resize(1);
+    eventually("the surplus is closed", || relay.open_connections() == 1).await;
+    send(8).await;
+    assert_eq!((relay.open_connections(), relay.demand()), (1, (8, 1)));
+    relay.resize(3);
+    send(8).await;
+    assert!(relay.open_connections() <= 3);
+    relay.close().await;
+    server.finish().await;
+}

@@ -33,12 +33,17 @@ pub struct Plan {
 pub fn plans(options: SubscribeOptions) -> Vec<Plan> {
     let mut plans = vec![Plan { queue: "suspect", lane: None, kind: SourceKind::Suspect, prefetch: 1 }];
     for lane in Lane::ALL {
-        let prefetch = usize::from(match lane {
+        let prefetch = match lane {
             Lane::Transactional => options.transactional,
             Lane::Bulk => options.bulk,
+        };
+        plans.push(Plan { queue: "jobs", lane: Some(lane), kind: SourceKind::Jobs, prefetch: prefetch.into() });
+        plans.push(Plan {
+            queue: "due",
+            lane: Some(lane),
+            kind: SourceKind::Due,
+            prefetch: options.due(prefetch).into(),
         });
-        plans.push(Plan { queue: "jobs", lane: Some(lane), kind: SourceKind::Jobs, prefetch });
-        plans.push(Plan { queue: "due", lane: Some(lane), kind: SourceKind::Due, prefetch });
     }
     plans
 }

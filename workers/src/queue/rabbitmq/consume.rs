@@ -136,7 +136,7 @@ fn plan(options: SubscribeOptions) -> Vec<(String, Source, u16)> {
         };
         for shard in 0..options.shards {
             let source = |kind| Source { kind, lane, shard };
-            plan.push((due_queue(lane, shard), source(SourceKind::Due), prefetch));
+            plan.push((due_queue(lane, shard), source(SourceKind::Due), options.due(prefetch)));
             plan.push((jobs_queue(lane, shard), source(SourceKind::Jobs), prefetch));
         }
     }

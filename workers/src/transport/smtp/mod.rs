@@ -163,6 +163,16 @@ impl Relay {
         self.target.settings.connections
     }
 
+    /// Another number of connections at most, from now on.
+    pub fn resize(&self, connections: usize) {
+        self.pool.resize(connections);
+    }
+
+    /// The most connections that were wanted at once since the last look, and those that are in use or parked.
+    pub fn demand(&self) -> (usize, usize) {
+        self.pool.demand()
+    }
+
     /// Connections that are open or being opened.
     pub fn open_connections(&self) -> usize {
         self.pool.open()

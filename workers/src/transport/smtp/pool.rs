@@ -17,7 +17,13 @@ use tokio::{
 use super::session::{OpenMark, Session};
 
 /// The right to use one connection.
-pub struct Place<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
+pub struct Place<'a> {
+    pool: &'a Pool,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+/// Somebody who wants a place or has one.
+struct Asking<'a>(&'a Pool);
 
 /// The connections of one relay.
 pub struct Pool {
@@ -34,6 +40,14 @@ struct Yard {
     /// A task is looking for connections that are idle for too long.
     is_swept: bool,
     is_closed: bool,
+    /// Places there are to be.
+    limit: usize,
+    /// Places that are to vanish when they are given back.
+    owed: usize,
+    held: usize,
+    asking: usize,
+    /// The most that asked at once since somebody looked.
+    asking_most: usize,
 }
 
 struct Parked {
@@ -44,13 +58,52 @@ struct Parked {
 impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
-        let yard = Mutex::default();
+        let yard = Mutex::new(Yard { limit: connections, ..Yard::default() });
         Arc::new(Self { line: Semaphore::new(connections), yard, open: Arc::default(), idle })
     }
 
     /// Waits in line, first come first served. `None` once the pool is closed.
     pub async fn place(&self) -> Option<Place<'_>> {
-        self.line.acquire().await.ok().map(Place)
+        {
+            let mut yard = self.yard();
+            yard.asking += 1;
+            yard.asking_most = yard.asking_most.max(yard.asking);
+        }
+        let asking = Asking(self);
+        let permit = self.line.acquire().await.ok()?;
+        // The place itself asks from here on.
+        std::mem::forget(asking);
+        self.yard().held += 1;
+        Some(Place { pool: self, permit: Some(permit) })
+    }
+
+    /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.
+    pub fn resize(&self, connections: usize) {
+        let mut yard = self.yard();
+        if connections > yard.limit {
+            let more = connections - yard.limit;
+            let paid = more.min(yard.owed);
+            yard.owed -= paid;
+            self.line.add_permits(more - paid);
+        } else {
+            let less = yard.limit - connections;
+            yard.owed += less - self.line.forget_permits(less);
+        }
+        yard.limit = connections;
+        let surplus = (yard.parked.len() + yard.held).saturating_sub(connections).min(yard.parked.len());
+        let closed: Vec<_> = yard.parked.drain(..surplus).collect();
+        drop(yard);
+        for parked in closed {
+            parked.session.hang_up();
+        }
+    }
+
+    /// The most places that were asked for at once since the last look, and the connections that are held or parked.
+    pub fn demand(&self) -> (usize, usize) {
+        let mut yard = self.yard();
+        let (most, now) = (yard.asking_most, yard.asking);
+        yard.asking_most = now;
+        (most, yard.held + yard.parked.len())
     }
 
     /// A parked connection that seems alive.
@@ -73,7 +126,9 @@ impl Pool {
     /// Keeps a connection for the next message. To be called before the place is given back.
     pub fn park(self: &Arc<Self>, session: Session) {
         let mut yard = self.yard();
-        if yard.is_closed {
+        // Its place is still held: given back, it is one less in use and one more parked.
+        let is_too_many = yard.parked.len() + yard.held > yard.limit;
+        if yard.is_closed || is_too_many {
             drop(yard);
             session.hang_up();
             return;
@@ -124,6 +179,26 @@ impl Pool {
     fn yard(&self) -> MutexGuard<'_, Yard> {
         // Nothing in here can panic half-way, so a poisoned lock guards a whole yard.
         self.yard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.yard().asking -= 1;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut yard = self.pool.yard();
+        yard.asking -= 1;
+        yard.held -= 1;
+        if yard.owed > 0
+            && let Some(permit) = self.permit.take()
+        {
+            yard.owed -= 1;
+            permit.forget();
+        }
     }
 }
 

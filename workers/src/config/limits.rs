@@ -1,0 +1,431 @@
+//! Limits in the configuration: as they are written, and checked. Rates of transports stand in the transports' own tables, beside whatever their
+//! kind wants there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use postrider_schemas::Tenant;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::{ConfigError, settings};
+use crate::{
+    decide::{
+        group::{Group, Groups},
+        limits::{
+            rate::Rate,
+            reaction::{Match, Reaction, Target, Trigger},
+        },
+    },
+    outcome::Class,
+};
+
+const GROUPS: &str = include_str!("../config.groups.toml");
+const REACTIONS: &str = include_str!("../config.reactions.toml");
+
+/// How fast mail may go.
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// Of each tenant that has none of its own.
+    pub tenant_rates: Vec<Rate>,
+    /// By name.
+    pub tenants: BTreeMap<String, TenantLimits>,
+    /// Mailbox providers: the configured ones, then those that ship.
+    pub groups: Groups,
+    /// Rates of groups at each transport, by the group's name.
+    pub group_rates: BTreeMap<String, Vec<Rate>>,
+    /// Of each domain that is in no group with a rate.
+    pub other_rates: Vec<Rate>,
+    /// Of transports, in their order.
+    pub transports: Vec<TransportLimits>,
+    /// The configured ones, then those that ship.
+    pub reactions: Vec<Reaction>,
+    /// Messages a second above which workers take tokens in batches.
+    pub lease_above: f64,
+    /// How long transactional mail goes on with a share of the limits while the store is away.
+    pub alone: Duration,
+}
+
+/// A tenant's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantLimits {
+    /// Its rates; the default where absent.
+    pub rates: Option<Vec<Rate>>,
+    /// Its weight among others that wait.
+    pub weight: f64,
+}
+
+/// A transport's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TransportLimits {
+    /// Its rates.
+    pub rates: Vec<Rate>,
+    /// Rates of each sender's domain at it.
+    pub sender_rates: Vec<Rate>,
+    /// Most connections over all workers.
+    pub connections_total: Option<usize>,
+}
+
+/// What is asked of DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Look for the group of a domain by its mail exchangers.
+    pub groups: bool,
+    /// Refuse domains that do not exist or say that they take no mail.
+    pub check: bool,
+    /// Resolvers; the system's where empty.
+    pub servers: Vec<SocketAddr>,
+    /// Longest wait for an answer.
+    pub patience: Duration,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LimitsSettings {
+    #[serde(deserialize_with = "rates")]
+    tenant_rate: Vec<Rate>,
+    #[serde(deserialize_with = "one_rate")]
+    lease_above: Rate,
+    #[serde(deserialize_with = "settings::duration")]
+    alone: Duration,
+    #[serde(default)]
+    tenants: BTreeMap<String, TenantSettings>,
+}
+
+#[derive(Deserialize)]
+struct TenantSettings {
+    #[serde(default, deserialize_with = "some_rates")]
+    rate: Option<Vec<Rate>>,
+    #[serde(default = "one")]
+    weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[derive(Deserialize)]
+pub(super) struct ThrottleSettings {
+    name: String,
+    #[serde(default)]
+    domains: Vec<String>,
+    #[serde(default)]
+    mx: Vec<String>,
+    #[serde(default, deserialize_with = "rates")]
+    rate: Vec<Rate>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReactionSettings {
+    name: String,
+    #[serde(default, rename = "match")]
+    on: MatchSettings,
+    #[serde(default, deserialize_with = "trigger")]
+    trigger: Option<Trigger>,
+    #[serde(default, deserialize_with = "settings::duration")]
+    pause: Duration,
+    #[serde(default = "one")]
+    cut: f64,
+    #[serde(default = "floor")]
+    floor: f64,
+    #[serde(default = "recover", deserialize_with = "settings::duration")]
+    recover: Duration,
+    #[serde(default)]
+    target: TargetSettings,
+}
+
+fn floor() -> f64 {
+    0.02
+}
+
+fn recover() -> Duration {
+    Duration::from_mins(10)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MatchSettings {
+    classes: Vec<Class>,
+    codes: Vec<String>,
+    enhanced: Vec<String>,
+    text: Vec<String>,
+    transports: Vec<String>,
+    groups: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum TargetSettings {
+    #[default]
+    Stage,
+    Group,
+    Transport,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DnsSettings {
+    groups: bool,
+    check: bool,
+    #[serde(deserialize_with = "settings::texts")]
+    servers: Vec<String>,
+    #[serde(deserialize_with = "settings::duration")]
+    patience: Duration,
+}
+
+/// The settings of a transport that are the same for every kind.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct PaceSettings {
+    #[serde(deserialize_with = "rates")]
+    rate: Vec<Rate>,
+    #[serde(deserialize_with = "rates")]
+    sender_rate: Vec<Rate>,
+    connections_total: Option<usize>,
+}
+
+/// Names of [`PaceSettings`], which the kinds do not know.
+pub(super) const PACE_KEYS: [&str; 3] = ["rate", "sender_rate", "connections_total"];
+
+/// What a file of groups or reactions that ships looks like.
+#[derive(Deserialize)]
+struct Shipped {
+    #[serde(default)]
+    group: Vec<ThrottleSettings>,
+    #[serde(default)]
+    reaction: Vec<ReactionSettings>,
+}
+
+fn shipped(text: &str) -> Result<Shipped, ConfigError> {
+    let source = config::File::from_str(text, config::FileFormat::Toml);
+    Ok(config::Config::builder().add_source(source).build()?.try_deserialize()?)
+}
+
+/// What the checks look at beside the settings themselves.
+pub(super) struct Names<'a> {
+    /// Groups of domains that routes use, which throttles may use too.
+    pub(super) groups: &'a BTreeMap<String, Vec<String>>,
+    /// Transports in order.
+    pub(super) transports: Vec<&'a str>,
+}
+
+pub(super) fn check(
+    limits: LimitsSettings,
+    throttles: Vec<ThrottleSettings>,
+    reactions: Vec<ReactionSettings>,
+    mut paces: BTreeMap<String, PaceSettings>,
+    names: &Names<'_>,
+) -> Result<LimitsConfig, ConfigError> {
+    let mut tenants = BTreeMap::new();
+    for (name, settings) in limits.tenants {
+        let at = format!("limits.tenants.{name}");
+        Tenant::parse(&name).map_err(|error| ConfigError::value(&at, error))?;
+        if !(0.01..=1000.0).contains(&settings.weight) {
+            return Err(ConfigError::value(format!("{at}.weight"), "must be from 0.01 to 1000"));
+        }
+        if let Some(rates) = &settings.rate {
+            distinct(&format!("{at}.rate"), rates)?;
+        }
+        tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
+    }
+    distinct("limits.tenant_rate", &limits.tenant_rate)?;
+    let (groups, group_rates, other_rates) = groups(throttles, names)?;
+    let mut transports = Vec::new();
+    for name in &names.transports {
+        let settings = paces.remove(*name).unwrap_or_default();
+        distinct(&format!("transport.{name}.rate"), &settings.rate)?;
+        distinct(&format!("transport.{name}.sender_rate"), &settings.sender_rate)?;
+        if settings.connections_total == Some(0) {
+            return Err(ConfigError::value(format!("transport.{name}.connections_total"), "must be at least 1"));
+        }
+        transports.push(TransportLimits {
+            rates: settings.rate,
+            sender_rates: settings.sender_rate,
+            connections_total: settings.connections_total,
+        });
+    }
+    Ok(LimitsConfig {
+        tenant_rates: limits.tenant_rate,
+        tenants,
+        groups,
+        group_rates,
+        other_rates,
+        transports,
+        reactions: self::reactions(reactions, names)?,
+        lease_above: limits.lease_above.per_second(),
+        alone: limits.alone,
+    })
+}
+
+pub(super) fn dns(settings: DnsSettings) -> Result<DnsConfig, ConfigError> {
+    let address = |text: &String| {
+        let with_port = text.parse().or_else(|_| text.parse().map(|host| SocketAddr::new(host, 53)));
+        with_port.map_err(|_| {
+            ConfigError::value(
+                "dns.servers",
+                format!("`{text}`: expected an address such as 127.0.0.1 or 127.0.0.1:53"),
+            )
+        })
+    };
+    Ok(DnsConfig {
+        groups: settings.groups,
+        check: settings.check,
+        servers: settings.servers.iter().map(address).collect::<Result<_, _>>()?,
+        patience: settings.patience,
+    })
+}
+
+type GroupLimits = (Groups, BTreeMap<String, Vec<Rate>>, Vec<Rate>);
+
+fn groups(throttles: Vec<ThrottleSettings>, names: &Names<'_>) -> Result<GroupLimits, ConfigError> {
+    let shipped = shipped(GROUPS)?.group;
+    let (mut list, mut rates, mut other): (Vec<Group>, BTreeMap<_, _>, Option<Vec<Rate>>) = Default::default();
+    let mut seen = BTreeSet::new();
+    for throttle in throttles {
+        let at = format!("throttle `{}`", throttle.name);
+        if !seen.insert(throttle.name.clone()) {
+            return Err(ConfigError::value(at, "the name is used twice"));
+        }
+        distinct(&format!("{at}: rate"), &throttle.rate)?;
+        let own = !throttle.domains.is_empty() || !throttle.mx.is_empty();
+        let domains = names.groups.get(&throttle.name);
+        if !own && domains.is_none() && !shipped.iter().any(|one| one.name == throttle.name) {
+            if other.is_some() {
+                return Err(ConfigError::value(at, "there is a throttle for all other domains already"));
+            }
+            if throttle.rate.is_empty() {
+                return Err(ConfigError::value(at, "names neither domains, nor mx, nor a rate"));
+            }
+            other = Some(throttle.rate);
+            continue;
+        }
+        if own || domains.is_some() {
+            let domains =
+                if throttle.domains.is_empty() { domains.cloned().unwrap_or_default() } else { throttle.domains };
+            list.push(group(&at, throttle.name.clone(), domains, throttle.mx)?);
+        }
+        if !throttle.rate.is_empty() {
+            rates.insert(throttle.name, throttle.rate);
+        }
+    }
+    for one in shipped {
+        if !list.iter().any(|group| group.name == one.name) {
+            list.push(group("config.groups.toml", one.name, one.domains, one.mx)?);
+        }
+    }
+    Ok((Groups(list), rates, other.unwrap_or_default()))
+}
+
+fn group(at: &str, name: String, domains: Vec<String>, mx: Vec<String>) -> Result<Group, ConfigError> {
+    let lower = |list: Vec<String>| -> Result<Vec<String>, ConfigError> {
+        let one = |text: String| {
+            // As routes write it: `*.example.com` is everything below.
+            let text = text.strip_prefix('*').map_or(text.clone(), str::to_owned);
+            let text = text.trim_end_matches('.').to_ascii_lowercase();
+            let odd = |c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
+            if text.trim_start_matches('.').is_empty() || text.contains(odd) {
+                return Err(ConfigError::value(
+                    at,
+                    format!("`{text}` is no domain and no end of one, such as .google.com"),
+                ));
+            }
+            Ok(text)
+        };
+        list.into_iter().map(one).collect()
+    };
+    Ok(Group { name, domains: lower(domains)?, mx: lower(mx)? })
+}
+
+fn reactions(own: Vec<ReactionSettings>, names: &Names<'_>) -> Result<Vec<Reaction>, ConfigError> {
+    let mut list: Vec<Reaction> = Vec::new();
+    for settings in own {
+        let at = format!("reaction `{}`", settings.name);
+        if list.iter().any(|one| one.name == settings.name) {
+            return Err(ConfigError::value(at, "the name is used twice"));
+        }
+        if let Some(unknown) = settings.on.transports.iter().find(|name| !names.transports.contains(&name.as_str())) {
+            return Err(ConfigError::value(at, format!("there is no transport `{unknown}`")));
+        }
+        list.push(reaction(&at, settings)?);
+    }
+    for settings in shipped(REACTIONS)?.reaction {
+        if !list.iter().any(|one| one.name == settings.name) {
+            list.push(reaction("config.reactions.toml", settings)?);
+        }
+    }
+    Ok(list)
+}
+
+fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigError> {
+    let wrong = |what: &str| Err(ConfigError::value(at, what));
+    if !(0.0..=1.0).contains(&settings.cut) || !(0.001..=1.0).contains(&settings.floor) {
+        return wrong("`cut` is what is left of the rate, from 0 to 1; `floor` from 0.001 to 1");
+    }
+    if settings.recover < Duration::from_secs(1) {
+        return wrong("`recover` must be at least 1s");
+    }
+    let (on, digits) = (settings.on, |c: char| c.is_ascii_digit() || c == 'x');
+    if on.codes.iter().any(|code| code.len() != 3 || !code.chars().all(digits)) {
+        return wrong("`codes` are reply codes such as 421 or 45x");
+    }
+    if on.enhanced.iter().any(|code| code.split('.').count() != 3) {
+        return wrong("`enhanced` are codes such as 4.7.28 or 4.7.x");
+    }
+    Ok(Reaction {
+        name: settings.name,
+        on: Match {
+            classes: on.classes,
+            codes: on.codes,
+            enhanced: on.enhanced,
+            texts: on.text,
+            transports: on.transports,
+            groups: on.groups,
+        },
+        trigger: settings.trigger.unwrap_or(Trigger { count: 1, within: Duration::from_mins(1) }),
+        pause: settings.pause,
+        keep: settings.cut,
+        floor: settings.floor,
+        recover: settings.recover,
+        target: match settings.target {
+            TargetSettings::Stage => Target::ByStage,
+            TargetSettings::Group => Target::Group,
+            TargetSettings::Transport => Target::Transport,
+        },
+    })
+}
+
+/// One bucket per unit.
+fn distinct(at: &str, rates: &[Rate]) -> Result<(), ConfigError> {
+    let mut periods = BTreeSet::new();
+    match rates.iter().find(|rate| !periods.insert(rate.period())) {
+        Some(rate) => Err(ConfigError::value(at, format!("two rates per {}", rate.period().as_str()))),
+        None => Ok(()),
+    }
+}
+
+fn one_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// One rate, or several; none where the text is empty.
+fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Error> {
+    let texts = settings::texts(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+}
+
+fn some_rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Rate>>, D::Error> {
+    rates(deserializer).map(Some)
+}
+
+/// `3/10m`
+fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bad = || D::Error::custom("expected a count and a time such as 3/10m");
+    let (count, within) = text.split_once('/').ok_or_else(bad)?;
+    let count = count.parse().ok().filter(|count| *count > 0).ok_or_else(bad)?;
+    Ok(Some(Trigger { count, within: settings::parse_duration(within).map_err(D::Error::custom)? }))
+}
+
+#[cfg(test)]
+#[path = "limits_tests.rs"]
+mod tests;

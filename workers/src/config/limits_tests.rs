@@ -1,0 +1,225 @@
+use super::*;
+use crate::{
+    config::load_text,
+    decide::{
+        classify::{Event, Handover, Verdict, verdict},
+        group::Exchangers,
+        limits::reaction,
+    },
+    outcome::{Answer, EnhancedCode, Refusal, Stage},
+};
+
+const RELAY: &str = "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n";
+const ROUTE: &str = "[[route]]\nname = \"all\"\nsend = [\"relay\"]\n";
+
+fn limits(more: &str) -> Result<LimitsConfig, String> {
+    load_text(&format!("{RELAY}{more}\n{ROUTE}")).map(|config| config.limits).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn check_refused(more: &str, expected: &[&str]) {
+    let error = limits(more).expect_err("must be refused");
+    for part in expected {
+        assert!(error.contains(part), "expected {part:?} in: {error}");
+    }
+}
+
+#[test]
+fn rates_stand_where_people_look_for_them() {
+    let limits = limits(
+        "rate = [\"100/s\", \"1_000_000/d burst 10_000\"]\nsender_rate = \"10/s\"\nconnections_total = 50\n[limits]\ntenant_rate = \"50/s\"\n\
+         [limits.tenants.shop]\nrate = \"20/s\"\nweight = 2\n[limits.tenants.news]\nweight = 0.5\n\
+         [[throttle]]\nname = \"google\"\nrate = \"20/s\"\n\
+         [[throttle]]\nname = \"partner\"\ndomains = [\"partner.example\", \"*.partner.example\"]\nrate = [\"5/s\", \"1000/h\"]\n\
+         [[throttle]]\nname = \"rest\"\nrate = \"10/s\"\n",
+    )
+    .unwrap();
+    let shown = |rates: &[Rate]| rates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(shown(&limits.transports[0].rates), "100/s 1000000/d burst 10000");
+    assert_eq!(shown(&limits.transports[0].sender_rates), "10/s");
+    assert_eq!(limits.transports[0].connections_total, Some(50));
+    assert_eq!((shown(&limits.tenant_rates).as_str(), limits.tenants["news"].rates.clone()), ("50/s", None));
+    assert_eq!(limits.tenants["shop"], TenantLimits { rates: Some(vec!["20/s".parse().unwrap()]), weight: 2.0 });
+    assert_eq!(shown(&limits.group_rates["google"]), "20/s");
+    assert_eq!(shown(&limits.other_rates), "10/s");
+    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    assert_eq!(
+        [group("gmail.com"), group("eu.partner.example"), group("x.example")],
+        [Some("google"), Some("partner"), None]
+    );
+}
+
+#[test]
+fn a_throttle_may_replace_the_lists_of_a_group_or_use_those_of_routes() {
+    let limits = limits(
+        "[groups]\nfriends = [\"friend.example\", \"*.friend.example\"]\n[[throttle]]\nname = \"google\"\ndomains = [\"gmail.com\"]\n\
+         [[throttle]]\nname = \"friends\"\nrate = \"1/s\"\n",
+    )
+    .unwrap();
+    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    assert_eq!([group("gmail.com"), group("googlemail.com")], [Some("google"), None]);
+    assert_eq!([group("friend.example"), group("a.friend.example")], [Some("friends"), Some("friends")]);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    check_refused("rate = \"fast\"\n", &["transport.relay.rate", "20/s"]);
+    check_refused("rate = [\"20/s\", \"5/s\"]\n", &["transport.relay.rate", "two rates per s"]);
+    check_refused("connections_total = 0\n", &["connections_total"]);
+    check_refused("rat = \"20/s\"\n", &["unknown", "transport.relay.rat"]);
+    check_refused("[limits.tenants.\"A B\"]\n", &["limits.tenants.A B"]);
+    check_refused(
+        "[[throttle]]\nname = \"a\"\nrate = \"1/s\"\n[[throttle]]\nname = \"b\"\nrate = \"2/s\"\n",
+        &["throttle `b`", "already"],
+    );
+    check_refused("[[throttle]]\nname = \"a\"\n", &["throttle `a`", "neither"]);
+    check_refused("[[throttle]]\nname = \"a\"\ndomains = [\"x y\"]\n", &["`x y` is no domain"]);
+    check_refused("[[reaction]]\nname = \"a\"\nmatch = { transports = [\"other\"] }\n", &["reaction `a`", "`other`"]);
+    check_refused("[[reaction]]\nname = \"a\"\nmatch = { codes = [\"4\"] }\n", &["421 or 45x"]);
+    check_refused("[[reaction]]\nname = \"a\"\ntrigger = \"3\"\n", &["3/10m"]);
+    check_refused("[dns]\nservers = \"resolver\"\n", &["dns.servers", "127.0.0.1:53"]);
+}
+
+#[test]
+fn a_reaction_of_the_configuration_stands_first_and_replaces_its_namesake() {
+    let limits = limits("[[reaction]]\nname = \"rate\"\nmatch = { text = [\"never\"] }\n").unwrap();
+    assert_eq!(limits.reactions[0].name, "rate");
+    assert_eq!(limits.reactions.iter().filter(|one| one.name == "rate").count(), 1);
+}
+
+/// What an answer of a large provider at `stage` leads to: the rule and whether the transport or the group is slowed down.
+#[track_caller]
+fn check(stage: Stage, reply: &str, expected: &str) {
+    let limits = limits("").unwrap();
+    let (code, text) = reply.split_at(3);
+    let text = text.trim_start_matches([' ', '-']);
+    let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let parts: Vec<u16> = first.split('.').filter_map(|part| part.parse().ok()).collect();
+    let (enhanced, text) = match parts.as_slice() {
+        [class, subject, detail] if first.split('.').count() == 3 => {
+            (Some(EnhancedCode(u8::try_from(*class).unwrap(), *subject, *detail)), rest)
+        }
+        _ => (None, text),
+    };
+    let code = code.parse().unwrap();
+    let class = match verdict(stage, Event::Reply { code, enhanced, text }, Handover::No) {
+        Verdict::Refused(class) => class,
+        Verdict::Unknown => panic!("{reply}"),
+    };
+    let refusal = Refusal { class, answer: Answer::new(stage, Some(code), enhanced, text), retry_after: None };
+    let found = reaction::find(&limits.reactions, "relay", "google", &refusal);
+    let shown = match found {
+        Some(one) if one.acts(&refusal) => {
+            let whose = if one.target.is_transport(stage) { "transport" } else { "group" };
+            format!("{}: {whose}", one.name)
+        }
+        Some(one) => format!("{}: nothing", one.name),
+        None => "none".to_owned(),
+    };
+    assert_eq!(shown, expected, "{reply}");
+}
+
+#[test]
+fn google() {
+    let unusual = "421 4.7.28 Gmail has detected an unusual rate of unsolicited mail originating from your IP address. To protect our users from spam, mail sent from your IP address has been temporarily rate limited.";
+    check(Stage::Body, unusual, "rate: group");
+    check(
+        Stage::RcptTo,
+        "450 4.2.1 The user you are trying to contact is receiving mail too quickly. Please resend your message at a later time.",
+        "one mailbox: nothing",
+    );
+    check(
+        Stage::RcptTo,
+        "452 4.2.2 The email account that you tried to reach is over quota and inactive.",
+        "one mailbox: nothing",
+    );
+    check(Stage::MailFrom, "421 4.7.0 Try again later, closing connection.", "patience: transport");
+    check(Stage::Body, "550 5.4.5 Daily user sending limit exceeded.", "quota: transport");
+    check(Stage::RcptTo, "550 5.1.1 The email account that you tried to reach does not exist.", "none");
+    check(Stage::Body, "421 4.3.0 Temporary System Problem. Try again later.", "421: group");
+}
+
+#[test]
+fn microsoft() {
+    check(Stage::RcptTo, "451 4.7.500 Server busy. Please try again later from [192.0.2.1].", "rate: group");
+    check(
+        Stage::RcptTo,
+        "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation.",
+        "rate: group",
+    );
+    check(
+        Stage::Connect,
+        "421 RP-001 (BAY004-MC1F1) Unfortunately, some messages from 192.0.2.1 weren't sent. Please try again. We have limits for how many messages can be sent per hour and per day.",
+        "rate: transport",
+    );
+    check(Stage::MailFrom, "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", "connections: transport");
+    check(
+        Stage::MailFrom,
+        "432 4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/concurrent_sending for more information.",
+        "connections: transport",
+    );
+    check(
+        Stage::RcptTo,
+        "452 4.5.3 Recipients belong to multiple regions ATTR38",
+        "too many recipients of one message: nothing",
+    );
+}
+
+#[test]
+fn yahoo() {
+    check(
+        Stage::MailFrom,
+        "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints - 4.16.55.1; see https://postmaster.yahooinc.com/error-codes",
+        "volume: group",
+    );
+    check(
+        Stage::Connect,
+        "421 4.7.0 [TS01] Messages from 192.0.2.1 temporarily deferred due to user complaints - 4.16.55.1",
+        "volume: group",
+    );
+    check(
+        Stage::MailFrom,
+        "421 Max message per connection reached, closing transmission channel",
+        "connection used up: nothing",
+    );
+}
+
+#[test]
+fn others() {
+    check(
+        Stage::Connect,
+        "421 4.1.0 192.0.2.1 Throttled - try again later. Please see http://postmaster.comcast.net/smtp-error-codes.php#RL000010",
+        "rate: transport",
+    );
+    check(
+        Stage::Connect,
+        "421 mwinf5c77 ME Trop de connexions, veuillez verifier votre configuration. Too many connections, slow down. OFR004_104 [104]",
+        "rate: transport",
+    );
+    check(Stage::Connect, "550 Connection frequency limited", "rate: transport");
+    check(
+        Stage::Connect,
+        "421 Too many concurrent SMTP connections from this IP address; please try again later",
+        "connections: transport",
+    );
+}
+
+#[test]
+fn relays_and_their_filters() {
+    check(Stage::MailFrom, "450 4.7.1 Error: too much mail from 127.0.0.1", "rate: transport");
+    check(
+        Stage::Connect,
+        "421 4.7.0 mail.example.org Error: too many connections from 127.0.0.1",
+        "connections: transport",
+    );
+    check(
+        Stage::RcptTo,
+        "450 4.2.0 Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/x.html",
+        "greylisting: nothing",
+    );
+    check(Stage::RcptTo, "451 4.7.1 Greylisting in action, please come back later", "greylisting: nothing");
+    check(Stage::Body, "454 Throttling failure: Maximum sending rate exceeded.", "patience: group");
+    check(Stage::Body, "454 Throttling failure: Daily message quota exceeded.", "quota: transport");
+    check(Stage::MailFrom, "451 4.3.0 queue file write error", "none");
+    check(Stage::MailFrom, "452 4.3.1 Insufficient system storage", "none");
+}

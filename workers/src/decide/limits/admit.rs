@@ -1,0 +1,192 @@
+//! May a message go now? All scopes are asked in one step: either every one of them is charged, or none.
+
+use postrider_schemas::Lane;
+
+use super::{
+    line::{self, Who},
+    scope::{Demand, Scope, WHOLE},
+};
+
+/// Longest wait that is spent in the worker.
+pub const HOLD_US: f64 = 1e6;
+/// So far ahead bulk mail gets tokens, or one message where the rate is slower. What has to wait for longer gets a slot, and asks again
+/// then: tokens that are given out cannot be taken back when transactional mail comes, which goes besides them.
+pub const BULK_AHEAD_US: f64 = 2.5e5;
+/// Longest time for which a job is put away: a rate that is raised meanwhile reaches it no later.
+pub const PARK_MAX_US: f64 = 1.8e9;
+/// The same while the rate is cut.
+pub const PARK_MAX_CUT_US: f64 = 6e7;
+/// So far may transactional mail overdraw a bucket that bulk mail has filled; bulk mail pays it back.
+pub const DEBT_US: f64 = 1e5;
+/// So far may a tenant run ahead of its fair share while others wait, before it yields to them.
+const SHARE_SLACK_US: f64 = 5e5;
+/// Spacing of slots where only a pause is in the way.
+const PAUSE_SPACING_US: f64 = 5e3;
+
+/// A message that wants to go, or several of the same kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ask {
+    /// What it is counted against. No scope twice.
+    pub demands: Vec<Demand>,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its tenant.
+    pub tenant: String,
+    /// The tenant's weight.
+    pub weight: f64,
+    /// It was never put away: it must not overtake those that were.
+    pub fresh: bool,
+    /// Tokens wanted, for this message and others like it.
+    pub want: u32,
+    /// Whether it joins the line where it has to wait for long.
+    pub queue: bool,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Admission {
+    /// Nothing limits these scopes at present.
+    Free,
+    /// It may go after this wait; further tokens follow, a step apart.
+    Go {
+        /// Until the first token may be used.
+        wait_us: f64,
+        /// How many were given.
+        tokens: u32,
+        /// From one to the next.
+        step_us: f64,
+    },
+    /// It has a slot. Up to [`HOLD_US`] it waits in the worker and asks again; longer, it is put away.
+    Park {
+        /// For so long.
+        park_us: f64,
+        /// Its slot, from now; beyond `park_us` where that was cut.
+        slot_us: f64,
+        /// The scope that is in the way: position in [`Ask::demands`].
+        scope: usize,
+    },
+    /// Too long to wait, and nothing was put in line.
+    Full {
+        /// Until there is room for one more.
+        wait_us: f64,
+        /// The scope that is in the way: position in [`Ask::demands`].
+        scope: usize,
+    },
+}
+
+/// A bucket as it will be if the message goes.
+struct Charge {
+    scope: usize,
+    bucket: &'static str,
+    all: f64,
+    urgent: f64,
+    interval_us: f64,
+    configured: (f64, f64),
+}
+
+/// What is in the way, if anything.
+struct Obstacle {
+    at: f64,
+    scope: usize,
+    interval_us: f64,
+}
+
+/// Decides, and charges `scopes`, which are those of `ask.demands` in the same order. A `Free` or `Full` changes nothing.
+pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
+    let mut obstacle = Obstacle { at: now, scope: 0, interval_us: PAUSE_SPACING_US };
+    let mut charges = Vec::new();
+    let mut step_us: f64 = 0.0;
+    let mut is_paused = false;
+    for (index, (scope, demand)) in scopes.iter().zip(&ask.demands).enumerate() {
+        let pause = scope.paused_until;
+        if pause > now {
+            is_paused = true;
+        }
+        if pause > obstacle.at {
+            obstacle = Obstacle { at: pause, scope: index, interval_us: PAUSE_SPACING_US };
+        }
+        let left = scope.left(now);
+        for limit in scope.limits(&demand.limits, now) {
+            let bucket = scope.bucket(&limit, now, HOLD_US);
+            let (interval, tolerance) = (limit.interval_us * 1e6 / left, limit.tolerance_us);
+            let all = bucket.all.max(now).max(pause);
+            let urgent = bucket.urgent.max(now).max(pause);
+            let at = match ask.lane {
+                Lane::Bulk => (all - tolerance).max(pause),
+                Lane::Transactional => {
+                    let debt = ahead_us(Lane::Bulk, interval) + DEBT_US.max(interval);
+                    (urgent - tolerance).max(bucket.all - tolerance - debt).max(pause)
+                }
+            };
+            if at > now && at >= obstacle.at {
+                obstacle = Obstacle { at, scope: index, interval_us: interval };
+            }
+            step_us = step_us.max(interval);
+            let configured = (limit.interval_us, limit.tolerance_us);
+            charges.push(Charge { scope: index, bucket: limit.bucket, all, urgent, interval_us: interval, configured });
+        }
+    }
+    if charges.is_empty() && !is_paused {
+        return Admission::Free;
+    }
+    let wait = obstacle.at - now;
+    let ahead = ahead_us(ask.lane, obstacle.interval_us);
+    let who = Who { tenant: &ask.tenant, weight: ask.weight };
+    if wait > 0.0 {
+        let line = scopes[obstacle.scope].line(ask.lane);
+        let most = if line::is_over(line, &ask.tenant, now, SHARE_SLACK_US) { ahead / 2.0 } else { ahead };
+        let joins = ask.fresh && ask.queue && line::waits_until(line, &ask.tenant, now + ahead);
+        if wait > most || joins {
+            return if ask.queue { park(scopes, &obstacle, who, ask.lane, now) } else { full(&obstacle, now) };
+        }
+    }
+    let room = if step_us > 0.0 { 1.0 + ((now + ahead - obstacle.at) / step_us).floor() } else { 1.0 };
+    let tokens = f64::from(ask.want).min(room).max(1.0);
+    if wait > 0.0 {
+        line::got(scopes[obstacle.scope].line(ask.lane), who, tokens, obstacle.interval_us, now);
+    }
+    let mut counted = None;
+    for one in charges {
+        // Charges stand in the order of their scopes. What has no limit is not counted: a store need not know it.
+        if counted != Some(one.scope) {
+            scopes[one.scope].count(tokens, now);
+            counted = Some(one.scope);
+        }
+        let bucket = scopes[one.scope].buckets.entry(one.bucket.to_owned()).or_default();
+        bucket.all = one.all + tokens * one.interval_us;
+        if ask.lane == Lane::Transactional {
+            bucket.urgent = one.urgent + tokens * one.interval_us;
+        } else {
+            bucket.urgent = one.urgent;
+        }
+        (bucket.interval_us, bucket.tolerance_us) = one.configured;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to `ask.want`")]
+    Admission::Go { wait_us: wait, tokens: tokens as u32, step_us }
+}
+
+/// How far ahead tokens are given out.
+fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
+    match lane {
+        Lane::Transactional => HOLD_US,
+        Lane::Bulk => interval_us.clamp(BULK_AHEAD_US, HOLD_US),
+    }
+}
+
+fn park(scopes: &mut [Scope], obstacle: &Obstacle, who: Who<'_>, lane: Lane, now: f64) -> Admission {
+    // A cut recovers: those who wait behind it come back soon to see.
+    let is_cut = scopes[obstacle.scope].left(now) < WHOLE;
+    let most = if is_cut { PARK_MAX_CUT_US } else { PARK_MAX_US };
+    let slot = line::join(scopes[obstacle.scope].line(lane), who, obstacle.at, obstacle.interval_us, now);
+    // Those beyond the longest time come back spread over the last part of it.
+    let park = if slot - now > most { most - slot.floor() % (most / 8.0) } else { slot - now };
+    Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
+}
+
+fn full(obstacle: &Obstacle, now: f64) -> Admission {
+    Admission::Full { wait_us: obstacle.at - now, scope: obstacle.scope }
+}
+
+#[cfg(test)]
+#[path = "admit_tests.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::decide::limits::{
+    rate::Rate,
+    scope::{Cut, Limit},
+};
+
+const NOW: f64 = 1.76e15;
+
+fn demand(scope: &str, rates: &[&str]) -> Demand {
+    let limit = |rate: &&str| Limit::from(&rate.parse::<Rate>().unwrap());
+    Demand { scope: scope.to_owned(), limits: rates.iter().map(limit).collect() }
+}
+
+fn ask(demands: Vec<Demand>) -> Ask {
+    Ask { demands, lane: Lane::Bulk, tenant: "a".to_owned(), weight: 1.0, fresh: true, want: 1, queue: true }
+}
+
+fn urgent(ask: &Ask) -> Ask {
+    Ask { lane: Lane::Transactional, ..ask.clone() }
+}
+
+fn wait(admission: Admission) -> Option<f64> {
+    match admission {
+        Admission::Go { wait_us, .. } => Some(wait_us),
+        _ => None,
+    }
+}
+
+#[test]
+fn tokens_are_an_interval_apart_and_a_long_wait_is_parked_at_the_next_slot() {
+    let ask = ask(vec![demand("t", &["4/s"])]);
+    let mut scopes = [Scope::default()];
+    for n in 0..2 {
+        assert_eq!(wait(admit(&mut scopes, &ask, NOW)), Some(f64::from(n) * 250_000.0));
+        assert_eq!(wait(admit(&mut scopes.clone(), &urgent(&ask), NOW)), Some(0.0));
+    }
+    for n in 2..9 {
+        let Admission::Park { park_us, slot_us, scope: 0 } = admit(&mut scopes, &ask, NOW) else { panic!() };
+        assert_eq!((park_us, slot_us), (slot_us, 500_000.0 + 245_000.0 * f64::from(n - 2)));
+    }
+}
+
+#[test]
+fn a_burst_goes_at_once_and_is_paid_back() {
+    let ask = ask(vec![demand("t", &["10/s burst 3"])]);
+    let mut scopes = [Scope::default()];
+    let waits: Vec<_> = (0..4).map(|_| wait(admit(&mut scopes, &ask, NOW))).collect();
+    assert_eq!(waits, [0.0, 0.0, 0.0, 100_000.0].map(Some));
+}
+
+#[test]
+fn all_scopes_are_charged_or_none() {
+    let narrow = ask(vec![demand("t", &["100/s"]), demand("g", &["1/s"])]);
+    let mut scopes = [Scope::default(), Scope::default()];
+    for _ in 0..2 {
+        assert!(matches!(admit(&mut scopes, &narrow, NOW), Admission::Go { .. }));
+    }
+    let before = scopes[0].clone();
+    assert!(matches!(admit(&mut scopes, &narrow, NOW), Admission::Park { scope: 1, .. }));
+    assert_eq!(scopes[0], before);
+    let none = Ask { queue: false, ..narrow };
+    let before = scopes.clone();
+    assert!(matches!(admit(&mut scopes, &none, NOW), Admission::Full { scope: 1, .. }));
+    assert_eq!(scopes, before);
+}
+
+#[test]
+fn short_and_long_windows_hold_together() {
+    let ask = ask(vec![demand("t", &["10/s", "3/min burst 3"])]);
+    let mut scopes = [Scope::default()];
+    let waits: Vec<_> = (0..4).map(|_| wait(admit(&mut scopes, &ask, NOW))).collect();
+    assert_eq!(waits, [Some(0.0), Some(100_000.0), Some(200_000.0), None]);
+}
+
+#[test]
+fn transactional_mail_passes_bulk_mail_and_bulk_mail_pays() {
+    let bulk = ask(vec![demand("t", &["20/s"])]);
+    let mut scopes = [Scope::default()];
+    while wait(admit(&mut scopes, &bulk, NOW)).is_some() {}
+    let waits: Vec<_> = (0..4).map(|_| wait(admit(&mut scopes, &urgent(&bulk), NOW))).collect();
+    // Two at once by the debt, each at the pace of the rate; then the ordinary pace.
+    assert_eq!(waits, [0.0, 50_000.0, 100_000.0, 150_000.0].map(Some));
+    let Admission::Full { wait_us, .. } = admit(&mut scopes, &Ask { queue: false, ..bulk }, NOW) else { panic!() };
+    assert_eq!(wait_us, 500_000.0);
+}
+
+#[test]
+fn transactional_mail_alone_is_held_to_the_rate() {
+    let ask = urgent(&ask(vec![demand("t", &["10/s"])]));
+    let mut scopes = [Scope::default()];
+    let waits: Vec<_> = (0..3).map(|_| wait(admit(&mut scopes, &ask, NOW))).collect();
+    assert_eq!(waits, [0.0, 100_000.0, 200_000.0].map(Some));
+}
+
+#[test]
+fn a_fresh_job_does_not_overtake_its_tenants_line_unless_there_is_room_to_spare() {
+    let fresh = ask(vec![demand("t", &["10/s"])]);
+    let mut scopes = [Scope::default()];
+    for _ in 0..50 {
+        admit(&mut scopes, &fresh, NOW);
+    }
+    let back = Ask { fresh: false, ..fresh.clone() };
+    let soon = NOW + 200_000.0;
+    assert!(matches!(admit(&mut scopes, &fresh, soon), Admission::Park { .. }), "the line is longer than that");
+    assert!(matches!(admit(&mut scopes, &back, soon), Admission::Go { .. }), "its slot is there");
+    let other = Ask { tenant: "b".to_owned(), ..fresh.clone() };
+    assert!(matches!(admit(&mut scopes, &other, soon), Admission::Go { .. }), "it has no line");
+    let idle = NOW + 2_000_000.0;
+    assert_eq!(wait(admit(&mut scopes, &fresh, idle)), Some(0.0));
+}
+
+#[test]
+fn without_any_limit_everything_is_free_but_a_pause_holds_all() {
+    let ask = ask(vec![demand("t", &[]), demand("g", &[])]);
+    let mut scopes = [Scope::default(), Scope::default()];
+    assert_eq!(admit(&mut scopes, &ask, NOW), Admission::Free);
+    scopes[1].paused_until = NOW + 5e6;
+    let Admission::Park { slot_us, scope: 1, .. } = admit(&mut scopes, &ask, NOW) else { panic!() };
+    assert!((5e6..5.1e6).contains(&slot_us));
+    assert!(matches!(admit(&mut scopes, &urgent(&ask), NOW), Admission::Park { scope: 1, .. }));
+    assert!(matches!(admit(&mut scopes, &ask, NOW + 4.8e6), Admission::Go { .. }));
+}
+
+#[test]
+fn a_cut_slows_the_pace() {
+    let ask = ask(vec![demand("t", &["10/s"])]);
+    let cut = Cut { left: WHOLE / 2.0, at: NOW, recovery: 0.0, seen_interval_us: 0.0 };
+    let mut scopes = [Scope { cut: Some(cut), ..Scope::default() }];
+    let waits: Vec<_> = (0..3).map(|_| wait(admit(&mut scopes, &ask, NOW))).collect();
+    assert_eq!(waits, [Some(0.0), Some(200_000.0), None]);
+}
+
+#[test]
+fn several_tokens_are_given_at_once_as_far_as_there_is_room() {
+    let many = Ask { want: 50, ..ask(vec![demand("t", &["20/s"]), demand("g", &["100/s"])]) };
+    let mut scopes = [Scope::default(), Scope::default()];
+    let expected = Admission::Go { wait_us: 0.0, tokens: 6, step_us: 50_000.0 };
+    assert_eq!(admit(&mut scopes, &many, NOW), expected);
+    assert!(matches!(admit(&mut scopes, &many, NOW), Admission::Park { .. }));
+}
+
+#[test]
+fn a_line_longer_than_the_longest_park_comes_back_spread() {
+    let ask = ask(vec![demand("t", &["1/min"])]);
+    let mut scopes = [Scope::default()];
+    let mut parks: Vec<f64> = Vec::new();
+    for _ in 0..200 {
+        if let Admission::Park { park_us, .. } = admit(&mut scopes, &ask, NOW) {
+            parks.push(park_us);
+        }
+    }
+    assert!(parks.iter().all(|park| *park <= PARK_MAX_US));
+    let late = parks.iter().filter(|park| **park > PARK_MAX_US * 0.87).count();
+    assert!(late > 150, "{late}");
+    assert!(parks.iter().filter(|park| **park < PARK_MAX_US * 0.9375).count() > 60, "spread");
+}
+
+proptest! {
+    /// However requests come, in any window no more than the rate, its burst, and what bulk mail was given
+    /// ahead and transactional mail overdraws, go.
+    #[test]
+    fn no_window_holds_more_than_the_rate_and_the_burst(
+        count in 1u32..50,
+        burst in 1u32..20,
+        steps in proptest::collection::vec((0u32..300_000, any::<bool>(), 1u32..4), 1..400),
+    ) {
+        let rate: Rate = format!("{count}/s burst {burst}").parse().unwrap();
+        let bulk = ask(vec![Demand { scope: "t".to_owned(), limits: vec![Limit::from(&rate)] }]);
+        let mut scopes = [Scope::default()];
+        let (mut now, mut times) = (NOW, Vec::new());
+        for (pause, is_urgent, want) in steps {
+            now += f64::from(pause);
+            let ask = Ask { want, ..if is_urgent { urgent(&bulk) } else { bulk.clone() } };
+            if let Admission::Go { wait_us, tokens, step_us } = admit(&mut scopes, &ask, now) {
+                prop_assert!(wait_us <= HOLD_US);
+                times.extend((0..tokens).map(|n| now + wait_us + f64::from(n) * step_us));
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        let debt = ((ahead_us(Lane::Bulk, rate.interval_us()) + DEBT_US.max(rate.interval_us())) / rate.interval_us()).floor() + 1.0;
+        for window_us in [1e5, 1e6, 1e7] {
+            let most = window_us / rate.interval_us() + f64::from(burst) + debt + 1.0;
+            for (n, start) in times.iter().enumerate() {
+                let held = times[n..].iter().take_while(|time| **time < start + window_us).count();
+                prop_assert!(f64::from(u32::try_from(held).unwrap()) <= most, "{held} in {window_us} us, at most {most}");
+            }
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! What follows for the pace when a transport asks for patience: which rule matches its answer, and what the rule does to a scope.
+//!
+//! Rules are data. The first one that matches decides; one without an action says that an answer is no reason to slow down.
+
+use std::time::Duration;
+
+use super::scope::{Calls, Cut, Scope, Set, WHOLE};
+use crate::outcome::{Class, EnhancedCode, Refusal, Stage};
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reaction {
+    /// Its name, shown where it was the reason.
+    pub name: String,
+    /// Which answers it is about.
+    pub on: Match,
+    /// How often such an answer has to come.
+    pub trigger: Trigger,
+    /// Nothing goes for so long; a longer wait that the answer asks for wins.
+    pub pause: Duration,
+    /// What is left of the rate, from 0 to 1; 1 cuts nothing.
+    pub keep: f64,
+    /// The rate is never cut below this part of it.
+    pub floor: f64,
+    /// From nothing to the whole rate in this time.
+    pub recover: Duration,
+    /// What is slowed down.
+    pub target: Target,
+}
+
+/// Conditions; all that are present must hold, each by any of its entries.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Match {
+    /// Classes of refusals.
+    pub classes: Vec<Class>,
+    /// Reply codes; `x` stands for any digit.
+    pub codes: Vec<String>,
+    /// Enhanced status codes; `x` stands for any number.
+    pub enhanced: Vec<String>,
+    /// Parts of the text, in any case; `*` stands for anything between two parts.
+    pub texts: Vec<String>,
+    /// Names of transports.
+    pub transports: Vec<String>,
+    /// Names of groups.
+    pub groups: Vec<String>,
+}
+
+/// So many answers within a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trigger {
+    /// How many, over all workers.
+    pub count: u32,
+    /// Within this time.
+    pub within: Duration,
+}
+
+/// Whose pace a reaction is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// By the stage: up to MAIL FROM nothing is known of the recipient, so it is the transport; from then on the group.
+    ByStage,
+    /// The group at this transport.
+    Group,
+    /// The whole transport.
+    Transport,
+}
+
+impl Target {
+    /// Whether the whole transport is meant.
+    pub fn is_transport(self, stage: Stage) -> bool {
+        match self {
+            Self::Transport => true,
+            Self::Group => false,
+            Self::ByStage => !matches!(stage, Stage::RcptTo | Stage::Data | Stage::Body),
+        }
+    }
+}
+
+impl Match {
+    fn holds(&self, transport: &str, group: &str, refusal: &Refusal) -> bool {
+        let any = |list: &[String], name: &str| list.is_empty() || list.iter().any(|one| one == name);
+        let answer = &refusal.answer;
+        (self.classes.is_empty() || self.classes.contains(&refusal.class))
+            && (self.codes.is_empty()
+                || answer.code.is_some_and(|code| self.codes.iter().any(|one| is_code(one, code))))
+            && (self.enhanced.is_empty()
+                || answer.enhanced.is_some_and(|code| self.enhanced.iter().any(|one| is_enhanced(one, code))))
+            && (self.texts.is_empty() || self.texts.iter().any(|one| is_in(one, &answer.text)))
+            && any(&self.transports, transport)
+            && any(&self.groups, group)
+    }
+}
+
+fn is_code(pattern: &str, code: u16) -> bool {
+    let code = code.to_string();
+    pattern.len() == code.len() && pattern.chars().zip(code.chars()).all(|(want, is)| want == 'x' || want == is)
+}
+
+fn is_enhanced(pattern: &str, code: EnhancedCode) -> bool {
+    let code = code.to_string();
+    let (mut want, mut is) = (pattern.split('.'), code.split('.'));
+    loop {
+        match (want.next(), is.next()) {
+            (None, None) => return true,
+            (Some(want), Some(is)) if want == "x" || want == is => {}
+            _ => return false,
+        }
+    }
+}
+
+fn is_in(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
+    let mut rest = text.as_str();
+    pattern.split('*').all(|part| match rest.find(part) {
+        Some(place) => {
+            rest = &rest[place + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// The first rule that matches a refusal.
+pub fn find<'a>(reactions: &'a [Reaction], transport: &str, group: &str, refusal: &Refusal) -> Option<&'a Reaction> {
+    reactions.iter().find(|one| one.on.holds(transport, group, refusal))
+}
+
+impl Reaction {
+    /// Whether the rule does anything.
+    pub fn acts(&self, refusal: &Refusal) -> bool {
+        self.keep < 1.0 || !self.pause_after(refusal).is_zero()
+    }
+
+    fn pause_after(&self, refusal: &Refusal) -> Duration {
+        // A rule without an action stays without one, whatever the answer asks for: the job itself waits for that long.
+        if self.pause.is_zero() && self.keep >= 1.0 {
+            return Duration::ZERO;
+        }
+        self.pause.max(refusal.retry_after.unwrap_or_default())
+    }
+
+    /// What is to be done to the scope. `seen_per_second` is the pace of the scope over all workers where no rate is configured.
+    pub fn call(&self, refusal: &Refusal, seen_per_second: Option<f64>) -> Call {
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        let pause_us = us(self.pause_after(refusal)).round();
+        Call {
+            reaction: self.name.clone(),
+            count: self.trigger.count,
+            within_us: us(self.trigger.within),
+            pause_us,
+            keep: (self.keep * WHOLE).round(),
+            floor: (self.floor * WHOLE).round().max(1.0),
+            recovery: (WHOLE / self.recover.as_secs_f64().max(1.0)).ceil(),
+            // What is under way still comes back refused: that is the same incident.
+            incident_us: pause_us.max(us(INCIDENT)),
+            seen_interval_us: seen_per_second.map_or(0.0, |pace| (1e6 / pace.max(0.01)).round().max(1.0)),
+            why: format!("{}: {}", self.name, refusal.answer),
+        }
+    }
+}
+
+/// Answers within this time of a cut belong to the same incident.
+const INCIDENT: Duration = Duration::from_secs(5);
+
+/// A reaction in numbers, for a store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// Its name.
+    pub reaction: String,
+    /// How many calls it takes.
+    pub count: u32,
+    /// Within this time.
+    pub within_us: f64,
+    /// Nothing goes for so long.
+    pub pause_us: f64,
+    /// What is left of the rate, in millionths.
+    pub keep: f64,
+    /// Never less than this, in millionths.
+    pub floor: f64,
+    /// What comes back each second, in millionths.
+    pub recovery: f64,
+    /// No second cut within this time.
+    pub incident_us: f64,
+    /// Where no rate is configured: the interval of the pace that was seen. Else 0.
+    pub seen_interval_us: f64,
+    /// For people.
+    pub why: String,
+}
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reacted {
+    /// The trigger was reached.
+    pub fired: bool,
+    /// The rate was cut by this call.
+    pub is_cut: bool,
+    /// What is left of the rate, in millionths.
+    pub left: f64,
+    /// Nothing goes for so long from now.
+    pub pause_us: f64,
+}
+
+/// Applies a call to a scope.
+pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
+    let mut reacted =
+        Reacted { fired: false, is_cut: false, left: scope.left(now), pause_us: (scope.paused_until - now).max(0.0) };
+    if call.count > 1 {
+        let fresh = Calls { count: 0, since: now };
+        let calls = scope.calls.entry(call.reaction.clone()).or_insert(fresh);
+        if now - calls.since > call.within_us {
+            *calls = fresh;
+        }
+        calls.count += 1;
+        if calls.count < call.count {
+            return reacted;
+        }
+        scope.calls.remove(&call.reaction);
+    }
+    reacted.fired = true;
+    scope.why.clone_from(&call.why);
+    if call.pause_us > 0.0 {
+        scope.paused_until = scope.paused_until.max(now + call.pause_us);
+        reacted.pause_us = scope.paused_until - now;
+    }
+    let same_incident = scope.cut.is_some_and(|cut| now - cut.at <= call.incident_us);
+    if call.keep < WHOLE && !same_incident {
+        let seen = match scope.cut {
+            Some(cut) if reacted.left < WHOLE && cut.seen_interval_us > 0.0 => cut.seen_interval_us,
+            _ => call.seen_interval_us,
+        };
+        reacted.left = (reacted.left * call.keep / WHOLE).floor().max(call.floor);
+        reacted.is_cut = true;
+        scope.cut = Some(Cut { left: reacted.left, at: now, recovery: call.recovery, seen_interval_us: seen });
+    }
+    reacted
+}
+
+/// What an operator wants of a scope.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// Nothing goes for so long.
+    Pause {
+        /// How long.
+        for_us: f64,
+        /// For people.
+        why: String,
+    },
+    /// Whatever was paused, cut or set is over.
+    Resume,
+    /// Another rate for a time.
+    Set {
+        /// Time between two messages.
+        interval_us: f64,
+        /// How far the bucket may run ahead.
+        tolerance_us: f64,
+        /// How long.
+        for_us: f64,
+        /// For people.
+        why: String,
+    },
+}
+
+/// Carries an order out.
+pub fn order(scope: &mut Scope, order: &Order, now: f64) {
+    match order {
+        Order::Pause { for_us, why } => {
+            scope.paused_until = now + for_us;
+            scope.why.clone_from(why);
+        }
+        Order::Resume => {
+            (scope.paused_until, scope.cut, scope.set) = (0.0, None, None);
+            scope.why.clear();
+        }
+        Order::Set { interval_us, tolerance_us, for_us, why } => {
+            scope.set = Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
+            scope.why.clone_from(why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Answer;
+
+    fn refusal(code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Refusal {
+        Refusal {
+            class: Class::Throttled,
+            answer: Answer::new(Stage::RcptTo, Some(code), enhanced, text),
+            retry_after: None,
+        }
+    }
+
+    fn rule(on: Match) -> Reaction {
+        Reaction {
+            name: "slow".to_owned(),
+            on,
+            trigger: Trigger { count: 1, within: Duration::ZERO },
+            pause: Duration::from_secs(5),
+            keep: 0.5,
+            floor: 0.1,
+            recover: Duration::from_secs(100),
+            target: Target::ByStage,
+        }
+    }
+
+    #[track_caller]
+    fn check(on: Match, expected: bool) {
+        let refusal = refusal(421, Some(EnhancedCode(4, 7, 28)), "unusual RATE of mail from you");
+        assert_eq!(find(&[rule(on)], "relay", "google", &refusal).is_some(), expected);
+    }
+
+    #[test]
+    fn every_condition_that_is_present_must_hold() {
+        let some = |text: &str| vec!["nothing".to_owned(), text.to_owned()];
+        check(Match::default(), true);
+        check(Match { codes: some("421"), ..Match::default() }, true);
+        check(Match { codes: some("42x"), enhanced: some("4.7.x"), ..Match::default() }, true);
+        check(Match { codes: some("45x"), ..Match::default() }, false);
+        check(Match { enhanced: some("4.7"), ..Match::default() }, false);
+        check(Match { texts: some("Unusual rate"), ..Match::default() }, true);
+        check(Match { texts: some("unusual*from you"), ..Match::default() }, true);
+        check(Match { texts: some("from*unusual"), ..Match::default() }, false);
+        check(Match { groups: some("google"), transports: some("relay"), ..Match::default() }, true);
+        check(Match { groups: some("google"), transports: some("other"), ..Match::default() }, false);
+        check(Match { classes: vec![Class::Quota], ..Match::default() }, false);
+    }
+
+    #[test]
+    fn one_incident_cuts_once_and_the_floor_holds() {
+        let mut scope = Scope::default();
+        let call = rule(Match::default()).call(&refusal(421, None, ""), None);
+        assert!(react(&mut scope, &call, 1e9).is_cut);
+        assert!(!react(&mut scope, &call, 1e9 + 4e6).is_cut);
+        assert_eq!(scope.left(1e9), 500_000.0);
+        assert_eq!(scope.paused_until, 1e9 + 9e6);
+        let mut now = 1e9;
+        for _ in 0..10 {
+            now += 6e6;
+            react(&mut scope, &call, now);
+        }
+        assert!(scope.left(now) >= 100_000.0 && scope.left(now) < 300_000.0, "{}", scope.left(now));
+        assert_eq!(scope.left(now + 100e6), WHOLE);
+    }
+
+    #[test]
+    fn a_trigger_counts_within_its_time() {
+        let trigger = Trigger { count: 3, within: Duration::from_mins(10) };
+        let call = Reaction { trigger, ..rule(Match::default()) }.call(&refusal(421, None, ""), None);
+        let mut scope = Scope::default();
+        let mut at = |seconds: f64| react(&mut scope, &call, 1e9 + seconds * 1e6).fired;
+        assert_eq!([at(0.0), at(300.0), at(601.0), at(602.0), at(603.0)], [false, false, false, false, true]);
+        assert!(!at(604.0), "counted anew");
+    }
+
+    #[test]
+    fn a_longer_wait_that_the_answer_asks_for_wins_and_a_rule_without_action_does_nothing() {
+        let mut refusal = refusal(429, None, "");
+        refusal.retry_after = Some(Duration::from_secs(60));
+        assert_eq!(rule(Match::default()).call(&refusal, None).pause_us, 60e6);
+        let idle = Reaction { pause: Duration::ZERO, keep: 1.0, ..rule(Match::default()) };
+        assert!(!idle.acts(&refusal));
+    }
+
+    #[test]
+    fn without_a_rate_the_pace_that_was_seen_is_cut() {
+        let mut scope = Scope::default();
+        let reaction = rule(Match::default());
+        react(&mut scope, &reaction.call(&refusal(421, None, ""), Some(50.0)), 1e9);
+        react(&mut scope, &reaction.call(&refusal(421, None, ""), Some(1.0)), 1e9 + 20e6);
+        assert_eq!(scope.cut.unwrap().seen_interval_us, 20_000.0, "a pace that was cut already is not the pace");
+    }
+
+    #[test]
+    fn what_comes_before_the_recipient_is_about_the_transport() {
+        assert!(Target::ByStage.is_transport(Stage::MailFrom) && !Target::ByStage.is_transport(Stage::RcptTo));
+        assert!(Target::Transport.is_transport(Stage::Body) && !Target::Group.is_transport(Stage::Connect));
+    }
+}

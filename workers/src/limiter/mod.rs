@@ -1,0 +1,371 @@
+//! How fast this worker may send: asks the store before a message goes, waits where the wait is short, and tells the store when a
+//! transport asks for patience. What is decided stands in [`crate::decide::limits`]; what a wait means for the job, in the attempt.
+
+mod alone;
+pub mod connections;
+mod pace;
+pub mod recipients;
+pub mod scopes;
+mod tokens;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use postrider_schemas::{Job, Lane, ladder};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::{alone::Alone, pace::Pace, tokens::Tokens};
+use crate::{
+    config::{Config, DnsConfig, LimitsConfig},
+    decide::limits::{
+        admit::{Admission, Ask, HOLD_US},
+        reaction,
+        scope::{Demand, WHOLE},
+    },
+    dns::{Dns, SetupError},
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    seats::Seat,
+    store::{Store, StoreError},
+    telemetry::traces,
+};
+
+/// How often this worker says that it lives, so that others know their share.
+const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// How often it looks for scopes that are not as configured.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long it counts as alive without that.
+const PRESENCE_LIFE: Duration = Duration::from_secs(20);
+/// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
+const QUESTIONS_MAX: u32 = 4;
+/// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
+/// the worker. Less than [`ladder::WAIT_MIN`], from which on it would be put away again.
+const EARLY: Duration = Duration::from_millis(1400);
+
+/// The limits as this worker sees them. Clones share it.
+#[derive(Clone)]
+pub struct Limiter(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    config: LimitsConfig,
+    checks_recipients: bool,
+    groups_by_dns: bool,
+    transports: Vec<String>,
+    dns: Arc<Dns>,
+    tokens: Tokens,
+    alone: Alone,
+    pace: Pace,
+    /// Scopes that are not as configured, as the store said of late.
+    disturbed: Mutex<HashSet<String>>,
+    /// Scopes that this worker heard to be paused, and until when; others hear of it by asking.
+    paused: watch::Sender<HashMap<String, Instant>>,
+    holder: String,
+}
+
+/// What wants to go.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// The transport's position.
+    pub transport: usize,
+    /// The groups of its recipients.
+    pub groups: &'a [String],
+    /// It was never put away.
+    pub fresh: bool,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Permission {
+    /// It may go now.
+    Go,
+    /// Not for some time: put it away until its slot.
+    Park(Slot),
+    /// Not for some time, and nothing was put in line.
+    Full(Refusal),
+    /// The store is away, and this job is not to go without it.
+    Away,
+}
+
+/// When a job that was put away may ask again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its slot.
+    pub at: Timestamp,
+    /// When it is to be back at a worker.
+    pub back: Timestamp,
+    /// Which limit it waits for.
+    pub why: String,
+}
+
+impl Limiter {
+    /// Sets the limits of a configuration up; asks nobody yet.
+    pub fn new(config: &Config, store: Store) -> Result<Self, SetupError> {
+        let holder = format!("{}-{:08x}", std::process::id(), uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff);
+        Self::held_by(holder, config, store)
+    }
+
+    /// The same worker with another configuration: what it has of the shared limits stays its own.
+    pub fn renewed(&self, config: &Config) -> Result<Self, SetupError> {
+        Self::held_by(self.0.holder.clone(), config, self.0.store.clone())
+    }
+
+    fn held_by(holder: String, config: &Config, store: Store) -> Result<Self, SetupError> {
+        let DnsConfig { groups, check, .. } = config.dns;
+        Ok(Self(Arc::new(Inner {
+            holder,
+            dns: Dns::new(&config.dns)?,
+            tokens: Tokens::new(config.limits.lease_above),
+            alone: Alone::new(config.limits.alone),
+            pace: Pace::default(),
+            disturbed: Mutex::default(),
+            paused: watch::Sender::default(),
+            transports: config.transports.iter().map(|one| one.name.clone()).collect(),
+            config: config.limits.clone(),
+            checks_recipients: check,
+            groups_by_dns: groups,
+            store,
+        })))
+    }
+
+    /// Says now and then that this worker lives, and learns how many others do and which scopes are not as configured, until `stop`.
+    /// While the store is away, what it said last stands.
+    pub async fn watch(self, stop: CancellationToken) {
+        let mut said = None::<Instant>;
+        loop {
+            if said.is_none_or(|said| said.elapsed() >= PRESENCE_EVERY) {
+                said = Some(Instant::now());
+                if let Ok(workers) = self.0.store.presence(&self.0.holder, PRESENCE_LIFE).await {
+                    self.0.alone.workers(workers);
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+                return;
+            }
+            self.look().await;
+        }
+    }
+
+    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then.
+    pub async fn look(&self) {
+        if let Ok(scopes) = self.0.store.disturbed().await {
+            let scopes: HashSet<String> = scopes.into_iter().collect();
+            let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+            if *disturbed != scopes {
+                *disturbed = scopes;
+                self.0.tokens.forget();
+            }
+        }
+    }
+
+    /// Scopes that have something to say: those with limits, and those that are not as configured.
+    fn to_be_asked(&self, demands: Vec<Demand>) -> Vec<Demand> {
+        let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+        demands.into_iter().filter(|one| !one.limits.is_empty() || disturbed.contains(&one.scope)).collect()
+    }
+
+    /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
+    pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat) -> Permission {
+        let demands = self.demands(subject);
+        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
+        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
+        let demands = self.to_be_asked(demands);
+        if demands.is_empty() {
+            return Permission::Go;
+        }
+        let mut ask = Ask {
+            demands,
+            lane: subject.job.lane(),
+            tenant: subject.job.tenant().as_str().to_owned(),
+            weight: self.weight(subject.job.tenant()),
+            fresh: subject.fresh,
+            want: 1,
+            queue,
+        };
+        for question in 1..=QUESTIONS_MAX {
+            let admission = match self.0.tokens.admit(&self.0.store, &ask).await {
+                Err(error) if error.is_down() => match self.alone(&ask, &error) {
+                    Some(admission) => admission,
+                    None => return Permission::Away,
+                },
+                Err(error) => {
+                    // A mistake of ours or of the store's must not stop the mail; it is as if nothing was limited.
+                    warn!(%error, "The store refused a question about limits; the message goes");
+                    return Permission::Go;
+                }
+                Ok(admission) => {
+                    self.0.alone.ended();
+                    admission
+                }
+            };
+            match admission {
+                Admission::Free => return Permission::Go,
+                Admission::Go { wait_us, .. } => {
+                    let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
+                    seat.wait(micros(wait_us)).await;
+                    return Permission::Go;
+                }
+                Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
+                    ask.fresh = false;
+                    let _waiting = traces::waiting("limit");
+                    seat.wait(micros(park_us)).await;
+                }
+                Admission::Park { park_us, scope, .. } => return Permission::Park(slot(park_us, why(&ask, scope))),
+                Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
+            }
+        }
+        // The last question was answered above, whatever the answer.
+        Permission::Go
+    }
+
+    /// A share of the limits for transactional mail while the store is away, for a bounded time. Bulk mail waits for the store.
+    fn alone(&self, ask: &Ask, error: &StoreError) -> Option<Admission> {
+        if ask.lane == Lane::Bulk {
+            return None;
+        }
+        self.0.alone.admit(ask, error, Instant::now())
+    }
+
+    /// Looks at what came of an attempt: slows down where the transport asks for patience. `domains` are those of the recipients, by
+    /// envelope index.
+    pub async fn heard(&self, subject: Subject<'_>, outcome: &Outcome) {
+        let (whole, single) = match outcome {
+            Outcome::Refused { refusal, recipients } if recipients.is_empty() => (Some(refusal), [].as_slice()),
+            Outcome::Refused { recipients, .. } => (None, recipients.as_slice()),
+            Outcome::Accepted { refused, .. } => (None, refused.as_slice()),
+            Outcome::Unknown(_) | Outcome::LostClaim => return,
+        };
+        let mut done: Vec<String> = Vec::new();
+        if let Some(refusal) = whole {
+            let groups = if subject.groups.is_empty() { &[String::new()] } else { subject.groups };
+            for group in groups {
+                self.react(subject, group, refusal, &mut done).await;
+            }
+        }
+        let all = if single.is_empty() { Vec::new() } else { subject.job.recipients() };
+        for one in single {
+            if let Some(recipient) = all.get(one.index) {
+                let group = self.group(recipient.address.domain().as_str()).await;
+                self.react(subject, &group, &one.refusal, &mut done).await;
+            }
+        }
+    }
+
+    /// Resolves when a scope of the attempt is paused by an answer to another one: whoever still waits for a connection then need not
+    /// be refused to know.
+    pub async fn paused(&self, subject: Subject<'_>) {
+        let name = &self.0.transports[subject.transport];
+        let mut scopes = vec![scopes::transport(name)];
+        scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));
+        let mut heard = self.0.paused.subscribe();
+        let is_paused = |paused: &HashMap<String, Instant>| {
+            let now = Instant::now();
+            scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
+        };
+        if heard.wait_for(is_paused).await.is_err() {
+            // The sender lives in `self`.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn note_pause(&self, scope: &str, pause_us: f64) {
+        let now = Instant::now();
+        self.0.paused.send_modify(|paused| {
+            paused.retain(|_, until| *until > now);
+            paused.insert(scope.to_owned(), now + micros(pause_us));
+        });
+    }
+
+    /// Each scope hears one answer of an attempt.
+    async fn react(&self, subject: Subject<'_>, group: &str, refusal: &Refusal, done: &mut Vec<String>) {
+        // What was never said by a transport is no reason to slow down.
+        if refusal.answer.code.is_none() && refusal.retry_after.is_none() {
+            return;
+        }
+        let transport = &self.0.transports[subject.transport];
+        let Some(rule) = reaction::find(&self.0.config.reactions, transport, group, refusal) else { return };
+        if !rule.acts(refusal) {
+            return;
+        }
+        let is_transport = rule.target.is_transport(refusal.answer.stage) || group.is_empty();
+        let scope = if is_transport { scopes::transport(transport) } else { scopes::group(transport, group) };
+        if done.contains(&scope) {
+            return;
+        }
+        let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
+        let is_limited = demand.is_some_and(|one: Demand| !one.limits.is_empty());
+        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.0.alone.known_workers());
+        match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
+            Ok(reacted) if reacted.fired => {
+                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
+                self.0.tokens.forget();
+                if reacted.pause_us > 0.0 {
+                    self.note_pause(&scope, reacted.pause_us);
+                }
+                let (pause_ms, left) = ((reacted.pause_us / 1e3).round(), (reacted.left * 100.0 / WHOLE).round());
+                if reacted.is_cut || rule.keep >= 1.0 {
+                    warn!(scope, reaction = rule.name, pause_ms, left_percent = left, answer = %refusal.answer, "{scope} asks for patience");
+                }
+            }
+            Ok(_) => {}
+            // Each job's own wait is what is left then.
+            Err(error) => warn!(scope, %error, "The store did not hear that a transport asks for patience"),
+        }
+        done.push(scope);
+    }
+}
+
+fn micros(us: f64) -> Duration {
+    Duration::from_secs_f64(us.max(0.0) / 1e6)
+}
+
+fn why(ask: &Ask, scope: usize) -> String {
+    ask.demands.get(scope).map(|one| one.scope.clone()).unwrap_or_default()
+}
+
+fn slot(park_us: f64, why: String) -> Slot {
+    let wait = micros(park_us);
+    // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
+    let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(ladder::WAIT_MIN) };
+    let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
+    Slot { at: after(wait), back: after(back), why }
+}
+
+fn full(wait_us: f64, scope: &str) -> Refusal {
+    let answer = Answer::local(Stage::Connect, &format!("limited by {scope}"));
+    Refusal { class: Class::Throttled, answer, retry_after: Some(micros(wait_us)) }
+}
+
+/// Seconds between two lines of log about the same thing.
+const LOG_EVERY: Duration = Duration::from_mins(1);
+
+/// Lets one line through now and then.
+#[derive(Default)]
+struct Seldom(std::sync::Mutex<Option<Instant>>);
+
+impl Seldom {
+    fn now(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= LOG_EVERY);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+
+    fn reset(&self) -> bool {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().is_some()
+    }
+}
+
+/// Said once when limits are whole again.
+fn say_whole() {
+    info!("The store answers: limits hold over all workers again");
+}

@@ -1,0 +1,140 @@
+//! What this worker holds of the limits: tokens taken in small batches where the limits are fast, and the knowledge that nothing limits a set of
+//! scopes at present. Both grow old within a second, so that a pause or another rate is heard of soon.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    decide::limits::admit::{Admission, Ask},
+    store::{Store, StoreError},
+};
+
+/// How long it is remembered that nothing limits a set of scopes.
+const FREE_FOR: Duration = Duration::from_secs(1);
+/// A batch is what the slowest limit lets through in this time, at most.
+const BATCH_SECONDS: f64 = 0.05;
+/// The largest batch.
+const BATCH_MAX: u32 = 200;
+/// A token that is so old is not used: many together would be a burst.
+const STALE: Duration = Duration::from_millis(100);
+/// Sets that are kept.
+const KEPT_MAX: usize = 20_000;
+
+/// Tokens and what is free, by set of scopes.
+pub struct Tokens {
+    lease_above: f64,
+    sets: StdMutex<HashMap<String, Arc<Mutex<Held>>>>,
+}
+
+#[derive(Default)]
+struct Held {
+    free_until: Option<Instant>,
+    tokens: VecDeque<Instant>,
+    /// Tokens used since, and in the window before: what a batch is made for.
+    window: Option<Instant>,
+    used: u32,
+    used_before: u32,
+}
+
+impl Tokens {
+    /// Batches for limits above this, in messages a second.
+    pub fn new(lease_above: f64) -> Self {
+        Self { lease_above, sets: StdMutex::default() }
+    }
+
+    /// Nothing is held any more.
+    pub fn forget(&self) {
+        self.sets().clear();
+    }
+
+    /// Asks the store, where nothing is held.
+    pub async fn admit(&self, store: &Store, ask: &Ask) -> Result<Admission, StoreError> {
+        let slowest = slowest(ask);
+        // A slow limit is asked for each message, side by side.
+        if slowest.is_some_and(|pace| pace <= self.lease_above) {
+            return store.admit(ask).await;
+        }
+        let held = self.held(ask);
+        // One question at a time: whoever waits for it may find its token in the batch.
+        let mut held = held.lock().await;
+        let now = Instant::now();
+        if held.free_until.is_some_and(|until| until > now) {
+            return Ok(Admission::Free);
+        }
+        held.used(now);
+        if let Some(at) = held.take(now) {
+            let wait_us = at.saturating_duration_since(now).as_secs_f64() * 1e6;
+            return Ok(Admission::Go { wait_us, tokens: 1, step_us: 0.0 });
+        }
+        let want = slowest.map_or(1, |pace| held.want(pace));
+        let admission = store.admit(&Ask { want, ..ask.clone() }).await?;
+        match admission {
+            Admission::Free => held.free_until = Some(now + FREE_FOR),
+            Admission::Go { wait_us, tokens, step_us } => {
+                let after = |n: u32| now + Duration::from_secs_f64((wait_us + f64::from(n) * step_us) / 1e6);
+                held.tokens.extend((1..tokens).map(after));
+            }
+            Admission::Park { .. } | Admission::Full { .. } => {}
+        }
+        Ok(admission)
+    }
+
+    fn held(&self, ask: &Ask) -> Arc<Mutex<Held>> {
+        let mut key = format!("{} {}", ask.lane, ask.tenant);
+        for demand in &ask.demands {
+            key.push(' ');
+            key.push_str(&demand.scope);
+        }
+        let mut sets = self.sets();
+        if sets.len() >= KEPT_MAX && !sets.contains_key(&key) {
+            sets.clear();
+        }
+        Arc::clone(sets.entry(key).or_default())
+    }
+
+    fn sets(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<Held>>>> {
+        // Nothing in here can panic half-way.
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Messages a second of the slowest limit; nothing without limits.
+fn slowest(ask: &Ask) -> Option<f64> {
+    let intervals = ask.demands.iter().flat_map(|one| &one.limits).map(|limit| limit.interval_us);
+    intervals.fold(None, |slowest: Option<f64>, interval| Some(slowest.unwrap_or(0.0).max(interval))).map(|us| 1e6 / us)
+}
+
+impl Held {
+    fn take(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let at = self.tokens.pop_front()?;
+            if now.saturating_duration_since(at) <= STALE {
+                return Some(at);
+            }
+        }
+    }
+
+    fn used(&mut self, now: Instant) {
+        let window = Duration::from_secs_f64(BATCH_SECONDS);
+        let age = self.window.map_or(3 * window, |since| now.duration_since(since));
+        if age >= window {
+            self.used_before = if age < 2 * window { self.used } else { 0 };
+            (self.used, self.window) = (0, Some(now));
+        }
+        self.used += 1;
+    }
+
+    /// As many as were used of late: nobody hoards what others could use.
+    fn want(&self, pace: f64) -> u32 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is cut below")]
+        let most = (pace * BATCH_SECONDS) as u32;
+        self.used_before.max(self.used).min(most).clamp(1, BATCH_MAX)
+    }
+}

@@ -1,0 +1,236 @@
+//! How many jobs are in hand at once, and who is next. Some seats are kept for transactional mail; bulk mail borrows what that leaves idle.
+//! Inside a lane those who wait are served in turn by tenant and transport, so that ten thousand jobs of one do not delay the one of
+//! another. Whoever only waits for its time leaves its seat meanwhile.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use postrider_schemas::Lane;
+use tokio::{sync::oneshot, time::sleep};
+
+/// All seats of a worker. Clones share them.
+#[derive(Clone)]
+pub struct Seats(Arc<Shared>);
+
+struct Shared {
+    all: usize,
+    bulk_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taken: [usize; 2],
+    lines: [Line; 2],
+}
+
+/// Those who wait in a lane.
+#[derive(Default)]
+struct Line {
+    /// Whose turn it is.
+    turns: VecDeque<String>,
+    waiting: HashMap<String, VecDeque<oneshot::Sender<Taken>>>,
+}
+
+/// A seat that is taken; given back on drop.
+struct Taken {
+    seats: Option<Seats>,
+    lane: Lane,
+}
+
+/// The right to work on a job.
+pub struct Seat {
+    seats: Seats,
+    lane: Lane,
+    whose: String,
+    taken: tokio::sync::Mutex<Option<Taken>>,
+}
+
+fn place(lane: Lane) -> usize {
+    match lane {
+        Lane::Transactional => 0,
+        Lane::Bulk => 1,
+    }
+}
+
+impl Seats {
+    /// `transactional` seats, of which bulk mail may borrow half while they are idle, and `bulk` more.
+    pub fn new(transactional: u16, bulk: u16) -> Self {
+        let (transactional, bulk) = (usize::from(transactional), usize::from(bulk));
+        let state = Mutex::default();
+        Self(Arc::new(Shared { all: transactional + bulk, bulk_max: bulk + transactional / 2, state }))
+    }
+
+    /// Most seats that bulk mail may have.
+    pub fn bulk_most(&self) -> u16 {
+        u16::try_from(self.0.bulk_max).unwrap_or(u16::MAX)
+    }
+
+    /// Waits for a seat. `whose` names those among whom turns are taken.
+    pub async fn take(&self, lane: Lane, whose: String) -> Seat {
+        let taken = self.wait(lane, &whose).await;
+        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken) }
+    }
+
+    async fn wait(&self, lane: Lane, whose: &str) -> Option<Taken> {
+        let turn = {
+            let mut state = self.state();
+            let nobody_waits = state.lines[place(lane)].turns.is_empty();
+            if nobody_waits && self.has_room(&state, lane) {
+                state.taken[place(lane)] += 1;
+                return Some(Taken { seats: Some(self.clone()), lane });
+            }
+            let (sender, turn) = oneshot::channel();
+            state.lines[place(lane)].join(whose, sender);
+            turn
+        };
+        // The sender lives in the line until it is served.
+        turn.await.ok()
+    }
+
+    /// A seat besides all others, for what the queue hands out one at a time.
+    pub fn beside(&self, lane: Lane) -> Seat {
+        Seat { seats: self.clone(), lane, whose: String::new(), taken: tokio::sync::Mutex::default() }
+    }
+
+    fn has_room(&self, state: &State, lane: Lane) -> bool {
+        let all = state.taken[0] + state.taken[1] < self.0.all;
+        all && (lane == Lane::Transactional || state.taken[1] < self.0.bulk_max)
+    }
+
+    fn give_back(&self, lane: Lane) {
+        let mut state = self.state();
+        state.taken[place(lane)] -= 1;
+        for lane in Lane::ALL {
+            while self.has_room(&state, lane) {
+                let Some(next) = state.lines[place(lane)].next() else { break };
+                let taken = Taken { seats: Some(self.clone()), lane };
+                match next.send(taken) {
+                    Ok(()) => state.taken[place(lane)] += 1,
+                    // It no longer waits. Nothing was counted, so nothing is given back.
+                    Err(mut unused) => unused.seats = None,
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here can panic half-way.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    fn join(&mut self, whose: &str, sender: oneshot::Sender<Taken>) {
+        let own = self.waiting.entry(whose.to_owned()).or_default();
+        if own.is_empty() {
+            self.turns.push_back(whose.to_owned());
+        }
+        own.push_back(sender);
+    }
+
+    /// The first one of those whose turn it is, who go to the end of the turns.
+    fn next(&mut self) -> Option<oneshot::Sender<Taken>> {
+        let whose = self.turns.pop_front()?;
+        let own = self.waiting.get_mut(&whose)?;
+        let next = own.pop_front();
+        if own.is_empty() {
+            self.waiting.remove(&whose);
+        } else {
+            self.turns.push_back(whose);
+        }
+        next
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(seats) = self.seats.take() {
+            seats.give_back(self.lane);
+        }
+    }
+}
+
+impl Seat {
+    /// Waits for its time without the seat.
+    pub async fn wait(&self, time: Duration) {
+        if !time.is_zero() {
+            self.without(sleep(time)).await;
+        }
+    }
+
+    /// Waits for something without the seat, which somebody else may have meanwhile.
+    pub async fn without<T>(&self, something: impl Future<Output = T>) {
+        let mut taken = self.taken.lock().await;
+        let left = taken.take();
+        let is_beside = left.is_none();
+        drop(left);
+        let _ = something.await;
+        if is_beside {
+            return;
+        }
+        *taken = self.seats.wait(self.lane, &self.whose).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn take(seats: &Seats, lane: Lane, whose: &str) -> Seat {
+        seats.take(lane, whose.to_owned()).await
+    }
+
+    #[tokio::test]
+    async fn bulk_mail_borrows_half_of_what_is_idle_and_transactional_mail_may_have_all() {
+        let seats = Seats::new(4, 2);
+        let mut bulk = Vec::new();
+        for _ in 0..4 {
+            bulk.push(take(&seats, Lane::Bulk, "a").await);
+        }
+        let fifth = take(&seats, Lane::Bulk, "a");
+        assert!(tokio::time::timeout(Duration::from_millis(20), fifth).await.is_err());
+        let urgent = [take(&seats, Lane::Transactional, "a").await, take(&seats, Lane::Transactional, "a").await];
+        assert!(tokio::time::timeout(Duration::from_millis(20), take(&seats, Lane::Transactional, "a")).await.is_err());
+        drop(bulk);
+        let more = [take(&seats, Lane::Transactional, "a").await, take(&seats, Lane::Transactional, "a").await];
+        drop((urgent, more));
+        assert_eq!(seats.state().taken, [0, 0], "who gave up left nothing behind");
+    }
+
+    #[tokio::test]
+    async fn tenants_take_turns() {
+        let seats = Seats::new(1, 1);
+        let held = [take(&seats, Lane::Bulk, "x").await];
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for whose in ["a", "a", "a", "a", "b", "c", "b"] {
+            let (seats, order) = (seats.clone(), Arc::clone(&order));
+            tasks.push(tokio::spawn(async move {
+                let _seat = take(&seats, Lane::Bulk, whose).await;
+                order.lock().unwrap().push(whose);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), ["a", "b", "c", "a", "b", "a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_its_time_leaves_its_seat() {
+        let seats = Seats::new(1, 0);
+        let first = take(&seats, Lane::Transactional, "a").await;
+        let waiting = first.wait(Duration::from_millis(50));
+        let other = async {
+            let _second = take(&seats, Lane::Transactional, "b").await;
+        };
+        tokio::join!(waiting, other);
+        assert_eq!(seats.state().taken, [1, 0]);
+    }
+}

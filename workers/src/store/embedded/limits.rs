@@ -1,0 +1,201 @@
+//! The limiter in the file: a row per scope with its state as JSON. Every call is one operation of the file's writer thread, so that all
+//! scopes are charged in one transaction or none. The rules are the pure functions themselves.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use postrider_producer::embedded::DbError;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::EmbeddedStore;
+use crate::{
+    decide::limits::{
+        admit::{self, Admission, Ask},
+        connections::{self, Held, Want},
+        reaction::{self, Call, Order, Reacted},
+        scope::Scope,
+    },
+    store::{StoreError, limiter::Overview},
+};
+
+pub(super) const DDL: &str = "
+CREATE TABLE IF NOT EXISTS limits (
+    scope TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    disturbed_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS limits_by_disturbance ON limits (disturbed_us);
+CREATE TABLE IF NOT EXISTS workers (
+    worker TEXT PRIMARY KEY,
+    alive_until_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS connections (
+    transport TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    granted INTEGER NOT NULL,
+    wanted INTEGER NOT NULL,
+    until_us INTEGER NOT NULL,
+    PRIMARY KEY (transport, worker)
+) WITHOUT ROWID;
+";
+
+/// What is over lives on for an hour, so that a quiet scope keeps its counts.
+const GRACE_US: f64 = 3.6e9;
+
+impl EmbeddedStore {
+    /// See [`crate::store::Store::admit`].
+    pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
+        let ask = ask.clone();
+        self.run(move |db| {
+            let now = clock(now);
+            let read_one = |demand: &crate::decide::limits::scope::Demand| read(db, &demand.scope, now);
+            let mut scopes = ask.demands.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
+            let admission = admit::admit(&mut scopes, &ask, now);
+            match admission {
+                Admission::Go { .. } => {
+                    for (demand, scope) in ask.demands.iter().zip(&scopes) {
+                        write(db, &demand.scope, scope, now)?;
+                    }
+                }
+                Admission::Park { scope, .. } => write(db, &ask.demands[scope].scope, &scopes[scope], now)?,
+                Admission::Free | Admission::Full { .. } => {}
+            }
+            Ok(admission)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::react`].
+    pub async fn react(&self, scope: &str, call: &Call, now: Option<u64>) -> Result<Reacted, StoreError> {
+        let (name, call) = (scope.to_owned(), call.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut scope = read(db, &name, now)?;
+            let reacted = reaction::react(&mut scope, &call, now);
+            write(db, &name, &scope, now)?;
+            Ok(reacted)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::order`].
+    pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
+        let (name, order) = (scope.to_owned(), order.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut scope = read(db, &name, now)?;
+            reaction::order(&mut scope, &order, now);
+            write(db, &name, &scope, now)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::overview`]. Scopes that are forgotten are removed on the way.
+    pub async fn overview(&self, only: Option<&[String]>, now: Option<u64>) -> Result<Overview, StoreError> {
+        let only = only.map(<[String]>::to_vec);
+        self.run(move |db| {
+            let now = clock(now);
+            db.prepare_cached("DELETE FROM limits WHERE expires_us <= ?1")?.execute([micros(now)])?;
+            let mut statement = db.prepare_cached("SELECT scope, state FROM limits ORDER BY scope")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let mut scopes = Vec::new();
+            for row in rows {
+                let (name, state) = row?;
+                if only.as_ref().is_none_or(|names| names.contains(&name)) {
+                    scopes.push((name, parse(&state)));
+                }
+            }
+            Ok(Overview { now, scopes })
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::disturbed`].
+    pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
+        self.run(move |db| {
+            let mut statement = db.prepare_cached("SELECT scope FROM limits WHERE disturbed_us > ?1 ORDER BY scope")?;
+            let rows = statement.query_map([micros(clock(now))], |row| row.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::presence`].
+    pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
+        let worker = worker.to_owned();
+        self.run(move |db| {
+            let now = clock(None);
+            db.prepare_cached("DELETE FROM workers WHERE alive_until_us <= ?1")?.execute([micros(now)])?;
+            db.prepare_cached("INSERT OR REPLACE INTO workers (worker, alive_until_us) VALUES (?1, ?2)")?
+                .execute(params![worker, micros(now + life.as_secs_f64() * 1e6)])?;
+            Ok(db.prepare_cached("SELECT count(*) FROM workers")?.query_row([], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::connections`].
+    pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
+        let (transport, want) = (transport.to_owned(), want.clone());
+        self.run(move |db| {
+            let now = clock(now);
+            let mut holders = BTreeMap::new();
+            let mut statement =
+                db.prepare_cached("SELECT worker, granted, wanted, until_us FROM connections WHERE transport = ?1")?;
+            let rows = statement.query_map([&transport], |row| {
+                #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+                let until = row.get::<_, i64>(3)? as f64;
+                Ok((row.get(0)?, Held { granted: row.get(1)?, wanted: row.get(2)?, until }))
+            })?;
+            for row in rows {
+                let (worker, held): (String, Held) = row?;
+                holders.insert(worker, held);
+            }
+            let part = connections::share(&mut holders, &want, now);
+            db.prepare_cached("DELETE FROM connections WHERE transport = ?1 AND until_us <= ?2")?
+                .execute(params![transport, micros(now)])?;
+            if let Some(held) = holders.get(&want.worker) {
+                db.prepare_cached("INSERT OR REPLACE INTO connections VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![transport, want.worker, held.granted, held.wanted, micros(held.until)])?;
+            }
+            Ok(part)
+        })
+        .await
+    }
+}
+
+fn clock(now: Option<u64>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+    let exact = |us: u64| us as f64;
+    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
+    exact(now.unwrap_or_else(|| u64::try_from(wall()).unwrap_or(u64::MAX)))
+}
+
+fn micros(time: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+    let whole = time as i64;
+    whole
+}
+
+/// A state that cannot be read is that of another version: limits begin anew rather than stop the mail.
+fn parse(state: &str) -> Scope {
+    serde_json::from_str(state).unwrap_or_default()
+}
+
+fn read(db: &Connection, name: &str, now: f64) -> Result<Scope, DbError> {
+    let mut statement = db.prepare_cached("SELECT state FROM limits WHERE scope = ?1 AND expires_us > ?2")?;
+    let found: Option<String> = statement.query_row(params![name, micros(now)], |row| row.get(0)).optional()?;
+    Ok(found.map(|state| parse(&state)).unwrap_or_default())
+}
+
+fn write(db: &Connection, name: &str, scope: &Scope, now: f64) -> Result<(), DbError> {
+    let state = serde_json::to_string(scope).unwrap_or_default();
+    let expires = micros(scope.ends(now) + GRACE_US);
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO limits (scope, state, disturbed_us, expires_us) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![name, state, micros(scope.disturbed_until()), expires])?;
+    Ok(())
+}

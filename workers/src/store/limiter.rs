@@ -1,0 +1,97 @@
+//! The limiter's calls: admission, reactions, orders, and a look at what there is. Each is one atomic step of the store by the
+//! store's clock; the rules are those of [`crate::decide::limits`].
+//!
+//! A call whose answer was lost is made again: at worst a token or a slot is given out that nobody uses.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{Backend, Store, StoreError};
+use crate::decide::limits::{
+    admit::{Admission, Ask},
+    connections::Want,
+    reaction::{Call, Order, Reacted},
+    scope::Scope,
+};
+
+/// Every scope that the store knows, at a time.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Overview {
+    /// The store's clock in microseconds.
+    pub now: f64,
+    /// Name and state, by name.
+    pub scopes: Vec<(String, Scope)>,
+}
+
+impl Store {
+    /// The same store with a clock of the caller's for the limiter, in microseconds: for tests that compare stores step by step.
+    #[must_use]
+    pub fn with_limiter_clock(self, clock: Arc<AtomicU64>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    /// Asks whether a message may go now, and charges every scope or none.
+    pub async fn admit(&self, ask: &Ask) -> Result<Admission, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.admit(ask, self.limiter_now()).await,
+            Backend::Embedded(store) => store.admit(ask, self.limiter_now()).await,
+        }
+    }
+
+    /// Slows a scope down after an answer.
+    pub async fn react(&self, scope: &str, call: &Call) -> Result<Reacted, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.react(scope, call, self.limiter_now()).await,
+            Backend::Embedded(store) => store.react(scope, call, self.limiter_now()).await,
+        }
+    }
+
+    /// Carries an operator's order out.
+    pub async fn order(&self, scope: &str, order: &Order) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.order(scope, order, self.limiter_now()).await,
+            Backend::Embedded(store) => store.order(scope, order, self.limiter_now()).await,
+        }
+    }
+
+    /// What is known of these scopes, or of all.
+    pub async fn overview(&self, only: Option<&[String]>) -> Result<Overview, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.overview(only, self.limiter_now()).await,
+            Backend::Embedded(store) => store.overview(only, self.limiter_now()).await,
+        }
+    }
+
+    /// The scopes that are paused, cut, or held to an operator's rate at present.
+    pub async fn disturbed(&self) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.disturbed(self.limiter_now()).await,
+            Backend::Embedded(store) => store.disturbed(self.limiter_now()).await,
+        }
+    }
+
+    /// Says that a worker lives for so long, and gives how many do.
+    pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.presence(worker, life).await,
+            Backend::Embedded(store) => store.presence(worker, life).await,
+        }
+    }
+
+    /// Renews a worker's lease on connections to a transport and gives its part.
+    pub async fn connections(&self, transport: &str, want: &Want) -> Result<u32, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.connections(transport, want, self.limiter_now()).await,
+            Backend::Embedded(store) => store.connections(transport, want, self.limiter_now()).await,
+        }
+    }
+
+    fn limiter_now(&self) -> Option<u64> {
+        self.clock.as_ref().map(|clock| clock.load(Ordering::Relaxed))
+    }
+}

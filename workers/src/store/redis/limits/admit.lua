@@ -1,0 +1,163 @@
+-- KEYS: 1 the index of scopes; then for each scope: hash, ends of the lane's lines, shares of the lane
+-- ARGV: 1 now or '', 2 lane (t or b), 3 tenant, 4 weight, 5 fresh, 6 tokens wanted, 7 queue, then for each scope: its name, the number of its
+-- limits, and of each: bucket, interval, tolerance
+local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
+local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
+local HOLD, AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 1000000, 250000, 1800000000, 100000, 500000, 5000
+local PARK_MAX_CUT = 60000000
+local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
+
+local function ahead_of(is_urgent, interval)
+  if is_urgent then return HOLD end
+  return math.min(math.max(interval, AHEAD), HOLD)
+end
+
+-- The weight of others in a line whose end is after a time.
+local function others(scope, line, after)
+  if not scope.gg then
+    local n = redis.call('ZCOUNT', line, '(' .. text(after), '+inf')
+    local own = redis.call('ZSCORE', line, tenant)
+    if own and tonumber(own) > after then n = n - 1 end
+    return n
+  end
+  local sum = 0
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', line, '(' .. text(after), '+inf')) do
+    if name ~= tenant then sum = sum + tonumber(redis.call('HGET', scope.key, 'g:' .. name) or '1') end
+  end
+  return sum
+end
+
+local function equals(scope, line)
+  if not scope.gg then return weight == 1 or redis.call('ZCARD', line) == 0 end
+  for _, name in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+    if tonumber(redis.call('HGET', scope.key, 'g:' .. name) or '1') ~= weight then return false end
+  end
+  return true
+end
+
+local function note_weight(scope)
+  if weight == 1 and not scope.gg then return end
+  scope.gg = 1
+  redis.call('HSET', scope.key, 'g:' .. tenant, text(weight), 'gg', '1')
+  keep(scope)
+end
+
+local function join(scope, line, at, interval)
+  redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
+  local same = equals(scope, line)
+  note_weight(scope)
+  local step = interval - math.min(interval * PACKED, PACKED_MAX)
+  local start = at - step
+  local base = math.max(tonumber(redis.call('ZSCORE', line, tenant) or start), start)
+  local above = others(scope, line, base)
+  local top = redis.call('ZRANGE', line, -1, -1, 'WITHSCORES')
+  local last = math.max(start, tonumber(top[2] or start))
+  local slot = math.min(base + step * (above + weight) / weight, last + step)
+  if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
+  redis.call('ZADD', line, text(slot), tenant)
+  redis.call('PEXPIRE', line, text(math.floor((math.max(last, slot) - now) / 1000) + 60000))
+  return slot
+end
+
+local at, bind, spacing, step = now, 1, SPACING, 0
+local scopes, charges, paused = {}, {}, false
+local place = 8
+for index = 1, (#KEYS - 1) / 3 do
+  local name, count, limits = ARGV[place], tonumber(ARGV[place + 1]), {}
+  place = place + 2
+  for _ = 1, count do
+    limits[#limits + 1] = { bucket = ARGV[place], interval = tonumber(ARGV[place + 1]), tolerance = tonumber(ARGV[place + 2]) }
+    place = place + 3
+  end
+  local s = read(KEYS[3 * index - 1], limits)
+  s.name, s.line, s.share = name, KEYS[3 * index], KEYS[3 * index + 1]
+  scopes[index] = s
+  if s.p > now then paused = true end
+  if s.p > at then at, bind, spacing = s.p, index, SPACING end
+  local rest = left(s)
+  if s.su and s.su > now then
+    limits = { { bucket = 'set', interval = s.si, tolerance = s.so } }
+    s.b = read(s.key, limits).b
+  elseif s.cl and count == 0 and s.cs > 0 and rest < WHOLE then
+    limits = { { bucket = 'seen', interval = s.cs, tolerance = 0 } }
+    s.b = read(s.key, limits).b
+  end
+  for _, limit in ipairs(limits) do
+    local b = s.b[limit.bucket]
+    if b.i > 0 and (b.i ~= limit.interval or b.o ~= limit.tolerance) then
+      local most = limit.tolerance + HOLD
+      if b.t > now then b.t = now + math.min(most, (b.t - now) * limit.interval / b.i) end
+      if b.x > now then b.x = now + math.min(most, (b.x - now) * limit.interval / b.i) end
+    end
+    local interval, tolerance = limit.interval * 1000000 / rest, limit.tolerance
+    local all, own, free = math.max(b.t, now, s.p), math.max(b.x, now, s.p), nil
+    if urgent then
+      local debt = ahead_of(false, interval) + math.max(DEBT, interval)
+      free = math.max(own - tolerance, b.t - tolerance - debt, s.p)
+    else
+      free = math.max(all - tolerance, s.p)
+    end
+    if free > now and free >= at then at, bind, spacing = free, index, interval end
+    step = math.max(step, interval)
+    charges[#charges + 1] = { s = s, limit = limit, all = all, own = own, interval = interval }
+  end
+end
+if #charges == 0 and not paused then return { 'free' } end
+
+local wait, scope = at - now, scopes[bind]
+local ahead = ahead_of(urgent, spacing)
+if wait > 0 then
+  local most = ahead
+  if tonumber(redis.call('ZSCORE', scope.share, tenant) or '0') > now + SLACK then most = ahead / 2 end
+  local joins = fresh and queue and tonumber(redis.call('ZSCORE', scope.line, tenant) or '0') > now + ahead
+  if wait > most or joins then
+    if not queue then return { 'full', text(wait), text(bind - 1) } end
+    if scope.fresh then redis.call('ZADD', KEYS[1], text(now), scope.name) end
+    local slot = join(scope, scope.line, at, spacing)
+    local park, longest = slot - now, PARK_MAX
+    if left(scope) < WHOLE then longest = PARK_MAX_CUT end
+    if park > longest then park = longest - math.floor(slot) % (longest / 8) end
+    return { 'park', text(park), text(slot - now), text(bind - 1) }
+  end
+end
+local room = 1
+if step > 0 then room = 1 + math.floor((now + ahead - at) / step) end
+local tokens = math.max(math.min(want, room), 1)
+if wait > 0 then
+  local above = others(scope, scope.line, now)
+  if above > 0 then
+    local till = math.max(tonumber(redis.call('ZSCORE', scope.share, tenant) or '0'), now)
+    redis.call('ZREMRANGEBYSCORE', scope.share, '-inf', text(now))
+    till = till + tokens * spacing * (above + weight) / weight
+    redis.call('ZADD', scope.share, text(till), tenant)
+    redis.call('PEXPIRE', scope.share, text(math.floor((till - now) / 1000) + 60000))
+  end
+end
+local minute = math.floor(now / 60000000)
+-- What has no limit is not counted, and leaves nothing behind.
+for _, c in ipairs(charges) do
+  local s = c.s
+  if not s.write then
+    if s.um ~= minute then
+      s.ub = (s.um == minute - 1) and s.uc or 0
+      s.um, s.uc = minute, 0
+    end
+    s.uc = s.uc + tokens
+    s.write = { 'um', text(s.um), 'uc', text(s.uc), 'ub', text(s.ub) }
+  end
+  local b, w, name = s.b[c.limit.bucket], s.write, c.limit.bucket
+  b.t, b.x = c.all + tokens * c.interval, c.own
+  if urgent then b.x = c.own + tokens * c.interval end
+  for _, v in ipairs({ 't:' .. name, text(b.t), 'x:' .. name, text(b.x), 'i:' .. name, text(c.limit.interval), 'o:' .. name, text(c.limit.tolerance) }) do
+    w[#w + 1] = v
+  end
+end
+for _, s in ipairs(scopes) do
+  if s.write then
+    redis.call('HSET', s.key, unpack(s.write))
+    if s.fresh then redis.call('ZADD', KEYS[1], text(now), s.name) end
+    -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
+    if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
+  end
+end
+return { 'go', text(wait), text(tokens), text(step) }

@@ -398,7 +398,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
     story::declare(&world).unwrap();
     let port = ports::free().unwrap();
     let admin = format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n");
-    let groups = "[groups]\ncustomers = [\"customer.example\"]\n";
+    let groups = "[[throttle]]\nname = \"customers\"\ndomains = [\"customer.example\"]\nrate = \"1000/s\"\n";
     let worker = story::worker(&world, &format!("{admin}{groups}")).unwrap();
     let bad = story::job_with(|job| {
         job.template =

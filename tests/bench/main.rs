@@ -190,7 +190,7 @@ impl Drain<'_> {
         let mut config = self.config("warn");
         let mut launch = Postrider::command(["worker"]).program(program);
         if self.telemetry != Telemetry::Off {
-            config += &format!("[admin]\nlisten = \"127.0.0.1:{}\"\n", ports::free()?);
+            config = format!("{config}[admin]\nlisten = \"127.0.0.1:{}\"\n", ports::free()?);
         }
         if let Telemetry::Traces(share) = self.telemetry {
             launch = launch

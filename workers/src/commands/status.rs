@@ -44,6 +44,8 @@ struct Status {
     suspect: u64,
     unroutable: u64,
     circuits: Vec<CircuitStatus>,
+    /// Scopes of limits that are paused, cut or held to another rate than the configured one; `postrider limits ls` shows them whole.
+    limits: Vec<String>,
     workers: Vec<Beat>,
     failures: Vec<Failure>,
 }
@@ -79,6 +81,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let depths = queue.depths(true).await?;
     let keys: Vec<String> = config.transports.iter().map(circuits::key).collect();
     let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
+    let limits = store.disturbed().await?;
     let workers = heartbeat::alive(&store).await?;
     queue.close().await;
     let now = Timestamp::now();
@@ -92,6 +95,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         suspect: depths.suspect,
         unroutable: depths.unroutable,
         circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, now)).collect(),
+        limits,
         failures: failures(&workers),
         workers,
     };
@@ -174,6 +178,9 @@ fn text(status: &Status) -> String {
                 write!(out, " since {since:.0}: {reason}; next try in {}", span(circuit.probe_in_seconds.unwrap_or(0)));
         }
         out.push('\n');
+    }
+    if !status.limits.is_empty() {
+        let _ = writeln!(out, "limits not as configured: {}", status.limits.join(", "));
     }
     let _ = writeln!(out, "\n{} workers", status.workers.len());
     for worker in &status.workers {

@@ -7,8 +7,6 @@
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
 
-mod usage;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,6 +21,7 @@ use postrider_tests::postrider::{self, Postrider};
 use postrider_tests::rabbitmq::Depth;
 use postrider_tests::sink::{Options, SmtpSink};
 use postrider_tests::story::{self, SOON};
+use postrider_tests::usage;
 use postrider_tests::world::{Parts, Server, World};
 use rusqlite::{Connection, OpenFlags};
 

@@ -31,6 +31,7 @@ mod limits_relays;
 mod operate;
 mod partial;
 mod poison;
+mod provider_calls;
 mod providers;
 mod relay_trouble;
 mod ses;

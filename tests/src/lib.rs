@@ -38,6 +38,7 @@ pub mod log_check;
 pub mod operator;
 pub mod postrider;
 pub mod story;
+pub mod usage;
 pub mod world;
 
 /// Says on the terminal, past the capture of the test runner, that `test` proves nothing on this machine, and why.

@@ -12,7 +12,7 @@ use postrider_workers::{
     compose::letter::Letter,
     config::{SesAccount, SesCredentials, load_text},
     decide::route::Routes,
-    transport::provider::{mailgun, sendgrid, ses, sigv4::Keys, sparkpost, webhook},
+    transport::provider::{brevo, mailgun, mailjet, postmark, resend, sendgrid, ses, sigv4::Keys, sparkpost, webhook},
 };
 use secrecy::SecretString;
 
@@ -83,6 +83,11 @@ fn requests(criterion: &mut Criterion) {
         group.bench_function("sparkpost", |bencher| {
             bencher.iter(|| sparkpost::request(&key, None, true, &letter()).unwrap());
         });
+        group.bench_function("postmark", |bencher| bencher.iter(|| postmark::request(&key, None, &letter()).unwrap()));
+        group.bench_function("mailjet", |bencher| bencher.iter(|| mailjet::request(&key, &key, &letter()).unwrap()));
+        // Some jobs do not fit these two: what finding that out costs is shown then.
+        group.bench_function("resend", |bencher| bencher.iter(|| black_box(resend::request(&key, &letter()).is_ok())));
+        group.bench_function("brevo", |bencher| bencher.iter(|| black_box(brevo::request(&key, &letter()).is_ok())));
         group.bench_function("webhook", |bencher| bencher.iter(|| webhook::request(&key, &letter(), now).unwrap()));
         group.finish();
     }

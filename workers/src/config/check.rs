@@ -31,13 +31,13 @@ pub(super) fn check(
         .into_iter()
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let routes = routes::check(settings.route, &settings.groups, &transports)?;
     let names = limits::Names {
         groups: &settings.groups,
         transports: transports.iter().map(|one| one.name.as_str()).collect(),
     };
     let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
     let dns = limits::dns(settings.dns)?;
+    let routes = routes::check(settings.route, &limits.groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };

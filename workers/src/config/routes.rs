@@ -1,22 +1,18 @@
 //! Rules as they are written -> rules that can be followed. A rule that names what does not exist, that can never match, or that needs
 //! what one of its transports lacks is refused here.
 
-use std::collections::BTreeMap;
-
 use postrider_schemas::Tenant;
 
 use super::{ConfigError, TransportConfig, settings};
 use crate::decide::{
     capabilities::Needs,
+    group::Groups,
     route::{
         Condition, OnLimit, OnUnknown, Route, Routes, Send, When,
         pattern::{Domains, Texts},
         when::Range,
     },
 };
-
-/// Groups of mailbox domains by name.
-type Groups = BTreeMap<String, Vec<String>>;
 
 pub(super) fn check(
     list: Vec<settings::Route>,
@@ -119,9 +115,10 @@ fn when(at: &str, settings: settings::When, groups: &Groups) -> Result<When, Con
     conditions.extend(domains("recipient_domains", settings.recipient_domains)?.map(Condition::RecipientDomains));
     if let Some(names) = settings.recipient_groups {
         let members = names.iter().try_fold(Domains::default(), |all, name| {
-            let known = groups.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let list = groups.get(name).ok_or_else(|| format!("there is no group `{name}`; there are: {known}"))?;
-            Ok(all.or(Domains::parse(list.iter().map(String::as_str))?))
+            let known = || groups.0.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
+            let group = groups.0.iter().find(|group| group.name == *name);
+            let group = group.ok_or_else(|| format!("there is no group `{name}`; there are: {}", known()))?;
+            Ok(all.or(Domains::parse(group.domains.iter().map(String::as_str))?))
         });
         conditions.push(Condition::RecipientGroups(names, members.map_err(|error| wrong("recipient_groups", error))?));
     }

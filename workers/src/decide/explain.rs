@@ -127,6 +127,7 @@ fn explain_part(routes: &Routes, ways: &[Way<'_>], job: &Job, part: &Part) -> Op
 #[cfg(test)]
 mod tests {
     use postrider_schemas::{JobLimits, JobV1};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::decide::route::{Condition, Route, Send, When, pattern::Domains};
@@ -180,5 +181,50 @@ mod tests {
         );
         assert_eq!(explained.parts[0].first(), Some("api"));
         assert!(!serde_json::to_string(&explained).unwrap().contains('@'), "no address");
+    }
+
+    proptest! {
+        /// The first transport is one that lacks nothing the job needs, and every one before it lacks something.
+        #[test]
+        fn a_job_never_goes_to_a_transport_whose_capabilities_it_exceeds(
+            order in Just(Kind::ALL.to_vec()).prop_shuffle(),
+            (opens, clicks, attached, inline) in any::<(bool, bool, bool, bool)>(),
+            tags in 0_usize..=10,
+        ) {
+            let rest = Route {
+                name: "rest".to_owned(),
+                when: When::default(),
+                send: Send::Ordered((0..order.len()).collect()),
+                on_limit: OnLimit::Wait,
+                on_unknown: None,
+            };
+            let routes = Routes::new(vec![rest]);
+            let ways: Vec<Way<'_>> = order
+                .iter()
+                .map(|kind| Way { name: kind.as_str(), kind: *kind, capabilities: kind.capabilities() })
+                .collect();
+            let mut files = Vec::new();
+            if attached {
+                files.push(r#"{"filename": "a.pdf", "content_type": "application/pdf", "content": "AA=="}"#);
+            }
+            if inline {
+                files.push(r#"{"filename": "b.png", "content_type": "image/png", "content": "AA==", "content_id": "b"}"#);
+            }
+            let mut job = JobV1 {
+                from: "a@shop.example".into(),
+                to: vec!["b@dest.example".into()],
+                html: Some("<img src=\"cid:b\">".to_owned()),
+                attachments: serde_json::from_str(&format!("[{}]", files.join(","))).unwrap(),
+                tags: (0..tags).map(|n| format!("t{n}")).collect(),
+                ..JobV1::default()
+            };
+            (job.tracking.opens, job.tracking.clicks) = (opens, clicks);
+            let job = job.parse(&JobLimits::DEFAULT).unwrap();
+            let explained = explain(&routes, &ways, &job);
+            let needs = Needs::of(&job);
+            let lacks = |kind: &Kind| kind.capabilities().lack(&needs).is_some();
+            let expected = order.iter().find(|kind| !lacks(kind)).map(|kind| kind.as_str());
+            prop_assert_eq!(explained.parts[0].first(), expected);
+        }
     }
 }

@@ -27,14 +27,14 @@ pub struct Groups(pub Vec<Group>);
 impl Groups {
     /// The group of a domain in lower case; nothing where no configured one takes it, and the domain is its own group.
     pub fn find(&self, domain: &str, exchangers: Exchangers<'_>) -> Option<&Group> {
-        let by_domain = |group: &&Group| group.domains.iter().any(|one| matches(one, domain));
+        let by_domain = |group: &&Group| group.domains.iter().any(|one| is_domain(one, domain));
         if let Some(group) = self.0.iter().find(by_domain) {
             return Some(group);
         }
         let Exchangers::Names(names) = exchangers else { return None };
         // The preferred exchanger speaks for the domain: a backup elsewhere does not make it another provider's.
         let preferred = names.first()?.trim_end_matches('.').to_ascii_lowercase();
-        self.0.iter().find(|group| group.mx.iter().any(|one| matches(one, &preferred)))
+        self.0.iter().find(|group| group.mx.iter().any(|one| is_exchanger(one, &preferred)))
     }
 
     /// Whether asking DNS about a domain may change its group.
@@ -43,11 +43,14 @@ impl Groups {
     }
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.strip_prefix('.') {
-        Some(parent) => name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.') || rest.is_empty()),
-        None => pattern == name,
-    }
+/// As in the conditions of routes: a leading dot stands for everything below, and not for the domain itself.
+fn is_domain(pattern: &str, name: &str) -> bool {
+    if pattern.starts_with('.') { name.ends_with(pattern) } else { name == pattern }
+}
+
+/// The end of a name, or the whole of it.
+fn is_exchanger(pattern: &str, name: &str) -> bool {
+    is_domain(pattern, name) || pattern.strip_prefix('.') == Some(name)
 }
 
 #[cfg(test)]
@@ -82,7 +85,7 @@ mod tests {
     #[test]
     fn a_leading_dot_stands_for_everything_below() {
         check("mail.yahoo.example", &[], Some("yahoo"));
-        check("yahoo.example", &[], Some("yahoo"));
+        check("yahoo.example", &[], None);
         check("notyahoo.example", &[], None);
         check("mail.gmail.com", &[], None);
         check("shop.example", &["notgoogle.com."], None);

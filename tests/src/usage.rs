@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::process;
 use anyhow::{Context as _, Result, ensure};
-use postrider_tests::process;
 
 /// Processor time of a process so far, user and system, all threads.
 pub fn cpu(pid: u32) -> Result<Duration> {
@@ -24,6 +24,7 @@ pub fn peak_memory(pid: u32) -> Result<u64> {
 
 /// What a program used that has ended.
 pub struct Used {
+    /// User and system time, all threads.
     pub cpu: Duration,
     /// Largest resident memory that was seen, in KiB.
     pub memory: u64,

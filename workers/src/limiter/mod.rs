@@ -42,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
+/// A token is used up to so long after its time.
+const LATE_MAX: Duration = Duration::from_millis(500);
 /// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
 /// the worker. Less than [`ladder::WAIT_MIN`], from which on it would be put away again.
 const EARLY: Duration = Duration::from_millis(1400);
@@ -212,8 +214,13 @@ impl Limiter {
             match admission {
                 Admission::Free => return Permission::Go,
                 Admission::Go { wait_us, .. } => {
+                    let due = Instant::now() + micros(wait_us);
                     seat.wait(micros(wait_us)).await;
-                    return Permission::Go;
+                    // A token that waited for a seat belongs to another time: many of them would be a burst.
+                    if due.elapsed() < LATE_MAX || question == QUESTIONS_MAX {
+                        return Permission::Go;
+                    }
+                    ask.fresh = false;
                 }
                 Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
                     ask.fresh = false;

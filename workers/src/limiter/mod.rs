@@ -42,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
+/// The shortest wait that the ladder gives.
+const FIRST_RUNG: Duration = Duration::from_secs(2);
 /// A token is used up to so long after its time.
 const LATE_MAX: Duration = Duration::from_millis(500);
 /// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
@@ -226,7 +228,16 @@ impl Limiter {
                     ask.fresh = false;
                     seat.wait(micros(park_us)).await;
                 }
-                Admission::Park { park_us, scope, .. } => return Permission::Park(slot(park_us, why(&ask, scope))),
+                Admission::Park { park_us, scope, .. } => {
+                    let mut wait = micros(park_us);
+                    if (ladder::WAIT_MIN..FIRST_RUNG).contains(&wait) {
+                        // The ladder would be late: the little that is too much for the way back at once is waited for here.
+                        let little = wait.saturating_sub(EARLY);
+                        seat.wait(little).await;
+                        wait = EARLY;
+                    }
+                    return Permission::Park(slot(wait, why(&ask, scope)));
+                }
                 Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
             }
         }
@@ -251,8 +262,7 @@ fn why(ask: &Ask, scope: usize) -> String {
     ask.demands.get(scope).map(|one| one.scope.clone()).unwrap_or_default()
 }
 
-fn slot(park_us: f64, why: String) -> Slot {
-    let wait = micros(park_us);
+fn slot(wait: Duration, why: String) -> Slot {
     // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
     let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(ladder::WAIT_MIN) };
     let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd and moto into a Python environment
+# Installs what the tests start: RabbitMQ, Redis, Postfix, Dovecot and others from Debian, aiosmtpd, moto and rotel into a Python environment
 # under target/. Starts no service. Does nothing, quickly, when all is there. Machines that are not Debian: see the README.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${POSTRIDER_TEST_VENV:-$root/target/test-venv}
 aiosmtpd=1.4.6
 moto=5.2.5
+rotel=0.0.1a15
 
 declare -A package=(
   [/usr/lib/rabbitmq/bin/rabbitmq-server]=rabbitmq-server
@@ -49,11 +50,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The marker names what is in the environment: another version makes a new one.
-marker=$venv/aiosmtpd-$aiosmtpd-moto-$moto
+marker=$venv/aiosmtpd-$aiosmtpd-moto-$moto-rotel-$rotel
 if [ ! -e "$marker" ]; then
   rm -rf "$venv"
   python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" "moto[server]==$moto"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" "moto[server]==$moto" "rotel==$rotel"
   touch "$marker"
 fi
 

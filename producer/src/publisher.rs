@@ -6,6 +6,7 @@ use postrider_schemas::{
     topology::{SUBMIT_EXCHANGE, submit_key},
     wire::{self, JOB_CONTENT_TYPE, JOB_TYPE},
 };
+use tracing::Instrument as _;
 
 use crate::{
     embedded::EmbeddedPublisher,
@@ -68,9 +69,18 @@ impl Publisher {
     /// Publishes a job. `Ok` means that the queue has it on disk. After an error the same job may be published again: it is recognised
     /// by its identity and sent once.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
+        let system = match &self.queue {
+            Queue::Rabbit(_) => "rabbitmq",
+            Queue::Embedded(_) => "postrider",
+        };
+        let span = trace::sending(job, system);
         let mut meta =
             Meta { expires: job.expires_at(), payload_hash: Some(job.payload_hash().to_hex()), ..Meta::default() };
-        trace::inject(&mut meta);
+        span.in_scope(|| trace::inject(&mut meta));
+        self.hand_over(job, meta).instrument(span).await
+    }
+
+    async fn hand_over(&self, job: &Job, meta: Meta) -> Result<(), PublishError> {
         match &self.queue {
             Queue::Embedded(queue) => {
                 queue.publish(job, &meta).await.map_err(|error| PublishError::Embedded(error.to_string()))

@@ -1,9 +1,11 @@
 //! How fast one worker empties a full queue, and what that costs. Prints figures and asserts nothing.
 //!
-//! `cargo bench -p postrider-tests --bench drain -- [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]...`. The queue is
+//! `cargo bench -p postrider-tests --bench drain -- [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]... [--telemetry
+//! each]`. The queue is
 //! filled before the worker starts; the time runs from the first message at the sink that was seen to the last one. Several programs take
 //! turns, so that a change can be told from the machine's noise. `smtp-source` against the same sink shows what sink and
-//! machine can do without a queue. The worker logs warnings only; the store writes every command to disk before it answers.
+//! machine can do without a queue. With `--telemetry each` a worker runs with telemetry off, with metrics alone, and with traces at 1 % and at
+//! 100 % besides; the collector is one that answers at once. The worker logs warnings only; the store writes every command to disk before it answers.
 #![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people have few digits")]
 
@@ -14,9 +16,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{StreamExt as _, stream};
 use postrider_producer::Publisher;
 use postrider_schemas::{Job, Lane};
+use postrider_tests::api::{Api, Reaction};
 use postrider_tests::deadline;
 use postrider_tests::fault_proxy::{FaultProxy, Faults};
 use postrider_tests::folder::Folder;
+use postrider_tests::ports;
 use postrider_tests::postrider::{self, Postrider};
 use postrider_tests::rabbitmq::Depth;
 use postrider_tests::sink::{Options, SmtpSink};
@@ -39,7 +43,7 @@ const STEP: Duration = Duration::from_millis(5);
 const STALLED: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
-    let Wanted { jobs, only, workers } = Wanted::read(std::env::args().skip(1))?;
+    let Wanted { jobs, only, workers, telemetry } = Wanted::read(std::env::args().skip(1))?;
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     println!("{cores} cores, {jobs} jobs of {BODY} bytes of text");
 
@@ -59,16 +63,24 @@ fn main() -> Result<()> {
     story::declare(&world)?;
     let sink = world.sink();
     let depth = || broker_depth(&world);
-    let rabbit =
-        Drain { name: "RabbitMQ + Redis", queue: &queue, store: &store, port, jobs, servers: &servers, limits: "" };
+    let rabbit = Drain {
+        name: "RabbitMQ + Redis",
+        queue: &queue,
+        store: &store,
+        port,
+        jobs,
+        servers: &servers,
+        limits: "",
+        telemetry: Telemetry::Off,
+    };
 
     if only.is_none_or(|only| only != Scene::Slow) {
         source("smtp-source, a connection a message", port, jobs, &[])?;
         source("smtp-source -d, connections kept", port, jobs, &["-d"])?;
     }
     if only.is_none_or(|only| only == Scene::Rabbit) {
-        for worker in &workers {
-            rabbit.run(worker, sink, depth)?;
+        for (worker, told) in workers.iter().flat_map(|worker| telemetry.iter().map(move |told| (worker, *told))) {
+            Drain { telemetry: told, ..rabbit }.run(worker, sink, depth)?;
         }
     }
     if only.is_none_or(|only| only == Scene::Embedded) {
@@ -118,6 +130,29 @@ struct Drain<'a> {
     limits: &'a str,
     /// Name and process id of what works for the worker.
     servers: &'a [(&'a str, u32)],
+    /// What the worker tells of itself.
+    telemetry: Telemetry,
+}
+
+/// What a worker tells of itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Telemetry {
+    Off,
+    Metrics,
+    /// The share of traces, metrics with them.
+    Traces(f64),
+}
+
+impl Telemetry {
+    const EACH: [Self; 4] = [Self::Off, Self::Metrics, Self::Traces(0.01), Self::Traces(1.0)];
+
+    fn name(self) -> String {
+        match self {
+            Self::Off => "telemetry off".to_owned(),
+            Self::Metrics => "metrics".to_owned(),
+            Self::Traces(share) => format!("metrics, traces at {} %", share * 100.0),
+        }
+    }
 }
 
 impl Drain<'_> {
@@ -127,12 +162,13 @@ impl Drain<'_> {
 
         let filling = Instant::now();
         fill(self.queue, self.jobs)?;
-        println!("\n{} (worker {})", self.name, named(program));
+        println!("\n{} (worker {}, {})", self.name, named(program), self.telemetry.name());
         println!("  published       {:>9.0} messages/s", rate(self.jobs, filling.elapsed()));
 
         let before = sink.count()?;
         let cpu_before = self.servers_cpu()?;
-        let worker = self.worker(program)?;
+        let collector = Api::start(|_| Reaction::Answer(200, "", String::new()))?;
+        let worker = self.worker(program, &collector)?;
         let spent = watch(sink, before, self.jobs)?;
         // The last jobs are acknowledged and written to the ledger after the relay has them.
         wait_until_empty(&depth)?;
@@ -156,15 +192,27 @@ impl Drain<'_> {
     /// One job through a worker of its own: queues and ledger are older than the jobs, as in any installation but a new one.
     fn warm_up(&self, program: &Path, sink: &SmtpSink, depth: &impl Fn() -> Option<u64>) -> Result<()> {
         let before = sink.count()?;
-        let _worker = self.worker(program)?;
+        let collector = Api::start(|_| Reaction::Answer(200, "", String::new()))?;
+        let _worker = self.worker(program, &collector)?;
         deadline::wait_for("the queue", SOON, depth)?;
         fill(self.queue, 1)?;
         deadline::wait_for("the first message", SOON, || (sink.count().ok()? > before).then_some(()))?;
         wait_until_empty(depth)
     }
 
-    fn worker(&self, program: &Path) -> Result<Postrider> {
-        Postrider::command(["worker"]).program(program).config(self.config("warn")).start()
+    fn worker(&self, program: &Path, collector: &Api) -> Result<Postrider> {
+        let mut config = self.config("warn");
+        let mut launch = Postrider::command(["worker"]).program(program);
+        if self.telemetry != Telemetry::Off {
+            config = format!("{config}[admin]\nlisten = \"127.0.0.1:{}\"\n", ports::free()?);
+        }
+        if let Telemetry::Traces(share) = self.telemetry {
+            launch = launch
+                .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("{}/v1/traces", collector.url()))
+                .env("OTEL_TRACES_SAMPLER", "traceidratio")
+                .env("OTEL_TRACES_SAMPLER_ARG", share.to_string());
+        }
+        launch.config(config).start()
     }
 
     fn servers_cpu(&self) -> Result<Vec<Duration>> {
@@ -299,13 +347,14 @@ struct Wanted {
     only: Option<Scene>,
     /// Programs that take turns: two of them are comparable only in one run, on a machine as noisy as it is now.
     workers: Vec<PathBuf>,
+    telemetry: Vec<Telemetry>,
 }
 
 impl Wanted {
     /// Cargo adds `--bench` of its own.
     fn read(args: impl Iterator<Item = String>) -> Result<Self> {
         let mut args = args.filter(|arg| arg != "--bench");
-        let mut wanted = Self { jobs: JOBS, only: None, workers: Vec::new() };
+        let mut wanted = Self { jobs: JOBS, only: None, workers: Vec::new(), telemetry: vec![Telemetry::Off] };
         while let Some(arg) = args.next() {
             let value = args.next().with_context(|| format!("{arg} needs a value"))?;
             match (arg.as_str(), value.as_str()) {
@@ -315,8 +364,9 @@ impl Wanted {
                 ("--only", "slow") => wanted.only = Some(Scene::Slow),
                 ("--only", "limits") => wanted.only = Some(Scene::Limits),
                 ("--worker", program) => wanted.workers.push(program.into()),
+                ("--telemetry", "each") => wanted.telemetry = Telemetry::EACH.to_vec(),
                 _ => bail!(
-                    "usage: drain [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]..., not {arg} {value}"
+                    "usage: drain [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]... [--telemetry each], not {arg} {value}"
                 ),
             }
         }

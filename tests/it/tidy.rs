@@ -72,7 +72,7 @@ fn vendor_crates_stay_in_their_rooms() {
     assert_absent(
         "workers/src",
         &["lapin"],
-        &["/queue/rabbitmq/", "/queue/mod.rs", "/commands/topology.rs", "/telemetry.rs"],
+        &["/queue/rabbitmq/", "/queue/mod.rs", "/commands/topology.rs", "/telemetry/logs.rs"],
     );
     assert_absent("workers/src", &["redis::"], &["/store/redis/", "/store/mod.rs"]);
     assert_absent("workers/src", &["lettre::"], &["/compose/", "/transport/smtp/"]);

@@ -24,6 +24,7 @@ pub mod pacing_relay;
 pub mod postfix;
 pub mod prism;
 pub mod quiet_relay;
+pub mod rotel;
 pub mod sink;
 pub mod small_disk;
 

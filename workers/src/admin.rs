@@ -1,24 +1,29 @@
-//! The admin address: is the process alive, are its consumers up.
+//! The admin address: is the process alive, are its consumers up, what do its instruments say.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Serves `/healthz` and `/readyz` until `stop`. Returns the address it listens on.
+/// Serves `/healthz`, `/readyz` and, where there is a `page`, `/metrics` until `stop`. Returns the address it listens on.
 ///
 /// `/healthz` says that this process runs, whatever its neighbours do: a restart mends no broker. `/readyz` says 200 while `ready` does.
 pub async fn serve(
     address: SocketAddr,
     ready: impl Fn() -> bool + Send + Sync + 'static,
+    page: Option<impl Fn() -> Result<String, String> + Send + Sync + 'static>,
     stop: CancellationToken,
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let ready = Arc::new(ready);
     let stopping = stop.clone();
-    let app =
+    let mut app =
         Router::new().route("/healthz", get(|| async { "alive\n" })).route(
             "/readyz",
             get(move || {
@@ -28,10 +33,25 @@ pub async fn serve(
                 }
             }),
         );
+    if let Some(page) = page.map(Arc::new) {
+        app = app.route("/metrics", get(move || exposition(Arc::clone(&page))));
+    }
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
             tracing::warn!(%error, "The admin address stopped");
         }
     });
     Ok(address)
+}
+
+/// The instruments as Prometheus reads them. Gathering takes locks and walks every series: not on a thread that delivers mail.
+async fn exposition(
+    page: Arc<impl Fn() -> Result<String, String> + Send + Sync + 'static>,
+) -> (StatusCode, [(HeaderName, &'static str); 1], String) {
+    let text = |kind| [(CONTENT_TYPE, kind)];
+    match tokio::task::spawn_blocking(move || page()).await {
+        Ok(Ok(body)) => (StatusCode::OK, text("text/plain; version=0.0.4; charset=utf-8"), body),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, text("text/plain"), format!("{error}\n")),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, text("text/plain"), "the page failed\n".to_owned()),
+    }
 }

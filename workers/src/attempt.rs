@@ -11,6 +11,7 @@ use postrider_schemas::{
     Event, EventType, Job, JobId, Meta,
     event::EventData,
     meta::Pin,
+    topology::EVENTS_EXCHANGE,
     wire::{self, DecodeError},
 };
 use tokio::time::{sleep, timeout};
@@ -30,11 +31,12 @@ use crate::{
     },
     failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, Slot},
-    outcome::{Answer, Outcome, Refusal, Stage},
-    queue::{Delivery, Queue, SourceKind},
+    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
     seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
+    telemetry::{metrics, pulse::PULSE, registry::attribute, traces, words},
     transport::Transport,
 };
 
@@ -44,18 +46,18 @@ const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// A claim that is busy for no longer than this is waited for in the worker.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
 
-/// What every attempt needs.
+/// What every attempt needs. A changed configuration makes a new one; an attempt keeps the one that it began with.
 pub struct World {
     /// The checked configuration.
     pub config: Config,
     /// The queue.
-    pub queue: Queue,
+    pub queue: Arc<Queue>,
     /// The ledger.
     pub store: Store,
     /// Successes that the ledger has not heard of yet.
-    pub replay: Replay,
+    pub replay: Arc<Replay>,
     /// The ways out, in the configuration's order.
-    pub transports: Vec<Transport>,
+    pub transports: Vec<Arc<Transport>>,
     /// Which of them need a person.
     pub circuits: Arc<Circuits>,
     /// How fast mail may go.
@@ -66,6 +68,7 @@ pub struct World {
 pub(crate) struct Task<'a> {
     pub(crate) job: &'a Job,
     pub(crate) meta: &'a Meta,
+    published_at: Option<Timestamp>,
     pub(crate) route: &'a Route,
     /// Where its recipients go separate ways.
     parts: Option<Vec<Part>>,
@@ -83,12 +86,16 @@ pub(crate) enum Right {
     Unguarded(Lease),
 }
 
-/// Takes one delivery to its settlement, once it has a seat. Hands it back where `stop` comes first.
+/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes first.
 pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     if !world.queue.usable(&delivery) {
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
         return;
     }
+    traces::trailed(delivery, now(), |delivery| attempted(world, delivery, seats, stop)).await;
+}
+
+async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
     if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
@@ -109,14 +116,19 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
     let seat = match delivery.source.kind {
         // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
         SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
-        SourceKind::Jobs | SourceKind::Due => stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await,
+        SourceKind::Jobs | SourceKind::Due => {
+            let _waiting = traces::waiting("seat");
+            stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await
+        }
     };
     let Some(seat) = seat else {
         return close(&world, delivery, Settlement::Return).await;
     };
+    let _in_hand = metrics::taken(&delivery, now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
-    let task = Task { job: &job, meta: &meta, route, parts, key, seat: &seat };
+    let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key, seat: &seat };
+    describe(&task);
     guarded(&world, delivery, &task).await;
 }
 
@@ -177,9 +189,11 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
             let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
             let meta = Meta { parks: task.meta.parks + 1, losses: lost(&delivery), ..task.meta.clone() };
+            metrics::parked(task.job.lane(), "busy");
             close(world, delivery, Settlement::Again { at, meta }).await;
         }
         Claim::Settled(end) => {
+            metrics::duplicate(task.job.lane(), if end == Final::Sent { "already_sent" } else { "settled" });
             info!(job.id = %task.job.id(), end = end.as_str(), "Job {} came again after its end and is dropped", task.job.id());
             if end == Final::Sent && may_have_been_begun(&delivery) {
                 // The worker that sent it may have been lost before it said so. The event's id is the same.
@@ -188,7 +202,10 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
             }
             close(world, delivery, Settlement::Done).await;
         }
-        Claim::Stale => close(world, delivery, Settlement::Done).await,
+        Claim::Stale => {
+            metrics::duplicate(task.job.lane(), "stale");
+            close(world, delivery, Settlement::Done).await;
+        }
         Claim::Conflict => {
             let detail = "the same identity was used before for another payload";
             bury(world, delivery, task.job, "conflict", detail).await;
@@ -207,13 +224,19 @@ async fn claim(
     let may_go_alone = task.job.lane() == postrider_schemas::Lane::Transactional && !may_have_been_begun(delivery);
     let mut waited = false;
     loop {
-        match world.store.claim_and_admit(&request, ask).await {
+        let asking = traces::call("claim");
+        let answer = world.store.claim_and_admit(&request, ask).await;
+        note_claim(&asking, world, answer.as_ref().map(|(claim, _)| claim));
+        drop(asking);
+        match answer {
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
+                let _waiting = traces::waiting("store");
                 task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             }
             Ok((Claim::Busy { retry_in }, _)) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
+                let _waiting = traces::waiting("busy");
                 sleep(retry_in).await;
             }
             answer => return answer,
@@ -238,8 +261,11 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
     }
     match due(task.job, task.meta, now()) {
         Due::Now => {}
-        Due::Wait(wait) => task.seat.wait(wait).await,
-        Due::Park(at) => return park(world, delivery, task, right, at, at).await,
+        Due::Wait(wait) => {
+            let _waiting = traces::waiting("due");
+            task.seat.wait(wait).await;
+        }
+        Due::Park(at) => return park(world, delivery, task, right, (at, at), "send_at").await,
         Due::Expired => return expire(world, delivery, task, right, None).await,
     }
     if let Some(parts) = &task.parts {
@@ -252,6 +278,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::TooLate(refusal) => expire(world, delivery, task, right, Some(&refusal)).await,
         Sent::Away => {
             // As a claim does that finds no store.
+            let _waiting = traces::waiting("store");
             task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             if let Right::Claimed(lease) = right {
                 note(task, world.store.release(lease).await);
@@ -284,7 +311,7 @@ async fn wait_in_line(world: &World, delivery: Delivery, task: &Task<'_>, right:
     event.data.answer = Some(format!("limited by {why}"));
     event.data.next_attempt_at = Some(park_until(task.job, slot.at));
     emit(world, &[event]).await;
-    park(world, delivery, task, right, slot.at, slot.back).await;
+    park(world, delivery, task, right, (slot.at, slot.back), "limit").await;
 }
 
 /// From the outcome to its consequences.
@@ -294,6 +321,7 @@ async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Rig
         return close(world, delivery, Settlement::Return).await;
     };
     log_outcome(task, ended, &verdict.next);
+    tell_outcome(task, ended, &verdict.next);
     follow(world, delivery, task, right, verdict).await;
 }
 
@@ -326,6 +354,8 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
 
 /// Nothing that goes wrong here may turn a yes into another try.
 async fn record_sent(world: &World, task: &Task<'_>, lease: Lease) {
+    let recording = traces::call("finish");
+    note_store(&recording, world, "finish");
     match world.store.finish(lease, Final::Sent).await {
         Ok(Finished::WasSentBefore) => {
             warn!(job.id = %task.job.id(), "Job {} was sent twice: an earlier attempt had been accepted after all", task.job.id());
@@ -356,7 +386,7 @@ async fn carry_out(world: &World, delivery: Delivery, task: &Task<'_>, lease: Le
         }
         return close(world, delivery, settlement).await;
     }
-    match world.queue.settle(delivery, settlement).await {
+    match settle_it(world, delivery, settlement).await {
         // The copy stands. Should this process end here, a copy of a newer generation proves what the ledger does not know yet.
         Ok(()) => match end {
             None => note(task, world.store.parked(lease).await),
@@ -387,7 +417,14 @@ fn settlement(next: &Next, before: &Meta) -> Settlement {
 }
 
 /// Puts a job away that is not to be tried before `at`, and comes back to a worker at `back`. Uses up no try.
-async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, at: Timestamp, back: Timestamp) {
+async fn park(
+    world: &World,
+    delivery: Delivery,
+    task: &Task<'_>,
+    right: Right,
+    (at, back): (Timestamp, Timestamp),
+    why: &'static str,
+) {
     let (at, back) = (park_until(task.job, at), park_until(task.job, back));
     let meta = Meta {
         generation: task.meta.generation + 1,
@@ -396,8 +433,9 @@ async fn park(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, 
         not_before: Some(at),
         ..task.meta.clone()
     };
-    match world.queue.settle(delivery, Settlement::Again { at: back, meta }).await {
+    match settle_it(world, delivery, Settlement::Again { at: back, meta }).await {
         Ok(()) => {
+            metrics::parked(task.job.lane(), why);
             if let Right::Claimed(lease) = right {
                 note(task, world.store.parked(lease).await);
             }
@@ -424,6 +462,8 @@ async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
 
 async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
     warn!(%error, bytes = delivery.body.len(), "A message is not a job");
+    metrics::dead(delivery.source.lane, "unreadable");
+    traces::failed("unreadable", "a message is not a job");
     let mut meta = delivery.meta.clone();
     let mut cause = rest("unreadable", &error.to_string(), &meta, now());
     cause.lane = Some(delivery.source.lane);
@@ -452,7 +492,9 @@ fn job_id(delivery: &Delivery) -> Option<JobId> {
 }
 
 async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
-    warn!(job.id = %job.id(), reason, detail, "Job {} is given up", job.id());
+    warn!(job.id = %job.id(), trace_id = traces::trace_id(&delivery.meta), reason, detail, "Job {} is given up", job.id());
+    metrics::dead(job.lane(), reason);
+    traces::failed("dead", detail);
     let mut meta = delivery.meta.clone();
     meta.generation += 1;
     meta.rest = Some(rest(reason, detail, &meta, now()));
@@ -477,20 +519,30 @@ fn may_have_been_begun(delivery: &Delivery) -> bool {
 async fn put_aside(world: &World, delivery: Delivery, settlement: Settlement) {
     let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), lost(&delivery));
     warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is put aside");
+    traces::failed("crash-poison", "workers were lost with this message in hand");
     if let Settlement::Bury(meta) = &settlement {
+        metrics::dead(delivery.source.lane, "crash-poison");
         emit(world, &[dead_unread(&delivery, meta)]).await;
     }
     close(world, delivery, settlement).await;
 }
 
 async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
-    if let Err(error) = world.queue.settle(delivery, settlement).await {
+    if let Err(error) = settle_it(world, delivery, settlement).await {
         warn!(%error, "A settlement did not arrive; the message comes back and the ledger knows it");
     }
 }
 
 /// Events are told as well as can be: a queue that does not take one must not hold up the mail.
 pub(crate) async fn emit(world: &World, events: &[Event]) {
+    if events.is_empty() {
+        return;
+    }
+    let telling = traces::call("send postrider.events");
+    telling.set(attribute::MESSAGING_SYSTEM, world.queue.system());
+    telling.set(attribute::MESSAGING_OPERATION_NAME, "send");
+    telling.set(attribute::MESSAGING_OPERATION_TYPE, "send");
+    telling.set(attribute::MESSAGING_DESTINATION, EVENTS_EXCHANGE);
     for event in events {
         if let Err(error) = world.queue.emit(event).await {
             warn!(%error, kind = event.kind.as_str(), "An event could not be published");
@@ -514,26 +566,108 @@ fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situati
 
 fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let id = task.job.id();
+    let trace_id = traces::trace_id(task.meta);
     let (route, transport) = (&task.route.name, &ended.transport);
     let attempt = task.meta.attempt + 1;
     for one in &ended.passed_over {
         let (transport, reason, answer) = (&one.transport, &one.reason, &one.answer);
-        info!(job.id = %id, route, transport, attempt, reason, answer, "Job {id} was not taken by {transport}");
+        info!(job.id = %id, trace_id, route, transport, attempt, reason, answer, "Job {id} was not taken by {transport}");
     }
     match &ended.outcome {
         Outcome::Accepted { receipt, refused } => {
-            info!(job.id = %id, route, transport, attempt, refused = refused.len(), answer = %receipt.answer, "Sent job {id}");
+            info!(job.id = %id, trace_id, route, transport, attempt, refused = refused.len(), answer = %receipt.answer, "Sent job {id}");
         }
         Outcome::Refused { refusal, .. } => {
             let (class, follows) = (refusal.class.as_str(), next.as_str());
-            warn!(job.id = %id, route, transport, attempt, class, follows, answer = %refusal.answer, "Job {id} was refused");
+            warn!(job.id = %id, trace_id, route, transport, attempt, class, follows, answer = %refusal.answer, "Job {id} was refused");
         }
         Outcome::Unknown(answer) => {
             let follows = next.as_str();
-            warn!(job.id = %id, route, transport, attempt, class = "unknown", follows, %answer, "Job {id} may have been sent");
+            warn!(job.id = %id, trace_id, route, transport, attempt, class = "unknown", follows, %answer, "Job {id} may have been sent");
         }
         Outcome::LostClaim => {}
     }
+}
+
+/// Every settlement passes here.
+async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
+    let settling = traces::call("settle");
+    settling.set(attribute::MESSAGING_SYSTEM, delivery.system());
+    settling.set(attribute::MESSAGING_OPERATION_NAME, if settlement == Settlement::Done { "ack" } else { "send" });
+    settling.set(attribute::MESSAGING_OPERATION_TYPE, if settlement == Settlement::Done { "settle" } else { "send" });
+    settling.set(attribute::SETTLEMENT, settlement.as_str());
+    if let Settlement::Again { at, .. } = &settlement
+        && settling.is_recorded()
+    {
+        settling.set(attribute::PARK_UNTIL, at.to_string());
+    }
+    let settled = world.queue.settle(delivery, settlement).await;
+    if settled.is_err() {
+        settling.fail("settlement", "the settlement did not arrive");
+    }
+    settled
+}
+
+/// What the trail says of a job.
+fn describe(task: &Task<'_>) {
+    if !traces::is_recorded() {
+        return;
+    }
+    let recipients = task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len);
+    traces::set(attribute::JOB_ID, task.job.id().to_string());
+    traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
+    traces::set(attribute::ROUTE, task.route.name.clone());
+    traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
+}
+
+fn note_store(step: &traces::Step, world: &World, operation: &'static str) {
+    step.set(attribute::DB_SYSTEM, world.store.system());
+    step.set(attribute::DB_OPERATION, operation);
+}
+
+fn note_claim(step: &traces::Step, world: &World, answer: Result<&Claim, &StoreError>) {
+    note_store(step, world, "claim");
+    match answer {
+        Ok(claim) => step.set(attribute::CLAIM, claim.as_str()),
+        Err(error) => step.fail(if error.is_down() { "down" } else { "broken" }, "the store did not answer the claim"),
+    }
+}
+
+/// The outcome, for metrics and the trail.
+fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
+    let (outcome, transport) = (&ended.outcome, ended.transport.as_str());
+    metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
+    if matches!(outcome, Outcome::Accepted { .. }) {
+        metrics::accepted(task.job, task.meta, task.published_at, transport, now());
+    }
+    match outcome {
+        Outcome::Refused { refusal, .. } => PULSE.failed(transport, refusal.class.as_str(), &refusal.answer, now()),
+        Outcome::Unknown(answer) => PULSE.failed(transport, "unknown", answer, now()),
+        Outcome::Accepted { .. } | Outcome::LostClaim => {}
+    }
+    if !traces::is_recorded() {
+        return;
+    }
+    traces::set(attribute::TRANSPORT, transport.to_owned());
+    traces::set(attribute::OUTCOME, words::outcome(outcome));
+    let answer = match outcome {
+        Outcome::Accepted { receipt, .. } => &receipt.answer,
+        Outcome::Refused { refusal, .. } => {
+            traces::set(attribute::CLASS, refusal.class.as_str());
+            &refusal.answer
+        }
+        Outcome::Unknown(answer) => answer,
+        Outcome::LostClaim => return,
+    };
+    let answer = answer.to_string();
+    match (outcome, next) {
+        (Outcome::Unknown(_), _) => traces::failed("unknown", &answer),
+        (_, Next::Bury { .. }) => traces::failed("dead", &answer),
+        (_, Next::Hold { .. }) => traces::failed("held", &answer),
+        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => traces::failed("config", &answer),
+        _ => {}
+    }
+    traces::set(attribute::ANSWER, answer);
 }
 
 /// The clock of the edge; decisions take the time as an argument.

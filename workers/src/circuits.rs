@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use postrider_schemas::{Event, EventType};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    attempt::World,
     config::TransportConfig,
     outcome::{Answer, Class, Outcome},
     store::{
@@ -53,14 +55,27 @@ impl Circuits {
         Arc::new(Self { store, names, keys: transports.iter().map(key).collect(), seen, first_wait })
     }
 
-    /// Looks into the store until `stop`.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            // While the store is away, what was seen last stands.
-            if let Ok(list) = self.store.circuits(&self.keys).await {
-                *self.seen() = list;
+    /// Looks into the store.
+    pub async fn look(&self) {
+        // While the store is away, what was seen last stands.
+        if let Ok(list) = self.store.circuits(&self.keys).await {
+            *self.seen() = list;
+        }
+    }
+
+    /// Takes over what others knew of the same circuits, so that a changed configuration does not try what is known to be broken.
+    pub fn inherit(&self, others: &Self) {
+        let known = others.seen().clone();
+        for (key, seen) in self.keys.iter().zip(self.seen().iter_mut()) {
+            if let Some(place) = others.keys.iter().position(|one| one == key) {
+                seen.clone_from(&known[place]);
             }
         }
+    }
+
+    /// What is known of each transport's circuit, in the configuration's order; nothing for one that is closed.
+    pub fn known(&self) -> Vec<(String, Option<Circuit>)> {
+        self.names.iter().cloned().zip(self.seen().iter().cloned()).collect()
     }
 
     /// May this transport be tried?
@@ -141,6 +156,13 @@ impl Circuits {
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Option<Circuit>>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps what the present world knows of circuits true until `stop`.
+pub async fn watch(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        worlds.load_full().circuits.look().await;
     }
 }
 

@@ -2,17 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     attempt::{World, attempt},
+    circuits,
     decide::settlement::Settlement,
     limiter::connections,
     queue::{Deliveries, SubscribeOptions},
     seats::Seats,
 };
+
+/// How soon a changed world is noticed by what runs for each.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +28,9 @@ pub enum Drained {
     Cut,
 }
 
-/// Consumes and delivers until `stop`, then drains.
-pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
+/// Consumes and delivers until `stop`, then drains. Each attempt works in the world that stands when it begins.
+pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Drained {
+    let world = worlds.load_full();
     let worker = &world.config.worker;
     let seats = Seats::new(worker.transactional, worker.bulk);
     let options = SubscribeOptions {
@@ -34,11 +40,14 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     };
     world.limiter.look().await;
     let mut deliveries = world.queue.subscribe(options);
-    let watching = tokio::spawn(Arc::clone(&world.circuits).watch(stop.clone()));
-    let present = tokio::spawn(world.limiter.clone().watch(stop.clone()));
-    connections::close_capped(&world);
+    let watching = tokio::spawn(circuits::watch(Arc::clone(&worlds), stop.clone()));
+    let present =
+        tokio::spawn(for_each_world(Arc::clone(&worlds), stop.clone(), |world, end| world.limiter.clone().watch(end)));
+    connections::close_capped(&world, |_| true);
     let unleased = CancellationToken::new();
-    let leasing = tokio::spawn(connections::watch(Arc::clone(&world), unleased.clone()));
+    let leasing = tokio::spawn(for_each_world(Arc::clone(&worlds), unleased.clone(), connections::watch));
+    // Not held for as long as the worker runs: worlds go when their last attempt has ended.
+    drop(world);
     let tasks = TaskTracker::new();
     let hard = CancellationToken::new();
     loop {
@@ -48,7 +57,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (world, stop, hard, seats) = (Arc::clone(&world), stop.clone(), hard.clone(), seats.clone());
+        let (world, stop, hard, seats) = (worlds.load_full(), stop.clone(), hard.clone(), seats.clone());
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
             tokio::select! {
@@ -59,6 +68,7 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     }
     watching.abort();
     present.abort();
+    let world = worlds.load_full();
     let end = Instant::now() + world.config.worker.drain;
     world.queue.stop_consuming().await;
     // What is not handed back in time comes back with the connection.
@@ -72,6 +82,23 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> Drained {
     // Leases that are not given back in time end by themselves.
     let _ = timeout(Duration::from_secs(1), returned).await;
     drained
+}
+
+/// Runs a task for the present world, and another one whenever it changes, until `stop`.
+async fn for_each_world<F: Future<Output = ()> + Send + 'static>(
+    worlds: Arc<ArcSwap<World>>,
+    stop: CancellationToken,
+    begin: impl Fn(Arc<World>, CancellationToken) -> F,
+) {
+    while !stop.is_cancelled() {
+        let world = worlds.load_full();
+        let end = stop.child_token();
+        let task = tokio::spawn(begin(Arc::clone(&world), end.clone()));
+        while Arc::ptr_eq(&worlds.load(), &world) && stop.run_until_cancelled(sleep(LOOK_EVERY)).await.is_some() {}
+        end.cancel();
+        // It ends by its token; one that panicked has said so.
+        let _ = task.await;
+    }
 }
 
 /// Hands back what was delivered and never begun.

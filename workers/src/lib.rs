@@ -10,10 +10,12 @@ pub mod failover;
 pub mod outcome;
 
 pub mod dns;
+pub mod heartbeat;
 pub mod limiter;
 pub mod seats;
 
 pub mod queue;
+pub mod reload;
 pub mod replay;
 pub mod store;
 

@@ -44,6 +44,11 @@ impl Replay {
         });
     }
 
+    /// How many successes the store has yet to hear of.
+    pub fn pending(&self) -> usize {
+        self.open.len()
+    }
+
     /// Waits for what is left, up to a limit.
     pub async fn flush(&self, limit: Duration) {
         self.open.close();

@@ -267,6 +267,13 @@ impl Link {
         self.inner.live.lock().await.as_ref().is_some_and(|live| live.connection.status().blocked())
     }
 
+    /// False while the broker blocks publishing, or there is no connection.
+    pub fn takes(&self) -> bool {
+        // Who holds the lock connects.
+        let Ok(slot) = self.inner.live.try_lock() else { return false };
+        slot.as_ref().is_some_and(|live| live.is_up() && !live.connection.status().blocked())
+    }
+
     /// Takes no further message and closes the connection.
     pub async fn close(&self) {
         self.inner.permits.close();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use postrider_producer::Publisher;
@@ -79,7 +80,7 @@ async fn demo(arguments: &Arguments, file: &str) -> anyhow::Result<Tally> {
     let store = arguments.store.as_deref().unwrap_or(file);
     let config = config::to_catcher(queue, store, catcher.address())?;
     // The worker's connection declares the topology that the publisher needs.
-    let world = Arc::new(world::connect(config).await?);
+    let world = Arc::new(ArcSwap::from_pointee(world::connect(config).await?));
     let publisher = Publisher::connect(queue).await.context("--queue")?;
     let stop = CancellationToken::new();
     let worker = tokio::spawn(consumer::run(world, stop.clone()));

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
-    let world = Arc::new(world::connect(config).await.context("starting")?);
+    let world = world::connect(config).await.context("starting")?;
+    let world = Arc::new(ArcSwap::from_pointee(world));
     output::remark("up; publish with: postrider send --queue embedded:FILE jobs.jsonl   (ctrl-c ends)");
     let worker = tokio::spawn(consumer::run(world, stop));
     let printing = async {

@@ -13,7 +13,9 @@ pub mod rest;
 pub mod schema;
 pub mod send;
 pub mod simulate;
+pub mod status;
 pub mod topology;
+pub mod trace;
 pub mod worker;
 pub mod world;
 
@@ -61,6 +63,10 @@ enum Command {
     Limits(limits::Arguments),
     /// Print events as they happen
     Events(events::Arguments),
+    /// What waits, what is broken, who works
+    Status(status::Arguments),
+    /// What became of one job, as far as it is known
+    Trace(trace::Arguments),
     /// Ask the worker that runs here whether it is well
     Health(health::Arguments),
 }
@@ -74,6 +80,11 @@ pub struct ConfigArguments {
 }
 
 impl ConfigArguments {
+    /// The file, where there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Loads and checks the configuration.
     pub fn load(&self) -> anyhow::Result<Config> {
         Ok(config::load(self.config.as_deref())?)
@@ -97,6 +108,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Hold(arguments) => block_on(rest::hold(arguments)),
         Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
+        Command::Status(arguments) => block_on(status::run(arguments)),
+        Command::Trace(arguments) => block_on(trace::run(arguments)),
         Command::Health(arguments) => block_on(health::run(arguments)),
     }
 }

@@ -1,8 +1,9 @@
 //! `postrider worker`: settings, logs, connect, run, drain.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -12,7 +13,8 @@ use crate::{
     admin,
     config::Config,
     consumer::{self, Drained},
-    telemetry,
+    heartbeat, reload,
+    telemetry::{self, Telemetry},
 };
 
 /// Arguments of `postrider worker`.
@@ -29,25 +31,36 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         !config.routes.is_empty(),
         "the configuration has no transport; see `[transport.NAME]` and `[[route]]`"
     );
-    telemetry::init(&config.log)?;
+    let telemetry = telemetry::start(&config)?;
     let runtime = match config.worker.threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
     };
-    runtime.block_on(work(config))
+    let ended = runtime.block_on(work(config, arguments.config.file(), &telemetry));
+    drop(runtime);
+    telemetry.flush();
+    ended
 }
 
-async fn work(config: Config) -> anyhow::Result<ExitCode> {
+async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let admin = config.admin;
-    let world = Arc::new(world::connect(config).await?);
+    let worlds = Arc::new(ArcSwap::from_pointee(world::connect(config).await?));
     if let Some(address) = admin {
-        let ready = Arc::clone(&world);
-        let listening = admin::serve(address, move || ready.queue.consumers_up(), stop.clone()).await;
+        let queue = Arc::clone(&worlds.load().queue);
+        let listening = admin::serve(address, move || queue.consumers_up(), telemetry.page(), stop.clone()).await;
         info!(address = %listening.context("setting `admin.listen`")?, "The admin address listens");
     }
-    let drained = consumer::run(world, stop).await;
+    let id = uuid::Uuid::now_v7().to_string();
+    let drained = tokio::select! {
+        drained = consumer::run(Arc::clone(&worlds), stop) => drained,
+        never = telemetry.watch(Arc::clone(&worlds)) => match never {},
+        never = heartbeat::beat(&id, Arc::clone(&worlds)) => match never {},
+        never = reload::watch(file, Arc::clone(&worlds), telemetry.level()) => match never? {},
+    };
+    // Who cannot say goodbye is forgotten a little later.
+    let _ = worlds.load_full().store.unbeat(&id).await;
     signals.abort();
     Ok(if drained == Drained::Whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

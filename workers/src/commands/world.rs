@@ -1,5 +1,7 @@
 //! Connects what a worker needs.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 
@@ -19,11 +21,11 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let transports = config
         .transports
         .iter()
-        .map(|one| Transport::new(one).with_context(|| format!("transport `{}`", one.name)))
+        .map(|one| Ok(Arc::new(Transport::new(one).with_context(|| format!("transport `{}`", one.name))?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let queue = queue(&config.queue).await?;
+    let queue = Arc::new(queue(&config.queue).await?);
     let store = store(&config.store).await?;
-    let replay = Replay::new(store.clone());
+    let replay = Arc::new(Replay::new(store.clone()));
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
     let limiter = Limiter::new(&config, store.clone())?;
     Ok(World { config, queue, store, replay, transports, circuits, limiter })

@@ -98,6 +98,7 @@ pub(super) fn check(
             },
         },
         transports,
+        files: Vec::new(),
         routes,
         limits,
         dns,

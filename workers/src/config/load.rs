@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
@@ -66,6 +66,9 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
         );
     let tree = layers.add_source(variables).build()?;
 
+    let mut files = BTreeSet::new();
+    files_of(&tree.clone().try_deserialize()?, &mut files);
+    let files = files.into_iter().collect();
     let mut unknown = BTreeSet::new();
     let transports = tree.get_table("transport").or_else(|error| match error {
         config::ConfigError::NotFound(_) => Ok(config::Map::new()),
@@ -83,7 +86,24 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
-    check::check(settings, sections, paces, environment)
+    let config = check::check(settings, sections, paces, environment)?;
+    Ok(Config { files, ..config })
+}
+
+/// The files that a configuration names: `{ file = ".." }` wherever a secret may stand, and authorities.
+fn files_of(value: &serde_json::Value, files: &mut BTreeSet<PathBuf>) {
+    match value {
+        serde_json::Value::Object(table) => {
+            for (key, value) in table {
+                match value.as_str() {
+                    Some(path) if matches!(key.as_str(), "file" | "ca_file") => drop(files.insert(path.into())),
+                    _ => files_of(value, files),
+                }
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| files_of(value, files)),
+        _ => {}
+    }
 }
 
 /// Takes these keys out of a table into one of their own.

@@ -48,6 +48,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The ways out, in the order of their names. Routes name them by position.
     pub transports: Vec<TransportConfig>,
+    /// Files beside the configuration that it names: secrets and authorities.
+    pub files: Vec<PathBuf>,
     /// The rules; the last one takes everything. Empty only where a command needs none.
     pub routes: Routes,
     /// How fast mail may go.
@@ -155,16 +157,29 @@ impl TransportConfig {
         let mut hasher = Sha256::new();
         // `Debug` shows everything but the secrets.
         hasher.update(format!("{:?}", self.kind));
-        let secrets = match &self.kind {
-            TransportKind::Smtp(smtp) => smtp.login.iter().map(|login| &login.password).collect(),
-            TransportKind::Provider(provider) => provider.account.secrets(),
-        };
-        for secret in secrets {
+        for secret in self.secrets() {
             hasher.update([0]);
             hasher.update(secret.expose_secret());
         }
         let hash = hasher.finalize();
         u16::from_be_bytes([hash[0], hash[1]])
+    }
+
+    /// True where nothing is different, secrets included.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.secrets(), other.secrets());
+        let is_same = |(one, other): (&SecretString, &SecretString)| one.expose_secret() == other.expose_secret();
+        self.name == other.name
+            && format!("{:?}", self.kind) == format!("{:?}", other.kind)
+            && ours.len() == theirs.len()
+            && ours.into_iter().zip(theirs).all(is_same)
+    }
+
+    fn secrets(&self) -> Vec<&SecretString> {
+        match &self.kind {
+            TransportKind::Smtp(smtp) => smtp.login.iter().map(|login| &login.password).collect(),
+            TransportKind::Provider(provider) => provider.account.secrets(),
+        }
     }
 
     /// What it can carry: the table, widened by what the account's settings say.

@@ -26,3 +26,18 @@ pub enum Settlement {
     /// Not started: the broker may give it to somebody else at once.
     Return,
 }
+
+impl Settlement {
+    /// The name used in telemetry.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Again { .. } => "again",
+            Self::Split(_) => "split",
+            Self::Hold(_) => "hold",
+            Self::Bury(_) => "bury",
+            Self::Quarantine(_) => "quarantine",
+            Self::Return => "return",
+        }
+    }
+}

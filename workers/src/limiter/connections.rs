@@ -6,7 +6,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Limiter, Seldom};
-use crate::{attempt::World, config::TransportKind, decide::limits::connections::Want, transport::smtp::Relay};
+use crate::{
+    attempt::World,
+    config::TransportKind,
+    decide::limits::connections::Want,
+    transport::{Transport, smtp::Relay},
+};
 
 /// How often a lease is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
@@ -15,6 +20,7 @@ const LIFE: Duration = Duration::from_secs(10);
 
 /// A relay with a cap.
 struct Capped<'a> {
+    transport: &'a Transport,
     relay: &'a Relay,
     name: &'a str,
     /// This worker's own cap.
@@ -22,9 +28,9 @@ struct Capped<'a> {
     total: usize,
 }
 
-/// Relays with a cap get no connection before the store has given out a part.
-pub fn close_capped(world: &World) {
-    for one in capped(world) {
+/// Those of these transports that are relays with a cap get no connection before the store has given out a part.
+pub fn close_capped(world: &World, which: impl Fn(&Transport) -> bool) {
+    for one in capped(world).into_iter().filter(|one| which(one.transport)) {
         one.relay.resize(0);
     }
 }
@@ -76,7 +82,7 @@ fn capped(world: &World) -> Vec<Capped<'_>> {
     all.filter_map(|((transport, config), limits)| {
         let TransportKind::Smtp(smtp) = &config.kind else { return None };
         let total = limits.connections_total?;
-        Some(Capped { relay: transport.relay()?, name: &transport.name, most: smtp.connections, total })
+        Some(Capped { transport, relay: transport.relay()?, name: &transport.name, most: smtp.connections, total })
     })
     .collect()
 }

@@ -32,6 +32,7 @@ use crate::{
     outcome::{Answer, Class, Refusal, Stage},
     seats::Seat,
     store::{Store, StoreError},
+    telemetry::traces,
 };
 
 /// How often this worker says that it lives, so that others know their share.
@@ -111,9 +112,19 @@ pub struct Slot {
 impl Limiter {
     /// Sets the limits of a configuration up; asks nobody yet.
     pub fn new(config: &Config, store: Store) -> Result<Self, SetupError> {
+        let holder = format!("{}-{:08x}", std::process::id(), uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff);
+        Self::held_by(holder, config, store)
+    }
+
+    /// The same worker with another configuration: what it has of the shared limits stays its own.
+    pub fn renewed(&self, config: &Config) -> Result<Self, SetupError> {
+        Self::held_by(self.0.holder.clone(), config, self.0.store.clone())
+    }
+
+    fn held_by(holder: String, config: &Config, store: Store) -> Result<Self, SetupError> {
         let DnsConfig { groups, check, .. } = config.dns;
         Ok(Self(Arc::new(Inner {
-            holder: format!("{}-{:08x}", std::process::id(), uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff),
+            holder,
             dns: Dns::new(&config.dns)?,
             tokens: Tokens::new(config.limits.lease_above),
             alone: Alone::new(config.limits.alone),
@@ -217,6 +228,7 @@ impl Limiter {
                 Admission::Free => return Permission::Go,
                 Admission::Go { wait_us, .. } => {
                     let due = Instant::now() + micros(wait_us);
+                    let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
                     seat.wait(micros(wait_us)).await;
                     // A token that waited for a seat belongs to another time: many of them would be a burst.
                     if due.elapsed() < LATE_MAX || question == QUESTIONS_MAX {
@@ -226,6 +238,7 @@ impl Limiter {
                 }
                 Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
                     ask.fresh = false;
+                    let _waiting = traces::waiting("limit");
                     seat.wait(micros(park_us)).await;
                 }
                 Admission::Park { park_us, scope, .. } => {

@@ -1,5 +1,6 @@
 //! Where jobs come from and go back to: RabbitMQ, or a SQLite file. The same settlements on both.
 
+pub mod depths;
 pub mod embedded;
 pub mod rabbitmq;
 
@@ -18,12 +19,13 @@ use postrider_schemas::{Event, Lane, Meta};
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
+use self::depths::Depths;
 use crate::{config::QueueConfig, decide::settlement::Settlement};
 
 /// The queue.
 pub enum Queue {
     /// A broker.
-    Rabbit(rabbitmq::RabbitQueue),
+    Rabbit(Box<rabbitmq::RabbitQueue>),
     /// A file.
     Embedded(embedded::EmbeddedQueue),
 }
@@ -66,6 +68,14 @@ pub(crate) enum Receipt {
 impl Delivery {
     pub(crate) fn new(message: Message) -> Self {
         Self(Box::new(message))
+    }
+
+    /// The queue that it came from, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match self.0.receipt {
+            Receipt::Rabbit(_) => "rabbitmq",
+            Receipt::Embedded(_) => "postrider",
+        }
     }
 
     /// Spends the right to settle it.
@@ -224,7 +234,8 @@ impl Queue {
     pub async fn connect(config: &QueueConfig) -> Result<Self, QueueError> {
         let url = config.url.expose_secret();
         if url.starts_with("amqp://") || url.starts_with("amqps://") {
-            return Ok(Self::Rabbit(rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?));
+            let queue = rabbitmq::RabbitQueue::connect(url, config.topology, config.shards).await?;
+            return Ok(Self::Rabbit(Box::new(queue)));
         }
         match url.strip_prefix(SCHEME) {
             Some(path) => Ok(Self::Embedded(embedded::EmbeddedQueue::open(path).await?)),
@@ -275,6 +286,30 @@ impl Queue {
         }
     }
 
+    /// What it is, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Rabbit(_) => "rabbitmq",
+            Self::Embedded(_) => "postrider",
+        }
+    }
+
+    /// True while the queue takes what is published. A file always does, as far as is known before it is tried.
+    pub fn takes(&self) -> bool {
+        match self {
+            Self::Rabbit(queue) => queue.takes(),
+            Self::Embedded(_) => true,
+        }
+    }
+
+    /// What waits where. The ladder has many queues: it is looked at where that is asked for.
+    pub async fn depths(&self, with_ladder: bool) -> Result<Depths, QueueError> {
+        match self {
+            Self::Rabbit(queue) => queue.depths(with_ladder).await,
+            Self::Embedded(queue) => queue.depths().await,
+        }
+    }
+
     /// Takes nothing new, and returns when nothing more will be delivered. What was delivered can still be settled.
     pub async fn stop_consuming(&self) {
         match self {
@@ -300,6 +335,22 @@ impl Queue {
         match self {
             Self::Rabbit(queue) => queue.rest_each(rest, decide).await,
             Self::Embedded(queue) => queue.rest_each(rest, decide).await,
+        }
+    }
+
+    /// Events about a job that are kept, in order, as encoded JSON; nothing where the queue keeps none.
+    pub async fn events_about(&self, id: &str) -> Result<Option<Vec<Vec<u8>>>, QueueError> {
+        match self {
+            Self::Rabbit(_) => Ok(None),
+            Self::Embedded(queue) => queue.events_about(id).await.map(Some),
+        }
+    }
+
+    /// The messages of a job, with the queue that each is in; nothing where that cannot be seen without taking them.
+    pub async fn waiting(&self, id: &str) -> Result<Option<Vec<(String, RestMessage)>>, QueueError> {
+        match self {
+            Self::Rabbit(_) => Ok(None),
+            Self::Embedded(queue) => queue.waiting(id).await.map(Some),
         }
     }
 

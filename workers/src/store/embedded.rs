@@ -24,7 +24,7 @@ use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
 use super::{
-    CIRCUIT_LIFE, Options, StoreError,
+    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
     circuit::{Ask as AskCircuit, Circuit, Told, told},
     ledger::{Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped},
     millis,
@@ -51,6 +51,11 @@ CREATE TABLE IF NOT EXISTS circuits (
     failures INTEGER NOT NULL,
     probe_ms INTEGER NOT NULL,
     reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS worker_alive (
+    worker TEXT PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    text TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger_epoch (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -214,6 +219,40 @@ impl EmbeddedStore {
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
         let transports = transports.to_vec();
         self.run(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
+    }
+
+    /// See [`super::Store::beat`].
+    pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
+        let (worker, text) = (worker.to_owned(), text.to_owned());
+        self.run(move |db| {
+            let now_ms = now_ms();
+            db.prepare_cached("DELETE FROM worker_alive WHERE at_ms < ?1")?
+                .execute([int(now_ms.saturating_sub(millis(BEAT_LIFE)))])?;
+            db.prepare_cached("INSERT OR REPLACE INTO worker_alive (worker, at_ms, text) VALUES (?1, ?2, ?3)")?
+                .execute(params![worker, int(now_ms), text])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`super::Store::beats`].
+    pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
+        self.run(|db| {
+            let mut statement = db.prepare_cached("SELECT text FROM worker_alive WHERE at_ms >= ?1")?;
+            let rows = statement.query_map([int(now_ms().saturating_sub(millis(BEAT_LIFE)))], |row| row.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// See [`super::Store::unbeat`].
+    pub async fn unbeat(&self, worker: &str) -> Result<(), StoreError> {
+        let worker = worker.to_owned();
+        self.run(move |db| {
+            db.prepare_cached("DELETE FROM worker_alive WHERE worker = ?1")?.execute([&worker])?;
+            Ok(())
+        })
+        .await
     }
 
     /// Asks for a sign of life: a write, because a full disk can still be read.

@@ -47,7 +47,7 @@ impl LedgerKey {
     }
 
     /// A name that the ledger itself wrote down.
-    pub(super) fn noted(text: String) -> Self {
+    pub(crate) fn noted(text: String) -> Self {
         Self(text)
     }
 }
@@ -97,6 +97,21 @@ pub enum Claim {
     },
     /// The same identity with another payload: never to be sent.
     Conflict,
+}
+
+impl Claim {
+    /// The word of the answer.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Go(_) => "go",
+            Self::Busy { .. } => "busy",
+            Self::Settled(_) => "settled",
+            Self::Stale => "stale",
+            Self::Unknown { .. } => "unknown",
+            Self::Decided { .. } => "decided",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// The right to act on one generation of a job. Spent by value, so that nothing can act after the end. `Debug` names no payload.

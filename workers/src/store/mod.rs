@@ -30,6 +30,8 @@ use self::{
 const LADDER_LIFE: Duration = Duration::from_hours(30 * 24);
 /// A job has at most so many recipients, and so at most so many parts.
 const PARTS_MAX: u8 = 50;
+/// A worker that gave no sign of life for so long counts as gone.
+pub const BEAT_LIFE: Duration = Duration::from_secs(20);
 /// A circuit that nobody asks about is forgotten after this: its transport is gone.
 const CIRCUIT_LIFE: Duration = Duration::from_hours(24);
 /// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
@@ -139,6 +141,14 @@ impl Store {
         };
         let holders = Arc::new(Holders { prefix, count: AtomicU64::new(0) });
         Ok(Self { backend, holders, clock: None })
+    }
+
+    /// What it is, as telemetry names it.
+    pub fn system(&self) -> &'static str {
+        match &self.backend {
+            Backend::Redis(_) => "redis",
+            Backend::Embedded(_) => "sqlite",
+        }
     }
 
     /// False while the store is known to be down.
@@ -300,6 +310,30 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.circuits(transports).await,
             Backend::Embedded(store) => store.circuits(transports).await,
+        }
+    }
+
+    /// A worker's sign of life; forgotten after [`BEAT_LIFE`].
+    pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.beat(worker, text).await,
+            Backend::Embedded(store) => store.beat(worker, text).await,
+        }
+    }
+
+    /// What the workers said that gave a sign of life lately.
+    pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.beats().await,
+            Backend::Embedded(store) => store.beats().await,
+        }
+    }
+
+    /// A worker that says goodbye is forgotten at once.
+    pub async fn unbeat(&self, worker: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.unbeat(worker).await,
+            Backend::Embedded(store) => store.unbeat(worker).await,
         }
     }
 

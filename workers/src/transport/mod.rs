@@ -5,12 +5,15 @@ pub mod smtp;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+
 use self::provider::batcher::Batcher;
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
-    decide::capabilities::Capabilities,
+    decide::capabilities::{Capabilities, Kind},
     outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
+    telemetry::traces,
 };
 
 /// A configured way out.
@@ -19,6 +22,8 @@ pub struct Transport {
     pub name: String,
     /// What it can carry.
     pub capabilities: Capabilities,
+    /// What it is.
+    pub kind: Kind,
     way: Way,
 }
 
@@ -55,7 +60,7 @@ impl Transport {
                 Way::Provider { provider, batcher }
             }
         };
-        Ok(Self { name: config.name.clone(), capabilities, way })
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way })
     }
 
     /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
@@ -73,7 +78,10 @@ impl Transport {
                 };
             }
         };
-        let composed = match letter.mime() {
+        let composing = traces::step("compose");
+        let composed = letter.mime();
+        drop(composing);
+        let composed = match composed {
             Ok(composed) => composed,
             Err(error) => return cannot_be_made(&error),
         };
@@ -81,6 +89,41 @@ impl Transport {
         let from = Some(letter.job.from().address());
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
         in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
+    }
+
+    /// True for an SMTP relay.
+    pub fn is_relay(&self) -> bool {
+        matches!(self.way, Way::Smtp(_))
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        match &self.way {
+            Way::Smtp(relay) => relay.address(),
+            Way::Provider { provider, .. } => provider.address(),
+        }
+    }
+
+    /// Connections at work, idle ones, and how many there may be.
+    pub fn connections(&self) -> (usize, usize, usize) {
+        match &self.way {
+            Way::Smtp(relay) => {
+                let (open, idle) = (relay.open_connections(), relay.idle_connections());
+                (open.saturating_sub(idle), idle, relay.connections_max())
+            }
+            Way::Provider { provider, .. } => {
+                let (busy, most) = provider.calls();
+                (busy, 0, most)
+            }
+        }
+    }
+
+    /// When the certificate ends that a relay showed last. Not known of providers.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        match &self.way {
+            Way::Smtp(relay) => relay.certificate_end(),
+            Way::Provider { .. } => None,
+        }
     }
 
     /// For so long the delivery of this letter may be repeated at this transport after an unknown outcome: the provider recognises the call by its

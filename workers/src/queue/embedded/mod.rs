@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use super::{
     Delivery, QueueError, Receipt as AnyReceipt, Rest, RestError, RestMessage, RestVerdict, SettleError,
-    SubscribeOptions,
+    SubscribeOptions, depths::Depths,
 };
 use crate::decide::settlement::Settlement;
 
@@ -155,6 +155,23 @@ impl EmbeddedQueue {
         let owner = Arc::clone(&self.owner);
         // A file that cannot be written to now gives its rows back when their leases end.
         let _ = self.db.call(move |db| rows::free_all(db, &owner)).await;
+    }
+
+    /// See [`crate::queue::Queue::events_about`].
+    pub(super) async fn events_about(&self, id: &str) -> Result<Vec<Vec<u8>>, QueueError> {
+        let id = id.to_owned();
+        Ok(self.db.call(move |db| rows::events_about(db, &id)).await?)
+    }
+
+    /// See [`crate::queue::Queue::waiting`].
+    pub(super) async fn waiting(&self, id: &str) -> Result<Vec<(String, RestMessage)>, QueueError> {
+        let id = id.to_owned();
+        Ok(self.db.call(move |db| rows::waiting(db, &id)).await?)
+    }
+
+    /// See [`crate::queue::Queue::depths`].
+    pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
+        Ok(self.db.call(rows::depths).await?)
     }
 
     /// Events from now on.

@@ -1,16 +1,22 @@
 //! The statements over the rows of messages and events. Each is one operation of the file's thread.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use postrider_producer::embedded::{
     DbError,
     tables::{meta_of, meta_text},
 };
+use postrider_schemas::Lane;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::now_ms;
 use crate::{
     decide::settlement::Settlement,
-    queue::{RestMessage, RestVerdict},
+    queue::{
+        RestMessage, RestVerdict,
+        depths::{Depths, place},
+    },
 };
 
 /// What settling does to a row.
@@ -199,11 +205,71 @@ pub fn decided(db: &Connection, row: i64, verdict: &RestVerdict) -> Result<(), D
     Ok(())
 }
 
+/// How much waits where. What nobody has in hand waits; a row whose time has not come is on the level of the ladder where a broker would have it.
+pub fn depths(db: &Connection) -> Result<Depths, DbError> {
+    let now = now_ms();
+    let mut depths = Depths { ladder: Some([0; 7]), ..Depths::default() };
+    let mut waiting = db.prepare_cached(
+        "SELECT queue, lane, count(*), min(max(due_at, published_at)) FROM message \
+         WHERE owner IS NULL AND due_at <= ?1 GROUP BY queue, lane",
+    )?;
+    let mut rows = waiting.query([now])?;
+    while let Some(row) = rows.next()? {
+        let (queue, lane, count): (String, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let count = u64::try_from(count).unwrap_or(0);
+        let lane: Lane = lane.and_then(|lane| lane.parse().ok()).unwrap_or_default();
+        let jobs = match queue.as_str() {
+            "jobs" => &mut depths.jobs[place(lane)],
+            "due" => &mut depths.due[place(lane)],
+            "dead" => &mut depths.dead,
+            "hold" => &mut depths.hold,
+            _ => &mut depths.suspect,
+        };
+        *jobs += count;
+        if matches!(queue.as_str(), "jobs" | "due") {
+            let age = Duration::from_millis(u64::try_from(now - row.get::<_, i64>(3)?).unwrap_or(0));
+            let oldest = &mut depths.oldest[place(lane)];
+            *oldest = Some(oldest.map_or(age, |known| known.max(age)));
+        }
+    }
+    let mut parked = db.prepare_cached("SELECT due_at FROM message WHERE due_at > ?1")?;
+    let mut rows = parked.query([now])?;
+    while let Some(row) = rows.next()? {
+        let seconds = u64::try_from((row.get::<_, i64>(0)? - now) / 1000).unwrap_or(0);
+        // The place of the highest octal digit.
+        let level = usize::try_from(seconds.checked_ilog2().unwrap_or(0) / 3).unwrap_or(0).min(6);
+        if let Some(levels) = &mut depths.ladder {
+            levels[level] += 1;
+        }
+    }
+    Ok(depths)
+}
+
 /// A page of events behind a number.
 pub fn events(db: &Connection, after: i64, limit: i64) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
     let mut statement =
         db.prepare_cached("SELECT number, json FROM event WHERE number > ?1 ORDER BY number LIMIT ?2")?;
     let rows = statement.query_map([after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Kept events whose document names a job. There is no index: a tool may take its time over some 100,000 rows.
+pub fn events_about(db: &Connection, id: &str) -> Result<Vec<Vec<u8>>, DbError> {
+    let mut statement =
+        db.prepare_cached("SELECT json FROM event WHERE instr(CAST(json AS TEXT), ?1) > 0 ORDER BY number LIMIT 1000")?;
+    let rows = statement.query_map([id], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The messages of a job wherever they are, without their bodies.
+pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, DbError> {
+    let mut statement =
+        db.prepare_cached("SELECT queue, message_id, meta FROM message WHERE message_id = ?1 LIMIT 100")?;
+    let read = |row: &Row<'_>| {
+        let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((queue, RestMessage { message_id, meta: meta_of(&meta), body: bytes::Bytes::new() }))
+    };
+    let rows = statement.query_map([id], read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -3,6 +3,7 @@
 
 mod acks;
 mod consume;
+mod depths;
 mod message;
 mod rest;
 
@@ -34,7 +35,7 @@ use postrider_schemas::{
     wire::{JOB_CONTENT_TYPE, JOB_TYPE},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,7 +68,10 @@ pub struct RabbitQueue {
     url: String,
     mode: TopologyMode,
     topology: Topology,
+    shards: u16,
     publishing: Link,
+    /// For those who ask how much waits; made when it is needed.
+    looking: Mutex<Option<lapin::Connection>>,
     begun: Instant,
     up: Arc<AtomicBool>,
     /// No new deliveries.
@@ -92,7 +96,9 @@ impl RabbitQueue {
             url: url.to_owned(),
             mode,
             topology,
+            shards,
             publishing,
+            looking: Mutex::default(),
             begun: Instant::now(),
             up: Arc::default(),
             stop: CancellationToken::new(),
@@ -119,6 +125,10 @@ impl RabbitQueue {
 
     pub(super) fn consumers_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn takes(&self) -> bool {
+        self.publishing.takes()
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
@@ -193,6 +203,9 @@ impl RabbitQueue {
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
         self.publishing.close().await;
+        if let Some(looking) = self.looking.lock().await.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), looking.close(200, short("bye"))).await;
+        }
     }
 
     /// Events from now on, by a queue of our own that goes with the connection.

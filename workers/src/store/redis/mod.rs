@@ -25,6 +25,7 @@ mod scripts;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::RedisResult;
 
 use self::{
@@ -33,7 +34,7 @@ use self::{
     scripts::{Scripts, final_of, keys, number, surprise},
 };
 use super::{
-    CIRCUIT_LIFE, Options, StoreError,
+    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
     circuit::{Ask, Circuit, PROBE, Told, WAIT_MAX},
     ledger::{
         Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
@@ -253,6 +254,60 @@ impl RedisStore {
         answer.into_iter().map(read).collect::<RedisResult<_>>().map_err(|error| unreadable(&error))
     }
 
+    /// A key that ends by itself, and its name in a set from which the ended ones are taken.
+    pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
+        let now = Timestamp::now().as_millisecond();
+        let life = millis(BEAT_LIFE);
+        let mut calls = redis::pipe();
+        calls.cmd("SET").arg(beat_key(worker)).arg(text).arg("PX").arg(life).ignore();
+        calls.cmd("ZADD").arg(BEATS_KEY).arg(now).arg(worker).ignore();
+        // Clocks differ; the keys themselves say who lives.
+        let old = now.saturating_sub_unsigned(10 * life);
+        calls.cmd("ZREMRANGEBYSCORE").arg(BEATS_KEY).arg("-inf").arg(old).ignore();
+        calls.cmd("PEXPIRE").arg(BEATS_KEY).arg(10 * life).ignore();
+        self.piped(&calls).await
+    }
+
+    /// Those whose keys have not ended.
+    pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
+        let mut list = redis::cmd("ZRANGE");
+        list.arg(BEATS_KEY).arg(0).arg(-1);
+        let workers: Vec<String> = self
+            .link
+            .run(|mut conn| {
+                let call = &list;
+                Box::pin(async move { call.query_async(&mut conn).await })
+            })
+            .await?;
+        if workers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = redis::cmd("MGET");
+        for worker in &workers {
+            read.arg(beat_key(worker));
+        }
+        let texts: Vec<Option<String>> = self
+            .link
+            .run(|mut conn| {
+                let call = &read;
+                Box::pin(async move { call.query_async(&mut conn).await })
+            })
+            .await?;
+        Ok(texts.into_iter().flatten().collect())
+    }
+
+    /// See [`super::Store::unbeat`].
+    pub async fn unbeat(&self, worker: &str) -> Result<(), StoreError> {
+        let mut calls = redis::pipe();
+        calls.cmd("DEL").arg(beat_key(worker)).ignore();
+        calls.cmd("ZREM").arg(BEATS_KEY).arg(worker).ignore();
+        self.piped(&calls).await
+    }
+
+    async fn piped(&self, calls: &redis::Pipeline) -> Result<(), StoreError> {
+        self.link.run(|mut conn| Box::pin(async move { calls.query_async(&mut conn).await })).await
+    }
+
     /// Asks for a sign of life: the life of a key that does not exist, which a cluster can route where it cannot route `PING`.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut call = redis::cmd("EXISTS");
@@ -286,6 +341,13 @@ fn read_claim(answer: Vec<String>, lease: impl FnOnce(u64) -> Lease) -> RedisRes
         Some("conflict") => Claim::Conflict,
         _ => return Err(surprise()),
     })
+}
+
+/// Names of workers by the time of their last sign of life. In one slot of a cluster with the signs themselves.
+const BEATS_KEY: &str = "postrider:{worker}:alive";
+
+fn beat_key(worker: &str) -> String {
+    format!("postrider:{{worker}}:{worker}")
 }
 
 fn circuit_key(transport: &str) -> String {

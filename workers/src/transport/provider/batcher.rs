@@ -26,6 +26,7 @@ use crate::{
     compose::letter::Letter,
     decide::capabilities::Capabilities,
     outcome::{Answer, Class, Outcome, Refusal, Stage},
+    telemetry::traces,
 };
 
 /// A call that may have been taken is repeated after these waits, where the provider recognises it.
@@ -82,6 +83,8 @@ impl Batcher {
     where
         F: Future<Output = bool>,
     {
+        // The call itself is made in a task of its own, for several jobs at once.
+        let _shared = traces::step("shared call");
         let (ask, asked) = oneshot::channel();
         let (tell, told) = oneshot::channel();
         let address = match letter.recipients().as_slice() {

@@ -13,6 +13,7 @@ use url::Url;
 use crate::{
     config::HttpConfig,
     outcome::{Class, Stage},
+    telemetry::{registry::attribute, traces},
     transport::provider::reply::Reply,
 };
 
@@ -66,6 +67,14 @@ pub enum Lost {
     After(String),
 }
 
+impl Lost {
+    fn text(&self) -> &str {
+        match self {
+            Self::Before { text, .. } | Self::After(text) => text,
+        }
+    }
+}
+
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -85,6 +94,7 @@ pub struct Client {
     http: reqwest::Client,
     base_url: Url,
     places: Semaphore,
+    places_max: usize,
     timeout: Duration,
     answer_max: usize,
 }
@@ -120,9 +130,25 @@ impl Client {
             http: builder.build().map_err(ClientError::Build)?,
             base_url: base_url.clone(),
             places: Semaphore::new(config.connections),
+            places_max: config.connections,
             timeout: config.timeout,
             answer_max: config.answer_max,
         })
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (self.base_url.host_str().unwrap_or_default(), self.base_url.port_or_known_default().unwrap_or_default())
+    }
+
+    /// Calls under way.
+    pub fn calls(&self) -> usize {
+        self.places_max - self.places.available_permits()
+    }
+
+    /// Most calls at once.
+    pub fn calls_max(&self) -> usize {
+        self.places_max
     }
 
     /// Waits for a place among the calls under way. To be taken before it is said that bytes may go out.
@@ -147,6 +173,7 @@ impl Client {
             "" => base.to_owned(),
             path => format!("{}{path}", base.trim_end_matches('/')),
         };
+        let step = self.step(&request.path);
         let mut call = self.http.post(url).header(http::header::CONTENT_TYPE, request.content_type).body(request.body);
         for (name, value) in &request.headers {
             let mut value = http::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
@@ -155,10 +182,38 @@ impl Client {
             value.set_sensitive(true);
             call = call.header(*name, value);
         }
-        let answer = call.send().await.map_err(|error| lost(&error))?;
+        if let Some(context) = step.traceparent() {
+            call = call.header("traceparent", context);
+        }
+        let answer = match call.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let lost = lost(&error);
+                step.fail("lost", lost.text());
+                return Err(lost);
+            }
+        };
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        step.set(attribute::HTTP_STATUS, i64::from(status));
+        if status >= 400 {
+            step.fail("status", &status.to_string());
+        }
         let (body, is_whole) = self.read(answer).await;
         Ok(Reply { status, headers, body, is_whole })
+    }
+
+    /// The call as the trail tells it. An address that is whole in the settings may hold a secret, and its path is not shown.
+    fn step(&self, path: &str) -> traces::Step {
+        let step = traces::call("POST");
+        if step.is_recorded() {
+            let (host, port) = self.address();
+            let shown = if path.is_empty() { "/REDACTED" } else { path.split('?').next().unwrap_or_default() };
+            step.set(attribute::HTTP_METHOD, "POST");
+            step.set(attribute::SERVER_ADDRESS, host.to_owned());
+            step.set(attribute::SERVER_PORT, i64::from(port));
+            step.set(attribute::URL_FULL, format!("{}://{host}:{port}{shown}", self.base_url.scheme()));
+        }
+        step
     }
 
     /// As much of the answer's body as is allowed. The status alone says enough for many answers, so that a body that breaks off is no

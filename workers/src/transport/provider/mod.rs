@@ -38,6 +38,7 @@ use crate::{
     compose::letter::Letter,
     config::{Account, ProviderConfig},
     outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
+    telemetry::traces,
 };
 
 /// One account at a provider.
@@ -65,6 +66,16 @@ impl Provider {
         })
     }
 
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        self.client.address()
+    }
+
+    /// Calls under way, and how many there may be.
+    pub fn calls(&self) -> (usize, usize) {
+        (self.client.calls(), self.client.calls_max())
+    }
+
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
@@ -74,7 +85,10 @@ impl Provider {
             Ok(keys) => keys,
             Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
         };
-        let request = match self.request(letter, keys.as_ref(), Timestamp::now()) {
+        let composing = traces::step("compose");
+        let request = self.request(letter, keys.as_ref(), Timestamp::now());
+        drop(composing);
+        let request = match request {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
         };

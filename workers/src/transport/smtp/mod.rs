@@ -5,6 +5,7 @@
 
 mod auth;
 mod body;
+mod certificate;
 mod failure;
 mod offers;
 mod permission;
@@ -19,6 +20,7 @@ mod wire;
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::EmailAddress;
 use tokio::time::timeout;
@@ -139,6 +141,26 @@ impl Relay {
     /// way go on to their end.
     pub async fn close(&self) {
         join_all(self.pool.close().into_iter().map(|session| session.quit(QUIT_LIMIT))).await;
+    }
+
+    /// Connections that wait for work.
+    pub fn idle_connections(&self) -> usize {
+        self.pool.parked()
+    }
+
+    /// When the certificate ends that the relay showed last.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        self.target.tls.as_ref().and_then(Tls::certificate_end)
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.target.settings.host, self.target.settings.port)
+    }
+
+    /// Most connections at once.
+    pub fn connections_max(&self) -> usize {
+        self.target.settings.connections
     }
 
     /// Another number of connections at most, from now on.

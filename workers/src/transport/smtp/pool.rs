@@ -153,6 +153,11 @@ impl Pool {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Connections that wait for work.
+    pub fn parked(&self) -> usize {
+        self.yard().parked.len()
+    }
+
     /// Closes what is idle for too long; when to look again, if anything is left.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     decide::classify::Handover,
     outcome::{Answer, Class, Refusal, Stage},
+    telemetry::traces,
 };
 
 /// Where sessions lead, and how they introduce themselves.
@@ -81,11 +82,17 @@ impl Session {
     /// Connects, encrypts, introduces itself and logs in, as the settings say.
     pub async fn open(target: &Target, mark: OpenMark) -> Result<Self, Failure> {
         let settings = &target.settings;
+        let step = traces::step("smtp connect");
         let stream = connect(&settings.host, settings.port, settings.limits.connect)
             .await
-            .map_err(|error| Failure::trouble(Stage::Connect, &Trouble::from(error), Handover::No))?;
+            .map_err(|error| Failure::trouble(Stage::Connect, &Trouble::from(error), Handover::No));
+        let stream = noted(&step, stream)?;
+        drop(step);
         let wire = match &target.tls {
-            Some(tls) if settings.tls == TlsMode::Implicit => tls.wrap(stream, settings.limits.tls).await?,
+            Some(tls) if settings.tls == TlsMode::Implicit => {
+                let step = traces::step("smtp tls");
+                noted(&step, tls.wrap(stream, settings.limits.tls).await)?
+            }
             _ => Wire::Plain(stream),
         };
         let mut session = Self {
@@ -99,18 +106,27 @@ impl Session {
             handover: Handover::No,
             _mark: mark,
         };
-        let greeting = session.reply(Stage::Connect, session.limits.command).await?;
-        session.want_positive(Stage::Connect, greeting)?;
-        session.hello(&target.hello).await?;
+        let step = traces::step("smtp hello");
+        noted(&step, session.greeted(&target.hello).await)?;
+        drop(step);
         if let Some(tls) = target.tls.as_ref().filter(|_| settings.tls == TlsMode::StartTls) {
-            session = session.start_tls(tls).await?;
-            session.hello(&target.hello).await?;
+            let step = traces::step("smtp tls");
+            session = noted(&step, session.start_tls(tls).await)?;
+            noted(&step, session.hello(&target.hello).await)?;
         }
         if let Some(auth) = &settings.auth {
-            session.authenticate(auth).await?;
+            let step = traces::step("smtp auth");
+            noted(&step, session.authenticate(auth).await)?;
         }
         tracing::debug!(offers = ?session.offers, "Opened a connection to the relay");
         Ok(session)
+    }
+
+    /// The greeting and the first EHLO.
+    async fn greeted(&mut self, name: &ClientId) -> Result<(), Failure> {
+        let greeting = self.reply(Stage::Connect, self.limits.command).await?;
+        self.want_positive(Stage::Connect, greeting)?;
+        self.hello(name).await
     }
 
     async fn hello(&mut self, name: &ClientId) -> Result<(), Failure> {
@@ -264,4 +280,14 @@ impl Session {
         let _ = Pin::new(&mut self.wire).poll_write(&mut context, b"QUIT\r\n");
         let _ = Pin::new(&mut self.wire).poll_flush(&mut context);
     }
+}
+
+/// Marks a step as failed where it is.
+pub(super) fn noted<T>(step: &traces::Step, result: Result<T, Failure>) -> Result<T, Failure> {
+    if step.is_recorded()
+        && let Err(failure) = &result
+    {
+        step.fail(failure.answer.stage.as_str(), &failure.answer.to_string());
+    }
+    result
 }

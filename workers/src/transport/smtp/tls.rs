@@ -1,7 +1,15 @@
 //! TLS to a relay: whom to trust, the handshake, and what its failures mean. No downgrade, no way to switch checks off.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
+use jiff::Timestamp;
 use rustls::{
     CertificateError, ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -10,6 +18,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
+    certificate,
     failure::{Failure, Trouble},
     settings::{RelayError, RelaySettings},
     wire::Wire,
@@ -23,6 +32,8 @@ use crate::{
 pub struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
+    /// When the certificate ends that was shown last, in Unix seconds; 0 where none was.
+    end: AtomicI64,
 }
 
 impl Tls {
@@ -36,14 +47,26 @@ impl Tls {
             .map_err(|error| RelayError::Tls(error.to_string()))?
             .with_root_certificates(roots(settings.ca_file.as_deref())?)
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, end: AtomicI64::new(0) })
+    }
+
+    /// When the certificate ends that was shown last.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        let end = self.end.load(Ordering::Relaxed);
+        Timestamp::from_second(end).ok().filter(|_| end > 0)
     }
 
     /// Encrypts a connection on which nothing is under way.
     pub async fn wrap(&self, stream: TcpStream, limit: std::time::Duration) -> Result<Wire, Failure> {
         let handshake = self.connector.connect(self.name.clone(), stream);
         match timeout(limit, handshake).await {
-            Ok(Ok(stream)) => Ok(Wire::Tls(Box::new(stream))),
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                if let Some(end) = shown.and_then(|certificate| certificate::end(certificate)) {
+                    self.end.store(end.as_second(), Ordering::Relaxed);
+                }
+                Ok(Wire::Tls(Box::new(stream)))
+            }
             Ok(Err(error)) => Err(refused(error)),
             Err(_) => Err(Failure::trouble(Stage::Tls, &Trouble::TimedOut(limit), Handover::No)),
         }

@@ -14,13 +14,14 @@ use super::{
     failure::{Failure, Trouble},
     permission::Permission,
     reply::{Garbage, Reply},
-    session::Session,
+    session::{Session, noted},
     settings::PENDING_REPLY,
     wire::Wire,
 };
 use crate::{
     decide::classify::{Handover, Verdict, mildest},
     outcome::{Class, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
+    telemetry::traces,
 };
 
 /// With TLS, how much of the message's end goes with the final dot: one record.
@@ -107,8 +108,11 @@ impl Session {
         F: Future<Output = bool>,
     {
         let lost = Ok((Outcome::LostClaim, After::Drop));
+        let step = traces::step("smtp envelope");
         let Some(envelope) = permission.alongside(self.envelope(mail, body)).await else { return lost };
-        let refused = match envelope? {
+        let envelope = noted(&step, envelope)?;
+        drop(step);
+        let refused = match envelope {
             Envelope::Open(refused) => refused,
             Envelope::Declined(outcome, after) => return Ok((outcome, after)),
         };
@@ -266,6 +270,7 @@ impl Session {
     }
 
     async fn submit(&mut self, body: &Body<'_>, refused: Vec<RecipientRefusal>) -> Result<(Outcome, After), Failure> {
+        let step = traces::step("smtp body");
         let limit = self.limits.body;
         let trouble = match timeout(limit, self.write(body)).await {
             Ok(Ok(())) => None,
@@ -273,8 +278,8 @@ impl Session {
             Err(_) => Some(Trouble::TimedOut(limit)),
         };
         let reply = match trouble {
-            None => self.reply(Stage::Body, self.limits.answer).await?,
-            Some(trouble) => self.reply_to_a_part(&trouble).await?,
+            None => noted(&step, self.reply(Stage::Body, self.limits.answer).await)?,
+            Some(trouble) => noted(&step, self.reply_to_a_part(&trouble).await)?,
         };
         let answer = self.answer(Stage::Body, reply);
         if reply.is_positive() {

@@ -1,0 +1,167 @@
+//! A configuration that changes under a running worker, and workers that come and go under load.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use postrider_schemas::{Job, Lane};
+use postrider_tests::{
+    deadline,
+    postrider::Postrider,
+    process,
+    sink::{self, SmtpSink, StoredMessage},
+    story::{self, SOON},
+    world::{Parts, World},
+};
+
+const APPLIES: &str = "The changed configuration applies";
+const REFUSED: &str = "The changed configuration is refused";
+
+fn jobs(count: usize) -> Vec<Job> {
+    (0..count)
+        .map(|n| story::job(if n.is_multiple_of(3) { Lane::Transactional } else { Lane::Bulk }, "ada@dest.test"))
+        .collect()
+}
+
+/// Two relays, of which the only route uses one.
+fn config(world: &World, other: &SmtpSink, send: &str, password: &str, level: &str) -> String {
+    let other = format!(
+        "[transport.other]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {}\n\
+         [transport.third]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = 9\nusername = \"app\"\n\
+         password = {{ file = \"{password}\" }}\nplaintext_auth = true\n",
+        other.port()
+    );
+    let routes = format!(
+        "[[route]]\nname = \"never\"\nwhen = {{ tenants = [\"nobody\"] }}\nsend = [\"third\", \"relay\", \"other\"]\n\
+         [[route]]\nname = \"all\"\nsend = [\"{send}\"]\n"
+    );
+    story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{other}{routes}"))
+        .replace("level = \"debug\"", &format!("level = \"{level}\""))
+}
+
+fn said(worker: &Postrider, text: &str) -> usize {
+    worker.stderr().matches(text).count()
+}
+
+#[track_caller]
+fn wait_for_said(worker: &Postrider, text: &str, count: usize) {
+    deadline::wait_for(&format!("{count} times {text:?}"), SOON, || (said(worker, text) >= count).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {}", worker.stderr()));
+}
+
+fn ids(messages: &[StoredMessage]) -> Vec<String> {
+    let id = |one: &StoredMessage| {
+        let text = String::from_utf8_lossy(&one.raw).into_owned();
+        text.lines().find(|line| line.starts_with("Message-ID:")).unwrap_or_default().to_owned()
+    };
+    messages.iter().map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let other = SmtpSink::start(sink::Options::default()).unwrap();
+    let folder = postrider_tests::folder::Folder::new("secret").unwrap();
+    let password = folder.write("password", "one\n").unwrap().display().to_string();
+    let worker = story::start(config(&world, &other, "relay", &password, "info")).unwrap();
+    let file = worker.folder().join("postrider.toml");
+    let url = world.amqp_url();
+    let (first, second, third) = (jobs(400), jobs(200), jobs(50));
+
+    // Under load: the file changes while the jobs are delivered.
+    let publishing = tokio::spawn({
+        let (url, first) = (url.clone(), first.clone());
+        async move {
+            for part in first.chunks(20) {
+                story::publish(&url, part).await.unwrap();
+            }
+        }
+    });
+    world.sink().wait_for(20, SOON).unwrap();
+    std::fs::write(&file, config(&world, &other, "other", &password, "info")).unwrap();
+    wait_for_said(&worker, APPLIES, 1);
+    publishing.await.unwrap();
+    let arrived = || Some(world.sink().count().ok()? + other.count().ok()?);
+    deadline::wait_for("the load", SOON, || (arrived()? == first.len()).then_some(())).unwrap();
+    let before = world.sink().count().unwrap();
+    story::publish(&url, &second).await.unwrap();
+    deadline::wait_for("the jobs after it", SOON, || (arrived()? == first.len() + second.len()).then_some(())).unwrap();
+    assert_eq!(world.sink().count().unwrap(), before, "the old route was used after the new one applied");
+
+    // A broken file, and one that leads nowhere, are refused with their reason.
+    std::fs::write(&file, "[queue\n").unwrap();
+    wait_for_said(&worker, REFUSED, 1);
+    std::fs::write(&file, config(&world, &other, "nowhere", &password, "info")).unwrap();
+    wait_for_said(&worker, REFUSED, 2);
+    assert!(worker.stderr().contains("there is no transport `nowhere`"), "{}", worker.stderr());
+    story::publish(&url, &third).await.unwrap();
+    let all = first.len() + second.len() + third.len();
+    deadline::wait_for("the jobs after a broken file", SOON, || (arrived()? == all).then_some(())).unwrap();
+
+    // A secret by file that changes renews its transport alone; SIGHUP reads everything again.
+    std::fs::write(&file, config(&world, &other, "other", &password, "info")).unwrap();
+    wait_for_said(&worker, APPLIES, 2);
+    std::fs::write(&password, "another\n").unwrap();
+    wait_for_said(&worker, APPLIES, 3);
+    assert_eq!(said(&worker, "\"transports_replaced\":1"), 1, "{}", worker.stderr());
+    process::run("kill", ["-HUP", worker.pid().to_string().as_str()], &[], SOON).unwrap();
+    wait_for_said(&worker, APPLIES, 4);
+
+    // The level too.
+    std::fs::write(&file, config(&world, &other, "other", &password, "error")).unwrap();
+    deadline::wait_for("a silent worker", SOON, || {
+        let before = said(&worker, "Sent job");
+        let count = arrived()?;
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(story::publish(&url, &jobs(1))))
+            .ok()?;
+        deadline::wait_for("one more", SOON, || (arrived()? > count).then_some(())).ok()?;
+        (said(&worker, "Sent job") == before).then_some(())
+    })
+    .unwrap();
+    assert!(!worker.stderr().contains("was refused"), "no job failed: {}", worker.stderr());
+    let all: Vec<String> =
+        [world.sink().messages().unwrap(), other.messages().unwrap()].iter().flat_map(|one| ids(one)).collect();
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "sent twice");
+    drop(worker);
+}
+
+/// Publishes in the background until the jobs are used up.
+fn load(url: String, jobs: Vec<Job>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        for part in jobs.chunks(10) {
+            story::publish(&url, part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_come_and_go_under_load_lose_nothing_and_double_nothing() {
+    const JOBS: usize = 1200;
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let worker = || story::worker(&world, "").unwrap();
+    let load = load(world.amqp_url(), jobs(JOBS));
+    let stop = |mut worker: Postrider| {
+        worker.terminate().unwrap();
+        assert!(worker.wait(SOON).unwrap().success());
+    };
+    // A rolling restart of three.
+    let mut workers: Vec<Postrider> = (0..3).map(|_| worker()).collect();
+    for _ in 0..3 {
+        stop(workers.remove(0));
+        workers.push(worker());
+    }
+    // To one, to four and back.
+    stop(workers.remove(0));
+    stop(workers.remove(0));
+    workers.extend((0..3).map(|_| worker()));
+    while workers.len() > 1 {
+        stop(workers.remove(0));
+    }
+    load.await.unwrap();
+    world.sink().wait_for(JOBS, SOON).unwrap();
+    stop(workers.remove(0));
+    let ids = ids(&world.sink().messages().unwrap());
+    let distinct = ids.iter().collect::<BTreeSet<_>>().len();
+    assert_eq!((ids.len(), distinct), (JOBS, JOBS), "lost {}, duplicates {}", JOBS - distinct, ids.len() - distinct);
+}

@@ -1,0 +1,210 @@
+//! `postrider status`: what waits, what is broken, who works.
+
+use std::{process::ExitCode, time::Duration};
+
+use jiff::Timestamp;
+use postrider_schemas::Lane;
+use serde::Serialize;
+
+use super::{
+    ConfigArguments,
+    output::{self, Format},
+    world,
+};
+use crate::{
+    circuits,
+    heartbeat::{self, Beat},
+    queue::depths::{Depths, place},
+    store::circuit::Circuit,
+    telemetry::pulse::Failure,
+};
+
+/// Failures that are shown.
+const FAILURES_SHOWN: usize = 10;
+
+/// Arguments of `postrider status`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// All that is told.
+#[derive(Serialize)]
+struct Status {
+    at: Timestamp,
+    lanes: Vec<LaneStatus>,
+    /// Waits on the ladder for its time.
+    parked: Option<u64>,
+    dead: u64,
+    hold: u64,
+    suspect: u64,
+    unroutable: u64,
+    circuits: Vec<CircuitStatus>,
+    /// Scopes of limits that are paused, cut or held to another rate than the configured one; `postrider limits ls` shows them whole.
+    limits: Vec<String>,
+    workers: Vec<Beat>,
+    failures: Vec<Failure>,
+}
+
+#[derive(Serialize)]
+struct LaneStatus {
+    lane: Lane,
+    jobs: u64,
+    due: u64,
+    in_hand: u64,
+    /// At most: a broker does not show its oldest message. Nothing where no worker that lives took any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_seconds: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct CircuitStatus {
+    transport: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe_in_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Looks and prints. Exit status 0 where it could look, whatever it saw.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    let queue = world::queue(&config.queue).await?;
+    let store = world::store(&config.store).await?;
+    let depths = queue.depths(true).await?;
+    let keys: Vec<String> = config.transports.iter().map(circuits::key).collect();
+    let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
+    let limits = store.disturbed().await?;
+    let workers = heartbeat::alive(&store).await?;
+    queue.close().await;
+    let now = Timestamp::now();
+    let names = config.transports.iter().map(|one| one.name.as_str());
+    let status = Status {
+        at: now,
+        lanes: Lane::ALL.into_iter().map(|lane| lane_status(lane, &depths, &workers, now)).collect(),
+        parked: depths.parked(),
+        dead: depths.dead,
+        hold: depths.hold,
+        suspect: depths.suspect,
+        unroutable: depths.unroutable,
+        circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, now)).collect(),
+        limits,
+        failures: failures(&workers),
+        workers,
+    };
+    match arguments.format {
+        Format::Json => output::json(&status)?,
+        Format::Text => output::line(text(&status).trim_end())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lane_status(lane: Lane, depths: &Depths, workers: &[Beat], now: Timestamp) -> LaneStatus {
+    let age = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    // Every worker takes from the front: the one that took last knows best.
+    let taken = workers.iter().filter_map(|one| one.oldest[place(lane)]).max().map(age);
+    let oldest = depths.oldest[place(lane)].or(taken).filter(|_| depths.waiting(lane) > 0);
+    LaneStatus {
+        lane,
+        jobs: depths.jobs[place(lane)],
+        due: depths.due[place(lane)],
+        in_hand: workers.iter().map(|one| one.in_hand[place(lane)]).sum(),
+        oldest_seconds: oldest.map(|age| age.as_secs()),
+    }
+}
+
+fn circuit_status(name: &str, circuit: Option<Circuit>, now: Timestamp) -> CircuitStatus {
+    let now_ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    let transport = name.to_owned();
+    let Some(circuit) = circuit else {
+        return CircuitStatus { transport, state: "closed", since: None, probe_in_seconds: None, reason: None };
+    };
+    let wait = circuit.until_ms.saturating_sub(now_ms).div_ceil(1000);
+    CircuitStatus {
+        transport,
+        state: if wait > 0 { "open" } else { "half_open" },
+        since: Some(circuit.opened()),
+        probe_in_seconds: Some(wait),
+        reason: Some(circuit.reason),
+    }
+}
+
+/// Failures of all workers, those of one kind together, the most frequent ones first.
+fn failures(workers: &[Beat]) -> Vec<Failure> {
+    let mut all: Vec<Failure> = Vec::new();
+    for one in workers.iter().flat_map(|worker| &worker.failures) {
+        let same = |known: &&mut Failure| {
+            known.transport == one.transport && known.class == one.class && known.answer == one.answer
+        };
+        match all.iter_mut().find(same) {
+            Some(known) => {
+                known.count += one.count;
+                known.last = known.last.max(one.last);
+            }
+            None => all.push(one.clone()),
+        }
+    }
+    all.sort_by_key(|one| std::cmp::Reverse(one.count));
+    all.truncate(FAILURES_SHOWN);
+    all
+}
+
+fn text(status: &Status) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{:<15}{:>10}{:>12}{:>10}{:>10}", "lane", "fresh", "come back", "in hand", "oldest");
+    for lane in &status.lanes {
+        let oldest = lane.oldest_seconds.map_or_else(|| "-".to_owned(), span);
+        let _ = writeln!(out, "{:<15}{:>10}{:>12}{:>10}{oldest:>10}", lane.lane, lane.jobs, lane.due, lane.in_hand);
+    }
+    let parked = status.parked.map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let _ = writeln!(
+        out,
+        "parked {parked}   dead {}   hold {}   suspect {}   unroutable {}\n",
+        status.dead, status.hold, status.suspect, status.unroutable
+    );
+    for circuit in &status.circuits {
+        let _ = write!(out, "transport {}: circuit {}", circuit.transport, circuit.state);
+        if let (Some(since), Some(reason)) = (circuit.since, &circuit.reason) {
+            let _ =
+                write!(out, " since {since:.0}: {reason}; next try in {}", span(circuit.probe_in_seconds.unwrap_or(0)));
+        }
+        out.push('\n');
+    }
+    if !status.limits.is_empty() {
+        let _ = writeln!(out, "limits not as configured: {}", status.limits.join(", "));
+    }
+    let _ = writeln!(out, "\n{} workers", status.workers.len());
+    for worker in &status.workers {
+        let in_hand: u64 = worker.in_hand.iter().sum();
+        let does = if worker.consumes { "consumes" } else { "does not consume" };
+        let _ = writeln!(
+            out,
+            "  {} pid {} version {} since {:.0}: {does}, {in_hand} in hand",
+            worker.host, worker.pid, worker.version, worker.since
+        );
+    }
+    if !status.failures.is_empty() {
+        out.push_str("\nfailures of the last minutes\n");
+    }
+    for failure in &status.failures {
+        let _ = writeln!(out, "{:>8} x {} {}: {}", failure.count, failure.transport, failure.class, failure.answer);
+    }
+    out
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
+    }
+}

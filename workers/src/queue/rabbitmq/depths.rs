@@ -1,0 +1,64 @@
+//! Asks the broker how much waits where, by passive declarations: they tell what is ready, and need no management plugin.
+
+use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
+use postrider_producer::rabbitmq::{connect, short};
+use postrider_schemas::{
+    Lane, ladder,
+    topology::{DEAD_QUEUE, HOLD_QUEUE, SUSPECT_QUEUE, UNROUTABLE_QUEUE, due_queue, jobs_queue},
+};
+
+use super::RabbitQueue;
+use crate::queue::{
+    QueueError,
+    depths::{Depths, place},
+};
+
+/// The digits of a delay that have a queue.
+const DIGITS: std::ops::RangeInclusive<u8> = 1..=7;
+
+impl RabbitQueue {
+    /// See [`crate::queue::Queue::depths`].
+    pub(in crate::queue) async fn depths(&self, with_ladder: bool) -> Result<Depths, QueueError> {
+        let mut slot = self.looking.lock().await;
+        let looked = match slot.take().filter(|connection| connection.status().connected()) {
+            Some(connection) => connection,
+            None => connect(&self.url, "postrider-looking").await?,
+        };
+        let channel = looked.create_channel().await?;
+        let depths = self.look(&channel, with_ladder).await;
+        // A channel on which something was missing is closed already.
+        let _ = channel.close(200, short("looked")).await;
+        *slot = Some(looked);
+        depths
+    }
+
+    async fn look(&self, channel: &Channel, with_ladder: bool) -> Result<Depths, QueueError> {
+        let mut depths = Depths::default();
+        for lane in Lane::ALL {
+            for shard in 0..self.shards {
+                depths.jobs[place(lane)] += depth(channel, &jobs_queue(lane, shard)).await?;
+                depths.due[place(lane)] += depth(channel, &due_queue(lane, shard)).await?;
+            }
+        }
+        depths.dead = depth(channel, DEAD_QUEUE).await?;
+        depths.hold = depth(channel, HOLD_QUEUE).await?;
+        depths.suspect = depth(channel, SUSPECT_QUEUE).await?;
+        depths.unroutable = depth(channel, UNROUTABLE_QUEUE).await?;
+        if with_ladder {
+            let mut levels = [0; 7];
+            for (level, count) in (0..).zip(&mut levels) {
+                for digit in DIGITS {
+                    *count += depth(channel, &ladder::queue_name(level, digit)).await?;
+                }
+            }
+            depths.ladder = Some(levels);
+        }
+        Ok(depths)
+    }
+}
+
+async fn depth(channel: &Channel, queue: &str) -> Result<u64, QueueError> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+    let declared = channel.queue_declare(short(queue), passive, FieldTable::default()).await?;
+    Ok(declared.message_count().into())
+}

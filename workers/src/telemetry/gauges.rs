@@ -1,0 +1,182 @@
+//! Present values: looked at now and then, and told from there by both ways out. Local ones every second; queues less often, because every worker
+//! asks for them.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use opentelemetry::{KeyValue, metrics::Meter};
+use postrider_schemas::Lane;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    metrics::Metrics,
+    pulse::PULSE,
+    registry::{INSTRUMENTS, Instrument, Kind, Name},
+    words,
+};
+use crate::{
+    attempt::World,
+    queue::{SourceKind, depths::Depths},
+    store::circuit::Circuit,
+};
+
+/// How often this worker looks at itself.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it asks for the depths of queues, and of the ladder with its 49.
+const DEPTHS_EVERY: Duration = Duration::from_secs(10);
+const LADDER_EVERY: Duration = Duration::from_secs(60);
+
+/// Values by instrument.
+type Values = HashMap<&'static str, Vec<(Vec<KeyValue>, f64)>>;
+
+/// Looks for as long as it is polled.
+pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<World>>) -> Infallible {
+    let values = Arc::<Mutex<Values>>::default();
+    let _instruments: Vec<_> = INSTRUMENTS
+        .iter()
+        .filter(|one| one.kind == Kind::Gauge)
+        .map(|one| observed(meter, one, Arc::clone(&values)))
+        .collect();
+    let mut depths: Option<Depths> = None;
+    let mut ladder = None;
+    let (mut depths_due, mut ladder_due) = (Instant::now(), Instant::now());
+    loop {
+        let world = worlds.load_full();
+        if depths_due <= Instant::now() {
+            let with_ladder = ladder_due <= Instant::now();
+            // A broker that does not answer has no depths that anybody knows.
+            depths = world.queue.depths(with_ladder).await.ok();
+            ladder = depths.as_ref().and_then(|depths| depths.ladder).or(ladder);
+            depths_due = Instant::now() + DEPTHS_EVERY;
+            if with_ladder {
+                ladder_due = Instant::now() + LADDER_EVERY;
+            }
+        }
+        let mut now = of_the_process(&world, metrics);
+        if let Some(depths) = &depths {
+            of_the_queues(&mut now, &world, &Depths { ladder, ..depths.clone() });
+        }
+        *values.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn observed(
+    meter: &Meter,
+    one: &'static Instrument,
+    values: Arc<Mutex<Values>>,
+) -> opentelemetry::metrics::ObservableGauge<f64> {
+    let builder = meter.f64_observable_gauge(one.name).with_unit(one.unit).with_description(one.help);
+    let look = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
+        let values = values.lock().unwrap_or_else(PoisonError::into_inner);
+        for (labels, value) in values.get(one.name).into_iter().flatten() {
+            observer.observe(*value, labels);
+        }
+    };
+    builder.with_callback(look).build()
+}
+
+fn put(values: &mut Values, name: Name, labels: Vec<KeyValue>, value: f64) {
+    values.entry(name.instrument().name).or_default().push((labels, value));
+}
+
+fn of_the_process(world: &World, metrics: &Metrics) -> Values {
+    let mut values = Values::new();
+    let flag = |is: bool| if is { 1.0 } else { 0.0 };
+    for lane in Lane::ALL {
+        put(&mut values, Name::InFlight, vec![label(lane)], count(PULSE.in_hand(lane)));
+    }
+    let [consume, publish] = words::CONNECTIONS;
+    put(
+        &mut values,
+        Name::BrokerBlocked,
+        vec![KeyValue::new("connection", consume)],
+        flag(!world.queue.consumers_up()),
+    );
+    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!world.queue.takes()));
+    put(&mut values, Name::StoreDegraded, Vec::new(), flag(!world.store.is_up()));
+    put(&mut values, Name::StoreReplayPending, Vec::new(), count(world.replay.pending() as u64));
+    for (name, circuit) in world.circuits.known() {
+        let is_now = state(circuit.as_ref(), Timestamp::now());
+        for state in words::CIRCUIT_STATES {
+            let labels = vec![transport(metrics, &name), KeyValue::new("state", state)];
+            put(&mut values, Name::CircuitState, labels, flag(state == is_now));
+        }
+    }
+    for one in &world.transports {
+        let (busy, idle, most) = one.connections();
+        for (state, number) in words::POOL_STATES.into_iter().zip([busy, idle]) {
+            let labels = vec![transport(metrics, &one.name), KeyValue::new("state", state)];
+            put(&mut values, Name::PoolConnections, labels, count(number as u64));
+        }
+        put(&mut values, Name::PoolConnectionsLimit, vec![transport(metrics, &one.name)], count(most as u64));
+        if let Some(end) = one.certificate_end() {
+            let labels = vec![transport(metrics, &one.name)];
+            put(&mut values, Name::CertificateExpiryTimestamp, labels, end.as_duration().as_secs_f64());
+        }
+    }
+    values
+}
+
+fn of_the_queues(values: &mut Values, world: &World, depths: &Depths) {
+    for lane in Lane::ALL {
+        for kind in [SourceKind::Jobs, SourceKind::Due] {
+            let labels = vec![label(lane), KeyValue::new("source", words::source(kind))];
+            put(values, Name::LaneDepth, labels, count(depths.of(kind, lane)));
+        }
+        let waiting = depths.waiting(lane);
+        let deliverable = waiting.saturating_sub(held_back(world, waiting));
+        put(values, Name::BacklogDeliverable, vec![label(lane)], count(deliverable));
+        // A broker cannot tell; what was taken last is as old as the next one, or older.
+        let known = depths.oldest[crate::queue::depths::place(lane)];
+        let taken = PULSE.oldest(lane).map(|since| Timestamp::now().duration_since(since));
+        let taken = taken.and_then(|age| Duration::try_from(age).ok());
+        let age = known.or(taken).filter(|_| waiting > 0).unwrap_or_default();
+        put(values, Name::OldestAge, vec![label(lane)], age.as_secs_f64());
+    }
+    let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable];
+    for (queue, number) in words::REST_QUEUES.into_iter().zip(rest) {
+        put(values, Name::RestDepth, vec![KeyValue::new("queue", queue)], count(number));
+    }
+    for (level, number) in words::LEVELS.into_iter().zip(depths.ladder.into_iter().flatten()) {
+        put(values, Name::LadderDepth, vec![KeyValue::new("level", level)], count(number));
+    }
+}
+
+/// Of so many jobs that wait, how many no further worker would send sooner. Today: all of them, while no transport may be tried. The place for what
+/// rate limits hold back, once there are any: jobs that they park are on the ladder and do not wait.
+fn held_back(world: &World, waiting: u64) -> u64 {
+    let now = Timestamp::now();
+    let circuits = world.circuits.known();
+    let is_shut = !circuits.is_empty() && circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open");
+    if is_shut { waiting } else { 0 }
+}
+
+/// The word for the state of a circuit.
+fn state(circuit: Option<&Circuit>, now: Timestamp) -> &'static str {
+    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    match circuit {
+        None => words::CIRCUIT_STATES[0],
+        Some(circuit) if circuit.until_ms <= now => words::CIRCUIT_STATES[1],
+        Some(_) => words::CIRCUIT_STATES[2],
+    }
+}
+
+fn label(lane: Lane) -> KeyValue {
+    KeyValue::new("lane", lane.as_str())
+}
+
+fn transport(metrics: &Metrics, name: &str) -> KeyValue {
+    KeyValue::new("transport", metrics.transports.label(name))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a depth beyond 2^53 is no depth")]
+fn count(number: u64) -> f64 {
+    number as f64
+}

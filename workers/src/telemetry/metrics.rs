@@ -1,0 +1,397 @@
+//! The instruments that attempts feed. Where neither a collector nor the admin address is configured there are none, and every function here
+//! returns at once.
+//!
+//! **Invariant:** the value of a label is one of [`super::words`]: never a domain, tenant, job, address or text of an answer.
+
+use std::{sync::OnceLock, time::Duration};
+
+use jiff::Timestamp;
+use opentelemetry::{
+    KeyValue, StringValue,
+    metrics::{Counter, Histogram, Meter},
+};
+use postrider_schemas::{Job, Lane, Meta};
+
+use super::{
+    pulse::{InHand, PULSE},
+    registry::Name,
+    words::{self, Names},
+};
+use crate::{
+    decide::{route::OnUnknown, settle::Next},
+    outcome::{Class, Outcome, Stage},
+    queue::Delivery,
+};
+
+static METRICS: OnceLock<Metrics> = OnceLock::new();
+
+/// The instruments of this process, if it has any.
+pub(super) fn get() -> Option<&'static Metrics> {
+    METRICS.get()
+}
+
+/// Makes these the instruments of this process.
+pub(super) fn install(metrics: Metrics) {
+    // Telemetry is set up once; a second set would be told of nothing.
+    let _ = METRICS.set(metrics);
+}
+
+/// Counters and histograms, and the names that label them.
+pub struct Metrics {
+    attempts: Counter<u64>,
+    outcomes: Counter<u64>,
+    duration: Histogram<f64>,
+    publish_to_accepted: Histogram<f64>,
+    config_refusals: Counter<u64>,
+    unknowns: Counter<u64>,
+    queue_wait: Histogram<f64>,
+    lateness: Histogram<f64>,
+    parked: Counter<u64>,
+    dead: Counter<u64>,
+    held: Counter<u64>,
+    duplicates: Counter<u64>,
+    reloads: Counter<u64>,
+    /// Names of transports.
+    pub(super) transports: Names,
+    groups: Names,
+}
+
+impl Metrics {
+    /// Makes the instruments.
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            attempts: counter(meter, Name::Attempts),
+            outcomes: counter(meter, Name::Outcomes),
+            duration: histogram(meter, Name::AttemptDuration),
+            publish_to_accepted: histogram(meter, Name::PublishToAcceptedDuration),
+            config_refusals: counter(meter, Name::TransportConfigRefusals),
+            unknowns: counter(meter, Name::Unknowns),
+            queue_wait: histogram(meter, Name::QueueWaitDuration),
+            lateness: histogram(meter, Name::LadderLateness),
+            parked: counter(meter, Name::Parked),
+            dead: counter(meter, Name::Dead),
+            held: counter(meter, Name::Held),
+            duplicates: counter(meter, Name::DuplicatesSuppressed),
+            reloads: counter(meter, Name::ConfigReloads),
+            transports: Names::new("none"),
+            groups: Names::new("other"),
+        }
+    }
+
+    /// Takes the names of a configuration. What alerts look at exists with 0 from then on, so that the first event is an increase.
+    pub(super) fn learn<'a>(
+        &self,
+        transports: impl IntoIterator<Item = &'a str>,
+        groups: impl IntoIterator<Item = &'a str>,
+    ) {
+        self.transports.learn(transports);
+        self.groups.learn(groups);
+        for lane in words::LANES {
+            for (counter, list) in [
+                (&self.parked, words::PARK_REASONS.as_slice()),
+                (&self.dead, words::DEAD_REASONS.as_slice()),
+                (&self.held, words::HELD_REASONS.as_slice()),
+                (&self.duplicates, words::DUPLICATES.as_slice()),
+            ] {
+                for reason in list {
+                    counter.add(0, &[KeyValue::new("lane", lane), KeyValue::new("reason", *reason)]);
+                }
+            }
+        }
+        for name in self.transports.all() {
+            let transport = || KeyValue::new("transport", name.clone());
+            for stage in words::STAGES {
+                self.config_refusals.add(0, &[transport(), KeyValue::new("stage", stage)]);
+            }
+            for (lane, policy) in
+                words::LANES.iter().flat_map(|lane| words::POLICIES.iter().map(move |one| (lane, one)))
+            {
+                self.unknowns.add(0, &[KeyValue::new("lane", *lane), transport(), KeyValue::new("policy", *policy)]);
+            }
+        }
+        for result in words::RELOADS {
+            self.reloads.add(0, &[KeyValue::new("result", result)]);
+        }
+    }
+
+    fn begun(&self, job: &Job, transport: &str, group: &str) {
+        let labels = [lane(job.lane()), self.transport(transport), self.group(group)];
+        self.attempts.add(1, &labels);
+    }
+
+    fn ended(&self, job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
+        let (word, class) = (words::outcome(outcome), words::class(outcome));
+        let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(group)];
+        let (outcome_label, class) = (KeyValue::new("outcome", word), KeyValue::new("class", class));
+        self.duration.record(took.as_secs_f64(), &[transport.clone(), outcome_label.clone()]);
+        if let Outcome::Refused { refusal, .. } = outcome
+            && refusal.class == Class::Config
+        {
+            self.config_refusals.add(1, &[transport.clone(), KeyValue::new("stage", refusal.answer.stage.as_str())]);
+        }
+        self.outcomes.add(1, &[lane, transport, group, outcome_label, class]);
+    }
+
+    fn transport(&self, name: &str) -> KeyValue {
+        KeyValue::new("transport", self.transports.label(name))
+    }
+
+    /// A domain that stands for itself is one of the others.
+    fn group(&self, name: &str) -> KeyValue {
+        KeyValue::new("group", self.groups.label(name))
+    }
+}
+
+fn counter(meter: &Meter, name: Name) -> Counter<u64> {
+    let one = name.instrument();
+    meter.u64_counter(one.name).with_unit(one.unit).with_description(one.help).build()
+}
+
+fn histogram(meter: &Meter, name: Name) -> Histogram<f64> {
+    let one = name.instrument();
+    let builder = meter.f64_histogram(one.name).with_unit(one.unit).with_description(one.help);
+    builder.with_boundaries(one.buckets.to_vec()).build()
+}
+
+fn lane(lane: Lane) -> KeyValue {
+    KeyValue::new("lane", lane.as_str())
+}
+
+/// A worker takes a delivery in hand. It counts as that for as long as the answer lives.
+pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
+    let of = delivery.source.lane;
+    let since = waiting_since(delivery, now);
+    if let Some(since) = since {
+        PULSE.waited(of, since);
+    }
+    if let Some(metrics) = get() {
+        let labels = [lane(of), KeyValue::new("source", words::source(delivery.source.kind))];
+        if let Some(since) = since {
+            metrics.queue_wait.record(seconds(since, now), &labels);
+        }
+        if let Some(due) = delivery.meta.not_before.filter(|due| *due <= now) {
+            metrics.lateness.record(seconds(due, now), &labels[..1]);
+        }
+    }
+    PULSE.take(of)
+}
+
+/// Since when a delivery waits to be attempted: since its publish, or the time it was parked for.
+pub fn waiting_since(delivery: &Delivery, now: Timestamp) -> Option<Timestamp> {
+    let published = delivery.published_at?;
+    Some(delivery.meta.not_before.map_or(published, |due| due.max(published)).min(now))
+}
+
+/// A transport is asked to take a job.
+pub fn begun(job: &Job, transport: &str, group: &str) {
+    if let Some(metrics) = get() {
+        metrics.begun(job, transport, group);
+    }
+}
+
+/// A transport was asked, and this came of it.
+pub fn ended(job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
+    if let Some(metrics) = get() {
+        metrics.ended(job, transport, group, outcome, took);
+    }
+}
+
+/// A job was accepted.
+pub fn accepted(job: &Job, meta: &Meta, published_at: Option<Timestamp>, transport: &str, now: Timestamp) {
+    let Some(metrics) = get() else { return };
+    let Some(published) = created_at(job, meta, published_at) else { return };
+    let since = job.send_at().map_or(published, |at| at.max(published)).min(now);
+    metrics.publish_to_accepted.record(seconds(since, now), &[lane(job.lane()), metrics.transport(transport)]);
+}
+
+/// When a job was published first. A copy's own time is that of its republish; the ids that our producers make tell the time too.
+fn created_at(job: &Job, meta: &Meta, published_at: Option<Timestamp>) -> Option<Timestamp> {
+    if meta.generation == 0 {
+        return published_at;
+    }
+    let (seconds, nanos) = job.id().0.get_timestamp().filter(|_| job.id().0.get_version_num() == 7)?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+}
+
+/// What was decided about a job after an attempt.
+pub fn decided(job: &Job, transport: &str, policy: OnUnknown, outcome: &Outcome, next: &Next) {
+    let Some(metrics) = get() else { return };
+    let of = lane(job.lane());
+    if matches!(outcome, Outcome::Unknown(_)) {
+        let policy = if policy == OnUnknown::Hold { words::POLICIES[0] } else { words::POLICIES[1] };
+        metrics.unknowns.add(1, &[of.clone(), metrics.transport(transport), KeyValue::new("policy", policy)]);
+    }
+    match next {
+        Next::Again { .. } => {
+            let reason = match outcome {
+                Outcome::Refused { refusal, .. }
+                    if is_circuit(refusal.class, refusal.answer.stage, &refusal.answer.text) =>
+                {
+                    "circuit"
+                }
+                Outcome::Refused { refusal, .. } => words::park_reason(refusal.class),
+                _ => "retry",
+            };
+            parked(job.lane(), reason);
+        }
+        Next::Hold { .. } => metrics.held.add(1, &[of, reason(words::HELD_REASONS[0])]),
+        Next::Bury { reason, .. } => dead(job.lane(), reason),
+        Next::Sent | Next::Rejected | Next::Expired | Next::Split { .. } => {}
+    }
+}
+
+/// A transport that was not asked because its circuit is open speaks of itself.
+fn is_circuit(class: Class, stage: Stage, text: &str) -> bool {
+    class == Class::Config && stage == Stage::Connect && text.starts_with("circuit open")
+}
+
+/// A job was put away until later.
+pub fn parked(of: Lane, why: &'static str) {
+    if let Some(metrics) = get() {
+        metrics.parked.add(1, &[lane(of), reason(why)]);
+    }
+}
+
+/// A job was given up.
+pub fn dead(of: Lane, why: &str) {
+    if let Some(metrics) = get() {
+        metrics.dead.add(1, &[lane(of), reason(words::one_of(words::DEAD_REASONS, why))]);
+    }
+}
+
+/// A job is held for another reason than an unknown outcome.
+pub fn held_otherwise(of: Lane) {
+    if let Some(metrics) = get() {
+        metrics.held.add(1, &[lane(of), reason(words::HELD_REASONS[1])]);
+    }
+}
+
+/// A message came again and was dropped.
+pub fn duplicate(of: Lane, why: &'static str) {
+    if let Some(metrics) = get() {
+        metrics.duplicates.add(1, &[lane(of), reason(why)]);
+    }
+}
+
+/// A changed configuration was applied, or refused.
+pub fn reloaded(is_applied: bool) {
+    if let Some(metrics) = get() {
+        let result = if is_applied { words::RELOADS[0] } else { words::RELOADS[1] };
+        metrics.reloads.add(1, &[KeyValue::new("result", result)]);
+    }
+}
+
+fn reason(word: &'static str) -> KeyValue {
+    KeyValue::new("reason", StringValue::from(word))
+}
+
+fn seconds(since: Timestamp, now: Timestamp) -> f64 {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    use postrider_schemas::{JobLimits, JobV1};
+    use prometheus::TextEncoder;
+
+    use super::*;
+    use crate::{
+        outcome::{Answer, Refusal},
+        telemetry::registry::{INSTRUMENTS, Instrument, Kind},
+    };
+
+    fn job(domain: usize, tenant: usize) -> Job {
+        let job = JobV1 {
+            from: "orders@shop.example".into(),
+            to: vec![format!("someone@d{domain}.example").into()],
+            tenant: Some(format!("tenant-{tenant}")),
+            subject: "Hello".to_owned(),
+            text: Some("Hello.".to_owned()),
+            lane: if domain.is_multiple_of(2) { Lane::Bulk } else { Lane::Transactional },
+            ..JobV1::default()
+        };
+        job.parse(&JobLimits::DEFAULT).unwrap()
+    }
+
+    fn refused(class: Class, stage: Stage) -> Outcome {
+        let refusal = Refusal { class, answer: Answer::local(stage, "no"), retry_after: None };
+        Outcome::Refused { refusal, recipients: Vec::new() }
+    }
+
+    /// The name by which Prometheus knows an instrument.
+    fn prometheus_name(one: &Instrument) -> String {
+        let mut name = one.name.replace('.', "_");
+        match one.unit {
+            "s" => name.push_str("_seconds"),
+            "1" => name.push_str("_ratio"),
+            _ => {}
+        }
+        if one.kind == Kind::Counter {
+            name.push_str("_total");
+        }
+        name
+    }
+
+    #[test]
+    fn a_hundred_thousand_domains_and_ten_thousand_tenants_make_no_further_series() {
+        let registry = prometheus::Registry::new();
+        let page = opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info();
+        let provider = SdkMeterProvider::builder().with_reader(page.build().unwrap()).build();
+        let metrics = Metrics::new(&provider.meter("test"));
+        metrics.learn(["relay", "backup"], ["first", "second"]);
+        let outcomes = [
+            Outcome::LostClaim,
+            Outcome::Unknown(Answer::local(Stage::Body, "gone")),
+            refused(Class::Config, Stage::Auth),
+            refused(Class::Throttled, Stage::RcptTo),
+        ];
+        let mut series = BTreeSet::new();
+        for n in 0..100_000 {
+            let (job, outcome) = (job(n, n % 10_000), &outcomes[n % outcomes.len()]);
+            // Names that no configuration holds, as a mistake would bring them here.
+            let transport = if n.is_multiple_of(7) { format!("d{n}.example") } else { "relay".to_owned() };
+            // A domain without a group of its own stands for itself in limits; not here.
+            let group = match n {
+                1 => "first".to_owned(),
+                2 => "second".to_owned(),
+                n => format!("d{n}.example"),
+            };
+            metrics.begun(&job, &transport, &group);
+            metrics.ended(&job, &transport, &group, outcome, Duration::from_millis(n as u64));
+            if n == 1000 || n == 99_999 {
+                let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+                let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+                let now: BTreeSet<String> = lines.map(|(name, _)| name.to_owned()).collect();
+                assert!(series.is_empty() || now == series, "{:?}", now.difference(&series).collect::<Vec<_>>());
+                series = now;
+            }
+        }
+        assert!(series.len() < 1000, "{}", series.len());
+        let text = series.iter().cloned().collect::<Vec<_>>().join("\n");
+        assert!(!text.contains(".example") && !text.contains("tenant"), "{text}");
+        for group in ["first", "second", "other"] {
+            assert!(text.contains(&format!("group=\"{group}\"")), "{group}");
+        }
+        let known: Vec<String> = INSTRUMENTS.iter().map(prometheus_name).collect();
+        for line in &series {
+            let name = line.split('{').next().unwrap();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(known.iter().any(|one| one == base), "{line}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_configuration_brings_are_bounded_too() {
+        let names = Names::new("none");
+        let many: Vec<String> = (0..1000).map(|n| format!("transport-{n}")).collect();
+        names.learn(many.iter().map(String::as_str));
+        names.learn(["one-more"]);
+        let labels: BTreeSet<String> = many.iter().map(|name| names.label(name).to_string()).collect();
+        assert_eq!(labels.len(), words::NAMES_MAX);
+        assert_eq!(names.label("one-more").as_str(), "none");
+    }
+}

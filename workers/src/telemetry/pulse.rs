@@ -1,0 +1,159 @@
+//! What a worker knows of itself whether or not anybody measures it: jobs in hand, the age of what it takes, and the failures it saw last. Small,
+//! bounded, and told to the store with each heartbeat.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use postrider_schemas::Lane;
+use serde::{Deserialize, Serialize};
+
+use crate::{outcome::Answer, queue::depths::place};
+
+/// Kinds of failure that are remembered.
+const FAILURES_MAX: usize = 20;
+/// One that was not seen for so long is forgotten.
+const FAILURE_LIFE: Duration = Duration::from_mins(10);
+
+/// Of this process.
+pub static PULSE: Pulse = Pulse::new();
+
+/// See the module.
+pub struct Pulse {
+    in_hand: [AtomicU64; 2],
+    /// When the job was published, or due, that was taken last, in ms.
+    taken: [AtomicI64; 2],
+    failures: Mutex<Vec<Failure>>,
+}
+
+/// A kind of failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The transport.
+    pub transport: String,
+    /// The class, or `unknown`.
+    pub class: String,
+    /// The last answer of this kind, without addresses.
+    pub answer: String,
+    /// How often.
+    pub count: u64,
+    /// When it was seen last.
+    pub last: Timestamp,
+}
+
+impl Pulse {
+    const fn new() -> Self {
+        Self {
+            in_hand: [AtomicU64::new(0), AtomicU64::new(0)],
+            taken: [AtomicI64::new(0), AtomicI64::new(0)],
+            failures: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Counts a job as in hand for as long as the answer lives.
+    pub fn take(&'static self, lane: Lane) -> InHand {
+        self.in_hand[place(lane)].fetch_add(1, Ordering::Relaxed);
+        InHand(self, lane)
+    }
+
+    /// Jobs in hand.
+    pub fn in_hand(&self, lane: Lane) -> u64 {
+        self.in_hand[place(lane)].load(Ordering::Relaxed)
+    }
+
+    /// A job was taken that waited since then.
+    pub fn waited(&self, lane: Lane, since: Timestamp) {
+        self.taken[place(lane)].store(since.as_millisecond(), Ordering::Relaxed);
+    }
+
+    /// Since when the oldest job of a lane waits at most, where any waits: its queue is in order, and this is what was taken last.
+    pub fn oldest(&self, lane: Lane) -> Option<Timestamp> {
+        let taken = self.taken[place(lane)].load(Ordering::Relaxed);
+        Timestamp::from_millisecond(taken).ok().filter(|_| taken > 0)
+    }
+
+    /// An attempt failed.
+    pub fn failed(&self, transport: &str, class: &str, answer: &Answer, now: Timestamp) {
+        note(&mut self.lock(), transport, class, answer, now);
+    }
+
+    /// Failures of the last minutes, the most frequent ones first.
+    pub fn failures(&self, now: Timestamp) -> Vec<Failure> {
+        let mut list = self.lock().clone();
+        list.retain(|one| is_fresh(one, now));
+        list.sort_by_key(|one| std::cmp::Reverse(one.count));
+        list
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_fresh(one: &Failure, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(one.last)).unwrap_or_default() < FAILURE_LIFE
+}
+
+/// One kind is what came from the same transport, at the same stage, with the same codes: texts hold queue ids and times.
+fn note(list: &mut Vec<Failure>, transport: &str, class: &str, answer: &Answer, now: Timestamp) {
+    let text = answer.to_string();
+    let kind = |text: &str| match answer.code {
+        Some(_) => text.split(' ').take(2).collect::<Vec<_>>().join(" "),
+        None => text.to_owned(),
+    };
+    let same = list
+        .iter_mut()
+        .find(|one| one.transport == transport && one.class == class && kind(&one.answer) == kind(&text));
+    if let Some(one) = same {
+        one.count = if is_fresh(one, now) { one.count + 1 } else { 1 };
+        (one.answer, one.last) = (text, now);
+        return;
+    }
+    if list.len() >= FAILURES_MAX
+        && let Some(oldest) = (0..list.len()).min_by_key(|n| list[*n].last)
+    {
+        list.swap_remove(oldest);
+    }
+    list.push(Failure { transport: transport.to_owned(), class: class.to_owned(), answer: text, count: 1, last: now });
+}
+
+/// A job in hand.
+pub struct InHand(&'static Pulse, Lane);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.in_hand[place(self.1)].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Stage;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn failures_of_one_kind_are_counted_together_and_kinds_are_bounded() {
+        let mut list = Vec::new();
+        let answer = |code, text: &str| Answer::new(Stage::RcptTo, Some(code), None, text);
+        for n in 0..5 {
+            note(&mut list, "relay", "transient", &answer(450, &format!("queue id {n}")), at(n));
+        }
+        note(&mut list, "relay", "transient", &answer(451, "other"), at(9));
+        assert_eq!(list.iter().map(|one| one.count).collect::<Vec<_>>(), [5, 1]);
+        assert!(list[0].answer.contains("queue id 4"), "the last one is shown");
+        for n in 0..100 {
+            note(&mut list, &format!("relay-{n}"), "transient", &answer(450, "no"), at(100 + n));
+        }
+        assert_eq!(list.len(), FAILURES_MAX);
+        assert_eq!(list.iter().map(|one| one.last).max(), Some(at(199)));
+    }
+}

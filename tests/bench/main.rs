@@ -1,6 +1,6 @@
 //! How fast one worker empties a full queue, and what that costs. Prints figures and asserts nothing.
 //!
-//! `cargo bench -p postrider-tests --bench drain -- [--jobs N] [--only rabbitmq|embedded|slow] [--worker PROGRAM]... [--telemetry
+//! `cargo bench -p postrider-tests --bench drain -- [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]... [--telemetry
 //! each]`. The queue is
 //! filled before the worker starts; the time runs from the first message at the sink that was seen to the last one. Several programs take
 //! turns, so that a change can be told from the machine's noise. `smtp-source` against the same sink shows what sink and
@@ -30,6 +30,8 @@ use postrider_tests::world::{Parts, Server, World};
 use rusqlite::{Connection, OpenFlags};
 
 const JOBS: usize = 50_000;
+/// Limits that are never in the way: of the transport, of each domain, of each tenant.
+const LIMITS: &str = "rate = \"1_000_000/s\"\n[[throttle]]\nname = \"all\"\nrate = \"1_000_000/s\"\n[limits]\ntenant_rate = \"1_000_000/s\"\n";
 /// Of the drain into the slow relay.
 const SLOW_JOBS: usize = 2_000;
 const SLOW_REPLIES: Duration = Duration::from_millis(20);
@@ -68,6 +70,7 @@ fn main() -> Result<()> {
         port,
         jobs,
         servers: &servers,
+        limits: "",
         telemetry: Telemetry::Off,
     };
 
@@ -92,6 +95,15 @@ fn main() -> Result<()> {
             )?;
         }
     }
+    if only.is_none_or(|only| only == Scene::Limits) {
+        for worker in &workers {
+            for (name, limits) in
+                [("no limits", ""), ("three limits, in batches", LIMITS), ("three limits, one by one", &one_by_one())]
+            {
+                Drain { name, limits, ..rabbit }.run(worker, sink, depth)?;
+            }
+        }
+    }
     if only.is_none_or(|only| only == Scene::Slow) {
         let proxy = FaultProxy::start(port)?;
         proxy.set(Faults::delay_replies(SLOW_REPLIES));
@@ -114,6 +126,8 @@ struct Drain<'a> {
     store: &'a str,
     port: u16,
     jobs: usize,
+    /// Limits of the transport, then more of the configuration.
+    limits: &'a str,
     /// Name and process id of what works for the worker.
     servers: &'a [(&'a str, u32)],
     /// What the worker tells of itself.
@@ -210,10 +224,11 @@ impl Drain<'_> {
         format!(
             "[queue]\nurl = \"{}\"\n[store]\nurl = \"{}\"\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n\
              [transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
-             connections = {CONNECTIONS}\n{}",
+             connections = {CONNECTIONS}\n{}\n{}",
             self.queue,
             self.store,
             self.port,
+            self.limits,
             story::ROUTE
         )
     }
@@ -239,6 +254,11 @@ fn watch(sink: &SmtpSink, before: usize, jobs: usize) -> Result<f64> {
         }
         std::thread::sleep(STEP);
     }
+}
+
+/// The same limits, with a question to the store for each message.
+fn one_by_one() -> String {
+    format!("{LIMITS}lease_above = \"4_000_000_000/s\"\n")
 }
 
 fn wait_until_empty(depth: impl Fn() -> Option<u64>) -> Result<()> {
@@ -317,6 +337,7 @@ enum Scene {
     Rabbit,
     Embedded,
     Slow,
+    Limits,
 }
 
 /// What was asked for.
@@ -341,10 +362,11 @@ impl Wanted {
                 ("--only", "rabbitmq") => wanted.only = Some(Scene::Rabbit),
                 ("--only", "embedded") => wanted.only = Some(Scene::Embedded),
                 ("--only", "slow") => wanted.only = Some(Scene::Slow),
+                ("--only", "limits") => wanted.only = Some(Scene::Limits),
                 ("--worker", program) => wanted.workers.push(program.into()),
                 ("--telemetry", "each") => wanted.telemetry = Telemetry::EACH.to_vec(),
                 _ => bail!(
-                    "usage: drain [--jobs N] [--only rabbitmq|embedded|slow] [--worker PROGRAM]... [--telemetry each], not {arg} {value}"
+                    "usage: drain [--jobs N] [--only rabbitmq|embedded|slow|limits] [--worker PROGRAM]... [--telemetry each], not {arg} {value}"
                 ),
             }
         }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
-use postrider_schemas::Lane;
+use postrider_schemas::{Lane, fields::JobId, job::Identity, payload_hash::PayloadHash};
 use postrider_tests::{
     deadline::wait_for_async,
     redis::{Database, Redis},
@@ -27,7 +27,7 @@ use postrider_workers::{
         reaction::{Call, Order, order, react},
         scope::{Demand, Limit, Scope},
     },
-    store::{Options, Store},
+    store::{Claim, ClaimRequest, LedgerKey, Options, Store},
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -469,5 +469,45 @@ fn move_slot(ports: &[u16], key: &str) -> Result<()> {
     for port in ports {
         cli(*port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_and_its_limits_are_one_round_trip_and_nothing_is_charged_without_the_right() -> Result<()> {
+    if Redis::start_or_skip("claims with limits")?.is_none() {
+        return Ok(());
+    }
+    let redis = Redis::start()?;
+    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let request = ClaimRequest {
+        key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))),
+        payload_hash: PayloadHash::default(),
+        generation: 0,
+        redelivered: false,
+        published_at: None,
+    };
+    let narrow = ask(vec![demand("group:r:g", &["1/s"]), demand("transport:r", &["10/s", "100/min"])]);
+    let (_, calls) = cost(&redis)?;
+    let (claim, admission) = store.claim_and_admit(&request, Some(&narrow)).await?;
+    ensure!(matches!(claim, Claim::Go(_)), "{claim:?}");
+    ensure!(matches!(admission, Some(Admission::Go { wait_us: 0.0, tokens: 1, .. })), "{admission:?}");
+    let (claim, admission) = store.claim_and_admit(&request, Some(&narrow)).await?;
+    ensure!(matches!(claim, Claim::Busy { .. }) && admission.is_none(), "{claim:?} {admission:?}");
+    ensure!(cost(&redis)?.1 - calls <= 3.0, "one call each, and the first one's text");
+    let overview = store.overview(None).await?;
+    ensure!(overview.scopes.iter().all(|(_, scope)| scope.used.count < 1.5), "charged once: {overview:?}");
+    let other = ClaimRequest { key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))), ..request };
+    let mut waits = Vec::new();
+    for n in 0..3 {
+        let key = LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7())));
+        let one = ClaimRequest { key, ..other.clone() };
+        let (claim, admission) = store.claim_and_admit(&one, Some(&narrow)).await?;
+        ensure!(matches!(claim, Claim::Go(_)), "{n}: {claim:?}");
+        waits.push(admission);
+    }
+    ensure!(matches!(waits.last(), Some(Some(Admission::Park { scope: 0, .. }))), "{waits:?}");
+    let (file, _folder) = in_a_file().await?;
+    let (claim, admission) = file.claim_and_admit(&other, Some(&narrow)).await?;
+    ensure!(matches!(claim, Claim::Go(_)) && admission.is_none(), "the file is asked twice");
     Ok(())
 }

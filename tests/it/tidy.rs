@@ -49,6 +49,9 @@ fn decisions_are_pure() {
         "redis::",
         "lettre",
         "rusqlite",
+        "reqwest",
+        "hickory",
+        "opentelemetry",
         "::now()",
         "SystemTime",
         "Instant",
@@ -74,6 +77,8 @@ fn vendor_crates_stay_in_their_rooms() {
     assert_absent("workers/src", &["redis::"], &["/store/redis/", "/store/mod.rs"]);
     assert_absent("workers/src", &["lettre::"], &["/compose/", "/transport/smtp/"]);
     assert_absent("workers/src", &["rusqlite"], &["/queue/embedded/", "/store/embedded"]);
+    assert_absent("workers/src", &["reqwest"], &["/transport/provider/client.rs"]);
+    assert_absent("workers/src", &["hickory"], &["/dns.rs"]);
     assert_absent("producer/src", &["lapin"], &["/rabbitmq/"]);
     assert_absent("producer/src", &["rusqlite"], &["/embedded/"]);
 }

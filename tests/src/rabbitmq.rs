@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::folder::Folder;
 use crate::http::{Endpoint, segment};
@@ -191,10 +191,33 @@ pub struct Broker {
 
 impl Broker {
     /// The broker of this test program: started by the first who asks, or the one that the environment names.
-    pub fn shared() -> Result<&'static Self> {
-        static SHARED: OnceLock<Result<(Broker, Option<Rabbit>), String>> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| shared_broker().map_err(|error| format!("{error:#}")));
-        shared.as_ref().map(|(broker, _)| broker).map_err(|error| anyhow!("{error}"))
+    ///
+    /// RabbitMQ 3.10 can come to a state, on a machine that is busy while many queues are made and deleted, in which it declares no
+    /// quorum queue any more and answers `INTERNAL_ERROR` for good. A node of ours that is found so is followed by a fresh one.
+    pub fn shared() -> Result<Self> {
+        static SHARED: Mutex<Vec<(Broker, Option<Rabbit>)>> = Mutex::new(Vec::new());
+        let mut nodes = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        match nodes.last() {
+            Some((broker, Some(_))) if !broker.makes_quorum_queues() => {
+                crate::say(
+                    "==== The shared broker declares no quorum queue any more; a fresh one takes its place ====",
+                );
+            }
+            Some((broker, _)) => return Ok(broker.clone()),
+            None => {}
+        }
+        // The one before stays for the stories that are under way.
+        let node = shared_broker()?;
+        nodes.push(node);
+        nodes.last().map(|(broker, _)| broker.clone()).context("no broker")
+    }
+
+    /// Declares a quorum queue in a virtual host of its own and deletes both.
+    fn makes_quorum_queues(&self) -> bool {
+        let Ok(vhost) = self.vhost() else { return false };
+        let Ok(api) = vhost.api() else { return true };
+        let queue = r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#;
+        api.expect("PUT", &format!("/api/queues/{}/probe", vhost.name), queue).is_ok()
     }
 
     /// AMQP address of the default virtual host.

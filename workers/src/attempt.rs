@@ -23,12 +23,13 @@ use crate::{
     config::Config,
     decide::{
         due::{Due, due, park_until},
+        limits::admit::{Admission, Ask},
         poison::{losses, poison},
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict, rest},
         settlement::Settlement,
     },
-    failover::{self, Ended, Sent},
+    failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, Slot},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
@@ -146,14 +147,21 @@ fn routed<'a>(world: &'a World, job: &Job, meta: &Meta) -> Option<(&'a Route, Op
 
 /// From the claim on.
 async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
-    let claim = match claim(world, &delivery, task).await {
-        Ok(claim) => claim,
+    // What came back early for its slot waits for it without a claim.
+    if let Due::Wait(wait) = due(task.job, task.meta, now()) {
+        task.seat.wait(wait).await;
+    }
+    // The limits are asked in the same round trip, where it will be the job's turn then.
+    let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
+    let question = if is_due { failover::question(world, task) } else { None };
+    let (claim, asked) = match claim(world, &delivery, task, question.as_ref().map(|(_, ask)| ask)).await {
+        Ok((claim, answer)) => (claim, question.and_then(|(transport, _)| Asked::new(transport, answer))),
         Err(error) if error.is_down() => {
             if may_have_been_begun(&delivery) || task.job.lane() != postrider_schemas::Lane::Transactional {
                 return close(world, delivery, Settlement::Return).await;
             }
             let lease = world.store.lease_while_down(&claim_request(&delivery, task));
-            return try_it(world, delivery, task, Right::Unguarded(lease)).await;
+            return try_it(world, delivery, task, Right::Unguarded(lease), None).await;
         }
         Err(error) => {
             warn!(job.id = %task.job.id(), %error, "The store refused a claim; the job is handed back");
@@ -162,7 +170,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         }
     };
     match claim {
-        Claim::Go(lease) => try_it(world, delivery, task, Right::Claimed(lease)).await,
+        Claim::Go(lease) => try_it(world, delivery, task, Right::Claimed(lease), asked).await,
         Claim::Unknown { lease, call } => {
             let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
             let pin: Option<Pin> = call.parse().ok();
@@ -207,14 +215,19 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
 }
 
 /// Asks the ledger; waits for a store that is down unless the job may go without it, and for a claim that ends soon.
-async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Claim, StoreError> {
+async fn claim(
+    world: &World,
+    delivery: &Delivery,
+    task: &Task<'_>,
+    ask: Option<&Ask>,
+) -> Result<(Claim, Option<Admission>), StoreError> {
     let request = claim_request(delivery, task);
     let may_go_alone = task.job.lane() == postrider_schemas::Lane::Transactional && !may_have_been_begun(delivery);
     let mut waited = false;
     loop {
         let asking = traces::call("claim");
-        let answer = world.store.claim(&request).await;
-        attempts::note_claim(&asking, world, answer.as_ref());
+        let answer = world.store.claim_and_admit(&request, ask).await;
+        attempts::note_claim(&asking, world, answer.as_ref().map(|(claim, _)| claim));
         drop(asking);
         match answer {
             Err(error) if error.is_down() && !may_go_alone && !waited => {
@@ -222,7 +235,7 @@ async fn claim(world: &World, delivery: &Delivery, task: &Task<'_>) -> Result<Cl
                 let _waiting = traces::waiting("store");
                 task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             }
-            Ok(Claim::Busy { retry_in }) if retry_in <= BUSY_WAIT_MAX && !waited => {
+            Ok((Claim::Busy { retry_in }, _)) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
                 let _waiting = traces::waiting("busy");
                 sleep(retry_in).await;
@@ -243,7 +256,7 @@ fn claim_request(delivery: &Delivery, task: &Task<'_>) -> ClaimRequest {
 }
 
 /// From the right to attempt on: what the clock says, then compose and deliver.
-async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right) {
+async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, asked: Option<Asked>) {
     if task.job.idempotency_key().is_some() && was_cancelled_by_id(world, task).await {
         return end(world, delivery, right, Final::Cancelled).await;
     }
@@ -260,7 +273,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         let next = settle::split(parts);
         return follow(world, delivery, task, right, next).await;
     }
-    match failover::send(world, task, &right).await {
+    match failover::send(world, task, &right, asked).await {
         Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
         Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
         Sent::TooLate(refusal) => expire(world, delivery, task, right, Some(&refusal)).await,

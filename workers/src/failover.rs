@@ -20,6 +20,7 @@ use crate::{
     decide::{
         capabilities::Needs,
         failover::{Then, spokesman, then},
+        limits::admit::{Admission, Ask},
         route::OnLimit,
     },
     limiter::{
@@ -61,15 +62,44 @@ pub(crate) enum Sent {
     Away,
 }
 
+/// What the limits said when the job was claimed.
+pub(crate) struct Asked {
+    /// Of this transport, by its position.
+    transport: usize,
+    answer: Admission,
+}
+
+impl Asked {
+    /// An answer about a transport, where there is one.
+    pub(crate) fn new(transport: usize, answer: Option<Admission>) -> Option<Self> {
+        Some(Self { transport, answer: answer? })
+    }
+}
+
+/// The question to ask with the claim of a job, and about which transport. Nothing for what goes another way than straight to the first one.
+pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
+    if task.meta.pin.is_some() {
+        return None;
+    }
+    let groups = world.limiter.listed_groups(task.job, task.meta.pending.as_deref())?;
+    let transport = task.route.order(task.job.id()).first().copied()?;
+    if world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some() {
+        return None;
+    }
+    let fresh = task.meta.generation == 0;
+    let subject = Subject { job: task.job, transport, groups: &groups, fresh };
+    Some((transport, world.limiter.question(subject, task.route.on_limit == OnLimit::Wait)?))
+}
+
 /// Delivers by the first transport that takes the job, with the claim kept alive meanwhile.
-pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right) -> Sent {
+pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right, asked: Option<Asked>) -> Sent {
     tokio::select! {
-        sent = through(world, task, right) => sent,
+        sent = through(world, task, right, asked) => sent,
         never = renew(world, right) => match never {},
     }
 }
 
-async fn through(world: &World, task: &Task<'_>, right: &Right) -> Sent {
+async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<Asked>) -> Sent {
     let now = Timestamp::now();
     let order = match &task.meta.pin {
         None => task.route.order(task.job.id()),
@@ -104,7 +134,7 @@ async fn through(world: &World, task: &Task<'_>, right: &Right) -> Sent {
     }
     let groups = world.limiter.groups(task.job, &letter.indices).await;
     let tries = Tries { world, task, right, letter: &letter, groups: &groups };
-    let mut sent = tries.in_order(&order).await;
+    let mut sent = tries.in_order(&order, asked).await;
     if let Sent::Ended(ended) = &mut sent
         && !unreachable.is_empty()
     {
@@ -134,7 +164,7 @@ enum Try {
 }
 
 impl Tries<'_> {
-    async fn in_order(&self, order: &[usize]) -> Sent {
+    async fn in_order(&self, order: &[usize], mut asked: Option<Asked>) -> Sent {
         let needs = Needs::of(self.task.job);
         let mut refusals: Vec<(usize, Refusal)> = Vec::new();
         let mut limited = None;
@@ -144,7 +174,8 @@ impl Tries<'_> {
                 continue;
             }
             let queue = self.task.route.on_limit == OnLimit::Wait;
-            match self.world.limiter.admit(self.subject(n), queue, self.task.seat).await {
+            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| asked.answer);
+            match self.world.limiter.admit(self.subject(n), queue, self.task.seat, answer).await {
                 Permission::Go => {}
                 Permission::Park(slot) => return Sent::Waits(slot),
                 Permission::Away => return Sent::Away,
@@ -172,7 +203,7 @@ impl Tries<'_> {
         }
         // Nobody else took it: the job waits for the first transport that only a limit kept it from.
         if let Some(n) = limited {
-            match self.world.limiter.admit(self.subject(n), true, self.task.seat).await {
+            match self.world.limiter.admit(self.subject(n), true, self.task.seat, None).await {
                 Permission::Park(slot) => return Sent::Waits(slot),
                 Permission::Away => return Sent::Away,
                 Permission::Full(_) => {}

@@ -10,20 +10,17 @@ use std::{
 use postrider_schemas::Tenant;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{ConfigError, settings};
-use crate::{
-    decide::{
-        group::{Group, Groups},
-        limits::{
-            rate::Rate,
-            reaction::{Match, Reaction, Target, Trigger},
-        },
-    },
-    outcome::Class,
+use super::{
+    ConfigError,
+    reactions::{self, ReactionSettings},
+    settings,
+};
+use crate::decide::{
+    group::{Group, Groups},
+    limits::{rate::Rate, reaction::Reaction},
 };
 
 const GROUPS: &str = include_str!("../config.groups.toml");
-const REACTIONS: &str = include_str!("../config.reactions.toml");
 
 /// How fast mail may go.
 #[derive(Debug, Clone)]
@@ -101,7 +98,7 @@ struct TenantSettings {
     weight: f64,
 }
 
-fn one() -> f64 {
+pub(super) fn one() -> f64 {
     1.0
 }
 
@@ -114,53 +111,6 @@ pub(super) struct ThrottleSettings {
     mx: Vec<String>,
     #[serde(default, deserialize_with = "rates")]
     rate: Vec<Rate>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ReactionSettings {
-    name: String,
-    #[serde(default, rename = "match")]
-    on: MatchSettings,
-    #[serde(default, deserialize_with = "trigger")]
-    trigger: Option<Trigger>,
-    #[serde(default, deserialize_with = "settings::duration")]
-    pause: Duration,
-    #[serde(default = "one")]
-    cut: f64,
-    #[serde(default = "floor")]
-    floor: f64,
-    #[serde(default = "recover", deserialize_with = "settings::duration")]
-    recover: Duration,
-    #[serde(default)]
-    target: TargetSettings,
-}
-
-fn floor() -> f64 {
-    0.02
-}
-
-fn recover() -> Duration {
-    Duration::from_mins(10)
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct MatchSettings {
-    classes: Vec<Class>,
-    codes: Vec<String>,
-    enhanced: Vec<String>,
-    text: Vec<String>,
-    transports: Vec<String>,
-    groups: Vec<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum TargetSettings {
-    #[default]
-    Stage,
-    Group,
-    Transport,
 }
 
 #[derive(Deserialize)]
@@ -189,14 +139,14 @@ pub(super) const PACE_KEYS: [&str; 3] = ["rate", "sender_rate", "connections_tot
 
 /// What a file of groups or reactions that ships looks like.
 #[derive(Deserialize)]
-struct Shipped {
+pub(super) struct Shipped {
     #[serde(default)]
     group: Vec<ThrottleSettings>,
     #[serde(default)]
-    reaction: Vec<ReactionSettings>,
+    pub(super) reaction: Vec<ReactionSettings>,
 }
 
-fn shipped(text: &str) -> Result<Shipped, ConfigError> {
+pub(super) fn shipped(text: &str) -> Result<Shipped, ConfigError> {
     let source = config::File::from_str(text, config::FileFormat::Toml);
     Ok(config::Config::builder().add_source(source).build()?.try_deserialize()?)
 }
@@ -251,7 +201,7 @@ pub(super) fn check(
         group_rates,
         other_rates,
         transports,
-        reactions: self::reactions(reactions, names)?,
+        reactions: reactions::check(reactions, names)?,
         lease_above: limits.lease_above.per_second(),
         alone: limits.alone,
     })
@@ -336,64 +286,6 @@ fn group(at: &str, name: String, domains: Vec<String>, mx: Vec<String>) -> Resul
     Ok(Group { name, domains: lower(domains)?, mx: lower(mx)? })
 }
 
-fn reactions(own: Vec<ReactionSettings>, names: &Names<'_>) -> Result<Vec<Reaction>, ConfigError> {
-    let mut list: Vec<Reaction> = Vec::new();
-    for settings in own {
-        let at = format!("reaction `{}`", settings.name);
-        if list.iter().any(|one| one.name == settings.name) {
-            return Err(ConfigError::value(at, "the name is used twice"));
-        }
-        if let Some(unknown) = settings.on.transports.iter().find(|name| !names.transports.contains(&name.as_str())) {
-            return Err(ConfigError::value(at, format!("there is no transport `{unknown}`")));
-        }
-        list.push(reaction(&at, settings)?);
-    }
-    for settings in shipped(REACTIONS)?.reaction {
-        if !list.iter().any(|one| one.name == settings.name) {
-            list.push(reaction("config.reactions.toml", settings)?);
-        }
-    }
-    Ok(list)
-}
-
-fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigError> {
-    let wrong = |what: &str| Err(ConfigError::value(at, what));
-    if !(0.0..=1.0).contains(&settings.cut) || !(0.001..=1.0).contains(&settings.floor) {
-        return wrong("`cut` is what is left of the rate, from 0 to 1; `floor` from 0.001 to 1");
-    }
-    if settings.recover < Duration::from_secs(1) {
-        return wrong("`recover` must be at least 1s");
-    }
-    let (on, digits) = (settings.on, |c: char| c.is_ascii_digit() || c == 'x');
-    if on.codes.iter().any(|code| code.len() != 3 || !code.chars().all(digits)) {
-        return wrong("`codes` are reply codes such as 421 or 45x");
-    }
-    if on.enhanced.iter().any(|code| code.split('.').count() != 3) {
-        return wrong("`enhanced` are codes such as 4.7.28 or 4.7.x");
-    }
-    Ok(Reaction {
-        name: settings.name,
-        on: Match {
-            classes: on.classes,
-            codes: on.codes,
-            enhanced: on.enhanced,
-            texts: on.text,
-            transports: on.transports,
-            groups: on.groups,
-        },
-        trigger: settings.trigger.unwrap_or(Trigger { count: 1, within: Duration::from_mins(1) }),
-        pause: settings.pause,
-        keep: settings.cut,
-        floor: settings.floor,
-        recover: settings.recover,
-        target: match settings.target {
-            TargetSettings::Stage => Target::ByStage,
-            TargetSettings::Group => Target::Group,
-            TargetSettings::Transport => Target::Transport,
-        },
-    })
-}
-
 /// One bucket per unit.
 fn distinct(at: &str, rates: &[Rate]) -> Result<(), ConfigError> {
     let mut periods = BTreeSet::new();
@@ -415,15 +307,6 @@ fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Err
 
 fn some_rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Rate>>, D::Error> {
     rates(deserializer).map(Some)
-}
-
-/// `3/10m`
-fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let bad = || D::Error::custom("expected a count and a time such as 3/10m");
-    let (count, within) = text.split_once('/').ok_or_else(bad)?;
-    let count = count.parse().ok().filter(|count| *count > 0).ok_or_else(bad)?;
-    Ok(Some(Trigger { count, within: settings::parse_duration(within).map_err(D::Error::custom)? }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod check;
 mod limits;
 mod load;
 mod provider;
+mod reactions;
 mod routes;
 mod settings;
 

@@ -24,7 +24,7 @@ pub(super) struct Settings {
     #[serde(default)]
     pub(super) throttle: Vec<super::limits::ThrottleSettings>,
     #[serde(default)]
-    pub(super) reaction: Vec<super::limits::ReactionSettings>,
+    pub(super) reaction: Vec<super::reactions::ReactionSettings>,
     pub(super) dns: super::limits::DnsSettings,
 }
 

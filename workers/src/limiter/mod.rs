@@ -3,6 +3,7 @@
 
 mod alone;
 pub mod connections;
+mod heard;
 mod pace;
 pub mod recipients;
 pub mod scopes;
@@ -25,11 +26,10 @@ use crate::{
     config::{Config, DnsConfig, LimitsConfig},
     decide::limits::{
         admit::{Admission, Ask, HOLD_US},
-        reaction,
-        scope::{Demand, WHOLE},
+        scope::Demand,
     },
     dns::{Dns, SetupError},
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    outcome::{Answer, Class, Refusal, Stage},
     seats::Seat,
     store::{Store, StoreError},
     telemetry::traces,
@@ -43,6 +43,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
+/// The shortest wait that the ladder gives.
+const FIRST_RUNG: Duration = Duration::from_secs(2);
+/// A token is used up to so long after its time.
+const LATE_MAX: Duration = Duration::from_millis(500);
 /// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
 /// the worker. Less than [`ladder::WAIT_MIN`], from which on it would be put away again.
 const EARLY: Duration = Duration::from_millis(1400);
@@ -171,16 +175,17 @@ impl Limiter {
         demands.into_iter().filter(|one| !one.limits.is_empty() || disturbed.contains(&one.scope)).collect()
     }
 
-    /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
-    pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat) -> Permission {
-        let demands = self.demands(subject);
-        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
-        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
-        let demands = self.to_be_asked(demands);
+    /// The question of an attempt, to be asked with its claim; nothing where there is none, or where tokens are at hand in batches.
+    pub fn question(&self, subject: Subject<'_>, queue: bool) -> Option<Ask> {
+        let ask = self.ask(subject, self.to_be_asked(self.demands(subject)), queue)?;
+        self.0.tokens.are_asked_for_one_by_one(&ask).then_some(ask)
+    }
+
+    fn ask(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
         if demands.is_empty() {
-            return Permission::Go;
+            return None;
         }
-        let mut ask = Ask {
+        Some(Ask {
             demands,
             lane: subject.job.lane(),
             tenant: subject.job.tenant().as_str().to_owned(),
@@ -188,9 +193,23 @@ impl Limiter {
             fresh: subject.fresh,
             want: 1,
             queue,
-        };
+        })
+    }
+
+    /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
+    /// `answer` is that to [`Limiter::question`], where it was asked before.
+    pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat, answer: Option<Admission>) -> Permission {
+        let demands = self.demands(subject);
+        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
+        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
+        let Some(mut ask) = self.ask(subject, self.to_be_asked(demands), queue) else { return Permission::Go };
+        let mut answer = answer;
         for question in 1..=QUESTIONS_MAX {
-            let admission = match self.0.tokens.admit(&self.0.store, &ask).await {
+            let answered = match answer.take() {
+                Some(answer) => Ok(answer),
+                None => self.0.tokens.admit(&self.0.store, &ask).await,
+            };
+            let admission = match answered {
                 Err(error) if error.is_down() => match self.alone(&ask, &error) {
                     Some(admission) => admission,
                     None => return Permission::Away,
@@ -208,16 +227,30 @@ impl Limiter {
             match admission {
                 Admission::Free => return Permission::Go,
                 Admission::Go { wait_us, .. } => {
+                    let due = Instant::now() + micros(wait_us);
                     let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
                     seat.wait(micros(wait_us)).await;
-                    return Permission::Go;
+                    // A token that waited for a seat belongs to another time: many of them would be a burst.
+                    if due.elapsed() < LATE_MAX || question == QUESTIONS_MAX {
+                        return Permission::Go;
+                    }
+                    ask.fresh = false;
                 }
                 Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
                     ask.fresh = false;
                     let _waiting = traces::waiting("limit");
                     seat.wait(micros(park_us)).await;
                 }
-                Admission::Park { park_us, scope, .. } => return Permission::Park(slot(park_us, why(&ask, scope))),
+                Admission::Park { park_us, scope, .. } => {
+                    let mut wait = micros(park_us);
+                    if (ladder::WAIT_MIN..FIRST_RUNG).contains(&wait) {
+                        // The ladder would be late: the little that is too much for the way back at once is waited for here.
+                        let little = wait.saturating_sub(EARLY);
+                        seat.wait(little).await;
+                        wait = EARLY;
+                    }
+                    return Permission::Park(slot(wait, why(&ask, scope)));
+                }
                 Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
             }
         }
@@ -232,94 +265,6 @@ impl Limiter {
         }
         self.0.alone.admit(ask, error, Instant::now())
     }
-
-    /// Looks at what came of an attempt: slows down where the transport asks for patience. `domains` are those of the recipients, by
-    /// envelope index.
-    pub async fn heard(&self, subject: Subject<'_>, outcome: &Outcome) {
-        let (whole, single) = match outcome {
-            Outcome::Refused { refusal, recipients } if recipients.is_empty() => (Some(refusal), [].as_slice()),
-            Outcome::Refused { recipients, .. } => (None, recipients.as_slice()),
-            Outcome::Accepted { refused, .. } => (None, refused.as_slice()),
-            Outcome::Unknown(_) | Outcome::LostClaim => return,
-        };
-        let mut done: Vec<String> = Vec::new();
-        if let Some(refusal) = whole {
-            let groups = if subject.groups.is_empty() { &[String::new()] } else { subject.groups };
-            for group in groups {
-                self.react(subject, group, refusal, &mut done).await;
-            }
-        }
-        let all = if single.is_empty() { Vec::new() } else { subject.job.recipients() };
-        for one in single {
-            if let Some(recipient) = all.get(one.index) {
-                let group = self.group(recipient.address.domain().as_str()).await;
-                self.react(subject, &group, &one.refusal, &mut done).await;
-            }
-        }
-    }
-
-    /// Resolves when a scope of the attempt is paused by an answer to another one: whoever still waits for a connection then need not
-    /// be refused to know.
-    pub async fn paused(&self, subject: Subject<'_>) {
-        let name = &self.0.transports[subject.transport];
-        let mut scopes = vec![scopes::transport(name)];
-        scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));
-        let mut heard = self.0.paused.subscribe();
-        let is_paused = |paused: &HashMap<String, Instant>| {
-            let now = Instant::now();
-            scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
-        };
-        if heard.wait_for(is_paused).await.is_err() {
-            // The sender lives in `self`.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn note_pause(&self, scope: &str, pause_us: f64) {
-        let now = Instant::now();
-        self.0.paused.send_modify(|paused| {
-            paused.retain(|_, until| *until > now);
-            paused.insert(scope.to_owned(), now + micros(pause_us));
-        });
-    }
-
-    /// Each scope hears one answer of an attempt.
-    async fn react(&self, subject: Subject<'_>, group: &str, refusal: &Refusal, done: &mut Vec<String>) {
-        // What was never said by a transport is no reason to slow down.
-        if refusal.answer.code.is_none() && refusal.retry_after.is_none() {
-            return;
-        }
-        let transport = &self.0.transports[subject.transport];
-        let Some(rule) = reaction::find(&self.0.config.reactions, transport, group, refusal) else { return };
-        if !rule.acts(refusal) {
-            return;
-        }
-        let is_transport = rule.target.is_transport(refusal.answer.stage) || group.is_empty();
-        let scope = if is_transport { scopes::transport(transport) } else { scopes::group(transport, group) };
-        if done.contains(&scope) {
-            return;
-        }
-        let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
-        let is_limited = demand.is_some_and(|one: Demand| !one.limits.is_empty());
-        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.0.alone.known_workers());
-        match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
-            Ok(reacted) if reacted.fired => {
-                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
-                self.0.tokens.forget();
-                if reacted.pause_us > 0.0 {
-                    self.note_pause(&scope, reacted.pause_us);
-                }
-                let (pause_ms, left) = ((reacted.pause_us / 1e3).round(), (reacted.left * 100.0 / WHOLE).round());
-                if reacted.is_cut || rule.keep >= 1.0 {
-                    warn!(scope, reaction = rule.name, pause_ms, left_percent = left, answer = %refusal.answer, "{scope} asks for patience");
-                }
-            }
-            Ok(_) => {}
-            // Each job's own wait is what is left then.
-            Err(error) => warn!(scope, %error, "The store did not hear that a transport asks for patience"),
-        }
-        done.push(scope);
-    }
 }
 
 fn micros(us: f64) -> Duration {
@@ -330,8 +275,7 @@ fn why(ask: &Ask, scope: usize) -> String {
     ask.demands.get(scope).map(|one| one.scope.clone()).unwrap_or_default()
 }
 
-fn slot(park_us: f64, why: String) -> Slot {
-    let wait = micros(park_us);
+fn slot(wait: Duration, why: String) -> Slot {
     // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
     let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(ladder::WAIT_MIN) };
     let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);

@@ -58,14 +58,17 @@ pub fn of(
 pub fn groups_by_list(config: &LimitsConfig, job: &Job) -> Vec<String> {
     let mut groups: Vec<String> = Vec::new();
     for recipient in job.recipients() {
-        let domain = recipient.address.domain().as_str();
-        let found = config.groups.find(domain, Exchangers::Unknown);
-        let group = found.map_or_else(|| domain.to_owned(), |group| group.name.clone());
+        let group = by_list(config, recipient.address.domain().as_str());
         if !groups.contains(&group) {
             groups.push(group);
         }
     }
     groups
+}
+
+fn by_list(config: &LimitsConfig, domain: &str) -> String {
+    let found = config.groups.find(domain, Exchangers::Unknown);
+    found.map_or_else(|| domain.to_owned(), |group| group.name.clone())
 }
 
 impl Limiter {
@@ -116,6 +119,24 @@ impl Limiter {
     /// The tenant's weight among others that wait.
     pub(super) fn weight(&self, tenant: &Tenant) -> f64 {
         self.0.config.tenants.get(tenant.as_str()).map_or(1.0, |one| one.weight)
+    }
+
+    /// The groups of these recipients, each once, where the lists alone tell them and nothing is to be asked of DNS.
+    pub fn listed_groups(&self, job: &Job, pending: Option<&[u8]>) -> Option<Vec<String>> {
+        if self.0.groups_by_dns || self.0.checks_recipients {
+            return None;
+        }
+        let mut groups: Vec<String> = Vec::new();
+        for (index, recipient) in job.recipients().iter().enumerate() {
+            if pending.is_some_and(|list| !list.iter().any(|one| usize::from(*one) == index)) {
+                continue;
+            }
+            let group = by_list(&self.0.config, recipient.address.domain().as_str());
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        Some(groups)
     }
 
     /// The groups of these recipients, each once.

@@ -54,13 +54,17 @@ impl Tokens {
         self.sets().clear();
     }
 
+    /// A slow limit is asked for each message, side by side.
+    pub fn are_asked_for_one_by_one(&self, ask: &Ask) -> bool {
+        slowest(ask).is_some_and(|pace| pace <= self.lease_above)
+    }
+
     /// Asks the store, where nothing is held.
     pub async fn admit(&self, store: &Store, ask: &Ask) -> Result<Admission, StoreError> {
-        let slowest = slowest(ask);
-        // A slow limit is asked for each message, side by side.
-        if slowest.is_some_and(|pace| pace <= self.lease_above) {
+        if self.are_asked_for_one_by_one(ask) {
             return store.admit(ask).await;
         }
+        let slowest = slowest(ask);
         let held = self.held(ask);
         // One question at a time: whoever waits for it may find its token in the batch.
         let mut held = held.lock().await;

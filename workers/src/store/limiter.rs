@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Backend, Store, StoreError};
+use super::{Backend, Claim, ClaimRequest, Store, StoreError};
 use crate::decide::limits::{
     admit::{Admission, Ask},
     connections::Want,
@@ -40,6 +40,21 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.admit(ask, self.limiter_now()).await,
             Backend::Embedded(store) => store.admit(ask, self.limiter_now()).await,
+        }
+    }
+
+    /// Asks for the right to attempt a job, and where it is granted whether the job may go now: one round trip, but in a cluster. No
+    /// admission where nothing was asked, the right was not granted, or the question has to be a call of its own.
+    pub async fn claim_and_admit(
+        &self,
+        request: &ClaimRequest,
+        ask: Option<&Ask>,
+    ) -> Result<(Claim, Option<Admission>), StoreError> {
+        match (&self.backend, ask) {
+            (Backend::Redis(store), Some(ask)) if store.asks_in_one_call() => {
+                store.claim_and_admit(request, self.holder(), ask, self.limiter_now()).await
+            }
+            _ => Ok((self.claim(request).await?, None)),
         }
     }
 

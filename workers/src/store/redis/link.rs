@@ -77,6 +77,11 @@ impl Link {
         &self.shared.scripts
     }
 
+    /// Whether keys of different slots cannot be named in one call.
+    pub fn is_cluster(&self) -> bool {
+        self.shared.address.is_cluster()
+    }
+
     /// False while calls fail fast.
     pub fn is_up(&self) -> bool {
         matches!(*self.shared.status.borrow(), Status::Up { .. })

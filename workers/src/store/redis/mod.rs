@@ -68,9 +68,27 @@ impl RedisStore {
 
     /// See [`super::Store::claim`].
     pub async fn claim(&self, request: &ClaimRequest, holder: String) -> Result<Claim, StoreError> {
+        let mut call = self.link.scripts().claim().prepare_invoke();
+        let lease = self.ask_for(&mut call, request, holder);
+        let answer: Vec<String> = self
+            .link
+            .run(|mut conn| {
+                let call = &call;
+                Box::pin(async move { call.invoke_async(&mut conn).await })
+            })
+            .await?;
+        read_claim(answer, lease).map_err(|error| unreadable(&error))
+    }
+
+    /// Keys and arguments of `claim.lua`, and the lease that a fence makes.
+    fn ask_for(
+        &self,
+        call: &mut redis::ScriptInvocation<'_>,
+        request: &ClaimRequest,
+        holder: String,
+    ) -> impl FnOnce(u64) -> Lease + use<> {
         let (record, epoch) = keys(request.key.as_str());
         let payload_hash = request.payload_hash.to_hex();
-        let mut call = self.link.scripts().claim().prepare_invoke();
         call.key(record)
             .key(epoch)
             .arg(&payload_hash)
@@ -81,18 +99,8 @@ impl RedisStore {
             .arg(millis(self.options.lease))
             .arg(millis(self.options.working_life()))
             .arg(SKEW_MS);
-        let lease = |fence| Lease {
-            key: request.key.clone(),
-            facts: LeaseFacts { holder, fence, generation: request.generation, payload_hash },
-        };
-        let answer: Vec<String> = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
-        read_claim(answer, lease).map_err(|error| unreadable(&error))
+        let (key, generation) = (request.key.clone(), request.generation);
+        move |fence| Lease { key, facts: LeaseFacts { holder, fence, generation, payload_hash } }
     }
 
     /// See [`super::transitions::step`].

@@ -5,20 +5,22 @@
 //! waits; `postrider:{limits}` is the index of scopes. One hash tag for all of them, because a message is counted against a
 //! transport, a group and a tenant in one step: in a cluster the limiter lives on one node.
 
+mod look;
+
 use std::{sync::LazyLock, time::Duration};
 
 use postrider_schemas::Lane;
-use redis::{RedisResult, Script, ScriptInvocation};
+use redis::{Script, ScriptInvocation};
 
-use super::{RedisStore, scripts::surprise, unreadable};
+use self::look::{Look, read_look, scope_of};
+use super::{RedisStore, read_claim, scripts::surprise, unreadable};
 use crate::{
     decide::limits::{
         admit::{Admission, Ask},
         connections::Want,
         reaction::{Call, Order, Reacted},
-        scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
     },
-    store::{StoreError, limiter::Overview, millis},
+    store::{Claim, ClaimRequest, StoreError, limiter::Overview, millis},
 };
 
 const INDEX: &str = "postrider:{limits}";
@@ -29,6 +31,7 @@ const LOOK_MAX: usize = 100;
 
 struct Scripts {
     admit: Script,
+    claim_and_admit: Script,
     react: Script,
     order: Script,
     look: Script,
@@ -45,6 +48,18 @@ macro_rules! script {
 
 static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     admit: script!("admit.lua"),
+    // The one, and where it grants the job the other, each with its own keys and arguments.
+    claim_and_admit: Script::new(concat!(
+        "local claimed\ndo\n",
+        include_str!("../prelude.lua"),
+        "local function claim()\n",
+        include_str!("../claim.lua"),
+        "\nend\nclaimed = claim()\nend\nif claimed[1] ~= 'go' then return claimed end\n",
+        "local KEYS, ARGV = { unpack(KEYS, 3) }, { unpack(ARGV, 9) }\nlocal function ask()\n",
+        include_str!("prelude.lua"),
+        include_str!("admit.lua"),
+        "\nend\nfor _, word in ipairs(ask()) do claimed[#claimed + 1] = word end\nreturn claimed\n",
+    )),
     react: script!("react.lua"),
     order: script!("order.lua"),
     look: script!("look.lua"),
@@ -54,28 +69,34 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 });
 
 impl RedisStore {
+    /// Whether a claim and a question about limits can be one call.
+    pub fn asks_in_one_call(&self) -> bool {
+        !self.link.is_cluster()
+    }
+
+    /// See [`crate::store::Store::claim_and_admit`].
+    pub async fn claim_and_admit(
+        &self,
+        request: &ClaimRequest,
+        holder: String,
+        ask: &Ask,
+        now: Option<u64>,
+    ) -> Result<(Claim, Option<Admission>), StoreError> {
+        let mut call = SCRIPTS.claim_and_admit.prepare_invoke();
+        let lease = self.ask_for(&mut call, request, holder);
+        put(&mut call, ask, now);
+        let mut answer: Vec<String> = self.invoke(&call).await?;
+        // What follows the fence of a claim that was granted is the admission.
+        let granted = answer.first().is_some_and(|word| word == "go");
+        let admission = if granted { answer.split_off(answer.len().min(2)) } else { Vec::new() };
+        let claim = read_claim(answer, lease).map_err(|error| unreadable(&error))?;
+        Ok((claim, read_admission(&admission)))
+    }
+
     /// See [`crate::store::Store::admit`].
     pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
         let mut call = SCRIPTS.admit.prepare_invoke();
-        call.key(INDEX);
-        for demand in &ask.demands {
-            call.key(scope_key(&demand.scope));
-            call.key(line_key("ends", ask.lane, &demand.scope));
-            call.key(line_key("shares", ask.lane, &demand.scope));
-        }
-        call.arg(clock(now))
-            .arg(letter(ask.lane))
-            .arg(&ask.tenant)
-            .arg(ask.weight)
-            .arg(u8::from(ask.fresh))
-            .arg(ask.want)
-            .arg(u8::from(ask.queue));
-        for demand in &ask.demands {
-            call.arg(&demand.scope).arg(demand.limits.len());
-            for limit in &demand.limits {
-                call.arg(limit.bucket).arg(limit.interval_us).arg(limit.tolerance_us);
-            }
-        }
+        put(&mut call, ask, now);
         read_admission(&self.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
     }
 
@@ -193,6 +214,29 @@ impl RedisStore {
     }
 }
 
+/// Keys and arguments of `admit.lua`.
+fn put(call: &mut ScriptInvocation<'_>, ask: &Ask, now: Option<u64>) {
+    call.key(INDEX);
+    for demand in &ask.demands {
+        call.key(scope_key(&demand.scope));
+        call.key(line_key("ends", ask.lane, &demand.scope));
+        call.key(line_key("shares", ask.lane, &demand.scope));
+    }
+    call.arg(clock(now))
+        .arg(letter(ask.lane))
+        .arg(&ask.tenant)
+        .arg(ask.weight)
+        .arg(u8::from(ask.fresh))
+        .arg(ask.want)
+        .arg(u8::from(ask.queue));
+    for demand in &ask.demands {
+        call.arg(&demand.scope).arg(demand.limits.len());
+        for limit in &demand.limits {
+            call.arg(limit.bucket).arg(limit.interval_us).arg(limit.tolerance_us);
+        }
+    }
+}
+
 fn scope_key(scope: &str) -> String {
     format!("{INDEX}:{scope}")
 }
@@ -222,80 +266,4 @@ fn read_admission(answer: &[String]) -> Option<Admission> {
         "full" => Admission::Full { wait_us: number(1)?, scope: whole(2)? },
         _ => return None,
     })
-}
-
-/// Fields of a hash, then the sorted sets with their scores.
-type Look = (Vec<(String, String)>, [Vec<(String, f64)>; 4]);
-
-fn read_look(answer: Vec<redis::Value>) -> RedisResult<(String, Vec<Look>)> {
-    let mut values = answer.into_iter();
-    let now = redis::from_redis_value(values.next().ok_or_else(surprise)?)?;
-    let looks = values.map(|value| {
-        let parts: Vec<Vec<String>> = redis::from_redis_value(value)?;
-        let [fields, sets @ ..] = parts.as_slice() else { return Err(surprise()) };
-        let set = |place: usize| -> RedisResult<Vec<(String, f64)>> {
-            let pairs = sets.get(place).ok_or_else(surprise)?.chunks_exact(2);
-            pairs.map(|pair| Ok((pair[0].clone(), pair[1].parse().map_err(|_| surprise())?))).collect()
-        };
-        let fields = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-        Ok((fields, [set(0)?, set(1)?, set(2)?, set(3)?]))
-    });
-    Ok((now, looks.collect::<RedisResult<_>>()?))
-}
-
-/// Nothing where the store has forgotten it.
-fn scope_of((fields, sets): Look) -> Option<Scope> {
-    if fields.is_empty() && sets.iter().all(Vec::is_empty) {
-        return None;
-    }
-    let fields: std::collections::BTreeMap<String, String> = fields.into_iter().collect();
-    let number = |name: &str| fields.get(name).and_then(|text| text.parse::<f64>().ok());
-    let mut scope = Scope {
-        paused_until: number("p").unwrap_or_default(),
-        why: fields.get("w").cloned().unwrap_or_default(),
-        cut: number("cl").map(|left| Cut {
-            left,
-            at: number("ca").unwrap_or_default(),
-            recovery: number("cr").unwrap_or_default(),
-            seen_interval_us: number("cs").unwrap_or_default(),
-        }),
-        set: number("su").map(|until| Set {
-            interval_us: number("si").unwrap_or_default(),
-            tolerance_us: number("so").unwrap_or_default(),
-            until,
-        }),
-        used: Used {
-            minute: number("um").unwrap_or_default(),
-            count: number("uc").unwrap_or_default(),
-            before: number("ub").unwrap_or_default(),
-        },
-        ..Scope::default()
-    };
-    for name in fields.keys() {
-        if let Some(bucket) = name.strip_prefix("t:") {
-            let of = |letter: &str| number(&format!("{letter}:{bucket}")).unwrap_or_default();
-            let state = Bucket { all: of("t"), urgent: of("x"), interval_us: of("i"), tolerance_us: of("o") };
-            scope.buckets.insert(bucket.to_owned(), state);
-        }
-        if let Some(reaction) = name.strip_prefix("n:") {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of calls")]
-            let count = number(name).unwrap_or_default() as u32;
-            let since = number(&format!("s:{reaction}")).unwrap_or_default();
-            scope.calls.insert(reaction.to_owned(), Calls { count, since });
-        }
-    }
-    let weight = |tenant: &str| number(&format!("g:{tenant}")).unwrap_or(1.0);
-    let [ends_t, shares_t, ends_b, shares_b] = sets;
-    for (lane, ends, shares) in [(Lane::Transactional, ends_t, shares_t), (Lane::Bulk, ends_b, shares_b)] {
-        if ends.is_empty() && shares.is_empty() {
-            continue;
-        }
-        let places = ends.into_iter().map(|(tenant, end)| {
-            let weight = weight(&tenant);
-            (tenant, Place { end, weight })
-        });
-        let line = Line { ends: places.collect(), shares: shares.into_iter().collect() };
-        scope.lines.insert(lane.as_str().to_owned(), line);
-    }
-    Some(scope)
 }

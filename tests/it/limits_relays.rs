@@ -1,0 +1,128 @@
+//! Relays that want less: what they answer slows the workers down, and a cap on connections holds over all of them.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and times of a test are small")]
+
+use std::time::Duration;
+
+use postrider_schemas::Lane;
+use postrider_tests::{
+    deadline,
+    pacing_relay::PacingRelay,
+    postrider::Postrider,
+    story::{self, ROUTE, SOON},
+    world::{Parts, World},
+};
+
+use crate::limits::{is_long, jobs};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
+    let relay = PacingRelay::start(10).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = "host = \"127.0.0.1\"\ntls = \"none\"\nrate = \"40/s\"\n\
+                [[reaction]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1s\"\ncut = 0.5\nrecover = \"2m\"\n";
+    // The pace is recovered within two minutes of a whole one: a third of the way to ten a second takes half a minute.
+    let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
+    let worker = story::start_any(&config).unwrap();
+    let seconds = if is_long() { 120.0 } else { 36.0 };
+    story::publish(&file, &jobs(Lane::Bulk, "any", (seconds * 20.0) as usize)).await.unwrap();
+    let start = std::time::Instant::now();
+    deadline::wait_for("the time", Duration::from_secs(200), || {
+        (start.elapsed().as_secs_f64() > seconds).then_some(())
+    })
+    .unwrap();
+    let after = |list: &[std::time::Instant], from: f64, to: f64| {
+        let within = |at: &&std::time::Instant| (from..to).contains(&at.duration_since(start).as_secs_f64());
+        list.iter().filter(within).count()
+    };
+    let from = if is_long() { 60.0 } else { 12.0 };
+    let (taken, refused) = (after(&relay.taken(), from, seconds), after(&relay.refused(), from, seconds));
+    let share = refused as f64 / (taken + refused) as f64;
+    println!("after {from} s: {taken} taken, {refused} refused ({:.1} %)", share * 100.0);
+    assert!(taken as f64 / (seconds - from) <= 10.5 && taken as f64 / (seconds - from) >= 3.0, "{taken}");
+    assert!(share < if is_long() { 0.05 } else { 0.15 }, "{share}");
+    let first = after(&relay.refused(), 0.0, from);
+    println!("{first} refused before");
+    relay.allow(1000);
+    let before = relay.taken().len();
+    let lifted = std::time::Instant::now();
+    // Jobs that were put away come back at their slots; fresh ones find what has recovered.
+    story::publish(&file, &jobs(Lane::Transactional, "fresh", 400)).await.unwrap();
+    let recovered = || {
+        let recent = relay.taken().iter().filter(|at| at.elapsed() < Duration::from_secs(2)).count();
+        (recent >= 22).then_some(())
+    };
+    deadline::wait_for("a faster pace", Duration::from_secs(90), recovered).unwrap();
+    println!("{} more in {:.1} s", relay.taken().len() - before, lifted.elapsed().as_secs_f64());
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
+    let parts = Parts { postfix: true, ..Parts::usual() };
+    let world = World::start(&parts).unwrap();
+    story::declare(&world).unwrap();
+    let relay = format!(
+        "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n",
+        world.postfix().ca_file().display(),
+        postrider_tests::postfix::USER,
+        postrider_tests::postfix::PASSWORD
+    );
+    let config = story::relay_config(
+        &world.amqp_url(),
+        &world.redis_url(),
+        world.postfix().limited,
+        &format!("{relay}connections = 1\n{ROUTE}").replace("connections = 1\n", ""),
+    )
+    .replace("connections = 8", "connections = 1");
+    let mut worker = story::start(config.clone()).unwrap();
+    let batch = |n: usize| story::job(Lane::Bulk, &format!("ok-{n}@dest.test"));
+    story::publish(&world.amqp_url(), &(0..40).map(batch).collect::<Vec<_>>()).await.unwrap();
+    worker.wait_for_output("asks for patience", SOON).unwrap();
+    let done = Postrider::command(["limits", "ls", "transport:", "--format", "json"]).config(config).run(SOON).unwrap();
+    let row: serde_json::Value = serde_json::from_str(done.stdout.lines().next().unwrap()).unwrap();
+    println!("{row}");
+    assert!(row["why"].as_str().unwrap().starts_with("rate: "), "{row}");
+    let all_away = || {
+        let log = worker.stderr();
+        let (refused, waiting) =
+            (log.matches("was refused").count(), log.matches(" waits for transport:relay").count());
+        (refused + waiting >= 37).then_some((refused, waiting))
+    };
+    let counts = deadline::wait_for("all of them refused or put away", SOON, all_away);
+    let (refused, waiting) =
+        counts.unwrap_or_else(|error| panic!("{error:#}: {}", worker.stderr().replace('@', " at ")));
+    println!("{refused} refused by Postfix, {waiting} put away without asking it");
+    assert!(refused < 20, "{refused}");
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead() {
+    let relay = PacingRelay::start(100_000).unwrap();
+    relay.answer_after(Duration::from_millis(100));
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = format!("host = \"127.0.0.1\"\ntls = \"none\"\nconnections_total = 6\n{ROUTE}");
+    let config = story::relay_config(&file, &file, relay.port(), &more);
+    let (mut first, mut second) = (story::start_any(&config).unwrap(), story::start_any(&config).unwrap());
+    let load = |n: usize| jobs(Lane::Bulk, "any", n);
+    story::publish(&file, &load(if is_long() { 2000 } else { 600 })).await.unwrap();
+    let part = |worker: &Postrider, part: usize| {
+        let text = format!("\"part\":{part},");
+        let log = worker.stderr();
+        log.lines()
+            .rev()
+            .find(|line| line.contains("Connections to the relay"))
+            .is_some_and(|line| line.contains(&text))
+    };
+    let equal = || (part(&first, 3) && part(&second, 3)).then_some(());
+    deadline::wait_for("equal parts", SOON, equal).unwrap();
+    second.kill9().unwrap();
+    deadline::wait_for("the part of the dead", SOON, || part(&first, 6).then_some(())).unwrap();
+    let (open, most) = relay.connections();
+    println!("{open} open, at most {most} at once, {} taken", relay.taken().len());
+    assert!(most <= 6, "{most}");
+    first.terminate().unwrap();
+    first.wait(SOON).unwrap();
+}

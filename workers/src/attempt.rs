@@ -31,12 +31,12 @@ use crate::{
     },
     failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, Slot},
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
     seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
-    telemetry::{metrics, pulse::PULSE, registry::attribute, traces, words},
+    telemetry::{attempts, metrics, registry::attribute, traces},
     transport::Transport,
 };
 
@@ -68,7 +68,7 @@ pub struct World {
 pub(crate) struct Task<'a> {
     pub(crate) job: &'a Job,
     pub(crate) meta: &'a Meta,
-    published_at: Option<Timestamp>,
+    pub(crate) published_at: Option<Timestamp>,
     pub(crate) route: &'a Route,
     /// Where its recipients go separate ways.
     parts: Option<Vec<Part>>,
@@ -122,13 +122,14 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
         }
     };
     let Some(seat) = seat else {
+        traces::forget();
         return close(&world, delivery, Settlement::Return).await;
     };
     let _in_hand = metrics::taken(&delivery, now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
     let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key, seat: &seat };
-    describe(&task);
+    attempts::describe(&task);
     guarded(&world, delivery, &task).await;
 }
 
@@ -226,7 +227,7 @@ async fn claim(
     loop {
         let asking = traces::call("claim");
         let answer = world.store.claim_and_admit(&request, ask).await;
-        note_claim(&asking, world, answer.as_ref().map(|(claim, _)| claim));
+        attempts::note_claim(&asking, world, answer.as_ref().map(|(claim, _)| claim));
         drop(asking);
         match answer {
             Err(error) if error.is_down() && !may_go_alone && !waited => {
@@ -321,7 +322,7 @@ async fn conclude(world: &World, delivery: Delivery, task: &Task<'_>, right: Rig
         return close(world, delivery, Settlement::Return).await;
     };
     log_outcome(task, ended, &verdict.next);
-    tell_outcome(task, ended, &verdict.next);
+    attempts::tell_outcome(task, ended, &verdict.next);
     follow(world, delivery, task, right, verdict).await;
 }
 
@@ -355,7 +356,7 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
 /// Nothing that goes wrong here may turn a yes into another try.
 async fn record_sent(world: &World, task: &Task<'_>, lease: Lease) {
     let recording = traces::call("finish");
-    note_store(&recording, world, "finish");
+    attempts::note_store(&recording, world, "finish");
     match world.store.finish(lease, Final::Sent).await {
         Ok(Finished::WasSentBefore) => {
             warn!(job.id = %task.job.id(), "Job {} was sent twice: an earlier attempt had been accepted after all", task.job.id());
@@ -606,68 +607,6 @@ async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) ->
         settling.fail("settlement", "the settlement did not arrive");
     }
     settled
-}
-
-/// What the trail says of a job.
-fn describe(task: &Task<'_>) {
-    if !traces::is_recorded() {
-        return;
-    }
-    let recipients = task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len);
-    traces::set(attribute::JOB_ID, task.job.id().to_string());
-    traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
-    traces::set(attribute::ROUTE, task.route.name.clone());
-    traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
-}
-
-fn note_store(step: &traces::Step, world: &World, operation: &'static str) {
-    step.set(attribute::DB_SYSTEM, world.store.system());
-    step.set(attribute::DB_OPERATION, operation);
-}
-
-fn note_claim(step: &traces::Step, world: &World, answer: Result<&Claim, &StoreError>) {
-    note_store(step, world, "claim");
-    match answer {
-        Ok(claim) => step.set(attribute::CLAIM, claim.as_str()),
-        Err(error) => step.fail(if error.is_down() { "down" } else { "broken" }, "the store did not answer the claim"),
-    }
-}
-
-/// The outcome, for metrics and the trail.
-fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
-    let (outcome, transport) = (&ended.outcome, ended.transport.as_str());
-    metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
-    if matches!(outcome, Outcome::Accepted { .. }) {
-        metrics::accepted(task.job, task.meta, task.published_at, transport, now());
-    }
-    match outcome {
-        Outcome::Refused { refusal, .. } => PULSE.failed(transport, refusal.class.as_str(), &refusal.answer, now()),
-        Outcome::Unknown(answer) => PULSE.failed(transport, "unknown", answer, now()),
-        Outcome::Accepted { .. } | Outcome::LostClaim => {}
-    }
-    if !traces::is_recorded() {
-        return;
-    }
-    traces::set(attribute::TRANSPORT, transport.to_owned());
-    traces::set(attribute::OUTCOME, words::outcome(outcome));
-    let answer = match outcome {
-        Outcome::Accepted { receipt, .. } => &receipt.answer,
-        Outcome::Refused { refusal, .. } => {
-            traces::set(attribute::CLASS, refusal.class.as_str());
-            &refusal.answer
-        }
-        Outcome::Unknown(answer) => answer,
-        Outcome::LostClaim => return,
-    };
-    let answer = answer.to_string();
-    match (outcome, next) {
-        (Outcome::Unknown(_), _) => traces::failed("unknown", &answer),
-        (_, Next::Bury { .. }) => traces::failed("dead", &answer),
-        (_, Next::Hold { .. }) => traces::failed("held", &answer),
-        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => traces::failed("config", &answer),
-        _ => {}
-    }
-    traces::set(attribute::ANSWER, answer);
 }
 
 /// The clock of the edge; decisions take the time as an argument.

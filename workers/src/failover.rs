@@ -28,7 +28,7 @@ use crate::{
         recipients::{nobody_left, with_unreachable},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
-    telemetry::{metrics, registry::attribute, traces, words},
+    telemetry::{attempts, metrics, traces},
     transport::{Transport, cannot_be_made},
 };
 
@@ -233,7 +233,7 @@ impl Tries<'_> {
         let submitted = AtomicBool::new(false);
         let group = self.groups.first().map_or("", String::as_str);
         metrics::begun(task.job, &transport.name, group);
-        let (step, begun) = (deliver_step(transport), Instant::now());
+        let (step, begun) = (attempts::deliver_step(transport), Instant::now());
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
@@ -250,7 +250,7 @@ impl Tries<'_> {
                 }
             }
         };
-        note_outcome(&step, &outcome);
+        attempts::note_outcome(&step, &outcome);
         drop(step);
         metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
         if let Some(event) = world.circuits.heard(n, &outcome).await {
@@ -274,35 +274,6 @@ impl Tries<'_> {
 fn paused() -> Refusal {
     let answer = Answer::local(Stage::Connect, "paused while the job waited for a connection");
     Refusal { class: Class::Throttled, answer, retry_after: None }
-}
-
-/// The time with one transport.
-fn deliver_step(transport: &Transport) -> traces::Step {
-    let step = traces::stretch("deliver", transport.is_relay());
-    if step.is_recorded() {
-        let (host, port) = transport.address();
-        step.set(attribute::TRANSPORT, transport.name.clone());
-        step.set(attribute::TRANSPORT_KIND, transport.kind.as_str());
-        step.set(attribute::SERVER_ADDRESS, host.to_owned());
-        step.set(attribute::SERVER_PORT, i64::from(port));
-        step.set(attribute::PROTOCOL, if transport.is_relay() { "smtp" } else { "http" });
-    }
-    step
-}
-
-fn note_outcome(step: &traces::Step, outcome: &Outcome) {
-    if !step.is_recorded() {
-        return;
-    }
-    step.set(attribute::OUTCOME, words::outcome(outcome));
-    match outcome {
-        Outcome::Refused { refusal, .. } => {
-            step.set(attribute::CLASS, refusal.class.as_str());
-            step.fail(refusal.class.as_str(), &refusal.answer.to_string());
-        }
-        Outcome::Unknown(answer) => step.fail("unknown", &answer.to_string()),
-        Outcome::Accepted { .. } | Outcome::LostClaim => {}
-    }
 }
 
 /// Why this transport is not even asked; nothing where it is.
@@ -369,8 +340,7 @@ async fn may_submit(
     let Right::Claimed(lease) = right else { return true };
     let call = pin.map_or_else(|| transport.name.clone(), ToString::to_string);
     let step = traces::call("submitting");
-    step.set(attribute::DB_SYSTEM, world.store.system());
-    step.set(attribute::DB_OPERATION, "submitting");
+    attempts::note_store(&step, world, "submitting");
     match world.store.submitting(lease, &call).await {
         Ok(mine) => mine,
         Err(error) => {

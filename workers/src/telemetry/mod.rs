@@ -6,6 +6,7 @@ pub mod registry;
 pub mod sampling;
 pub mod words;
 
+pub(crate) mod attempts;
 pub mod logs;
 pub mod metrics;
 pub mod pulse;

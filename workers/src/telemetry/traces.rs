@@ -332,6 +332,11 @@ pub fn failed(kind: &'static str, text: &str) {
     });
 }
 
+/// Nothing was begun: nothing is told.
+pub fn forget() {
+    with(|trail| (trail.is_sampled, trail.is_failure) = (false, false));
+}
+
 /// The trace of the attempt whose task this is, for log lines; the one that the message came in, where traces are off.
 pub fn trace_id(meta: &Meta) -> Option<String> {
     let own = with(|trail| trail.trace.to_string());

@@ -1,0 +1,109 @@
+//! What is told of an attempt: its trail, its counts, and its failure where it was one. Reads what the attempt knows, and decides nothing.
+
+use jiff::Timestamp;
+
+use super::{metrics, pulse::PULSE, registry::attribute, traces, words};
+use crate::{
+    attempt::{Task, World},
+    decide::settle::Next,
+    failover::Ended,
+    outcome::{Class, Outcome},
+    store::{Claim, StoreError},
+    transport::Transport,
+};
+
+/// What the trail says of a job.
+pub(crate) fn describe(task: &Task<'_>) {
+    if !traces::is_recorded() {
+        return;
+    }
+    let recipients = task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len);
+    traces::set(attribute::JOB_ID, task.job.id().to_string());
+    traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
+    traces::set(attribute::ROUTE, task.route.name.clone());
+    traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
+}
+
+/// Which store is asked, and what.
+pub(crate) fn note_store(step: &traces::Step, world: &World, operation: &'static str) {
+    step.set(attribute::DB_SYSTEM, world.store.system());
+    step.set(attribute::DB_OPERATION, operation);
+}
+
+/// What the ledger said.
+pub(crate) fn note_claim(step: &traces::Step, world: &World, answer: Result<&Claim, &StoreError>) {
+    note_store(step, world, "claim");
+    match answer {
+        Ok(claim) => step.set(attribute::CLAIM, claim.as_str()),
+        Err(error) => step.fail(if error.is_down() { "down" } else { "broken" }, "the store did not answer the claim"),
+    }
+}
+
+/// The outcome, for metrics and the trail.
+pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
+    let (outcome, transport) = (&ended.outcome, ended.transport.as_str());
+    metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
+    if matches!(outcome, Outcome::Accepted { .. }) {
+        metrics::accepted(task.job, task.meta, task.published_at, transport, Timestamp::now());
+    }
+    match outcome {
+        Outcome::Refused { refusal, .. } => {
+            PULSE.failed(transport, refusal.class.as_str(), &refusal.answer, Timestamp::now());
+        }
+        Outcome::Unknown(answer) => PULSE.failed(transport, "unknown", answer, Timestamp::now()),
+        Outcome::Accepted { .. } | Outcome::LostClaim => {}
+    }
+    if !traces::is_recorded() {
+        return;
+    }
+    traces::set(attribute::TRANSPORT, transport.to_owned());
+    traces::set(attribute::OUTCOME, words::outcome(outcome));
+    let answer = match outcome {
+        Outcome::Accepted { receipt, .. } => &receipt.answer,
+        Outcome::Refused { refusal, .. } => {
+            traces::set(attribute::CLASS, refusal.class.as_str());
+            &refusal.answer
+        }
+        Outcome::Unknown(answer) => answer,
+        Outcome::LostClaim => return,
+    };
+    let answer = answer.to_string();
+    match (outcome, next) {
+        (Outcome::Unknown(_), _) => traces::failed("unknown", &answer),
+        (_, Next::Bury { .. }) => traces::failed("dead", &answer),
+        (_, Next::Hold { .. }) => traces::failed("held", &answer),
+        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => traces::failed("config", &answer),
+        _ => {}
+    }
+    traces::set(attribute::ANSWER, answer);
+}
+
+/// The time with one transport.
+pub(crate) fn deliver_step(transport: &Transport) -> traces::Step {
+    let step = traces::stretch("deliver", transport.is_relay());
+    if step.is_recorded() {
+        let (host, port) = transport.address();
+        step.set(attribute::TRANSPORT, transport.name.clone());
+        step.set(attribute::TRANSPORT_KIND, transport.kind.as_str());
+        step.set(attribute::SERVER_ADDRESS, host.to_owned());
+        step.set(attribute::SERVER_PORT, i64::from(port));
+        step.set(attribute::PROTOCOL, if transport.is_relay() { "smtp" } else { "http" });
+    }
+    step
+}
+
+/// What came of one transport.
+pub(crate) fn note_outcome(step: &traces::Step, outcome: &Outcome) {
+    if !step.is_recorded() {
+        return;
+    }
+    step.set(attribute::OUTCOME, words::outcome(outcome));
+    match outcome {
+        Outcome::Refused { refusal, .. } => {
+            step.set(attribute::CLASS, refusal.class.as_str());
+            step.fail(refusal.class.as_str(), &refusal.answer.to_string());
+        }
+        Outcome::Unknown(answer) => step.fail("unknown", &answer.to_string()),
+        Outcome::Accepted { .. } | Outcome::LostClaim => {}
+    }
+}

@@ -7,18 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_schemas::{
-    Event, EventType, Job, JobId, Meta,
-    event::EventData,
-    meta::Pin,
-    topology::EVENTS_EXCHANGE,
-    wire::{self, DecodeError},
-};
+use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    burial::{bury, put_aside, unreadable},
     circuits::Circuits,
     config::Config,
     decide::{
@@ -26,7 +21,7 @@ use crate::{
         limits::admit::{Admission, Ask},
         poison::{losses, poison},
         route::{Part, Route, Routed},
-        settle::{self, Next, Situation, Verdict, rest},
+        settle::{self, Next, Situation, Verdict},
         settlement::Settlement,
     },
     failover::{self, Asked, Ended, Sent},
@@ -461,53 +456,8 @@ async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
     matches!(world.store.alias(task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
-async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
-    warn!(%error, bytes = delivery.body.len(), "A message is not a job");
-    metrics::dead(delivery.source.lane, "unreadable");
-    traces::failed("unreadable", "a message is not a job");
-    let mut meta = delivery.meta.clone();
-    let mut cause = rest("unreadable", &error.to_string(), &meta, now());
-    cause.lane = Some(delivery.source.lane);
-    meta.rest = Some(cause);
-    emit(world, &[dead_unread(&delivery, &meta)]).await;
-    close(world, delivery, Settlement::Bury(meta)).await;
-}
-
-/// The event about a message that goes to `dead` without a look at what it says.
-fn dead_unread(delivery: &Delivery, meta: &Meta) -> Event {
-    let rest = meta.rest.as_ref();
-    let data = EventData {
-        job_id: job_id(delivery),
-        tenant: postrider_schemas::Tenant::DEFAULT.to_owned(),
-        lane: delivery.source.lane,
-        generation: meta.generation,
-        reason: rest.map(|rest| rest.reason.clone()),
-        answer: rest.map(|rest| rest.detail.clone()),
-        ..EventData::default()
-    };
-    Event::new(EventType::Dead, data, now())
-}
-
-fn job_id(delivery: &Delivery) -> Option<JobId> {
-    delivery.message_id.as_deref().and_then(|id| id.parse().ok())
-}
-
-async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
-    warn!(job.id = %job.id(), trace_id = traces::trace_id(&delivery.meta), reason, detail, "Job {} is given up", job.id());
-    metrics::dead(job.lane(), reason);
-    traces::failed("dead", detail);
-    let mut meta = delivery.meta.clone();
-    meta.generation += 1;
-    meta.rest = Some(rest(reason, detail, &meta, now()));
-    let mut event = Event::about(EventType::Dead, job, &meta, now());
-    event.data.reason = Some(reason.to_owned());
-    event.data.answer = Some(detail.to_owned());
-    emit(world, &[event]).await;
-    close(world, delivery, Settlement::Bury(meta)).await;
-}
-
 /// Workers that were lost with this message in hand.
-fn lost(delivery: &Delivery) -> u32 {
+pub(crate) fn lost(delivery: &Delivery) -> u32 {
     losses(&delivery.meta, delivery.deliveries)
 }
 
@@ -516,19 +466,7 @@ fn may_have_been_begun(delivery: &Delivery) -> bool {
     delivery.redelivered || delivery.meta.losses > 0
 }
 
-/// Carries out what [`poison`] says.
-async fn put_aside(world: &World, delivery: Delivery, settlement: Settlement) {
-    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), lost(&delivery));
-    warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is put aside");
-    traces::failed("crash-poison", "workers were lost with this message in hand");
-    if let Settlement::Bury(meta) = &settlement {
-        metrics::dead(delivery.source.lane, "crash-poison");
-        emit(world, &[dead_unread(&delivery, meta)]).await;
-    }
-    close(world, delivery, settlement).await;
-}
-
-async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
+pub(crate) async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
     if let Err(error) = settle_it(world, delivery, settlement).await {
         warn!(%error, "A settlement did not arrive; the message comes back and the ledger knows it");
     }
@@ -610,6 +548,6 @@ async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) ->
 }
 
 /// The clock of the edge; decisions take the time as an argument.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }

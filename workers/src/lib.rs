@@ -4,6 +4,7 @@ pub mod commands;
 pub mod consumer;
 
 pub mod attempt;
+pub mod burial;
 pub mod circuits;
 pub mod decide;
 pub mod failover;

@@ -66,6 +66,26 @@ async fn a_call_that_the_provider_recognises_is_repeated_there_until_it_says_yes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_may_have_been_taken_does_not_expire_for_want_of_a_token() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    // Taken and cut; then the pace is too fast for longer than the next wait, which pauses the transport.
+    let api = Api::start(|call| match call.number {
+        0 => Reaction::CutAfter,
+        1 => Reaction::Answer(429, "Retry-After: 5", "{\"name\":\"rate_limit_exceeded\"}".to_owned()),
+        _ => resend_yes(),
+    })
+    .unwrap();
+    let config = format!("{}on_limit = \"expire\"\n", config(&world, &api, "resend", ""));
+    let worker = story::start(config).unwrap();
+    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    wait_for("the answer", SOON, || worker.stderr().contains("\"Sent job").then_some(())).unwrap();
+    drop(worker);
+    assert_repeated(&api.calls());
+    assert_eq!((api.calls().len(), world.sink().count().unwrap(), held(&world)), (3, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_in_the_middle_of_such_a_call_leaves_no_unknown() {
     let world = World::start(&Parts::usual()).unwrap();
     story::remember(&world).unwrap();

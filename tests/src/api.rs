@@ -1,16 +1,13 @@
 //! A Web API of a provider that does what a story scripts: answers, or cuts the line before or after it took the message, or stays silent.
 //! No real server produces that on demand. It records what it was sent, and what it took.
 
-use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
-use crate::ports;
+use crate::background::Background;
 
 /// A request that came whole.
 #[derive(Clone, Debug)]
@@ -83,10 +80,8 @@ type Script = Box<dyn Fn(&Call) -> Reaction + Send + Sync>;
 
 /// A running API.
 pub struct Api {
-    port: u16,
+    server: Background,
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -97,20 +92,17 @@ struct Shared {
 impl Api {
     /// An API that does what `script` says of each call.
     pub fn start(script: impl Fn(&Call) -> Reaction + Send + Sync + 'static) -> Result<Self> {
-        let port = ports::free()?;
-        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port)).context("binding the API")?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::new(Shared { script: Mutex::new(Box::new(script)), calls: Mutex::default() });
-        let stop = CancellationToken::new();
-        let work = stop.clone().run_until_cancelled_owned(accept(listener, shared.clone()));
-        let thread = std::thread::spawn(move || drop(runtime.block_on(work)));
-        Ok(Self { port, shared, stop, thread: Some(thread) })
+        let server = Background::serve({
+            let shared = shared.clone();
+            move |stream| serve(stream, shared.clone())
+        })?;
+        Ok(Self { server, shared })
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.server.port())
     }
 
     /// Another script from now on.
@@ -129,30 +121,8 @@ impl Api {
     }
 }
 
-impl Drop for Api {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the API has been printed; there is nothing to add here.
-            let _ = thread.join();
-        }
-    }
-}
-
-async fn accept(listener: StdListener, shared: Arc<Shared>) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            // A client that went away is none of our business.
-            let _ = serve(stream, &shared).await;
-        });
-    }
-}
-
 /// Requests of one connection, one after the other.
-async fn serve(mut stream: TcpStream, shared: &Shared) -> Result<()> {
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     loop {

@@ -3,22 +3,20 @@
 //! It runs on a thread of its own, so a test may block its runtime. It does not look into the bytes. Delays are latency, not
 //! throughput: what arrives while earlier bytes wait gets its own due time.
 
-use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::ports;
+use crate::background::Background;
 
 /// Chunks of at most 16 KiB that wait for their time, per direction and connection.
 const WAITING: usize = 1024;
@@ -80,10 +78,8 @@ impl Faults {
 /// A running proxy.
 #[derive(Debug)]
 pub struct FaultProxy {
-    port: u16,
+    server: Background,
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -106,10 +102,6 @@ impl Shared {
 impl FaultProxy {
     /// A proxy to `target` on 127.0.0.1 that does no harm yet.
     pub fn start(target: u16) -> Result<Self> {
-        let port = ports::free()?;
-        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port)).context("binding the fault proxy")?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::new(Shared {
             target,
             faults: Mutex::default(),
@@ -118,16 +110,16 @@ impl FaultProxy {
             open: AtomicU64::new(0),
             most_open: AtomicU64::new(0),
         });
-        let stop = CancellationToken::new();
-        let work = stop.clone().run_until_cancelled_owned(accept(listener, shared.clone()));
-        // Dropping the runtime drops the connections.
-        let thread = std::thread::spawn(move || drop(runtime.block_on(work)));
-        Ok(Self { port, shared, stop, thread: Some(thread) })
+        let server = Background::serve({
+            let shared = shared.clone();
+            move |client| accepted(client, shared.clone())
+        })?;
+        Ok(Self { server, shared })
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.server.port()
     }
 
     /// What happens from now on, to the connections that are open as well; `Faults::default()` heals.
@@ -156,34 +148,17 @@ impl FaultProxy {
     }
 }
 
-impl Drop for FaultProxy {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the proxy has been printed; there is nothing to add here.
-            let _ = thread.join();
-        }
+async fn accepted(client: TcpStream, shared: Arc<Shared>) -> Result<()> {
+    shared.accepted.fetch_add(1, Ordering::Relaxed);
+    if shared.faults().refuse {
+        client.set_zero_linger()?;
+        return Ok(());
     }
-}
-
-async fn accept(listener: StdListener, shared: Arc<Shared>) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (client, _) = listener.accept().await?;
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
-        if shared.faults().refuse {
-            client.set_zero_linger()?;
-            continue;
-        }
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
-            shared.most_open.fetch_max(open, Ordering::Relaxed);
-            // An error is the end of a connection, which both sides notice by themselves.
-            let _ = connection(client, &shared).await;
-            shared.open.fetch_sub(1, Ordering::Relaxed);
-        });
-    }
+    let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
+    shared.most_open.fetch_max(open, Ordering::Relaxed);
+    let ended = connection(client, &shared).await;
+    shared.open.fetch_sub(1, Ordering::Relaxed);
+    ended
 }
 
 async fn connection(client: TcpStream, shared: &Shared) -> Result<()> {

@@ -6,6 +6,8 @@
 pub mod deadline;
 pub mod folder;
 pub mod ports;
+
+pub mod background;
 pub mod process;
 pub mod watchdog;
 

@@ -3,16 +3,13 @@
 //!
 //! It offers STARTTLS and AUTH and has neither certificate nor password: it is for what happens before these.
 
-use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
-use crate::ports;
+use crate::background::Background;
 
 /// Where it falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +35,8 @@ pub enum Silence {
 /// A running relay.
 #[derive(Debug)]
 pub struct QuietRelay {
-    port: u16,
+    server: Background,
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -65,21 +60,17 @@ impl Shared {
 impl QuietRelay {
     /// A relay that falls silent so many times.
     pub fn start(silence: Silence, times: u32) -> Result<Self> {
-        let port = ports::free()?;
-        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, port)).context("binding the quiet relay")?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::new(Shared { silence, left: Mutex::new(times), kept: Mutex::default() });
-        let stop = CancellationToken::new();
-        let work = stop.clone().run_until_cancelled_owned(accept(listener, shared.clone()));
-        // Dropping the runtime drops the connections.
-        let thread = std::thread::spawn(move || drop(runtime.block_on(work)));
-        Ok(Self { port, shared, stop, thread: Some(thread) })
+        let server = Background::serve({
+            let shared = shared.clone();
+            move |client| converse(client, shared.clone())
+        })?;
+        Ok(Self { server, shared })
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.server.port()
     }
 
     /// The messages that it was given whole, in order.
@@ -88,30 +79,8 @@ impl QuietRelay {
     }
 }
 
-impl Drop for QuietRelay {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the relay has been printed; there is nothing to add here.
-            let _ = thread.join();
-        }
-    }
-}
-
-async fn accept(listener: StdListener, shared: Arc<Shared>) -> Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (client, _) = listener.accept().await?;
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            // An error is the end of a connection, which the client notices by itself.
-            let _ = converse(client, &shared).await;
-        });
-    }
-}
-
 /// One conversation. Silence is to read on until the client gives up.
-async fn converse(client: TcpStream, shared: &Shared) -> Result<()> {
+async fn converse(client: TcpStream, shared: Arc<Shared>) -> Result<()> {
     let mut stream = BufReader::new(client);
     if shared.is_silent_at(Silence::Greeting) {
         return silence(stream).await;

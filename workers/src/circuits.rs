@@ -78,6 +78,11 @@ impl Circuits {
         self.names.iter().cloned().zip(self.seen().iter().cloned()).collect()
     }
 
+    /// False where something is wrong with the transport, as far as this worker knows.
+    pub fn is_closed(&self, transport: usize) -> bool {
+        self.seen()[transport].is_none()
+    }
+
     /// May this transport be tried?
     pub async fn ask(&self, transport: usize) -> Permit {
         let Some(circuit) = self.seen()[transport].clone() else { return Permit::Go };

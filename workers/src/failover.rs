@@ -83,7 +83,9 @@ pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
     }
     let groups = world.limiter.listed_groups(task.job, task.meta.pending.as_deref())?;
     let transport = task.route.order(task.job.id()).first().copied()?;
-    if world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some() {
+    // No token for a transport that would be passed over.
+    let is_passed_over = world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some();
+    if is_passed_over || !world.circuits.is_closed(transport) {
         return None;
     }
     let fresh = task.meta.generation == 0;
@@ -133,7 +135,9 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
         }
     }
     let groups = world.limiter.groups(task.job, &letter.indices).await;
-    let tries = Tries { world, task, right, letter: &letter, groups: &groups };
+    // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
+    let is_repeatable = unreachable.is_empty();
+    let tries = Tries { world, task, right, letter: &letter, groups: &groups, is_repeatable };
     let mut sent = tries.in_order(&order, asked).await;
     if let Sent::Ended(ended) = &mut sent
         && !unreachable.is_empty()
@@ -151,6 +155,7 @@ struct Tries<'a> {
     right: &'a Right,
     letter: &'a Letter<'a>,
     groups: &'a [String],
+    is_repeatable: bool,
 }
 
 /// What came of one transport.
@@ -173,13 +178,13 @@ impl Tries<'_> {
                 refusals.push((n, refusal));
                 continue;
             }
-            let queue = self.task.route.on_limit == OnLimit::Wait;
+            let queue = self.on_limit() == OnLimit::Wait;
             let answer = asked.take_if(|asked| asked.transport == n).map(|asked| asked.answer);
             match self.world.limiter.admit(self.subject(n), queue, self.task.seat, answer).await {
                 Permission::Go => {}
                 Permission::Park(slot) => return Sent::Waits(slot),
                 Permission::Away => return Sent::Away,
-                Permission::Full(refusal) if self.task.route.on_limit == OnLimit::Expire => {
+                Permission::Full(refusal) if self.on_limit() == OnLimit::Expire => {
                     return Sent::TooLate(refusal);
                 }
                 Permission::Full(refusal) => {
@@ -191,7 +196,7 @@ impl Tries<'_> {
             match self.by(n, &refusals).await {
                 Try::Ended(ended) => return Sent::Ended(ended),
                 Try::Refused(refusal) => refusals.push((n, refusal)),
-                Try::Paused => match self.task.route.on_limit {
+                Try::Paused => match self.on_limit() {
                     OnLimit::Next => limited = limited.or(Some(n)),
                     OnLimit::Expire => return Sent::TooLate(paused()),
                     OnLimit::Wait => {
@@ -220,6 +225,11 @@ impl Tries<'_> {
         Sent::Ended(nobody(self.world, refusals))
     }
 
+    /// What the route says. A call that may have been taken waits in any case: it goes nowhere else, and what became of it is not known yet.
+    fn on_limit(&self) -> OnLimit {
+        if self.task.meta.pin.is_some() { OnLimit::Wait } else { self.task.route.on_limit }
+    }
+
     fn subject(&self, transport: usize) -> Subject<'_> {
         let fresh = self.task.meta.generation == 0;
         Subject { job: self.task.job, transport, groups: self.groups, fresh }
@@ -227,9 +237,9 @@ impl Tries<'_> {
 
     /// One transport, with its token spent.
     async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
-        let Self { world, task, right, letter, .. } = *self;
+        let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
-        let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter));
+        let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
         let submitted = AtomicBool::new(false);
         let group = self.groups.first().map_or("", String::as_str);
         metrics::begun(task.job, &transport.name, group);
@@ -257,7 +267,7 @@ impl Tries<'_> {
             emit(world, &[event]).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;
-        let refusal = match (then(&outcome, task.route.on_limit), outcome) {
+        let refusal = match (then(&outcome, self.on_limit()), outcome) {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(world, refusals, None);

@@ -15,11 +15,8 @@ use super::{
 };
 use crate::{
     queue::{Queue, Rest, RestMessage, RestVerdict},
-    store::{Final, LedgerKey, Record, State, Store},
+    store::{Final, LedgerKey, PARTS_MAX, Record, State, Store},
 };
-
-/// A job has at most so many parts.
-const PARTS_MAX: u8 = 50;
 
 /// Arguments of `postrider trace`.
 #[derive(clap::Args)]

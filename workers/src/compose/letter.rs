@@ -24,7 +24,6 @@ pub struct Letter<'a> {
     pub dated: Timestamp,
     part: Option<u8>,
     is_repeated: bool,
-    is_whole: bool,
     content: template::Rendered<'a>,
     mime: OnceLock<Result<Composed, ComposeError>>,
 }
@@ -49,16 +48,7 @@ impl<'a> Letter<'a> {
             Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
         };
         let content = template::render(job)?;
-        Ok(Self {
-            job,
-            indices,
-            dated,
-            part,
-            is_repeated: false,
-            is_whole: pending.is_none(),
-            content,
-            mime: OnceLock::new(),
-        })
+        Ok(Self { job, indices, dated, part, is_repeated: false, content, mime: OnceLock::new() })
     }
 
     /// The same letter, of which a call was made before that may have been taken.
@@ -152,7 +142,7 @@ impl<'a> Letter<'a> {
     /// The key by which a provider recognises this call when it is repeated: the job id where the whole job is meant, else made of the job id and
     /// the recipients.
     pub fn key(&self) -> Uuid {
-        if self.is_whole && self.part.is_none() {
+        if self.indices.len() == self.job.recipients().len() {
             return self.job.id().0;
         }
         let mut hasher = Sha256::new();
@@ -212,5 +202,8 @@ mod tests {
         assert_ne!(key(Some(&[0]), Some(1)), key(Some(&[1]), Some(2)));
         assert_eq!(key(Some(&[0]), Some(1)), key(Some(&[0]), Some(1)));
         assert_ne!(key(Some(&[0]), None), job.id().0);
+        let mut fewer = Letter::new(&job, None, None, Timestamp::UNIX_EPOCH).unwrap();
+        fewer.indices.retain(|index| *index == 0);
+        assert_eq!(fewer.key(), key(Some(&[0]), None), "the recipients of the call count, however they were chosen");
     }
 }

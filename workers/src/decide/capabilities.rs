@@ -70,7 +70,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 
-    /// The table. An account's settings may widen it: see `Transport::capabilities`.
+    /// The table. An account's settings may widen it: see `TransportConfig::capabilities`.
     pub fn capabilities(self) -> Capabilities {
         const MIB: usize = 1024 * 1024;
         let all = Capabilities {

@@ -29,7 +29,7 @@ use self::{
 /// Longer than the delay ladder keeps a copy (24.3 days): what must outlive every copy of a job lives this long.
 const LADDER_LIFE: Duration = Duration::from_hours(30 * 24);
 /// A job has at most so many recipients, and so at most so many parts.
-const PARTS_MAX: u8 = 50;
+pub const PARTS_MAX: u8 = 50;
 /// A worker that gave no sign of life for so long counts as gone.
 pub const BEAT_LIFE: Duration = Duration::from_secs(20);
 /// A circuit that nobody asks about is forgotten after this: its transport is gone.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation, ServerErrorKind};
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
@@ -95,10 +95,7 @@ impl Link {
     }
 
     /// Runs `call`; once more on a new connection where the first one was lost, which is why every call must bear repetition.
-    pub async fn run<'a, T>(
-        &self,
-        call: impl Fn(Conn) -> BoxFuture<'a, Result<T, RedisError>>,
-    ) -> Result<T, StoreError> {
+    async fn run<'a, T>(&self, call: impl Fn(Conn) -> BoxFuture<'a, Result<T, RedisError>>) -> Result<T, StoreError> {
         let (conn, serial) = self.conn(PATIENCE).await?;
         let error = match call(conn).await {
             Ok(value) => return Ok(value),
@@ -120,6 +117,21 @@ impl Link {
             }
             error
         })
+    }
+
+    /// Runs a script.
+    pub async fn invoke<T: FromRedisValue + Send>(&self, call: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+        self.run(|mut conn| Box::pin(async move { call.invoke_async(&mut conn).await })).await
+    }
+
+    /// Runs a command.
+    pub async fn query<T: FromRedisValue + Send>(&self, call: &Cmd) -> Result<T, StoreError> {
+        self.run(|mut conn| Box::pin(async move { call.query_async(&mut conn).await })).await
+    }
+
+    /// Runs commands together.
+    pub async fn pipe<T: FromRedisValue + Send>(&self, calls: &Pipeline) -> Result<T, StoreError> {
+        self.run(|mut conn| Box::pin(async move { calls.query_async(&mut conn).await })).await
     }
 
     async fn conn(&self, patience: Duration) -> Result<(Conn, u64), StoreError> {

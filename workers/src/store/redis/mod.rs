@@ -70,13 +70,7 @@ impl RedisStore {
     pub async fn claim(&self, request: &ClaimRequest, holder: String) -> Result<Claim, StoreError> {
         let mut call = self.link.scripts().claim().prepare_invoke();
         let lease = self.ask_for(&mut call, request, holder);
-        let answer: Vec<String> = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: Vec<String> = self.link.invoke(&call).await?;
         read_claim(answer, lease).map_err(|error| unreadable(&error))
     }
 
@@ -129,13 +123,7 @@ impl RedisStore {
             .arg(millis(self.options.lease))
             .arg(millis(life))
             .arg(note);
-        let answer: String = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: String = self.link.invoke(&call).await?;
         match answer.as_str() {
             "ok" => Ok(Stepped::Done),
             "lost" => Ok(Stepped::Lost),
@@ -148,13 +136,7 @@ impl RedisStore {
     pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
         let mut call = self.link.scripts().cancel().prepare_invoke();
         call.key(keys(key.as_str()).0).arg(millis(self.options.working_life()));
-        let answer: Vec<String> = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: Vec<String> = self.link.invoke(&call).await?;
         read_cancel(answer).map_err(|error| unreadable(&error))
     }
 
@@ -162,13 +144,7 @@ impl RedisStore {
     pub async fn alias(&self, id: &LedgerKey, target: &LedgerKey) -> Result<Option<Final>, StoreError> {
         let mut call = self.link.scripts().alias().prepare_invoke();
         call.key(keys(id.as_str()).0).arg(target.as_str()).arg(millis(self.options.working_life()));
-        let answer: String = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: String = self.link.invoke(&call).await?;
         if answer.is_empty() {
             return Ok(None);
         }
@@ -179,13 +155,7 @@ impl RedisStore {
     pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
         let mut call = self.link.scripts().reopen().prepare_invoke();
         call.key(keys(key.as_str()).0).arg(generation).arg(millis(self.options.working_life()));
-        let answer: String = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: String = self.link.invoke(&call).await?;
         match answer.as_str() {
             "go" => Ok(Reopened::Go),
             "sent" => Ok(Reopened::AlreadySent),
@@ -199,13 +169,7 @@ impl RedisStore {
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         let mut call = redis::cmd("HMGET");
         call.arg(keys(key.as_str()).0).arg(&["s", "g", "f", "h", "x", "p", "d"]);
-        let answer: Vec<Option<String>> = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.query_async(&mut conn).await })
-            })
-            .await?;
+        let answer: Vec<Option<String>> = self.link.query(&call).await?;
         read_record(answer).map_err(|error| unreadable(&error))
     }
 
@@ -224,13 +188,7 @@ impl RedisStore {
             .arg(millis(WAIT_MAX))
             .arg(millis(PROBE))
             .arg(millis(CIRCUIT_LIFE));
-        let answer: Vec<String> = self
-            .link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.invoke_async(&mut conn).await })
-            })
-            .await?;
+        let answer: Vec<String> = self.link.invoke(&call).await?;
         read_told(&answer).map_err(|error| unreadable(&error))
     }
 
@@ -240,13 +198,7 @@ impl RedisStore {
         for transport in transports {
             calls.cmd("HMGET").arg(circuit_key(transport)).arg(&["o", "u", "n", "p", "r"]);
         }
-        let answer: Vec<Vec<Option<String>>> = self
-            .link
-            .run(|mut conn| {
-                let calls = &calls;
-                Box::pin(async move { calls.query_async(&mut conn).await })
-            })
-            .await?;
+        let answer: Vec<Vec<Option<String>>> = self.link.pipe(&calls).await?;
         let read = |fields: Vec<Option<String>>| match fields.into_iter().collect::<Option<Vec<String>>>() {
             None => Ok(None),
             Some(fields) => read_circuit(&fields).map(Some),
@@ -265,20 +217,14 @@ impl RedisStore {
         let old = now.saturating_sub_unsigned(10 * life);
         calls.cmd("ZREMRANGEBYSCORE").arg(BEATS_KEY).arg("-inf").arg(old).ignore();
         calls.cmd("PEXPIRE").arg(BEATS_KEY).arg(10 * life).ignore();
-        self.piped(&calls).await
+        self.link.pipe(&calls).await
     }
 
     /// Those whose keys have not ended.
     pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
         let mut list = redis::cmd("ZRANGE");
         list.arg(BEATS_KEY).arg(0).arg(-1);
-        let workers: Vec<String> = self
-            .link
-            .run(|mut conn| {
-                let call = &list;
-                Box::pin(async move { call.query_async(&mut conn).await })
-            })
-            .await?;
+        let workers: Vec<String> = self.link.query(&list).await?;
         if workers.is_empty() {
             return Ok(Vec::new());
         }
@@ -286,13 +232,7 @@ impl RedisStore {
         for worker in &workers {
             read.arg(beat_key(worker));
         }
-        let texts: Vec<Option<String>> = self
-            .link
-            .run(|mut conn| {
-                let call = &read;
-                Box::pin(async move { call.query_async(&mut conn).await })
-            })
-            .await?;
+        let texts: Vec<Option<String>> = self.link.query(&read).await?;
         Ok(texts.into_iter().flatten().collect())
     }
 
@@ -301,23 +241,14 @@ impl RedisStore {
         let mut calls = redis::pipe();
         calls.cmd("DEL").arg(beat_key(worker)).ignore();
         calls.cmd("ZREM").arg(BEATS_KEY).arg(worker).ignore();
-        self.piped(&calls).await
-    }
-
-    async fn piped(&self, calls: &redis::Pipeline) -> Result<(), StoreError> {
-        self.link.run(|mut conn| Box::pin(async move { calls.query_async(&mut conn).await })).await
+        self.link.pipe(&calls).await
     }
 
     /// Asks for a sign of life: the life of a key that does not exist, which a cluster can route where it cannot route `PING`.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut call = redis::cmd("EXISTS");
         call.arg(keys("ping").1);
-        self.link
-            .run(|mut conn| {
-                let call = &call;
-                Box::pin(async move { call.query_async(&mut conn).await })
-            })
-            .await
+        self.link.query(&call).await
     }
 }
 

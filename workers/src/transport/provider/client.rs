@@ -4,7 +4,6 @@
 use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use reqwest::{Certificate, Proxy, redirect::Policy};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
@@ -261,15 +260,4 @@ fn innermost(error: &reqwest::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// The names of the headers, for tests.
-pub fn header_map(request: &Request) -> HeaderMap {
-    request
-        .headers
-        .iter()
-        .filter_map(|(name, value)| {
-            Some((http::HeaderName::from_static(name), http::HeaderValue::from_str(value.expose_secret()).ok()?))
-        })
-        .collect()
 }

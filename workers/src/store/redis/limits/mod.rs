@@ -85,7 +85,7 @@ impl RedisStore {
         let mut call = SCRIPTS.claim_and_admit.prepare_invoke();
         let lease = self.ask_for(&mut call, request, holder);
         put(&mut call, ask, now);
-        let mut answer: Vec<String> = self.invoke(&call).await?;
+        let mut answer: Vec<String> = self.link.invoke(&call).await?;
         // What follows the fence of a claim that was granted is the admission.
         let granted = answer.first().is_some_and(|word| word == "go");
         let admission = if granted { answer.split_off(answer.len().min(2)) } else { Vec::new() };
@@ -97,7 +97,7 @@ impl RedisStore {
     pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
         let mut call = SCRIPTS.admit.prepare_invoke();
         put(&mut call, ask, now);
-        read_admission(&self.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
+        read_admission(&self.link.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
     }
 
     /// See [`crate::store::Store::react`].
@@ -119,7 +119,7 @@ impl RedisStore {
             .arg(call.incident_us)
             .arg(call.seen_interval_us)
             .arg(&call.why);
-        let answer: Vec<String> = self.invoke(&invocation).await?;
+        let answer: Vec<String> = self.link.invoke(&invocation).await?;
         let [fired, is_cut, left, pause_us] = answer.as_slice() else { return Err(unreadable(&surprise())) };
         let number = |text: &str| text.parse::<f64>().map_err(|_| unreadable(&surprise()));
         Ok(Reacted { fired: fired == "1", is_cut: is_cut == "1", left: number(left)?, pause_us: number(pause_us)? })
@@ -136,7 +136,7 @@ impl RedisStore {
                 call.arg("set").arg(for_us).arg(why).arg(interval_us).arg(tolerance_us)
             }
         };
-        self.invoke::<String>(&call).await.map(drop)
+        self.link.invoke::<String>(&call).await.map(drop)
     }
 
     /// See [`crate::store::Store::overview`]. Scopes that are forgotten leave the index on the way.
@@ -146,7 +146,7 @@ impl RedisStore {
         } else {
             let mut call = redis::cmd("ZRANGE");
             call.arg(INDEX).arg(0).arg(-1);
-            self.query::<Vec<String>>(&call).await?
+            self.link.query::<Vec<String>>(&call).await?
         };
         names.sort_unstable();
         names.dedup();
@@ -161,7 +161,7 @@ impl RedisStore {
             }
             call.arg(clock(now));
             let (now, scopes): (String, Vec<Look>) =
-                read_look(self.invoke(&call).await?).map_err(|e| unreadable(&e))?;
+                read_look(self.link.invoke(&call).await?).map_err(|e| unreadable(&e))?;
             overview.now = now.parse().map_err(|_| unreadable(&surprise()))?;
             for (name, look) in names.iter().zip(scopes) {
                 match scope_of(look) {
@@ -169,7 +169,7 @@ impl RedisStore {
                     None if only.is_none() => {
                         let mut call = redis::cmd("ZREM");
                         call.arg(INDEX).arg(name);
-                        self.query::<i64>(&call).await?;
+                        self.link.query::<i64>(&call).await?;
                     }
                     None => {}
                 }
@@ -182,14 +182,14 @@ impl RedisStore {
     pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
         let mut call = SCRIPTS.disturbed.prepare_invoke();
         call.key(DISTURBED).arg(clock(now));
-        self.invoke(&call).await
+        self.link.invoke(&call).await
     }
 
     /// See [`crate::store::Store::presence`].
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         let mut call = SCRIPTS.presence.prepare_invoke();
         call.key(WORKERS).arg(worker).arg(millis(life));
-        self.invoke(&call).await
+        self.link.invoke(&call).await
     }
 
     /// See [`crate::store::Store::connections`].
@@ -202,15 +202,7 @@ impl RedisStore {
             .arg(want.using)
             .arg(want.total)
             .arg(want.life_us);
-        self.invoke(&call).await
-    }
-
-    async fn invoke<T: redis::FromRedisValue + Send>(&self, call: &ScriptInvocation<'_>) -> Result<T, StoreError> {
-        self.link.run(|mut conn| Box::pin(async move { call.invoke_async(&mut conn).await })).await
-    }
-
-    async fn query<T: redis::FromRedisValue + Send>(&self, call: &redis::Cmd) -> Result<T, StoreError> {
-        self.link.run(|mut conn| Box::pin(async move { call.query_async(&mut conn).await })).await
+        self.link.invoke(&call).await
     }
 }
 

@@ -12,6 +12,7 @@ mod secrets;
 mod sendgrid;
 mod server;
 mod tls;
+mod whole;
 
 use std::time::Duration;
 

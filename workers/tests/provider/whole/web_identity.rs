@@ -15,7 +15,7 @@ use wiremock::{
     matchers::{method, path},
 };
 
-use crate::{example, header, letter, provider};
+use super::{example, header, letter, provider};
 
 /// STS and SES on one server. The keys live for so long.
 async fn server(keys_live: SignedDuration) -> MockServer {

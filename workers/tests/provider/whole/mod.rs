@@ -1,5 +1,5 @@
-//! Amazon SES, Mailgun, `SparkPost` and webhooks against scripted servers that look at every field of what we send.
-#![expect(clippy::unwrap_used, reason = "a helper of a test may fail it")]
+//! Those who get a message whole: Amazon SES, Mailgun and `SparkPost` its MIME, webhooks the job. Against scripted servers that look at every
+//! field of what we send.
 
 mod form;
 mod mailgun;

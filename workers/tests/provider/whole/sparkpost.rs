@@ -8,7 +8,7 @@ use postrider_workers::{
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
 
-use crate::{SECRET, assert_says, body, dated, delivered, every_example, example, header, job, letter, taken, unfit};
+use super::{SECRET, assert_says, body, dated, delivered, every_example, example, header, job, letter, taken, unfit};
 
 fn account(idempotency: bool) -> Account {
     Account::Sparkpost { api_key: SECRET.into(), subaccount: None, idempotency }

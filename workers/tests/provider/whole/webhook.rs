@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use wiremock::{Request, ResponseTemplate};
 
-use crate::{SECRET, body, delivered, every_example, example, header, job, letter, provider, server, taken};
+use super::{SECRET, body, delivered, every_example, example, header, job, letter, provider, server, taken};
 
 fn account() -> Account {
     Account::Webhook { secret: format!("whsec_{}", STANDARD.encode(SECRET)).as_str().into() }

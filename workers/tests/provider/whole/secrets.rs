@@ -8,7 +8,7 @@ use postrider_workers::{
 };
 use wiremock::ResponseTemplate;
 
-use crate::{SECRET, dated, delivered, example, letter};
+use super::{SECRET, dated, delivered, example, letter};
 
 fn accounts() -> [Account; 4] {
     let credentials = SesCredentials::Static {

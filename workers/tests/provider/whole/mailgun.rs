@@ -10,7 +10,7 @@ use postrider_workers::{
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
 
-use crate::{
+use super::{
     SECRET, assert_says, delivered, every_example, example,
     form::{Part, parts, values},
     header, job, letter, taken, unfit,

@@ -83,11 +83,16 @@ impl Circuits {
         self.seen()[transport].is_none()
     }
 
-    /// May this transport be tried?
+    /// For how long and why everybody leaves the transport alone, as far as this worker knows. Asks nobody.
+    pub fn kept_away(&self, transport: usize) -> Option<(Duration, String)> {
+        kept_away(self.seen()[transport].as_ref()?)
+    }
+
+    /// May this transport be tried now? To be asked by who has everything else: a probe that is not made keeps others waiting.
     pub async fn ask(&self, transport: usize) -> Permit {
         let Some(circuit) = self.seen()[transport].clone() else { return Permit::Go };
-        if let Some(closed) = kept_away(&circuit) {
-            return closed;
+        if let Some((wait, reason)) = kept_away(&circuit) {
+            return Permit::Open(wait, reason);
         }
         match self.store.circuit(&self.keys[transport], &Ask::Probe).await {
             Ok(Told::Probe) => {
@@ -95,9 +100,9 @@ impl Circuits {
                 Permit::Probe
             }
             Ok(Told::Open(circuit)) => {
-                let answer = kept_away(&circuit).unwrap_or(Permit::Open(PROBED_WAIT, circuit.reason.clone()));
+                let (wait, reason) = kept_away(&circuit).unwrap_or((PROBED_WAIT, circuit.reason.clone()));
                 self.seen()[transport] = Some(circuit);
-                answer
+                Permit::Open(wait, reason)
             }
             Ok(_) => {
                 self.seen()[transport] = None;
@@ -178,12 +183,14 @@ pub fn key(transport: &TransportConfig) -> String {
 }
 
 /// How long the circuit keeps everybody away; nothing where it is time for a probe.
-fn kept_away(circuit: &Circuit) -> Option<Permit> {
+fn kept_away(circuit: &Circuit) -> Option<(Duration, String)> {
     let now_ms = now_ms();
-    if circuit.until_ms > now_ms {
-        return Some(Permit::Open(Duration::from_millis(circuit.until_ms - now_ms), circuit.reason.clone()));
-    }
-    (circuit.probe_ms > now_ms).then(|| Permit::Open(PROBED_WAIT, circuit.reason.clone()))
+    let wait = match circuit.until_ms.checked_sub(now_ms) {
+        Some(left) if left > 0 => Duration::from_millis(left),
+        _ if circuit.probe_ms > now_ms => PROBED_WAIT,
+        _ => return None,
+    };
+    Some((wait, circuit.reason.clone()))
 }
 
 fn now_ms() -> u64 {

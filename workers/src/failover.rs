@@ -174,7 +174,7 @@ impl Tries<'_> {
         let mut refusals: Vec<(usize, Refusal)> = Vec::new();
         let mut limited = None;
         for n in order.iter().copied() {
-            if let Some(refusal) = not_asked(self.world, n, &needs).await {
+            if let Some(refusal) = not_asked(self.world, n, &needs) {
                 refusals.push((n, refusal));
                 continue;
             }
@@ -239,6 +239,9 @@ impl Tries<'_> {
     async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
+        if let Permit::Open(wait, reason) = world.circuits.ask(n).await {
+            return Try::Refused(circuit_open(wait, &reason));
+        }
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
         let submitted = AtomicBool::new(false);
         let group = self.groups.first().map_or("", String::as_str);
@@ -287,18 +290,17 @@ fn paused() -> Refusal {
 }
 
 /// Why this transport is not even asked; nothing where it is.
-async fn not_asked(world: &World, n: usize, needs: &Needs) -> Option<Refusal> {
+fn not_asked(world: &World, n: usize, needs: &Needs) -> Option<Refusal> {
     if let Some(lack) = world.transports[n].capabilities.lack(needs) {
         let answer = Answer::local(Stage::Compose, &lack.to_string());
         return Some(Refusal { class: Class::Misfit, answer, retry_after: None });
     }
-    match world.circuits.ask(n).await {
-        Permit::Go | Permit::Probe => None,
-        Permit::Open(wait, reason) => {
-            let answer = Answer::local(Stage::Connect, &format!("circuit open: {reason}"));
-            Some(Refusal { class: Class::Config, answer, retry_after: Some(wait) })
-        }
-    }
+    world.circuits.kept_away(n).map(|(wait, reason)| circuit_open(wait, &reason))
+}
+
+fn circuit_open(wait: Duration, reason: &str) -> Refusal {
+    let answer = Answer::local(Stage::Connect, &format!("circuit open: {reason}"));
+    Refusal { class: Class::Config, answer, retry_after: Some(wait) }
 }
 
 /// No transport took the job: the refusal with the most hope speaks for all.

@@ -40,6 +40,14 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let shown = limits(&["ls", "group:"]).stdout;
     assert!(shown.contains("group:relay:slow  5/s, paused for") && shown.contains("maintenance"), "{shown}");
 
+    let status = |format: &str| {
+        Postrider::command(["status", "--format", format]).config(config.clone()).run(SOON).unwrap().stdout
+    };
+    let told: serde_json::Value = serde_json::from_str(&status("json")).unwrap();
+    let binds: Vec<&serde_json::Value> = told["limits"].as_array().unwrap().iter().map(|one| &one["scope"]).collect();
+    assert_eq!(binds, [scope], "{told:#}");
+    assert!(status("text").contains("limit group:relay:slow  5/s, paused for"), "{}", status("text"));
+
     let job = wire::encode(&story::job(Lane::Bulk, "ada@slow.example"));
     let explain = |format: &str| {
         let asked = Postrider::command(["explain", "-", "--now", "--format", format]).config(config.clone());

@@ -63,7 +63,12 @@ async fn status_and_trace_tell_what_is_known_on_rabbitmq() {
     let seen = wait_for_status(&config, "two workers, a dead job and a failure", |seen| {
         let failures = seen["failures"].as_array().unwrap();
         let count = |name: &str| failures.iter().filter(|one| one["transport"] == name).count();
-        seen["workers"].as_array().unwrap().len() == 2 && seen["dead"] == 1 && count("wall") == 1 && count("relay") == 1
+        let sent = seen["lanes"][0]["accepted_in_a_minute"] == 1;
+        seen["workers"].as_array().unwrap().len() == 2
+            && seen["dead"] == 1
+            && sent
+            && count("wall") == 1
+            && count("relay") == 1
     });
     let worker = &seen["workers"][0];
     assert!(worker["consumes"] == true && worker["pid"].is_u64() && worker["version"].is_string(), "{worker:#}");

@@ -36,6 +36,9 @@ pub struct Beat {
     pub consumes: bool,
     /// Jobs in hand: transactional, bulk.
     pub in_hand: [u64; 2],
+    /// Messages that transports took in the last minute: transactional, bulk.
+    #[serde(default)]
+    pub accepted: [u64; 2],
     /// Since when the job waited that it took last: transactional, bulk.
     pub oldest: [Option<Timestamp>; 2],
     /// Kinds of failure of the last minutes, the most frequent ones first.
@@ -58,6 +61,7 @@ pub async fn beat(id: &str, worlds: Arc<ArcSwap<World>>) -> Infallible {
             at,
             consumes: world.queue.consumers_up(),
             in_hand: Lane::ALL.map(|lane| PULSE.in_hand(lane)),
+            accepted: Lane::ALL.map(|lane| PULSE.accepted_in_a_minute(lane, at)),
             oldest: Lane::ALL.map(|lane| PULSE.oldest(lane)),
             failures: PULSE.failures(at),
         };

@@ -17,7 +17,7 @@ use crate::{
         picture::{Picture, picture},
         rate::Rate,
         reaction::Order,
-        scope::Limit,
+        scope::{Limit, Scope},
     },
     limiter::Limiter,
     store::Store,
@@ -139,32 +139,58 @@ fn short(reason: String) -> anyhow::Result<String> {
 
 async fn list(prefix: &str, common: &Common) -> anyhow::Result<ExitCode> {
     let (store, limiter) = connect(common).await?;
-    let overview = store.overview(None).await?;
-    for (name, scope) in overview.scopes.iter().filter(|(name, _)| name.starts_with(prefix)) {
-        let rates = limiter.configured(name);
-        let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
-        let drawn = picture(scope, &limits, overview.now);
-        let configured: Vec<String> = rates.iter().map(ToString::to_string).collect();
+    let rows = rows(&store, &limiter).await?;
+    for row in rows.iter().filter(|row| row.scope.starts_with(prefix)) {
         match common.format {
-            Format::Text => output::line(&text(name, &configured, &drawn))?,
-            Format::Json => output::json(&json!({
-                "scope": name,
-                "configured": configured,
-                "per_second": drawn.per_second,
-                "left_percent": drawn.left_percent.round(),
-                "set_for_s": drawn.set_for_s.map(f64::round),
-                "paused_for_s": drawn.paused_for_s.map(f64::ceil),
-                "why": drawn.why,
-                "used_this_minute": drawn.used.0,
-                "used_last_minute": drawn.used.1,
-                "waiting": drawn.waiting,
-                "tenants_waiting": drawn.tenants,
-                "next_room_s": drawn.next_room_s,
-                "last_slot_s": drawn.last_slot_s,
-            }))?,
+            Format::Text => output::line(&text(&row.scope, &row.configured, &row.drawn))?,
+            Format::Json => output::json(&row.json())?,
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A scope that was asked for of late.
+pub(super) struct Row {
+    /// Its name.
+    pub(super) scope: String,
+    /// Its rates in the configuration.
+    pub(super) configured: Vec<String>,
+    /// How it is now.
+    pub(super) drawn: Picture,
+}
+
+impl Row {
+    /// For programs.
+    pub(super) fn json(&self) -> serde_json::Value {
+        let drawn = &self.drawn;
+        json!({
+            "scope": self.scope,
+            "configured": self.configured,
+            "per_second": drawn.per_second,
+            "left_percent": drawn.left_percent.round(),
+            "set_for_s": drawn.set_for_s.map(f64::round),
+            "paused_for_s": drawn.paused_for_s.map(f64::ceil),
+            "why": drawn.why,
+            "used_this_minute": drawn.used.0,
+            "used_last_minute": drawn.used.1,
+            "waiting": drawn.waiting,
+            "tenants_waiting": drawn.tenants,
+            "next_room_s": drawn.next_room_s,
+            "last_slot_s": drawn.last_slot_s,
+        })
+    }
+}
+
+/// Every scope that was asked for of late.
+pub(super) async fn rows(store: &Store, limiter: &Limiter) -> anyhow::Result<Vec<Row>> {
+    let overview = store.overview(None).await?;
+    let row = |(scope, state): &(String, Scope)| {
+        let rates = limiter.configured(scope);
+        let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
+        let configured = rates.iter().map(ToString::to_string).collect();
+        Row { scope: scope.clone(), configured, drawn: picture(state, &limits, overview.now) }
+    };
+    Ok(overview.scopes.iter().map(row).collect())
 }
 
 /// One line for people.
@@ -185,7 +211,8 @@ pub(super) fn text(name: &str, configured: &[String], drawn: &Picture) -> String
     parts.push(format!("used {} this minute and {} the last", drawn.used.0, drawn.used.1));
     if drawn.tenants > 0 {
         let (jobs, tenants, end) = (drawn.waiting, drawn.tenants, drawn.last_slot_s);
-        parts.push(format!("about {jobs} jobs of {tenants} tenants wait, the last one for {end:.0} s"));
+        let (jobs, tenants) = (output::count(jobs, "job"), output::count(tenants, "tenant"));
+        parts.push(format!("about {jobs} of {tenants} wait, the last one for {end:.0} s"));
     }
     parts.join(", ")
 }

@@ -24,6 +24,13 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(&serde_json::to_string(value)?)?)
 }
 
+/// So many of a thing, in words: `1 job`, `2 jobs`.
+pub fn count(number: impl std::fmt::Display, thing: &str) -> String {
+    let number = number.to_string();
+    let end = if number == "1" { "" } else { "s" };
+    format!("{number} {thing}{end}")
+}
+
 /// Prints a remark on standard error.
 pub fn remark(text: &str) {
     // Without a standard error there is nobody to remark to.

@@ -7,20 +7,24 @@ use postrider_schemas::Lane;
 use serde::Serialize;
 
 use super::{
-    ConfigArguments,
+    ConfigArguments, limits,
     output::{self, Format},
     world,
 };
 use crate::{
     circuits,
+    config::Config,
     heartbeat::{self, Beat},
+    limiter::Limiter,
     queue::depths::{Depths, place},
-    store::circuit::Circuit,
+    store::{Store, circuit::Circuit},
     telemetry::pulse::Failure,
 };
 
 /// Failures that are shown.
 const FAILURES_SHOWN: usize = 10;
+/// Limits that are shown.
+const LIMITS_SHOWN: usize = 20;
 
 /// Arguments of `postrider status`.
 #[derive(clap::Args)]
@@ -44,8 +48,11 @@ struct Status {
     suspect: u64,
     unroutable: u64,
     circuits: Vec<CircuitStatus>,
-    /// Scopes of limits that are paused, cut or held to another rate than the configured one; `postrider limits ls` shows them whole.
-    limits: Vec<String>,
+    /// Scopes of limits that make mail wait, or are paused, cut or held to another rate than the configured one: those with the most waiting first, in
+    /// the shape of `postrider limits ls`.
+    limits: Vec<serde_json::Value>,
+    #[serde(skip)]
+    limits_text: Vec<String>,
     workers: Vec<Beat>,
     failures: Vec<Failure>,
 }
@@ -56,6 +63,8 @@ struct LaneStatus {
     jobs: u64,
     due: u64,
     in_hand: u64,
+    /// Messages that transports took in the last minute.
+    accepted_in_a_minute: u64,
     /// At most: a broker does not show its oldest message. Nothing where no worker that lives took any.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_seconds: Option<u64>,
@@ -81,7 +90,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let depths = queue.depths(true).await?;
     let keys: Vec<String> = config.transports.iter().map(circuits::key).collect();
     let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
-    let limits = store.disturbed().await?;
+    let limits = binding(&store, &config).await?;
     let workers = heartbeat::alive(&store).await?;
     queue.close().await;
     let now = Timestamp::now();
@@ -95,7 +104,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         suspect: depths.suspect,
         unroutable: depths.unroutable,
         circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, now)).collect(),
-        limits,
+        limits: limits.iter().map(limits::Row::json).collect(),
+        limits_text: limits.iter().map(|row| limits::text(&row.scope, &row.configured, &row.drawn)).collect(),
         failures: failures(&workers),
         workers,
     };
@@ -104,6 +114,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Format::Text => output::line(text(&status).trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Scopes of limits that bind, those with the most waiting first.
+async fn binding(store: &Store, config: &Config) -> anyhow::Result<Vec<limits::Row>> {
+    let limiter = Limiter::new(config, store.clone())?;
+    let mut rows = limits::rows(store, &limiter).await?;
+    rows.retain(|row| row.drawn.binds());
+    rows.sort_by(|one, other| other.drawn.waiting.total_cmp(&one.drawn.waiting));
+    rows.truncate(LIMITS_SHOWN);
+    Ok(rows)
 }
 
 fn lane_status(lane: Lane, depths: &Depths, workers: &[Beat], now: Timestamp) -> LaneStatus {
@@ -116,6 +136,7 @@ fn lane_status(lane: Lane, depths: &Depths, workers: &[Beat], now: Timestamp) ->
         jobs: depths.jobs[place(lane)],
         due: depths.due[place(lane)],
         in_hand: workers.iter().map(|one| one.in_hand[place(lane)]).sum(),
+        accepted_in_a_minute: workers.iter().map(|one| one.accepted[place(lane)]).sum(),
         oldest_seconds: oldest.map(|age| age.as_secs()),
     }
 }
@@ -160,10 +181,22 @@ fn text(status: &Status) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "{:<15}{:>10}{:>12}{:>10}{:>10}", "lane", "fresh", "come back", "in hand", "oldest");
+    let _ = writeln!(
+        out,
+        "{:<15}{:>10}{:>12}{:>10}{:>10}{:>12}",
+        "lane", "fresh", "come back", "in hand", "oldest", "sent/min"
+    );
     for lane in &status.lanes {
         let oldest = lane.oldest_seconds.map_or_else(|| "-".to_owned(), span);
-        let _ = writeln!(out, "{:<15}{:>10}{:>12}{:>10}{oldest:>10}", lane.lane, lane.jobs, lane.due, lane.in_hand);
+        let _ = writeln!(
+            out,
+            "{:<15}{:>10}{:>12}{:>10}{oldest:>10}{:>12}",
+            lane.lane.as_str(),
+            lane.jobs,
+            lane.due,
+            lane.in_hand,
+            lane.accepted_in_a_minute
+        );
     }
     let parked = status.parked.map_or_else(|| "?".to_owned(), |count| count.to_string());
     let _ = writeln!(
@@ -179,10 +212,10 @@ fn text(status: &Status) -> String {
         }
         out.push('\n');
     }
-    if !status.limits.is_empty() {
-        let _ = writeln!(out, "limits not as configured: {}", status.limits.join(", "));
+    for limit in &status.limits_text {
+        let _ = writeln!(out, "limit {limit}");
     }
-    let _ = writeln!(out, "\n{} workers", status.workers.len());
+    let _ = writeln!(out, "\n{}", output::count(status.workers.len(), "worker"));
     for worker in &status.workers {
         let in_hand: u64 = worker.in_hand.iter().sum();
         let does = if worker.consumes { "consumes" } else { "does not consume" };

@@ -44,7 +44,9 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let (outcome, transport) = (&ended.outcome, ended.transport.as_str());
     metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
     if matches!(outcome, Outcome::Accepted { .. }) {
-        metrics::accepted(task.job, task.meta, task.published_at, transport, Timestamp::now());
+        let now = Timestamp::now();
+        PULSE.accepted(task.job.lane(), now);
+        metrics::accepted(task.job, task.meta, task.published_at, transport, now);
     }
     match outcome {
         Outcome::Refused { refusal, .. } => {

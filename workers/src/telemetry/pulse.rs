@@ -28,7 +28,15 @@ pub struct Pulse {
     in_hand: [AtomicU64; 2],
     /// When the job was published, or due, that was taken last, in ms.
     taken: [AtomicI64; 2],
+    accepted: [Mutex<Minutes>; 2],
     failures: Mutex<Vec<Failure>>,
+}
+
+/// How much there was in this minute and in the one before, counted from the first.
+struct Minutes {
+    minute: i64,
+    present: u64,
+    before: u64,
 }
 
 /// A kind of failure.
@@ -51,8 +59,23 @@ impl Pulse {
         Self {
             in_hand: [AtomicU64::new(0), AtomicU64::new(0)],
             taken: [AtomicI64::new(0), AtomicI64::new(0)],
+            accepted: [const { Mutex::new(Minutes { minute: 0, present: 0, before: 0 }) }; 2],
             failures: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A transport took a message.
+    pub fn accepted(&self, lane: Lane, now: Timestamp) {
+        self.minutes(lane).add(now);
+    }
+
+    /// Messages that transports took in the last minute, as far as whole minutes and this one tell.
+    pub fn accepted_in_a_minute(&self, lane: Lane, now: Timestamp) -> u64 {
+        self.minutes(lane).last_minute(now)
+    }
+
+    fn minutes(&self, lane: Lane) -> std::sync::MutexGuard<'_, Minutes> {
+        self.accepted[place(lane)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a job as in hand for as long as the answer lives.
@@ -92,6 +115,28 @@ impl Pulse {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Failure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Minutes {
+    fn turn(&mut self, now: Timestamp) {
+        let minute = now.as_second() / 60;
+        if minute != self.minute {
+            self.before = if minute == self.minute + 1 { self.present } else { 0 };
+            (self.minute, self.present) = (minute, 0);
+        }
+    }
+
+    fn add(&mut self, now: Timestamp) {
+        self.turn(now);
+        self.present += 1;
+    }
+
+    /// This minute, and of the one before the part that a minute reaches back to.
+    fn last_minute(&mut self, now: Timestamp) -> u64 {
+        self.turn(now);
+        let rest = u64::try_from(60 - now.as_second().rem_euclid(60)).unwrap_or(0);
+        self.present + (self.before * rest).div_ceil(60)
     }
 }
 
@@ -138,6 +183,20 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn what_was_taken_counts_for_a_minute() {
+        let mut minutes = Minutes { minute: 0, present: 0, before: 0 };
+        for second in 600..660 {
+            minutes.add(at(second));
+        }
+        assert_eq!((minutes.last_minute(at(659)), minutes.last_minute(at(690))), (60, 30));
+        minutes.add(at(690));
+        assert_eq!(
+            (minutes.last_minute(at(719)), minutes.last_minute(at(720)), minutes.last_minute(at(840))),
+            (2, 1, 0)
+        );
     }
 
     #[test]

@@ -27,6 +27,13 @@ pub struct Picture {
     pub last_slot_s: f64,
 }
 
+impl Picture {
+    /// Whether it makes mail wait, or goes at another pace than configured.
+    pub fn binds(&self) -> bool {
+        self.tenants > 0 || self.paused_for_s.is_some() || self.set_for_s.is_some() || self.left_percent < 100.0
+    }
+}
+
 /// Draws it.
 pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
     let left = scope.left(now);
@@ -91,9 +98,12 @@ mod tests {
         let drawn = picture(&scopes[0], &limits, now);
         assert_eq!((drawn.per_second, drawn.used, drawn.tenants), (Some(20.0), (6.0, 0.0), 1));
         assert!((950.0..=1000.0).contains(&drawn.waiting), "{}", drawn.waiting);
+        assert!(drawn.binds() && !picture(&scopes[0], &limits, now + 60e6).binds());
         order(&mut scopes[0], &Order::Pause { for_us: 5e6, why: "maintenance".to_owned() }, now);
         let paused = picture(&scopes[0], &limits, now);
         assert_eq!((paused.paused_for_s, paused.why.as_deref()), (Some(5.0), Some("maintenance")));
+        let idle = Scope::default();
+        assert!(paused.binds() && !picture(&idle, &limits, now).binds());
         assert_eq!(picture(&scopes[0], &limits, now + 6e6).why, None);
     }
 

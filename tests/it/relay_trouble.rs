@@ -77,6 +77,35 @@ async fn with_wrong_credentials_the_job_waits_and_no_retry_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_does_not_relay_for_us_costs_nobody_a_mail() {
+    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let config = |port: u16, more: &str| {
+        let relay = format!("host = \"127.0.0.1\"\ntls = \"none\"\n{more}");
+        story::relay_config(&world.amqp_url(), &world.redis_url(), port, &relay)
+    };
+    let (stranger, good) = (world.postfix().strangers, world.postfix().plain);
+    let worker = story::start(config(stranger, ROUTE)).unwrap();
+    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    for line in wait_for_class(&worker, "sender", 2) {
+        assert_eq!(line["attempt"], 1, "no retry is counted: {line}");
+        assert!(line["answer"].as_str().unwrap().contains("Relay access denied"), "{line}");
+    }
+    drop(worker);
+    // The same attempt goes on with a relay that does.
+    let spare = format!(
+        "[transport.spare]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {good}\n{}",
+        ROUTE.replace("[\"relay\"]", "[\"relay\", \"spare\"]")
+    );
+    let worker = story::start(config(stranger, &spare)).unwrap();
+    world.sink().wait_for(1, SOON).unwrap();
+    let told = deadline::wait_for("both outcomes", SOON, || Some(outcomes(&worker)).filter(|seen| seen.len() >= 2));
+    let told: Vec<_> = told.unwrap().iter().map(|line| (line["transport"].clone(), line["attempt"].clone())).collect();
+    assert_eq!(told, [("relay".into(), 1.into()), ("spare".into(), 1.into())]);
+    assert!(!worker.stderr().contains("needs a person"), "one address must not stop a relay's other mail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_a_wrong_access_token_the_job_waits_and_with_the_right_one_it_goes_out() {
     let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), sink: None, ..Parts::usual() }).unwrap();
     let relay = world.aiosmtpd();

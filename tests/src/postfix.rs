@@ -1,7 +1,7 @@
 //! A private Postfix with Dovecot's authentication: the relay of record. It accepts as a real one does and hands everything
 //! to a port of 127.0.0.1, where a sink counts.
 //!
-//! Needs root, as Postfix does. Five ports: see [`Postfix`]. Recipients of `dest.test` that it refuses are in
+//! Needs root, as Postfix does. Six ports: see [`Postfix`]. Recipients of `dest.test` that it refuses are in
 //! `components/postfix_rcpt`; the sender `blocked@from.test` gets 554.
 
 use std::io::Read as _;
@@ -56,6 +56,8 @@ pub struct Postfix {
     pub implicit: u16,
     /// Neither needed; STARTTLS offered.
     pub plain: u16,
+    /// Relays to nobody without credentials: 554 5.7.1, as a relay that does not know its client says it.
+    pub strangers: u16,
     /// Like submission, but 3 messages a minute (450) and 2 connections at once (421).
     pub limited: u16,
     /// Like submission, but a new sender and recipient get 450 first and 250 after three seconds.
@@ -75,11 +77,11 @@ impl Postfix {
         let tls = folder.inside("tls", 0o755)?;
         let authority = Authority::new(&tls)?;
         let identity = authority.issue("relay", &["localhost", "relay.test"])?;
-        let mut port = [0_u16; 6];
+        let mut port = [0_u16; 7];
         for slot in &mut port {
             *slot = ports::free()?;
         }
-        let [submission, implicit, plain, limited, greylisted, postgrey] = port;
+        let [submission, implicit, plain, strangers, limited, greylisted, postgrey] = port;
         let daemons = process::find(Path::new("master"))?.parent().map(Path::to_owned).unwrap_or_default();
         let fill = |template: &str| {
             [
@@ -92,6 +94,7 @@ impl Postfix {
                 ("@SUBMISSION@", submission.to_string()),
                 ("@IMPLICIT@", implicit.to_string()),
                 ("@PLAIN@", plain.to_string()),
+                ("@STRANGERS@", strangers.to_string()),
                 ("@LIMITED@", limited.to_string()),
                 ("@GREYLISTED@", greylisted.to_string()),
                 ("@POSTGREY@", postgrey.to_string()),
@@ -114,7 +117,8 @@ impl Postfix {
             .env("MAIL_CONFIG", folder.path().join("etc"))
             .stop(Stop::Term(STOP_LIMIT));
         // Postfix itself listens at once; whether the daemon behind a port can start shows in its greeting.
-        let ready = || [submission, plain, limited, greylisted].into_iter().all(greets) && ports::is_open(implicit);
+        let ready =
+            || [submission, plain, strangers, limited, greylisted].into_iter().all(greets) && ports::is_open(implicit);
         let master = Process::start_ready(spec, START_LIMIT, ready)
             .with_context(|| process::tail(&folder.path().join("maillog"), 20))?;
         Ok(Self {
@@ -125,6 +129,7 @@ impl Postfix {
             submission,
             implicit,
             plain,
+            strangers,
             limited,
             greylisted,
         })

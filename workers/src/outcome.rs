@@ -69,8 +69,8 @@ pub enum Class {
     Misfit,
     /// The transport needs a person (credentials, certificate, a missing extension). Burns no retry of the job.
     Config,
-    /// The transport needs a person before it takes mail of this sender (an address or domain that is not verified). Other senders' mail
-    /// is not affected. Burns no retry of the job.
+    /// The transport needs a person before it takes mail of this sender (an address or domain that is not verified), or relays to these
+    /// recipients for us. Other mail is not affected. Burns no retry of the job.
     Sender,
     /// The transport asks for a slower pace.
     Throttled,

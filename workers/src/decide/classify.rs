@@ -3,8 +3,8 @@
 //! One rule stands above the tables: once the final dot may have left us, only an answer tells whether the message was
 //! taken. Everything else before that point is certain: nothing was taken.
 //!
-//! Texts are not read, with one exception: Amazon SES tells its two throttles apart in words only (`454 Throttling
-//! failure: ...`).
+//! Texts are not read, with two exceptions: Amazon SES tells its two throttles apart in words only (`454 Throttling
+//! failure: ...`), and a relay that does not relay for us says so with the codes of a closed mailbox.
 
 use crate::outcome::{Class, EnhancedCode, RecipientRefusal, Refusal, Stage};
 
@@ -61,7 +61,7 @@ pub fn verdict(stage: Stage, event: Event<'_>, handover: Handover) -> Verdict {
 /// The class of a negative reply (4xx or 5xx) at `stage`.
 fn refusal(stage: Stage, code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Class {
     let detail = enhanced.map(|EnhancedCode(_, subject, detail)| (subject, detail));
-    if code < 500 { temporary(stage, code, detail, text) } else { permanent(stage, code, detail) }
+    if code < 500 { temporary(stage, code, detail, text) } else { permanent(stage, code, detail, text) }
 }
 
 fn temporary(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
@@ -82,7 +82,7 @@ fn temporary(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) ->
     }
 }
 
-fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>) -> Class {
+fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
     match (stage, code, detail) {
         // The account is over its daily limit (Google: 5.4.5; Microsoft: 5.1.90, 5.7.232, 5.7.233).
         (_, _, Some((4, 5) | (1, 90) | (7, 232 | 233))) => Class::Quota,
@@ -92,14 +92,16 @@ fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>) -> Class {
         | (_, _, Some((7, 8 | 9 | 11 | 57))) => Class::Config,
         // "Bad sequence of commands" is about this conversation; another one starts from nothing.
         (_, 503, _) => Class::Transient,
-        (Stage::RcptTo, ..) => permanent_at_rcpt(code, detail),
+        (Stage::RcptTo, ..) => permanent_at_rcpt(code, detail, text),
         _ => Class::Message,
     }
 }
 
 /// Policy refusals (5.7.x) stay with their recipient: as `Config`, one closed mailing list would stop the whole relay.
-fn permanent_at_rcpt(code: u16, detail: Option<(u16, u16)>) -> Class {
+fn permanent_at_rcpt(code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
     match (code, detail) {
+        // Nothing is wrong with the recipient. Not `Config` either: a relay may serve other domains, and one address would stop its mail.
+        (_, None | Some((7, 0 | 1 | 54))) if does_not_relay(text) => Class::Sender,
         // Too many recipients; RFC 5321 4.5.3.1.10 wants a bare 552 read as 452.
         (_, Some((5, 3))) | (552, None) => Class::Transient,
         // About the sender (1.7, 1.8) or the size (3.4), which are the same for every recipient.
@@ -126,6 +128,20 @@ pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
         Class::Misfit => 7,
     };
     classes.enumerate().min_by_key(|(_, class)| hope(*class)).map(|(position, _)| position)
+}
+
+/// Whether a relay says that it relays nothing for us there: in the words of Postfix, Sendmail, Exim, Exchange and Google Workspace. What somebody
+/// else said to the relay, which a relay that asks the recipient's server first repeats, does not count.
+fn does_not_relay(text: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "relay access denied",
+        "relaying denied",
+        "relay not permitted",
+        "unable to relay",
+        "mail relay denied",
+        "credentials for relay",
+    ];
+    WORDS.iter().any(|words| mentions(text, words)) && !mentions(text, " said:")
 }
 
 fn mentions(text: &str, lower_case: &str) -> bool {
@@ -208,8 +224,20 @@ mod tests {
         check(Stage::RcptTo, "550", Class::Recipient);
         check(Stage::RcptTo, "501 5.1.3 bad address", Class::Recipient);
         check(Stage::RcptTo, "552 5.2.2 mailbox full", Class::Recipient);
-        check(Stage::RcptTo, "554 5.7.1 relay access denied", Class::Recipient);
         check(Stage::RcptTo, "550 5.7.1 list is closed", Class::Recipient);
+    }
+
+    #[test]
+    fn a_relay_that_does_not_relay_for_us_says_nothing_about_the_recipient() {
+        check(Stage::RcptTo, "554 5.7.1 <ada@dest.test>: Relay access denied", Class::Sender);
+        check(Stage::RcptTo, "550 5.7.1 <ada@dest.test>... Relaying denied", Class::Sender);
+        check(Stage::RcptTo, "550 relay not permitted", Class::Sender);
+        check(Stage::RcptTo, "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", Class::Sender);
+        check(Stage::RcptTo, "550 5.7.0 Mail relay denied [192.0.2.1]", Class::Sender);
+        check(Stage::RcptTo, "550 5.7.1 Invalid credentials for relay [192.0.2.1]", Class::Sender);
+        let repeated = "550 5.7.1 undeliverable address: host mx.dest.test said: 554 Relay access denied";
+        check(Stage::RcptTo, repeated, Class::Recipient);
+        check(Stage::RcptTo, "550 5.1.1 relay access denied", Class::Recipient);
     }
 
     #[test]

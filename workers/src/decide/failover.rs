@@ -20,7 +20,9 @@ pub fn then(outcome: &Outcome, on_limit: OnLimit) -> Then {
         // Taken, perhaps taken, or somebody else's.
         Outcome::Accepted { .. } | Outcome::Unknown(_) | Outcome::LostClaim => Then::Settle,
         // The transport works and looked at each recipient: another one would see those again that are refused for good.
-        Outcome::Refused { recipients, .. } if !recipients.is_empty() => Then::Settle,
+        Outcome::Refused { recipients, .. } if recipients.iter().any(|one| one.refusal.class != Class::Sender) => {
+            Then::Settle
+        }
         Outcome::Refused { refusal, .. } => match refusal.class {
             Class::Recipient | Class::Message => Then::Settle,
             Class::Misfit | Class::Config | Class::Sender | Class::Transient => Then::Next,
@@ -89,6 +91,14 @@ mod tests {
             OnLimit::Next,
             Then::Settle,
         );
+    }
+
+    #[test]
+    fn recipients_that_it_does_not_relay_to_go_to_the_next() {
+        let one = |index, class| RecipientRefusal { index, refusal: refusal(class) };
+        let refused = |recipients| Outcome::Refused { refusal: refusal(Class::Sender), recipients };
+        check(&refused(vec![one(0, Class::Sender), one(1, Class::Sender)]), OnLimit::Wait, Then::Next);
+        check(&refused(vec![one(0, Class::Sender), one(1, Class::Recipient)]), OnLimit::Wait, Then::Settle);
     }
 
     #[test]

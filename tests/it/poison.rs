@@ -9,7 +9,9 @@ use postrider_schemas::{Job, Lane};
 use postrider_tests::deadline;
 use postrider_tests::events::Events;
 use postrider_tests::fault_proxy::{FaultProxy, Faults};
+use postrider_tests::folder::Folder;
 use postrider_tests::postrider::Postrider;
+use postrider_tests::sink::{self, SmtpSink};
 use postrider_tests::story::{self, ROUTE, SOON};
 use postrider_tests::world::{Parts, World};
 
@@ -79,7 +81,7 @@ async fn a_message_that_is_returned_many_times_rests_in_dead_and_is_never_destro
 }
 
 /// A worker's configuration: what belongs to the tenants `killer` and `neighbour` goes to relays of their own.
-fn config(world: &World, killer: &FaultProxy, neighbour: &FaultProxy) -> String {
+fn config(queue: &str, store: &str, sink: u16, killer: &FaultProxy, neighbour: &FaultProxy) -> String {
     let transport = |name: &str, proxy: &FaultProxy| {
         let port = proxy.port();
         format!("[transport.{name}]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {port}\n")
@@ -94,8 +96,7 @@ fn config(world: &World, killer: &FaultProxy, neighbour: &FaultProxy) -> String 
         route("neighbour"),
         ROUTE.to_owned(),
     ];
-    story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &more.concat())
-        .replace("lease = \"2s\"", "lease = \"3s\"")
+    story::config(queue, store, sink, &more.concat()).replace("lease = \"2s\"", "lease = \"3s\"")
 }
 
 fn job_of(tenant: &str) -> Job {
@@ -116,7 +117,7 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
         (FaultProxy::start(world.sink().port()).unwrap(), FaultProxy::start(world.sink().port()).unwrap());
     killer.set(Faults::black_hole());
     neighbour.set(Faults::black_hole());
-    let config = config(&world, &killer, &neighbour);
+    let config = config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &killer, &neighbour);
     let (poison, innocent) = (job_of("killer"), job_of("neighbour"));
     story::publish(&world.amqp_url(), &[poison.clone(), innocent]).await.unwrap();
     let mut worker = story::start(config.clone()).unwrap();
@@ -174,4 +175,42 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
     .unwrap();
     world.sink().wait_for(others + 1, SOON).unwrap();
     drop(worker);
+}
+
+/// The same with a file for a queue. Its leases outlast a test: they are ended in the file, as if their time had passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_file_that_kills_workers_is_given_up_and_its_neighbours_arrive() {
+    let folder = Folder::new("poison").unwrap();
+    let path = folder.path().join("postrider.db");
+    let file = format!("embedded:{}", path.display());
+    let sink = SmtpSink::start(sink::Options::default()).unwrap();
+    let killer = FaultProxy::start(sink.port()).unwrap();
+    killer.set(Faults::black_hole());
+    let config = config(&file, &file, sink.port(), &killer, &killer);
+    let poison = job_of("killer");
+    story::publish(&file, std::slice::from_ref(&poison)).await.unwrap();
+    let mut worker = story::start_any(&config).unwrap();
+    let dead = || story::rest("dead", &config).is_ok_and(|rows| !rows.is_empty());
+    let (mut kills, mut seen) = (0, 0);
+    loop {
+        story::publish(&file, &[story::job(Lane::Bulk, &format!("other-{kills}@dest.example"))]).await.unwrap();
+        sink.wait_for(kills + 1, SOON).unwrap();
+        let at_hand = || (killer.connections() > seen || dead()).then_some(());
+        deadline::wait_for("the killer in hand, or its end", SOON, at_hand).unwrap();
+        if dead() {
+            break;
+        }
+        worker.kill9().unwrap();
+        (kills, seen) = (kills + 1, killer.connections());
+        assert!(kills <= 6, "{}", worker.stderr());
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.busy_timeout(SOON).unwrap();
+        db.execute("UPDATE message SET lease_until = 0", []).unwrap();
+        worker.start_again().unwrap();
+    }
+    assert_eq!(kills, 6, "three before quarantine, three in it: {}", worker.stderr());
+    let rows = story::rest("dead", &config).unwrap();
+    assert_eq!((&rows[0]["id"], &rows[0]["reason"]), (&poison.id().to_string().into(), &"crash-poison".into()));
+    drop(worker);
+    assert_eq!(sink.count().unwrap(), kills + 1, "the others arrive, each once");
 }

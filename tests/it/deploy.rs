@@ -190,7 +190,8 @@ fn the_dockerfile_has_no_lint() {
 }
 
 #[test]
-fn the_runbook_names_commands_that_exist() {
+fn the_runbook_names_commands_and_groups_that_exist() {
+    let groups = read("../workers/src/config.groups.toml");
     let mut seen = BTreeSet::new();
     for file in ["runbook.md", "sizing.md"] {
         let text = read(file);
@@ -204,6 +205,10 @@ fn the_runbook_names_commands_that_exist() {
             assert!(help.status.success(), "postrider {line}: {}", help.stderr);
             for flag in words.iter().filter(|word| word.starts_with("--")) {
                 assert!(help.stdout.contains(flag), "postrider {line}: there is no {flag}");
+            }
+            // An order for a group that is called otherwise is taken and binds nothing.
+            for group in words.iter().filter_map(|word| word.strip_prefix("group:")?.split(':').nth(1)) {
+                assert!(groups.contains(&format!("name = \"{group}\"")), "postrider {line}: there is no group {group}");
             }
             seen.insert(command.join(" "));
         }

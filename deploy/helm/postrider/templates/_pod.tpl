@@ -97,6 +97,9 @@ spec:
             {{- include "postrider.containerSecurity" $root | nindent 12 }}
           env:
             {{- include "postrider.env" $root | nindent 12 }}
+            # For commands that a person runs in the container: the same file, or they know no transport and no limit.
+            - name: POSTRIDER_CONFIG
+              value: /etc/postrider/postrider.toml
             - name: POSTRIDER_QUEUE__TOPOLOGY
               value: {{ ternary "apply" "verify" (eq $root.Values.topology.mode "worker") }}
             - name: POSTRIDER_STORE__URL

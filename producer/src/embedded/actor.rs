@@ -1,6 +1,7 @@
 //! The thread that owns a file in this process: takes waiting operations in batches and commits each batch once.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     thread,
@@ -20,6 +21,10 @@ use super::error::DbError;
 const BATCH_MAX: usize = 256;
 /// How long another process may keep the file before [`DbError::Busy`].
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How often a process that wants to write looks whether the file is free, ...
+const LOCK_POLL: Duration = Duration::from_millis(1);
+/// ... for so long; then less often.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the commits of other processes are looked for while somebody wants to know.
 pub const POLL: Duration = Duration::from_millis(25);
 /// "PRdr": says in the file's header that it is ours.
@@ -250,7 +255,7 @@ fn connect(path: &std::path::Path) -> Result<Connection, DbError> {
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
+    connection.busy_handler(Some(wait_for_others)).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(128);
     claim(&mut connection, path, failed)?;
     write_ahead(&connection).map_err(failed)?;
@@ -259,6 +264,21 @@ fn connect(path: &std::path::Path) -> Result<Connection, DbError> {
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
     Ok(connection)
+}
+
+/// Waits a little for another process that has the file; false once that went on for too long.
+///
+/// SQLite's own handler sleeps longer and longer, up to a tenth of a second a time, while the others hold the file for a few milliseconds: whoever
+/// missed its turn a few times then misses it for a second, and what its messages were to do at that time is done in a burst.
+fn wait_for_others(tries: i32) -> bool {
+    thread_local!(static SINCE: Cell<Option<Instant>> = const { Cell::new(None) });
+    let now = Instant::now();
+    if tries == 0 {
+        SINCE.set(Some(now));
+    }
+    let waited = SINCE.get().map_or(Duration::ZERO, |since| now.duration_since(since));
+    thread::sleep(if waited < PATIENCE { LOCK_POLL } else { 10 * LOCK_POLL });
+    waited < BUSY_LIMIT
 }
 
 /// Makes an empty file ours; refuses one that belongs to something else before anything in it was touched.

@@ -75,10 +75,13 @@ async fn accuracy(queue: &str, store: &str, sink: &SmtpSink, workers: usize, fas
         worker.terminate().unwrap();
     }
     let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.5, 1.05) };
-    for (group, rate) in [("fast", fast), ("slow", 5.0)] {
+    let seen = [("fast", fast), ("slow", 5.0)].map(|(group, rate)| {
         let times = times(sink, group);
         let (pace, most) = (pace(&times, seconds), busiest(&times, 10.0));
         println!("{group} at {rate}/s: {:.1} % used, busiest 10 s {most}, {} in all", pace / rate * 100.0, times.len());
+        (group, rate, pace, most)
+    });
+    for (group, rate, pace, most) in seen {
         assert!(pace >= rate * tight, "{group}: {pace}");
         assert!(most as f64 <= rate * 10.0 * loose + 2.0, "{group}: {most} in 10 s");
     }

@@ -6,8 +6,9 @@ pub mod smtp;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use tokio::sync::SemaphorePermit;
 
-use self::provider::batcher::Batcher;
+use self::provider::{batch::Item, batcher::Batcher};
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -34,6 +35,16 @@ enum Way {
         /// Where jobs of the bulk lane may share calls.
         batcher: Option<Batcher>,
     },
+}
+
+/// What a delivery has to wait for before its token is spent.
+pub enum Place<'a> {
+    /// A connection to a relay.
+    Connection(smtp::Place<'a>),
+    /// A call to a provider.
+    Call(SemaphorePermit<'a>),
+    /// A part of a call that others share: it is made when they are there.
+    Shared(Box<Item>),
 }
 
 /// Why a transport cannot be set up.
@@ -63,32 +74,68 @@ impl Transport {
         Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way })
     }
 
-    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
+    /// Whether whoever comes now waits for a connection or a call to end.
+    pub fn is_crowded(&self) -> bool {
+        match &self.way {
+            Way::Smtp(relay) => relay.is_crowded(),
+            Way::Provider { provider, .. } => provider.is_crowded(),
+        }
+    }
+
+    /// Waits for a connection, or for the right to make a call, for this letter.
+    pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
+        match &self.way {
+            Way::Smtp(relay) => {
+                // Made before: nobody waits for a connection on which a message is being made.
+                let composing = traces::step("compose");
+                let composed = letter.mime().map(drop);
+                drop(composing);
+                composed.map_err(|error| cannot_be_made(&error))?;
+                relay.place().await.map(Place::Connection)
+            }
+            Way::Provider { provider, batcher } => {
+                match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
+                    Some(item) => Ok(Place::Shared(Box::new(item))),
+                    None => provider.place().await.map(Place::Call),
+                }
+            }
+        }
+    }
+
+    /// Waits for a place and delivers: see [`Transport::deliver_at`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let relay = match &self.way {
-            Way::Smtp(relay) => relay,
-            Way::Provider { provider, batcher } => {
-                let shared = batcher.as_ref().and_then(|batcher| Some((batcher, batcher.item(letter)?)));
-                return match shared {
-                    Some((batcher, item)) => batcher.deliver(letter, item, may_submit).await,
-                    None => provider.deliver(letter, may_submit).await,
-                };
+        match self.place(letter).await {
+            Ok(place) => self.deliver_at(place, letter, may_submit).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
+    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let (relay, place) = match (&self.way, place) {
+            (Way::Smtp(relay), Place::Connection(place)) => (relay, place),
+            (Way::Provider { batcher: Some(batcher), .. }, Place::Shared(item)) => {
+                return batcher.deliver(letter, *item, may_submit).await;
             }
+            (Way::Provider { provider, .. }, Place::Call(place)) => {
+                return provider.deliver_at(place, letter, may_submit).await;
+            }
+            _ => return elsewhere(),
         };
-        let composing = traces::step("compose");
-        let composed = letter.mime();
-        drop(composing);
-        let composed = match composed {
+        let composed = match letter.mime() {
             Ok(composed) => composed,
             Err(error) => return cannot_be_made(&error),
         };
         let recipients = letter.recipients();
         let from = Some(letter.job.from().address());
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
-        in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
+        in_terms_of_the_job(relay.deliver_at(place, mail, may_submit).await, &letter.indices)
     }
 
     /// True for an SMTP relay.
@@ -149,6 +196,12 @@ impl Transport {
             relay.close().await;
         }
     }
+}
+
+/// A place at another transport than this one: nothing was said to anybody.
+fn elsewhere() -> Outcome {
+    let answer = Answer::local(Stage::Connect, "the place is another transport's");
+    Outcome::Refused { refusal: Refusal { class: Class::Transient, answer, retry_after: None }, recipients: Vec::new() }
 }
 
 /// A message that no transport can send, because it cannot be made.

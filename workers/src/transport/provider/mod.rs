@@ -25,6 +25,7 @@ pub mod sparkpost;
 pub mod webhook;
 
 use jiff::Timestamp;
+use tokio::sync::SemaphorePermit;
 
 use self::{
     batch::{Batched, Item},
@@ -76,8 +77,29 @@ impl Provider {
         (self.client.calls(), self.client.calls_max())
     }
 
-    /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
+    /// Whether whoever comes now waits for a call to end.
+    pub fn is_crowded(&self) -> bool {
+        self.client.calls() == self.client.calls_max()
+    }
+
+    /// Waits for a place among the calls under way.
+    pub async fn place(&self) -> Result<SemaphorePermit<'_>, Outcome> {
+        self.client.place().await.map_err(without_answer)
+    }
+
+    /// Waits for a place and delivers: see [`Provider::deliver_at`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        match self.place().await {
+            Ok(place) => self.deliver_at(place, letter, may_submit).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
+    pub async fn deliver_at<F>(&self, place: SemaphorePermit<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
@@ -91,10 +113,6 @@ impl Provider {
         let request = match request {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
-        };
-        let place = match self.client.place().await {
-            Ok(place) => place,
-            Err(lost) => return without_answer(lost),
         };
         if !may_submit.await {
             return Outcome::LostClaim;

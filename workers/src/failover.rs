@@ -261,9 +261,10 @@ impl Tries<'_> {
         let mut answer = answer;
         let mut round = 0;
         loop {
-            // Where connections are scarce the token is asked for with one at hand: it would be late when there is one. A probe needs it before.
+            // Where connections are scarce the token is asked for with one at hand: it would be late when there is one. A probe needs it before, and
+            // who will be told to wait need not wait for that.
             let is_scarce = world.transports[n].is_crowded() && world.circuits.is_closed(n);
-            let permission = if answer.is_none() && is_scarce {
+            let permission = if answer.is_none() && is_scarce && !world.limiter.is_paused(self.subject(n)) {
                 Permission::Go(Token::NONE)
             } else {
                 world.limiter.admit(self.subject(n), queue, task.seat, answer.take()).await

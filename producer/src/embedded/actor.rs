@@ -37,6 +37,8 @@ pub(super) type Request = Box<dyn Work>;
 
 /// What the thread does with an operation.
 pub(super) trait Work: Send {
+    /// Whether it changes nothing, and so need not wait for those who write.
+    fn is_look(&self) -> bool;
     /// Whether the caller gave up.
     fn is_abandoned(&self) -> bool;
     /// Runs it, keeps the result for the answer and says whether it is to be kept.
@@ -48,6 +50,7 @@ pub(super) trait Work: Send {
 /// An operation of any result.
 pub(super) struct Call<T, F> {
     operation: F,
+    is_look: bool,
     /// `None`: it did not come to run.
     result: Option<Result<T, DbError>>,
     reply: oneshot::Sender<Result<T, DbError>>,
@@ -55,7 +58,11 @@ pub(super) struct Call<T, F> {
 
 impl<T, F> Call<T, F> {
     pub(super) fn new(operation: F, reply: oneshot::Sender<Result<T, DbError>>) -> Self {
-        Self { operation, result: None, reply }
+        Self { operation, is_look: false, result: None, reply }
+    }
+
+    pub(super) fn look(operation: F, reply: oneshot::Sender<Result<T, DbError>>) -> Self {
+        Self { operation, is_look: true, result: None, reply }
     }
 }
 
@@ -64,6 +71,10 @@ where
     T: Send,
     F: FnMut(&Connection) -> Result<T, DbError> + Send,
 {
+    fn is_look(&self) -> bool {
+        self.is_look
+    }
+
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
@@ -155,12 +166,34 @@ impl Actor {
                 batch.push(request);
             }
             batch.retain(|request| !request.is_abandoned());
+            let (looks, batch) = batch.into_iter().partition(|request| request.is_look());
+            self.look(looks);
             self.serve(batch);
             self.look_for_others();
         }
     }
 
+    /// Runs what changes nothing, each on the file as it is then.
+    fn look(&mut self, looks: Vec<Request>) {
+        for mut request in looks {
+            let connected = self.connection.take().map_or_else(|| connect(&self.path), Ok);
+            let undone = match connected {
+                Ok(connection) => {
+                    // An error is its own answer. Whether the connection is still of use is found out by the next one that writes.
+                    request.run(&connection);
+                    self.connection = Some(connection);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            request.answer(undone);
+        }
+    }
+
     fn serve(&mut self, mut batch: Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
         let kept = match self.transact(&mut batch, Apart::No) {
             Err(_) if batch.len() > 1 => self.transact(&mut batch, Apart::Savepoints),
             kept => kept,

@@ -93,12 +93,10 @@ impl Transport {
                 composed.map_err(|error| cannot_be_made(&error))?;
                 relay.place().await.map(Place::Connection)
             }
-            Way::Provider { provider, batcher } => {
-                match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
-                    Some(item) => Ok(Place::Shared(Box::new(item))),
-                    None => provider.place().await.map(Place::Call),
-                }
-            }
+            Way::Provider { provider, batcher } => match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
+                Some(item) => Ok(Place::Shared(Box::new(item))),
+                None => provider.place().await.map(Place::Call),
+            },
         }
     }
 

@@ -25,8 +25,8 @@ use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::EmailAddress;
 use tokio::time::timeout;
 
-pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
 pub use self::pool::Place;
+pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
 use self::{
     failure::Failure,
     permission::Permission,

@@ -115,9 +115,14 @@ fn parked(worker: &Postrider) -> (usize, usize) {
     (lines().filter_map(id).collect::<HashSet<_>>().len(), lines().count())
 }
 
+/// By the broker's statistics, once they have caught up: everything was delivered, so they cannot be without deliveries.
 fn redelivered(world: &World) -> u64 {
-    let queues = world.vhost().list("queues").unwrap();
-    queues.iter().filter_map(|queue| queue["message_stats"]["redeliver"].as_u64()).sum()
+    let sum = |field: &str| -> u64 {
+        let queues = world.vhost().list("queues").unwrap();
+        queues.iter().filter_map(|queue| queue["message_stats"][field].as_u64()).sum()
+    };
+    deadline::wait_for("the broker's statistics", SOON, || (sum("deliver_get") > 0).then_some(())).unwrap();
+    sum("redeliver")
 }
 
 fn p99(sorted: &[f64]) -> f64 {

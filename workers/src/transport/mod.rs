@@ -6,7 +6,6 @@ pub mod smtp;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::sync::SemaphorePermit;
 
 use self::provider::{batch::Item, batcher::Batcher};
 use crate::{
@@ -42,7 +41,7 @@ pub enum Place<'a> {
     /// A connection to a relay.
     Connection(smtp::Place<'a>),
     /// A call to a provider.
-    Call(SemaphorePermit<'a>),
+    Call(provider::Place<'a>),
     /// A part of a call that others share: it is made when they are there.
     Shared(Box<Item>),
 }

@@ -42,6 +42,12 @@ use crate::{
     telemetry::traces,
 };
 
+/// The right to make one call, with the keys to sign it where the account signs.
+pub struct Place<'a> {
+    permit: SemaphorePermit<'a>,
+    keys: Option<Keys>,
+}
+
 /// One account at a provider.
 pub struct Provider {
     account: Account,
@@ -82,9 +88,12 @@ impl Provider {
         self.client.calls() == self.client.calls_max()
     }
 
-    /// Waits for a place among the calls under way.
-    pub async fn place(&self) -> Result<SemaphorePermit<'_>, Outcome> {
-        self.client.place().await.map_err(without_answer)
+    /// Waits for the keys that a call needs, and for a place among the calls under way.
+    pub async fn place(&self) -> Result<Place<'_>, Outcome> {
+        let refused = |refusal| Outcome::Refused { refusal, recipients: Vec::new() };
+        let keys = self.keys().await.map_err(refused)?;
+        let permit = self.client.place().await.map_err(without_answer)?;
+        Ok(Place { permit, keys })
     }
 
     /// Waits for a place and delivers: see [`Provider::deliver_at`].
@@ -99,14 +108,11 @@ impl Provider {
     }
 
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
-    pub async fn deliver_at<F>(&self, place: SemaphorePermit<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let keys = match self.keys().await {
-            Ok(keys) => keys,
-            Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
-        };
+        let Place { permit, keys } = place;
         let composing = traces::step("compose");
         let request = self.request(letter, keys.as_ref(), Timestamp::now());
         drop(composing);
@@ -124,7 +130,7 @@ impl Provider {
             }
             Err(lost) => without_answer(lost),
         };
-        drop(place);
+        drop(permit);
         outcome
     }
 

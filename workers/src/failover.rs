@@ -66,13 +66,15 @@ pub(crate) enum Sent {
 pub(crate) struct Asked {
     /// Of this transport, by its position.
     transport: usize,
+    /// The question, which may have to be asked again.
+    ask: Ask,
     answer: Admission,
 }
 
 impl Asked {
     /// An answer about a transport, where there is one.
-    pub(crate) fn new(transport: usize, answer: Option<Admission>) -> Option<Self> {
-        Some(Self { transport, answer: answer? })
+    pub(crate) fn new((transport, ask): (usize, Ask), answer: Option<Admission>) -> Option<Self> {
+        Some(Self { transport, ask, answer: answer? })
     }
 }
 
@@ -194,7 +196,7 @@ impl Tries<'_> {
                 continue;
             }
             let queue = self.on_limit() == OnLimit::Wait;
-            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| asked.answer);
+            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| (asked.ask, asked.answer));
             let tried = match self.when_admitted(n, queue, answer, &refusals).await {
                 Ok(tried) => tried,
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
@@ -254,7 +256,7 @@ impl Tries<'_> {
         &self,
         n: usize,
         queue: bool,
-        answer: Option<Admission>,
+        answer: Option<(Ask, Admission)>,
         refusals: &[(usize, Refusal)],
     ) -> Result<Try, NotNow> {
         let Self { world, task, .. } = *self;
@@ -277,7 +279,7 @@ impl Tries<'_> {
             };
             match self.by(n, refusals, token, queue, round).await {
                 Ok(tried) => return Ok(tried),
-                Err(AtPlace::Later(admission)) => answer = Some(admission),
+                Err(AtPlace::Later(ask, admission)) => answer = Some((ask, admission)),
                 Err(_) => return Err(NotNow::Away),
             }
             round += 1;

@@ -183,8 +183,11 @@ impl Limiter {
 
     /// The question of an attempt, to be asked with its claim; nothing where there is none, or where tokens are at hand in batches.
     pub fn question(&self, subject: Subject<'_>, queue: bool) -> Option<Ask> {
-        let ask = self.ask(subject, self.to_be_asked(self.demands(subject)), queue)?;
-        self.0.tokens.are_asked_for_one_by_one(&ask).then_some(ask)
+        let demands = self.demands(subject);
+        if !self.0.tokens.are_asked_for_one_by_one(&demands) {
+            return None;
+        }
+        self.counted(subject, demands, queue)
     }
 
     fn ask(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
@@ -203,10 +206,21 @@ impl Limiter {
     }
 
     /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
-    /// `answer` is that to [`Limiter::question`], where it was asked before.
-    pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat, answer: Option<Admission>) -> Permission {
-        let Some(mut ask) = self.counted(subject, queue) else { return Permission::Go(Token::UNLIMITED) };
-        let mut answer = answer;
+    /// `asked` is a question that was asked before, with its answer.
+    pub async fn admit(
+        &self,
+        subject: Subject<'_>,
+        queue: bool,
+        seat: &Seat,
+        asked: Option<(Ask, Admission)>,
+    ) -> Permission {
+        let (mut ask, mut answer) = match asked {
+            Some((ask, answer)) => (ask, Some(answer)),
+            None => match self.counted(subject, self.demands(subject), queue) {
+                Some(ask) => (ask, None),
+                None => return Permission::Go(Token::UNLIMITED),
+            },
+        };
         for question in 1..=QUESTIONS_MAX {
             let admission = match answer.take() {
                 Some(admission) => {
@@ -249,8 +263,7 @@ impl Limiter {
     }
 
     /// The question of an attempt that is about to be asked, and counted where nothing is configured; nothing where nothing limits it.
-    fn counted(&self, subject: Subject<'_>, queue: bool) -> Option<Ask> {
-        let demands = self.demands(subject);
+    fn counted(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
         let unlimited = demands.iter().filter(|one| one.limits.is_empty());
         self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
         self.ask(subject, self.to_be_asked(demands), queue)

@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Limiter, Subject, micros};
-use crate::{decide::limits::admit::Admission, telemetry::traces};
+use crate::{
+    decide::limits::admit::{Admission, Ask},
+    telemetry::traces,
+};
 
 /// A token is used up to so long after its time, or up to the time of the next one where those are further apart.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -30,12 +33,12 @@ enum When {
 }
 
 /// Whether a message may use the connection that it has.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum AtPlace {
     /// Now.
     Go,
     /// Later, as the limits say: the connection is for others meanwhile.
-    Later(Admission),
+    Later(Ask, Admission),
     /// The store is away, and this job is not to go without it.
     Away,
 }
@@ -64,7 +67,7 @@ impl Token {
 impl Limiter {
     /// Asks for a token for who has a connection, and waits for its time where that is near. `again`: it had one before, and had to give it back.
     pub async fn at_place(&self, subject: Subject<'_>, queue: bool, again: bool) -> AtPlace {
-        let Some(ask) = self.counted(subject, queue) else { return AtPlace::Go };
+        let Some(ask) = self.counted(subject, self.demands(subject), queue) else { return AtPlace::Go };
         let Some(admission) = self.asked(&ask).await else { return AtPlace::Away };
         match admission {
             Admission::Free => AtPlace::Go,
@@ -73,7 +76,7 @@ impl Limiter {
                 sleep(micros(wait_us)).await;
                 AtPlace::Go
             }
-            later => AtPlace::Later(later),
+            later => AtPlace::Later(ask, later),
         }
     }
 }

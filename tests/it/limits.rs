@@ -70,7 +70,7 @@ async fn accuracy(queue: &str, store: &str, sink: &SmtpSink, workers: usize, fas
     for worker in &mut workers {
         worker.terminate().unwrap();
     }
-    let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.5, 1.05) };
+    let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.85, 1.02) };
     let seen = [("fast", fast), ("slow", 5.0)].map(|(group, rate)| {
         let times = times(sink, group);
         let (pace, most) = (pace(&times, seconds), busiest(&times, 10.0));

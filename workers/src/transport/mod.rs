@@ -3,9 +3,16 @@
 pub mod provider;
 pub mod smtp;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use self::provider::{batch::Item, batcher::Batcher};
 use crate::{
@@ -16,6 +23,9 @@ use crate::{
     telemetry::traces,
 };
 
+/// Who waits for a place for longer than this might have a token that is late by then.
+const LONG_WAIT_US: u64 = 50_000;
+
 /// A configured way out.
 pub struct Transport {
     /// Its name in the configuration.
@@ -25,6 +35,8 @@ pub struct Transport {
     /// What it is.
     pub kind: Kind,
     way: Way,
+    /// How long the one waited, in microseconds, who got a place last.
+    waited_us: AtomicU64,
 }
 
 enum Way {
@@ -70,33 +82,38 @@ impl Transport {
                 Way::Provider { provider, batcher }
             }
         };
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way })
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way, waited_us: AtomicU64::new(0) })
     }
 
-    /// Whether whoever comes now waits for a connection or a call to end.
+    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one tells.
     pub fn is_crowded(&self) -> bool {
-        match &self.way {
+        let is_full = match &self.way {
             Way::Smtp(relay) => relay.is_crowded(),
             Way::Provider { provider, .. } => provider.is_crowded(),
-        }
+        };
+        is_full && self.waited_us.load(Ordering::Relaxed) > LONG_WAIT_US
     }
 
     /// Waits for a connection, or for the right to make a call, for this letter.
     pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
-        match &self.way {
-            Way::Smtp(relay) => {
-                // Made before: nobody waits for a connection on which a message is being made.
-                let composing = traces::step("compose");
-                let composed = letter.mime().map(drop);
-                drop(composing);
-                composed.map_err(|error| cannot_be_made(&error))?;
-                relay.place().await.map(Place::Connection)
-            }
+        if let Way::Smtp(_) = &self.way {
+            // Made before: nobody waits for a connection on which a message is being made.
+            let composing = traces::step("compose");
+            let composed = letter.mime().map(drop);
+            drop(composing);
+            composed.map_err(|error| cannot_be_made(&error))?;
+        }
+        let begun = Instant::now();
+        let place = match &self.way {
+            Way::Smtp(relay) => relay.place().await.map(Place::Connection),
             Way::Provider { provider, batcher } => match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
-                Some(item) => Ok(Place::Shared(Box::new(item))),
+                Some(item) => return Ok(Place::Shared(Box::new(item))),
                 None => provider.place().await.map(Place::Call),
             },
-        }
+        };
+        let waited_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.waited_us.store(waited_us, Ordering::Relaxed);
+        place
     }
 
     /// Waits for a place and delivers: see [`Transport::deliver_at`].

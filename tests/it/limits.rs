@@ -34,7 +34,7 @@ pub(crate) fn times(sink: &SmtpSink, domain: &str) -> Vec<f64> {
 }
 
 /// The most that arrived in any window of so many seconds.
-fn busiest(times: &[f64], seconds: f64) -> usize {
+pub(crate) fn busiest(times: &[f64], seconds: f64) -> usize {
     let mut first = 0;
     let mut most = 0;
     for (n, at) in times.iter().enumerate() {
@@ -50,10 +50,6 @@ fn busiest(times: &[f64], seconds: f64) -> usize {
 fn pace(times: &[f64], seconds: f64) -> f64 {
     let start = times.first().copied().unwrap_or_default() + 1.0;
     times.iter().filter(|at| **at >= start && **at < start + seconds).count() as f64 / seconds
-}
-
-fn parks(workers: &[Postrider]) -> usize {
-    workers.iter().map(|worker| worker.stderr().matches(" waits for group:").count()).sum()
 }
 
 /// Workers at one queue and store, two groups of different rates with more to do than they may.
@@ -74,11 +70,14 @@ async fn accuracy(queue: &str, store: &str, sink: &SmtpSink, workers: usize, fas
     for worker in &mut workers {
         worker.terminate().unwrap();
     }
-    let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.5, 1.05) };
-    for (group, rate) in [("fast", fast), ("slow", 5.0)] {
+    let (tight, loose) = if is_long() { (0.98, 1.01) } else { (0.85, 1.02) };
+    let seen = [("fast", fast), ("slow", 5.0)].map(|(group, rate)| {
         let times = times(sink, group);
         let (pace, most) = (pace(&times, seconds), busiest(&times, 10.0));
         println!("{group} at {rate}/s: {:.1} % used, busiest 10 s {most}, {} in all", pace / rate * 100.0, times.len());
+        (group, rate, pace, most)
+    });
+    for (group, rate, pace, most) in seen {
         assert!(pace >= rate * tight, "{group}: {pace}");
         assert!(most as f64 <= rate * 10.0 * loose + 2.0, "{group}: {most} in 10 s");
     }
@@ -102,52 +101,6 @@ async fn embedded_workers_together_use_a_limit_and_do_not_pass_it() {
     let sink = SmtpSink::start(Options::default()).unwrap();
     let (workers, fast, seconds) = if is_long() { (4, 200.0, 60.0) } else { (2, 40.0, 12.0) };
     accuracy(&file, &file, &sink, workers, fast, seconds).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, &throttle("slow", "20/s")).unwrap();
-    let (blast, others) = if is_long() { (20_000, 2_000) } else { (400, 200) };
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", blast)).await.unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "other", others)).await.unwrap();
-    let mut urgent = Vec::new();
-    for n in 0..6 {
-        // To both: the one passes the blast in its own group, too.
-        for domain in ["slow", "other"] {
-            let job = story::job(Lane::Transactional, &format!("code-{n}@{domain}.example"));
-            let since = std::time::Instant::now();
-            story::publish(&world.amqp_url(), &[job]).await.unwrap();
-            let there = || {
-                let all = world.sink().arrivals().unwrap();
-                all.iter().any(|(_, to)| *to == format!("code-{n}@{domain}.example")).then_some(())
-            };
-            deadline::wait_for("a transactional message", SOON, there).unwrap();
-            urgent.push(since.elapsed().as_secs_f64());
-        }
-    }
-    deadline::wait_for("the others", SOON, || (times(world.sink(), "other").len() >= others + 6).then_some(()))
-        .unwrap();
-    let slow_by_then = times(world.sink(), "slow").len();
-    urgent.sort_by(f64::total_cmp);
-    println!("others done while {slow_by_then} of {blast} were; transactional waits {urgent:.3?}");
-    assert!(slow_by_then < blast, "the others waited for the blast");
-    assert!(urgent[urgent.len() / 2] < 1.5, "{urgent:?}");
-    let limit = Duration::from_secs_f64(blast as f64 / 20.0 * 1.5 + 30.0);
-    deadline::wait_for("the blast", limit, || (times(world.sink(), "slow").len() >= blast + 6).then_some(())).unwrap();
-    let slow = times(world.sink(), "slow");
-    let per_job = parks(std::slice::from_ref(&worker)) as f64 / blast as f64;
-    println!(
-        "{per_job:.3} parks a job, busiest 10 s {}, took {:.1} s",
-        busiest(&slow, 10.0),
-        slow.last().unwrap() - slow[0]
-    );
-    assert!(per_job <= if is_long() { 1.1 } else { 1.5 }, "{per_job}");
-    assert!(busiest(&slow, 10.0) <= 212, "{}", busiest(&slow, 10.0));
-    drop(worker);
-    let stored = world.sink().messages().unwrap();
-    assert_eq!(stored.len(), blast + others + 12, "nothing lost, nothing twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

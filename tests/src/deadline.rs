@@ -5,18 +5,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 const STEP: Duration = Duration::from_millis(20);
+/// The longest time between two questions.
+const STEP_MAX: Duration = Duration::from_millis(500);
 
-/// Asks `probe` every 20 ms until it gives a value; an error that names `what` when `limit` has passed.
+/// Asks `probe` every 20 ms until it gives a value; an error that names `what` when `limit` has passed. One that takes its time is asked less
+/// often, so that waiting does not load the machine that is waited for.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
+        let begun = Instant::now();
         if let Some(value) = probe() {
             return Ok(value);
         }
         if Instant::now() >= end {
             bail!("{what}: not within {limit:?}");
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep((begun.elapsed() * 10).clamp(STEP, STEP_MAX));
     }
 }
 

@@ -3,10 +3,11 @@
 //! It counts what really arrived, in a program that nobody here wrote. It offers PIPELINING and no TLS, and announces AUTH
 //! without checking it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -101,6 +102,8 @@ pub struct SmtpSink {
     stored: Option<PathBuf>,
     folder: Folder,
     port: u16,
+    /// Arrivals that were read before: a story that looks often must not read thousands of files each time.
+    known: Mutex<HashMap<PathBuf, (f64, String)>>,
 }
 
 impl SmtpSink {
@@ -123,7 +126,7 @@ impl SmtpSink {
             .args(options.faults.iter().flat_map(Fault::args))
             .args([&format!("127.0.0.1:{port}"), "512"]);
         let server = Process::start_ready(spec, START_LIMIT, || ports::is_open(port))?;
-        Ok(Self { server, stored, folder, port })
+        Ok(Self { server, stored, folder, port, known: Mutex::default() })
     }
 
     /// Its port on 127.0.0.1.
@@ -170,12 +173,16 @@ impl SmtpSink {
     /// When each message was whole, by the sink's file system in seconds of the Unix epoch, and its first recipient; in order.
     pub fn arrivals(&self) -> Result<Vec<(f64, String)>> {
         let Some(stored) = &self.stored else { return Ok(Vec::new()) };
-        let mut arrivals = Vec::new();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for file in self.finished(stored)? {
+            if known.contains_key(&file) {
+                continue;
+            }
             let time = std::fs::metadata(&file)?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
             let recipient = StoredMessage::read(&file)?.recipients().first().map(|one| (*one).to_owned());
-            arrivals.push((time, recipient.unwrap_or_default()));
+            known.insert(file, (time, recipient.unwrap_or_default()));
         }
+        let mut arrivals: Vec<(f64, String)> = known.values().cloned().collect();
         arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
         Ok(arrivals)
     }

@@ -16,10 +16,19 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 
 /// Largest resident memory of a process so far, in KiB.
 pub fn peak_memory(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// Resident memory of a process now, in KiB.
+pub fn memory(pid: u32) -> Result<u64> {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, field: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let number = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
-    number.context("/proc/PID/status has no VmHWM")
+    number.with_context(|| format!("/proc/PID/status has no {field}"))
 }
 
 /// What a program used that has ended.

@@ -150,7 +150,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
     let question = if is_due { failover::question(world, task) } else { None };
     let (claim, asked) = match claim(world, &delivery, task, question.as_ref().map(|(_, ask)| ask)).await {
-        Ok((claim, answer)) => (claim, question.and_then(|(transport, _)| Asked::new(transport, answer))),
+        Ok((claim, answer)) => (claim, question.and_then(|question| Asked::new(question, answer))),
         Err(error) if error.is_down() => {
             if may_have_been_begun(&delivery) || task.job.lane() != postrider_schemas::Lane::Transactional {
                 return close(world, delivery, Settlement::Return).await;

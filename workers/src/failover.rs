@@ -24,7 +24,7 @@ use crate::{
         route::OnLimit,
     },
     limiter::{
-        Permission, Slot, Subject,
+        AtPlace, Permission, Slot, Subject, Token,
         recipients::{nobody_left, with_unreachable},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
@@ -66,13 +66,15 @@ pub(crate) enum Sent {
 pub(crate) struct Asked {
     /// Of this transport, by its position.
     transport: usize,
+    /// The question, which may have to be asked again.
+    ask: Ask,
     answer: Admission,
 }
 
 impl Asked {
     /// An answer about a transport, where there is one.
-    pub(crate) fn new(transport: usize, answer: Option<Admission>) -> Option<Self> {
-        Some(Self { transport, answer: answer? })
+    pub(crate) fn new((transport, ask): (usize, Ask), answer: Option<Admission>) -> Option<Self> {
+        Some(Self { transport, ask, answer: answer? })
     }
 }
 
@@ -85,7 +87,9 @@ pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
     let transport = task.route.order(task.job.id()).first().copied()?;
     // No token for a transport that would be passed over.
     let is_passed_over = world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some();
-    if is_passed_over || !world.circuits.is_closed(transport) {
+    // And none that would be late when there is a connection.
+    let is_crowded = world.transports[transport].is_crowded();
+    if is_passed_over || is_crowded || !world.circuits.is_closed(transport) {
         return None;
     }
     let fresh = task.meta.generation == 0;
@@ -168,6 +172,19 @@ enum Try {
     Paused,
 }
 
+/// Why a transport is not tried now.
+enum NotNow {
+    /// The job has a slot.
+    Waits(Slot),
+    /// It has to wait, and is in no line.
+    Full(Refusal),
+    /// The store is away, and the job is not to go without it.
+    Away,
+}
+
+/// So often a job gives its place back to wait for another token; then it goes.
+const ROUNDS_MAX: u32 = 3;
+
 impl Tries<'_> {
     async fn in_order(&self, order: &[usize], mut asked: Option<Asked>) -> Sent {
         let needs = Needs::of(self.task.job);
@@ -179,21 +196,19 @@ impl Tries<'_> {
                 continue;
             }
             let queue = self.on_limit() == OnLimit::Wait;
-            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| asked.answer);
-            match self.world.limiter.admit(self.subject(n), queue, self.task.seat, answer).await {
-                Permission::Go => {}
-                Permission::Park(slot) => return Sent::Waits(slot),
-                Permission::Away => return Sent::Away,
-                Permission::Full(refusal) if self.on_limit() == OnLimit::Expire => {
-                    return Sent::TooLate(refusal);
-                }
-                Permission::Full(refusal) => {
+            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| (asked.ask, asked.answer));
+            let tried = match self.when_admitted(n, queue, answer, &refusals).await {
+                Ok(tried) => tried,
+                Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
+                Err(NotNow::Away) => return Sent::Away,
+                Err(NotNow::Full(refusal)) if self.on_limit() == OnLimit::Expire => return Sent::TooLate(refusal),
+                Err(NotNow::Full(refusal)) => {
                     limited = limited.or(Some(n));
                     refusals.push((n, refusal));
                     continue;
                 }
-            }
-            match self.by(n, &refusals).await {
+            };
+            match tried {
                 Try::Ended(ended) => return Sent::Ended(ended),
                 Try::Refused(refusal) => refusals.push((n, refusal)),
                 Try::Paused => match self.on_limit() {
@@ -208,13 +223,14 @@ impl Tries<'_> {
         }
         // Nobody else took it: the job waits for the first transport that only a limit kept it from.
         if let Some(n) = limited {
-            match self.world.limiter.admit(self.subject(n), true, self.task.seat, None).await {
-                Permission::Park(slot) => return Sent::Waits(slot),
-                Permission::Away => return Sent::Away,
-                Permission::Full(_) => {}
-                Permission::Go => {
-                    refusals.retain(|(one, _)| *one != n);
-                    match self.by(n, &refusals).await {
+            let others: Vec<_> = refusals.iter().filter(|(one, _)| *one != n).cloned().collect();
+            match self.when_admitted(n, true, None, &others).await {
+                Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
+                Err(NotNow::Away) => return Sent::Away,
+                Err(NotNow::Full(_)) => {}
+                Ok(tried) => {
+                    refusals = others;
+                    match tried {
                         Try::Ended(ended) => return Sent::Ended(ended),
                         Try::Refused(refusal) => refusals.push((n, refusal)),
                         Try::Paused => refusals.push((n, paused())),
@@ -235,31 +251,91 @@ impl Tries<'_> {
         Subject { job: self.task.job, transport, groups: self.groups, fresh }
     }
 
-    /// One transport, with its token spent.
-    async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
+    /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked.
+    async fn when_admitted(
+        &self,
+        n: usize,
+        queue: bool,
+        answer: Option<(Ask, Admission)>,
+        refusals: &[(usize, Refusal)],
+    ) -> Result<Try, NotNow> {
+        let Self { world, task, .. } = *self;
+        let mut answer = answer;
+        let mut round = 0;
+        loop {
+            // Where connections are scarce the token is asked for with one at hand: it would be late when there is one. A probe needs it before, and
+            // who will be told to wait need not wait for that.
+            let is_scarce = world.transports[n].is_crowded() && world.circuits.is_closed(n);
+            let permission = if answer.is_none() && is_scarce && !world.limiter.is_paused(self.subject(n)) {
+                Permission::Go(Token::NONE)
+            } else {
+                world.limiter.admit(self.subject(n), queue, task.seat, answer.take()).await
+            };
+            let token = match permission {
+                Permission::Go(token) => token,
+                Permission::Park(slot) => return Err(NotNow::Waits(slot)),
+                Permission::Full(refusal) => return Err(NotNow::Full(refusal)),
+                Permission::Away => return Err(NotNow::Away),
+            };
+            match self.by(n, refusals, token, queue, round).await {
+                Ok(tried) => return Ok(tried),
+                Err(AtPlace::Later(ask, admission)) => answer = Some((ask, admission)),
+                Err(_) => return Err(NotNow::Away),
+            }
+            round += 1;
+        }
+    }
+
+    /// One transport. Where the token's time is long past when there is a connection, another one is asked for; an error where that has to wait.
+    async fn by(
+        &self,
+        n: usize,
+        refusals: &[(usize, Refusal)],
+        token: Token,
+        queue: bool,
+        round: u32,
+    ) -> Result<Try, AtPlace> {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
         if let Permit::Open(wait, reason) = world.circuits.ask(n).await {
-            return Try::Refused(circuit_open(wait, &reason));
+            return Ok(Try::Refused(circuit_open(wait, &reason)));
         }
+        let is_probe = !world.circuits.is_closed(n);
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
         let submitted = AtomicBool::new(false);
         let group = self.groups.first().map_or("", String::as_str);
-        metrics::begun(task.job, &transport.name, group);
+        if round == 0 {
+            metrics::begun(task.job, &transport.name, group);
+        }
         let (step, begun) = (attempts::deliver_step(transport), Instant::now());
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
-            let mut delivery = pin!(transport.deliver(letter, may_submit));
+            let mut delivery = pin!(async {
+                let place = match transport.place(letter).await {
+                    Ok(place) => place,
+                    Err(outcome) => return Ok(outcome),
+                };
+                if !is_probe && round < ROUNDS_MAX && token.is_late(Instant::now()) {
+                    // Who had its turn before does not go to the end of its line.
+                    let fresh = self.subject(n).fresh && token == Token::NONE;
+                    let subject = Subject { fresh, ..self.subject(n) };
+                    match world.limiter.at_place(subject, queue, round > 0).await {
+                        AtPlace::Go => {}
+                        later => return Err(later),
+                    }
+                }
+                Ok(transport.deliver_at(place, letter, may_submit).await)
+            });
             tokio::select! {
                 biased;
-                outcome = &mut delivery => outcome,
+                outcome = &mut delivery => outcome?,
                 // Who is in the middle of it goes on.
                 () = world.limiter.paused(self.subject(n)) => {
                     if !submitted.load(Ordering::Relaxed) {
-                        return Try::Paused;
+                        return Ok(Try::Paused);
                     }
-                    delivery.await
+                    delivery.await?
                 }
             }
         };
@@ -274,13 +350,13 @@ impl Tries<'_> {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(world, refusals, None);
-                return Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin: call });
+                return Ok(Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin: call }));
             }
         };
         if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
-            return Try::Ended(Ended::at(&transport.name, Outcome::LostClaim));
+            return Ok(Try::Ended(Ended::at(&transport.name, Outcome::LostClaim)));
         }
-        Try::Refused(refusal)
+        Ok(Try::Refused(refusal))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The thread that owns a file in this process: takes waiting operations in batches and commits each batch once.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     thread,
@@ -20,6 +21,10 @@ use super::error::DbError;
 const BATCH_MAX: usize = 256;
 /// How long another process may keep the file before [`DbError::Busy`].
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// How often a process that wants to write looks whether the file is free, ...
+const LOCK_POLL: Duration = Duration::from_millis(1);
+/// ... for so long; then less often.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the commits of other processes are looked for while somebody wants to know.
 pub const POLL: Duration = Duration::from_millis(25);
 /// "PRdr": says in the file's header that it is ours.
@@ -32,6 +37,8 @@ pub(super) type Request = Box<dyn Work>;
 
 /// What the thread does with an operation.
 pub(super) trait Work: Send {
+    /// Whether it changes nothing, and so need not wait for those who write.
+    fn is_look(&self) -> bool;
     /// Whether the caller gave up.
     fn is_abandoned(&self) -> bool;
     /// Runs it, keeps the result for the answer and says whether it is to be kept.
@@ -43,6 +50,7 @@ pub(super) trait Work: Send {
 /// An operation of any result.
 pub(super) struct Call<T, F> {
     operation: F,
+    is_look: bool,
     /// `None`: it did not come to run.
     result: Option<Result<T, DbError>>,
     reply: oneshot::Sender<Result<T, DbError>>,
@@ -50,7 +58,11 @@ pub(super) struct Call<T, F> {
 
 impl<T, F> Call<T, F> {
     pub(super) fn new(operation: F, reply: oneshot::Sender<Result<T, DbError>>) -> Self {
-        Self { operation, result: None, reply }
+        Self { operation, is_look: false, result: None, reply }
+    }
+
+    pub(super) fn look(operation: F, reply: oneshot::Sender<Result<T, DbError>>) -> Self {
+        Self { operation, is_look: true, result: None, reply }
     }
 }
 
@@ -59,6 +71,10 @@ where
     T: Send,
     F: FnMut(&Connection) -> Result<T, DbError> + Send,
 {
+    fn is_look(&self) -> bool {
+        self.is_look
+    }
+
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
@@ -150,12 +166,34 @@ impl Actor {
                 batch.push(request);
             }
             batch.retain(|request| !request.is_abandoned());
+            let (looks, batch) = batch.into_iter().partition(|request| request.is_look());
+            self.look(looks);
             self.serve(batch);
             self.look_for_others();
         }
     }
 
+    /// Runs what changes nothing, each on the file as it is then.
+    fn look(&mut self, looks: Vec<Request>) {
+        for mut request in looks {
+            let connected = self.connection.take().map_or_else(|| connect(&self.path), Ok);
+            let undone = match connected {
+                Ok(connection) => {
+                    // An error is its own answer. Whether the connection is still of use is found out by the next one that writes.
+                    request.run(&connection);
+                    self.connection = Some(connection);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            request.answer(undone);
+        }
+    }
+
     fn serve(&mut self, mut batch: Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
         let kept = match self.transact(&mut batch, Apart::No) {
             Err(_) if batch.len() > 1 => self.transact(&mut batch, Apart::Savepoints),
             kept => kept,
@@ -250,7 +288,7 @@ fn connect(path: &std::path::Path) -> Result<Connection, DbError> {
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
+    connection.busy_handler(Some(wait_for_others)).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(128);
     claim(&mut connection, path, failed)?;
     write_ahead(&connection).map_err(failed)?;
@@ -259,6 +297,21 @@ fn connect(path: &std::path::Path) -> Result<Connection, DbError> {
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
     Ok(connection)
+}
+
+/// Waits a little for another process that has the file; false once that went on for too long.
+///
+/// SQLite's own handler sleeps longer and longer, up to a tenth of a second a time, while the others hold the file for a few milliseconds: whoever
+/// missed its turn a few times then misses it for a second, and what its messages were to do at that time is done in a burst.
+fn wait_for_others(tries: i32) -> bool {
+    thread_local!(static SINCE: Cell<Option<Instant>> = const { Cell::new(None) });
+    let now = Instant::now();
+    if tries == 0 {
+        SINCE.set(Some(now));
+    }
+    let waited = SINCE.get().map_or(Duration::ZERO, |since| now.duration_since(since));
+    thread::sleep(if waited < PATIENCE { LOCK_POLL } else { 10 * LOCK_POLL });
+    waited < BUSY_LIMIT
 }
 
 /// Makes an empty file ours; refuses one that belongs to something else before anything in it was touched.

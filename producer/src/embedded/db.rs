@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    actor::{self, Actor, Request, Signals, Work},
+    actor::{self, Actor, Request, Signals},
     error::DbError,
 };
 
@@ -80,7 +80,21 @@ impl Db {
         F: FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let work: Box<dyn Work> = Box::new(actor::Call::new(operation, reply));
+        self.ask(Box::new(actor::Call::new(operation, reply)), answer).await
+    }
+
+    /// Runs an operation that changes nothing. It does not wait for other processes that write, nor keep them from it; each of its
+    /// statements sees the file as it is then.
+    pub async fn look<T, F>(&self, operation: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Box::new(actor::Call::look(operation, reply)), answer).await
+    }
+
+    async fn ask<T>(&self, work: Request, answer: oneshot::Receiver<Result<T, DbError>>) -> Result<T, DbError> {
         self.0.requests.send(work).await.map_err(|_| DbError::Closed)?;
         answer.await.unwrap_or(Err(DbError::Closed))
     }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postrider_schemas::{Job, Meta, ladder};
+use postrider_schemas::{Job, Meta};
+
+/// A message that is early by less waits in the worker. More than [`postrider_schemas::ladder::WAIT_MIN`]: the shortest trip through the ladder takes two seconds and
+/// would be late.
+pub const HERE_MAX: Duration = Duration::from_millis(2500);
 
 /// What the clock says about a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub fn due(job: &Job, meta: &Meta, now: Timestamp) -> Due {
         return Due::Now;
     };
     let wait = Duration::try_from(start.duration_since(now)).unwrap_or_default();
-    if wait < ladder::WAIT_MIN { Due::Wait(wait) } else { Due::Park(start) }
+    if wait < HERE_MAX { Due::Wait(wait) } else { Due::Park(start) }
 }
 
 /// The time to park until, cut so that the job wakes up to expire rather than long after.

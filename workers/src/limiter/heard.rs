@@ -43,18 +43,25 @@ impl Limiter {
     /// Resolves when a scope of the attempt is paused by an answer to another one: whoever still waits for a connection then need not
     /// be refused to know.
     pub async fn paused(&self, subject: Subject<'_>) {
-        let name = &self.0.transports[subject.transport];
-        let mut scopes = vec![scopes::transport(name)];
-        scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));
+        let scopes = self.pausable(subject);
         let mut heard = self.0.paused.subscribe();
-        let is_paused = |paused: &HashMap<String, Instant>| {
-            let now = Instant::now();
-            scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
-        };
-        if heard.wait_for(is_paused).await.is_err() {
+        if heard.wait_for(|paused| is_paused(paused, &scopes)).await.is_err() {
             // The sender lives in `self`.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether this worker heard that a scope of the attempt is paused.
+    pub fn is_paused(&self, subject: Subject<'_>) -> bool {
+        let paused = self.0.paused.borrow();
+        !paused.is_empty() && is_paused(&paused, &self.pausable(subject))
+    }
+
+    fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
+        let name = &self.0.transports[subject.transport];
+        let mut scopes = vec![scopes::transport(name)];
+        scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));
+        scopes
     }
 
     fn note_pause(&self, scope: &str, pause_us: f64) {
@@ -102,4 +109,9 @@ impl Limiter {
         }
         done.push(scope);
     }
+}
+
+fn is_paused(paused: &HashMap<String, Instant>, scopes: &[String]) -> bool {
+    let now = Instant::now();
+    scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
 }

@@ -5,6 +5,7 @@ mod alone;
 pub mod connections;
 mod heard;
 mod pace;
+mod place;
 pub mod recipients;
 pub mod scopes;
 mod tokens;
@@ -21,12 +22,16 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::place::{AtPlace, Token};
 use self::{alone::Alone, pace::Pace, tokens::Tokens};
 use crate::{
     config::{Config, DnsConfig, LimitsConfig},
-    decide::limits::{
-        admit::{Admission, Ask, HOLD_US},
-        scope::Demand,
+    decide::{
+        due,
+        limits::{
+            admit::{Admission, Ask, HOLD_US},
+            scope::Demand,
+        },
     },
     dns::{Dns, SetupError},
     outcome::{Answer, Class, Refusal, Stage},
@@ -43,13 +48,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
-/// The shortest wait that the ladder gives.
-const FIRST_RUNG: Duration = Duration::from_secs(2);
-/// A token is used up to so long after its time.
-const LATE_MAX: Duration = Duration::from_millis(500);
+/// The shortest wait that is left to the ladder: two seconds, which are what it gives at least, and a hop.
+const LADDER_MIN: Duration = Duration::from_millis(2500);
+/// What the ladder gets is so much longer than what would be back at once: it is on its way for a while before that is looked at.
+const MARGIN: Duration = Duration::from_millis(200);
 /// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
-/// the worker. Less than [`ladder::WAIT_MIN`], from which on it would be put away again.
+/// the worker. Less than [`due::HERE_MAX`], from which on it would be put away again.
 const EARLY: Duration = Duration::from_millis(1400);
+const _: () = assert!(EARLY.as_millis() < due::HERE_MAX.as_millis());
 
 /// The limits as this worker sees them. Clones share it.
 #[derive(Clone)]
@@ -88,8 +94,8 @@ pub struct Subject<'a> {
 /// The answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Permission {
-    /// It may go now.
-    Go,
+    /// It may go now, by this token.
+    Go(Token),
     /// Not for some time: put it away until its slot.
     Park(Slot),
     /// Not for some time, and nothing was put in line.
@@ -177,8 +183,11 @@ impl Limiter {
 
     /// The question of an attempt, to be asked with its claim; nothing where there is none, or where tokens are at hand in batches.
     pub fn question(&self, subject: Subject<'_>, queue: bool) -> Option<Ask> {
-        let ask = self.ask(subject, self.to_be_asked(self.demands(subject)), queue)?;
-        self.0.tokens.are_asked_for_one_by_one(&ask).then_some(ask)
+        let demands = self.demands(subject);
+        if !self.0.tokens.are_asked_for_one_by_one(&demands) {
+            return None;
+        }
+        self.counted(subject, demands, queue)
     }
 
     fn ask(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
@@ -197,44 +206,39 @@ impl Limiter {
     }
 
     /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.
-    /// `answer` is that to [`Limiter::question`], where it was asked before.
-    pub async fn admit(&self, subject: Subject<'_>, queue: bool, seat: &Seat, answer: Option<Admission>) -> Permission {
-        let demands = self.demands(subject);
-        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
-        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
-        let Some(mut ask) = self.ask(subject, self.to_be_asked(demands), queue) else { return Permission::Go };
-        let mut answer = answer;
+    /// `asked` is a question that was asked before, with its answer.
+    pub async fn admit(
+        &self,
+        subject: Subject<'_>,
+        queue: bool,
+        seat: &Seat,
+        asked: Option<(Ask, Admission)>,
+    ) -> Permission {
+        let (mut ask, mut answer) = match asked {
+            Some((ask, answer)) => (ask, Some(answer)),
+            None => match self.counted(subject, self.demands(subject), queue) {
+                Some(ask) => (ask, None),
+                None => return Permission::Go(Token::UNLIMITED),
+            },
+        };
         for question in 1..=QUESTIONS_MAX {
-            let answered = match answer.take() {
-                Some(answer) => Ok(answer),
-                None => self.0.tokens.admit(&self.0.store, &ask).await,
-            };
-            let admission = match answered {
-                Err(error) if error.is_down() => match self.alone(&ask, &error) {
-                    Some(admission) => admission,
-                    None => return Permission::Away,
-                },
-                Err(error) => {
-                    // A mistake of ours or of the store's must not stop the mail; it is as if nothing was limited.
-                    warn!(%error, "The store refused a question about limits; the message goes");
-                    return Permission::Go;
-                }
-                Ok(admission) => {
+            let admission = match answer.take() {
+                Some(admission) => {
                     self.0.alone.ended();
                     admission
                 }
+                None => match self.asked(&ask).await {
+                    Some(admission) => admission,
+                    None => return Permission::Away,
+                },
             };
             match admission {
-                Admission::Free => return Permission::Go,
-                Admission::Go { wait_us, .. } => {
-                    let due = Instant::now() + micros(wait_us);
+                Admission::Free => return Permission::Go(Token::UNLIMITED),
+                Admission::Go { wait_us, step_us, .. } => {
+                    let token = Token::due(Instant::now() + micros(wait_us), step_us);
                     let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
                     seat.wait(micros(wait_us)).await;
-                    // A token that waited for a seat belongs to another time: many of them would be a burst.
-                    if due.elapsed() < LATE_MAX || question == QUESTIONS_MAX {
-                        return Permission::Go;
-                    }
-                    ask.fresh = false;
+                    return Permission::Go(token);
                 }
                 Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
                     ask.fresh = false;
@@ -243,7 +247,7 @@ impl Limiter {
                 }
                 Admission::Park { park_us, scope, .. } => {
                     let mut wait = micros(park_us);
-                    if (ladder::WAIT_MIN..FIRST_RUNG).contains(&wait) {
+                    if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
                         let little = wait.saturating_sub(EARLY);
                         seat.wait(little).await;
@@ -255,7 +259,30 @@ impl Limiter {
             }
         }
         // The last question was answered above, whatever the answer.
-        Permission::Go
+        Permission::Go(Token::UNLIMITED)
+    }
+
+    /// The question of an attempt that is about to be asked, and counted where nothing is configured; nothing where nothing limits it.
+    fn counted(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
+        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
+        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
+        self.ask(subject, self.to_be_asked(demands), queue)
+    }
+
+    /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.
+    async fn asked(&self, ask: &Ask) -> Option<Admission> {
+        match self.0.tokens.admit(&self.0.store, ask).await {
+            Err(error) if error.is_down() => self.alone(ask, &error),
+            Err(error) => {
+                // A mistake of ours or of the store's must not stop the mail; it is as if nothing was limited.
+                warn!(%error, "The store refused a question about limits; the message goes");
+                Some(Admission::Free)
+            }
+            Ok(admission) => {
+                self.0.alone.ended();
+                Some(admission)
+            }
+        }
     }
 
     /// A share of the limits for transactional mail while the store is away, for a bounded time. Bulk mail waits for the store.
@@ -277,7 +304,8 @@ fn why(ask: &Ask, scope: usize) -> String {
 
 fn slot(wait: Duration, why: String) -> Slot {
     // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
-    let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(ladder::WAIT_MIN) };
+    let least = ladder::WAIT_MIN + MARGIN;
+    let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(least) };
     let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
     Slot { at: after(wait), back: after(back), why }
 }

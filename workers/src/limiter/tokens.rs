@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use crate::{
-    decide::limits::admit::{Admission, Ask},
+    decide::limits::{
+        admit::{Admission, Ask},
+        scope::Demand,
+    },
     store::{Store, StoreError},
 };
 
@@ -55,16 +58,16 @@ impl Tokens {
     }
 
     /// A slow limit is asked for each message, side by side.
-    pub fn are_asked_for_one_by_one(&self, ask: &Ask) -> bool {
-        slowest(ask).is_some_and(|pace| pace <= self.lease_above)
+    pub fn are_asked_for_one_by_one(&self, demands: &[Demand]) -> bool {
+        slowest(demands).is_some_and(|pace| pace <= self.lease_above)
     }
 
     /// Asks the store, where nothing is held.
     pub async fn admit(&self, store: &Store, ask: &Ask) -> Result<Admission, StoreError> {
-        if self.are_asked_for_one_by_one(ask) {
+        if self.are_asked_for_one_by_one(&ask.demands) {
             return store.admit(ask).await;
         }
-        let slowest = slowest(ask);
+        let slowest = slowest(&ask.demands);
         let held = self.held(ask);
         // One question at a time: whoever waits for it may find its token in the batch.
         let mut held = held.lock().await;
@@ -110,8 +113,8 @@ impl Tokens {
 }
 
 /// Messages a second of the slowest limit; nothing without limits.
-fn slowest(ask: &Ask) -> Option<f64> {
-    let intervals = ask.demands.iter().flat_map(|one| &one.limits).map(|limit| limit.interval_us);
+fn slowest(demands: &[Demand]) -> Option<f64> {
+    let intervals = demands.iter().flat_map(|one| &one.limits).map(|limit| limit.interval_us);
     intervals.fold(None, |slowest: Option<f64>, interval| Some(slowest.unwrap_or(0.0).max(interval))).map(|us| 1e6 / us)
 }
 

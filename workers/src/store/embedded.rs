@@ -218,7 +218,7 @@ impl EmbeddedStore {
     /// The circuits of these transports.
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
         let transports = transports.to_vec();
-        self.run(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
+        self.look(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
     }
 
     /// See [`super::Store::beat`].
@@ -298,6 +298,14 @@ impl EmbeddedStore {
             Err(StoreError::Broken(_)) => {}
         }
         result
+    }
+
+    /// The same for what changes nothing. It waits for nobody, and its success does not say that the file can be written.
+    async fn look<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.db.look(operation).await.map_err(|error| explain(&error))
     }
 
     async fn sweep_now_and_then(&self) {

@@ -3,11 +3,18 @@
 pub mod provider;
 pub mod smtp;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
-use self::provider::batcher::Batcher;
+use self::provider::{batch::Item, batcher::Batcher};
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -15,6 +22,9 @@ use crate::{
     outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
     telemetry::traces,
 };
+
+/// Who waits for a place for longer than this might have a token that is late by then.
+const LONG_WAIT_US: u64 = 50_000;
 
 /// A configured way out.
 pub struct Transport {
@@ -25,6 +35,8 @@ pub struct Transport {
     /// What it is.
     pub kind: Kind,
     way: Way,
+    /// How long the one waited, in microseconds, who got a place last.
+    waited_us: AtomicU64,
 }
 
 enum Way {
@@ -34,6 +46,16 @@ enum Way {
         /// Where jobs of the bulk lane may share calls.
         batcher: Option<Batcher>,
     },
+}
+
+/// What a delivery has to wait for before its token is spent.
+pub enum Place<'a> {
+    /// A connection to a relay.
+    Connection(smtp::Place<'a>),
+    /// A call to a provider.
+    Call(provider::Place<'a>),
+    /// A part of a call that others share: it is made when they are there.
+    Shared(Box<Item>),
 }
 
 /// Why a transport cannot be set up.
@@ -60,35 +82,74 @@ impl Transport {
                 Way::Provider { provider, batcher }
             }
         };
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way })
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way, waited_us: AtomicU64::new(0) })
     }
 
-    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
+    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one tells.
+    pub fn is_crowded(&self) -> bool {
+        let is_full = match &self.way {
+            Way::Smtp(relay) => relay.is_crowded(),
+            Way::Provider { provider, .. } => provider.is_crowded(),
+        };
+        is_full && self.waited_us.load(Ordering::Relaxed) > LONG_WAIT_US
+    }
+
+    /// Waits for a connection, or for the right to make a call, for this letter.
+    pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
+        if let Way::Smtp(_) = &self.way {
+            // Made before: nobody waits for a connection on which a message is being made.
+            let composing = traces::step("compose");
+            let composed = letter.mime().map(drop);
+            drop(composing);
+            composed.map_err(|error| cannot_be_made(&error))?;
+        }
+        let begun = Instant::now();
+        let place = match &self.way {
+            Way::Smtp(relay) => relay.place().await.map(Place::Connection),
+            Way::Provider { provider, batcher } => match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
+                Some(item) => return Ok(Place::Shared(Box::new(item))),
+                None => provider.place().await.map(Place::Call),
+            },
+        };
+        let waited_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.waited_us.store(waited_us, Ordering::Relaxed);
+        place
+    }
+
+    /// Waits for a place and delivers: see [`Transport::deliver_at`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let relay = match &self.way {
-            Way::Smtp(relay) => relay,
-            Way::Provider { provider, batcher } => {
-                let shared = batcher.as_ref().and_then(|batcher| Some((batcher, batcher.item(letter)?)));
-                return match shared {
-                    Some((batcher, item)) => batcher.deliver(letter, item, may_submit).await,
-                    None => provider.deliver(letter, may_submit).await,
-                };
+        match self.place(letter).await {
+            Ok(place) => self.deliver_at(place, letter, may_submit).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
+    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let (relay, place) = match (&self.way, place) {
+            (Way::Smtp(relay), Place::Connection(place)) => (relay, place),
+            (Way::Provider { batcher: Some(batcher), .. }, Place::Shared(item)) => {
+                return batcher.deliver(letter, *item, may_submit).await;
             }
+            (Way::Provider { provider, .. }, Place::Call(place)) => {
+                return provider.deliver_at(place, letter, may_submit).await;
+            }
+            _ => return elsewhere(),
         };
-        let composing = traces::step("compose");
-        let composed = letter.mime();
-        drop(composing);
-        let composed = match composed {
+        let composed = match letter.mime() {
             Ok(composed) => composed,
             Err(error) => return cannot_be_made(&error),
         };
         let recipients = letter.recipients();
         let from = Some(letter.job.from().address());
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
-        in_terms_of_the_job(relay.deliver(mail, may_submit).await, &letter.indices)
+        in_terms_of_the_job(relay.deliver_at(place, mail, may_submit).await, &letter.indices)
     }
 
     /// True for an SMTP relay.
@@ -149,6 +210,12 @@ impl Transport {
             relay.close().await;
         }
     }
+}
+
+/// A place at another transport than this one: nothing was said to anybody.
+fn elsewhere() -> Outcome {
+    let answer = Answer::local(Stage::Connect, "the place is another transport's");
+    Outcome::Refused { refusal: Refusal { class: Class::Transient, answer, retry_after: None }, recipients: Vec::new() }
 }
 
 /// A message that no transport can send, because it cannot be made.

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 /// So much of a second may go at once where nobody says how much: it evens out the clocks and threads of workers.
-const BURST_SECONDS: f64 = 0.05;
+const BURST_SECONDS: f64 = 0.02;
 
 /// So many messages in a time, spread evenly over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Rate {
 
     /// Messages that may go at once after a pause; at least one.
     pub fn burst(&self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to a twentieth of a u32")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to a fiftieth of a u32")]
         self.burst.unwrap_or_else(|| (self.per_second() * BURST_SECONDS).floor().max(1.0) as u32)
     }
 
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn rates_are_read_as_people_write_them() {
         check("20/s", 50_000.0, 1, "20/s");
-        check("200/s", 5_000.0, 10, "200/s");
+        check("200/s", 5_000.0, 4, "200/s");
         check("100/min", 600_000.0, 1, "100/min");
         check("5000/hour", 720_000.0, 1, "5000/h");
         check("1_000_000/d", 86_400.0, 1, "1000000/d");

@@ -62,6 +62,8 @@ impl Fetcher {
     pub async fn run(self) {
         let room = Arc::new(Semaphore::new(self.plan.prefetch));
         let mut arrivals = self.db.arrivals();
+        // The last look took all there was: others who write are not disturbed by the next one.
+        let mut is_idle = false;
         while !self.stop.is_cancelled() {
             let permit = tokio::select! {
                 biased;
@@ -73,6 +75,15 @@ impl Fetcher {
                 sleep(GATHER).await;
             }
             arrivals.mark_unchanged();
+            if is_idle && let Some(pause) = self.pause().await {
+                drop(first);
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = sleep(pause) => {}
+                    _ = arrivals.changed() => sleep(GATHER).await,
+                }
+                continue;
+            }
             let mut permits = vec![first];
             while permits.len() < BATCH_MAX
                 && let Ok(more) = Arc::clone(&room).try_acquire_owned()
@@ -89,16 +100,7 @@ impl Fetcher {
                 }
                 continue;
             };
-            if taken.is_empty() {
-                drop(permits);
-                let pause = self.pause().await;
-                tokio::select! {
-                    () = self.stop.cancelled() => return,
-                    () = sleep(pause) => {}
-                    _ = arrivals.changed() => sleep(GATHER).await,
-                }
-                continue;
-            }
+            is_idle = taken.len() < permits.len();
             for (one, permit) in taken.into_iter().zip(permits) {
                 if self.deliveries.send(self.delivery(one, permit)).is_err() {
                     return;
@@ -114,13 +116,14 @@ impl Fetcher {
         taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
-    /// How long to wait where nothing is free: until the next row's turn, or a look all the same.
-    async fn pause(&self) -> Duration {
+    /// How long to wait where nothing is free: until the next row's turn, or a look all the same. Nothing where one is free.
+    async fn pause(&self) -> Option<Duration> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
-        let next = self.db.call(move |db| rows::next_turn(db, queue, lane, &owner)).await;
-        let Ok(Some(next)) = next else { return LOOK_AGAIN };
-        Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(1))
-            .clamp(Duration::from_millis(1), LOOK_AGAIN)
+        let next = self.db.look(move |db| rows::next_turn(db, queue, lane, &owner)).await;
+        let Ok(Some(next)) = next else { return Some(LOOK_AGAIN) };
+        // A lease that ends now has ended in a moment.
+        let wait = Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(0));
+        (!wait.is_zero()).then(|| wait.min(LOOK_AGAIN))
     }
 
     fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {

@@ -171,7 +171,7 @@ impl EmbeddedQueue {
 
     /// See [`crate::queue::Queue::depths`].
     pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
-        Ok(self.db.call(rows::depths).await?)
+        Ok(self.db.look(rows::depths).await?)
     }
 
     /// Events from now on.
@@ -186,7 +186,7 @@ impl EmbeddedQueue {
             let mut commits = db.commits();
             loop {
                 let after = seen;
-                let Ok(page) = db.call(move |db| rows::events(db, after, PAGE)).await else { return };
+                let Ok(page) = db.look(move |db| rows::events(db, after, PAGE)).await else { return };
                 for (number, json) in page {
                     seen = number;
                     if sender.send(Bytes::from(json)).await.is_err() {

@@ -115,7 +115,7 @@ impl EmbeddedStore {
 
     /// See [`crate::store::Store::disturbed`].
     pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
-        self.run(move |db| {
+        self.look(move |db| {
             let mut statement = db.prepare_cached("SELECT scope FROM limits WHERE disturbed_us > ?1 ORDER BY scope")?;
             let rows = statement.query_map([micros(clock(now))], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)

@@ -25,6 +25,7 @@ pub mod sparkpost;
 pub mod webhook;
 
 use jiff::Timestamp;
+use tokio::sync::SemaphorePermit;
 
 use self::{
     batch::{Batched, Item},
@@ -40,6 +41,12 @@ use crate::{
     outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
     telemetry::traces,
 };
+
+/// The right to make one call, with the keys to sign it where the account signs.
+pub struct Place<'a> {
+    permit: SemaphorePermit<'a>,
+    keys: Option<Keys>,
+}
 
 /// One account at a provider.
 pub struct Provider {
@@ -76,25 +83,42 @@ impl Provider {
         (self.client.calls(), self.client.calls_max())
     }
 
-    /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
+    /// Whether whoever comes now waits for a call to end.
+    pub fn is_crowded(&self) -> bool {
+        self.client.calls() == self.client.calls_max()
+    }
+
+    /// Waits for the keys that a call needs, and for a place among the calls under way.
+    pub async fn place(&self) -> Result<Place<'_>, Outcome> {
+        let refused = |refusal| Outcome::Refused { refusal, recipients: Vec::new() };
+        let keys = self.keys().await.map_err(refused)?;
+        let permit = self.client.place().await.map_err(without_answer)?;
+        Ok(Place { permit, keys })
+    }
+
+    /// Waits for a place and delivers: see [`Provider::deliver_at`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let keys = match self.keys().await {
-            Ok(keys) => keys,
-            Err(refusal) => return Outcome::Refused { refusal, recipients: Vec::new() },
-        };
+        match self.place().await {
+            Ok(place) => self.deliver_at(place, letter, may_submit).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
+    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let Place { permit, keys } = place;
         let composing = traces::step("compose");
         let request = self.request(letter, keys.as_ref(), Timestamp::now());
         drop(composing);
         let request = match request {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
-        };
-        let place = match self.client.place().await {
-            Ok(place) => place,
-            Err(lost) => return without_answer(lost),
         };
         if !may_submit.await {
             return Outcome::LostClaim;
@@ -106,7 +130,7 @@ impl Provider {
             }
             Err(lost) => without_answer(lost),
         };
-        drop(place);
+        drop(permit);
         outcome
     }
 

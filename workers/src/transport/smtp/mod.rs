@@ -25,6 +25,7 @@ use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::EmailAddress;
 use tokio::time::timeout;
 
+pub use self::pool::Place;
 pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
 use self::{
     failure::Failure,
@@ -72,6 +73,31 @@ impl Relay {
         Ok(Self { target: Target { settings, tls, hello }, pool })
     }
 
+    /// Waits for the right to use one connection, parked or to be opened.
+    pub async fn place(&self) -> Result<Place<'_>, Outcome> {
+        match timeout(self.target.settings.limits.line, self.pool.place()).await {
+            Ok(Some(place)) => Ok(place),
+            Ok(None) => Err(refused(Class::Transient, "the transport is closed")),
+            Err(_) => Err(refused(Class::Throttled, "no connection to the relay became free in time")),
+        }
+    }
+
+    /// Whether whoever comes now waits for a connection.
+    pub fn is_crowded(&self) -> bool {
+        self.pool.is_crowded()
+    }
+
+    /// Waits for a place and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].
+    pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        match self.place().await {
+            Ok(place) => self.deliver_at(place, mail, may_submit).await,
+            Err(outcome) => outcome,
+        }
+    }
+
     /// Delivers one message, at most once.
     ///
     /// `may_submit` is first polled when a connection is there, then alongside the envelope. The message's first byte is
@@ -79,31 +105,27 @@ impl Relay {
     /// before this returns, unless that takes longer than the limit for DATA.
     ///
     /// Dropping the future closes the connection: nothing of an abandoned delivery can reach another one. Whether the
-    /// message was taken is then unknown, if `may_submit` had said `true`. Takes no longer than
-    /// [`StageLimits::longest`].
-    pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
+    /// message was taken is then unknown, if `may_submit` had said `true`.
+    pub async fn deliver_at<F>(&self, place: Place<'_>, mail: Mail<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
         let may_submit = pin!(may_submit);
         let mut permission = Permission::new(may_submit);
-        let outcome = self.attempt(mail, &mut permission).await;
+        let outcome = self.attempt(&place, mail, &mut permission).await;
+        // Whatever is parked was parked under it.
+        drop(place);
         if permission.is_denied_after_all(self.target.settings.limits.data).await {
             return Outcome::LostClaim;
         }
         outcome
     }
 
-    async fn attempt<F>(&self, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> Outcome
+    async fn attempt<F>(&self, place: &Place<'_>, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let place = match timeout(self.target.settings.limits.line, self.pool.place()).await {
-            Ok(Some(place)) => place,
-            Ok(None) => return refused(Class::Transient, "the transport is closed"),
-            Err(_) => return refused(Class::Throttled, "no connection to the relay became free in time"),
-        };
-        if let Some(mut session) = self.pool.take(&place) {
+        if let Some(mut session) = self.pool.take(place) {
             let (outcome, after) = session.transact(mail, permission).await;
             if after != After::Stale {
                 self.put_back(session, after).await;
@@ -111,7 +133,7 @@ impl Relay {
             }
         }
         // Rare, and large: by value it would be part of every delivery's future.
-        let mut session = match Box::pin(Session::open(&self.target, self.pool.mark(&place))).await {
+        let mut session = match Box::pin(Session::open(&self.target, self.pool.mark(place))).await {
             Ok(session) => session,
             Err(failure) => return failure.into_outcome(),
         };

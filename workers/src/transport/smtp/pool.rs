@@ -77,6 +77,11 @@ impl Pool {
         Some(Place { pool: self, permit: Some(permit) })
     }
 
+    /// Whether nobody gets a place at once.
+    pub fn is_crowded(&self) -> bool {
+        self.line.available_permits() == 0
+    }
+
     /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.
     pub fn resize(&self, connections: usize) {
         let mut yard = self.yard();

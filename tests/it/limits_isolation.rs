@@ -1,0 +1,166 @@
+//! A blast to a group that is slow delays nobody else: the same load with and without it, side by side. `POSTRIDER_TEST_LONG=1` runs the long
+//! version, whose bounds are those of a machine that does little else.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and times of a test are small")]
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use postrider_producer::Publisher;
+use postrider_schemas::Lane;
+use postrider_tests::{
+    deadline,
+    postrider::Postrider,
+    sink::SmtpSink,
+    story::{self, SOON},
+    usage,
+    world::{Parts, World},
+};
+
+use crate::limits::{busiest, is_long, jobs, throttle, times};
+
+/// What a second of the run looked like.
+#[derive(Debug, Clone, Copy)]
+struct Second {
+    /// Messages at the broker, wherever they wait.
+    depth: u64,
+    /// Resident memory of the worker in KiB.
+    memory: u64,
+}
+
+/// What a run came to.
+struct Run {
+    /// Seconds from the first to the last message to the others.
+    others: f64,
+    /// Seconds from publish to sink of each transactional message, in order.
+    urgent: Vec<f64>,
+    /// Since the others were done.
+    seconds: Vec<Second>,
+    /// Arrivals in the slow group.
+    slow: Vec<f64>,
+    /// Jobs that were put away, and how often all of them together.
+    parked: (usize, usize),
+    /// Messages that the broker delivered again.
+    redelivered: u64,
+}
+
+/// A load: so many jobs to the slow group first, so many to others, one transactional job a second until the end.
+async fn run(blast: usize, others: usize, watched: Duration) -> Run {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, &throttle("slow", "20/s")).unwrap();
+    let publisher = Publisher::connect(&world.amqp_url()).await.unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", blast)).await.unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "other", others)).await.unwrap();
+    let limit = Instant::now() + Duration::from_secs(600);
+    let (mut sent, mut seconds, mut done) = (BTreeMap::new(), Vec::new(), None::<Instant>);
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    while done.is_none_or(|done| done.elapsed() < watched) {
+        tick.tick().await;
+        assert!(Instant::now() < limit, "{} of {others} others", times(world.sink(), "other").len());
+        let name = format!("code-{}@urgent.example", sent.len());
+        sent.insert(name.clone(), now());
+        publisher.publish(&story::job(Lane::Transactional, &name)).await.unwrap();
+        if done.is_none() && times(world.sink(), "other").len() == others {
+            done = Some(Instant::now());
+        }
+        if done.is_some() {
+            seconds.push(Second { depth: depth(&world), memory: usage::memory(worker.pid()).unwrap() });
+        }
+    }
+    publisher.close().await;
+    let arrived = || (times(world.sink(), "urgent").len() == sent.len()).then_some(());
+    deadline::wait_for("the last transactional message", SOON, arrived).unwrap();
+    let redelivered = redelivered(&world);
+    let run = Run {
+        others: span(&times(world.sink(), "other")),
+        urgent: waits(world.sink(), &sent),
+        seconds,
+        slow: times(world.sink(), "slow"),
+        parked: parked(&worker),
+        redelivered,
+    };
+    drop(worker);
+    let stored = world.sink().messages().unwrap();
+    let once: HashSet<String> = stored.iter().map(|one| one.recipients()[0].to_owned()).collect();
+    assert_eq!(once.len(), stored.len(), "nothing twice");
+    run
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+fn span(times: &[f64]) -> f64 {
+    times.last().copied().unwrap_or_default() - times.first().copied().unwrap_or_default()
+}
+
+fn waits(sink: &SmtpSink, sent: &BTreeMap<String, f64>) -> Vec<f64> {
+    let arrivals = sink.arrivals().unwrap();
+    let mut waits: Vec<f64> = arrivals.iter().filter_map(|(at, to)| Some(at - sent.get(to)?)).collect();
+    waits.sort_by(f64::total_cmp);
+    waits
+}
+
+fn depth(world: &World) -> u64 {
+    world.vhost().queue_depths().unwrap().values().map(|one| one.total()).sum()
+}
+
+/// Jobs that waited for their slot elsewhere, and how often.
+fn parked(worker: &Postrider) -> (usize, usize) {
+    let log = worker.stderr();
+    let lines = || log.lines().filter(|line| line.contains(" waits for group:"));
+    let id = |line: &str| line.split("\"Job ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+    (lines().filter_map(id).collect::<HashSet<_>>().len(), lines().count())
+}
+
+/// By the broker's statistics, once they have caught up: everything was delivered, so they cannot be without deliveries.
+fn redelivered(world: &World) -> u64 {
+    let sum = |field: &str| -> u64 {
+        let queues = world.vhost().list("queues").unwrap();
+        queues.iter().filter_map(|queue| queue["message_stats"][field].as_u64()).sum()
+    };
+    deadline::wait_for("the broker's statistics", SOON, || (sum("deliver_get") > 0).then_some(())).unwrap();
+    sum("redeliver")
+}
+
+fn p99(sorted: &[f64]) -> f64 {
+    sorted[(sorted.len() * 99 / 100).min(sorted.len() - 1)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
+    let (blast, others, watched) = if is_long() { (20_000, 2_000, 60) } else { (600, 300, 8) };
+    let watched = Duration::from_secs(watched);
+    let without = run(0, others, watched).await;
+    let with = run(blast, others, watched).await;
+    for (name, run) in [("without", &without), ("with", &with)] {
+        println!(
+            "{name} the blast: others in {:.2} s, transactional p50 {:.3} s, p99 {:.3} s of {}",
+            run.others,
+            run.urgent[run.urgent.len() / 2],
+            p99(&run.urgent),
+            run.urgent.len()
+        );
+    }
+    let (jobs, parks) = with.parked;
+    let per_job = parks as f64 / jobs as f64;
+    let (first, last) = (with.seconds[0], with.seconds[with.seconds.len() - 1]);
+    let pace = with.slow.len() as f64 / span(&with.slow);
+    println!(
+        "{jobs} jobs parked {per_job:.3} times each, {} redelivered; slow group {pace:.2}/s, busiest 10 s {}; from {first:?} to {last:?}",
+        with.redelivered,
+        busiest(&with.slow, 10.0)
+    );
+    let (slower, later) = if is_long() { (1.1, 0.25) } else { (3.0, 1.5) };
+    assert!(with.others <= without.others * slower + if is_long() { 0.0 } else { 2.0 }, "{}", with.others);
+    assert!(p99(&with.urgent) <= p99(&without.urgent) + later, "{:.3?}", with.urgent);
+    assert!(jobs > 0 && per_job <= 1.1, "{per_job}");
+    assert_eq!(with.redelivered, 0, "nothing goes back and forth");
+    assert!(busiest(&with.slow, 10.0) <= 212, "{}", busiest(&with.slow, 10.0));
+    // What waits only goes down, and the worker keeps none of it.
+    assert!(last.depth < first.depth, "{first:?}, {last:?}");
+    let most = with.seconds.iter().map(|one| one.memory).max().unwrap();
+    assert!(most <= first.memory + first.memory / 10 + 4096, "{first:?}, {most} KiB");
+}

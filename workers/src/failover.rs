@@ -193,7 +193,7 @@ impl Tries<'_> {
                     continue;
                 }
             }
-            match self.by(n, &refusals).await {
+            match self.by(n, &refusals, None).await {
                 Try::Ended(ended) => return Sent::Ended(ended),
                 Try::Refused(refusal) => refusals.push((n, refusal)),
                 Try::Paused => match self.on_limit() {
@@ -208,13 +208,14 @@ impl Tries<'_> {
         }
         // Nobody else took it: the job waits for the first transport that only a limit kept it from.
         if let Some(n) = limited {
+            let asked = Instant::now();
             match self.world.limiter.admit(self.subject(n), true, self.task.seat, None).await {
                 Permission::Park(slot) => return Sent::Waits(slot),
                 Permission::Away => return Sent::Away,
                 Permission::Full(_) => {}
                 Permission::Go => {
                     refusals.retain(|(one, _)| *one != n);
-                    match self.by(n, &refusals).await {
+                    match self.by(n, &refusals, Some(asked)).await {
                         Try::Ended(ended) => return Sent::Ended(ended),
                         Try::Refused(refusal) => refusals.push((n, refusal)),
                         Try::Paused => refusals.push((n, paused())),
@@ -235,8 +236,8 @@ impl Tries<'_> {
         Subject { job: self.task.job, transport, groups: self.groups, fresh }
     }
 
-    /// One transport, with its token spent.
-    async fn by(&self, n: usize, refusals: &[(usize, Refusal)]) -> Try {
+    /// One transport, with its token spent. What was heard of a pause before `since` is older than the token.
+    async fn by(&self, n: usize, refusals: &[(usize, Refusal)], since: Option<Instant>) -> Try {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
         if let Permit::Open(wait, reason) = world.circuits.ask(n).await {
@@ -255,7 +256,7 @@ impl Tries<'_> {
                 biased;
                 outcome = &mut delivery => outcome,
                 // Who is in the middle of it goes on.
-                () = world.limiter.paused(self.subject(n)) => {
+                () = world.limiter.paused(self.subject(n), since) => {
                     if !submitted.load(Ordering::Relaxed) {
                         return Try::Paused;
                     }
@@ -270,6 +271,9 @@ impl Tries<'_> {
             emit(world, &[event]).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;
+        if let Some(until) = transport.used_up_until() {
+            world.limiter.rest(n, until).await;
+        }
         let refusal = match (then(&outcome, self.on_limit()), outcome) {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {

@@ -67,8 +67,8 @@ struct Inner {
     pace: Pace,
     /// Scopes that are not as configured, as the store said of late.
     disturbed: Mutex<HashSet<String>>,
-    /// Scopes that this worker heard to be paused, and until when; others hear of it by asking.
-    paused: watch::Sender<HashMap<String, Instant>>,
+    /// Scopes that this worker heard to be paused; others hear of it by asking.
+    paused: watch::Sender<HashMap<String, heard::Paused>>,
     holder: String,
 }
 
@@ -161,6 +161,7 @@ impl Limiter {
     pub async fn look(&self) {
         if let Ok(scopes) = self.0.store.disturbed().await {
             let scopes: HashSet<String> = scopes.into_iter().collect();
+            self.forget_pauses(&scopes);
             let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
             if *disturbed != scopes {
                 *disturbed = scopes;

@@ -6,6 +6,7 @@ pub mod smtp;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use self::provider::batcher::Batcher;
 use crate::{
@@ -101,6 +102,14 @@ impl Transport {
         match &self.way {
             Way::Smtp(relay) => relay.address(),
             Way::Provider { provider, .. } => provider.address(),
+        }
+    }
+
+    /// When the transport may be used again, where an answer said that nothing is left until then. Said once, to whoever asks first.
+    pub fn used_up_until(&self) -> Option<Instant> {
+        match &self.way {
+            Way::Smtp(_) => None,
+            Way::Provider { provider, .. } => provider.used_up_until(),
         }
     }
 

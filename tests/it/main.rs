@@ -26,6 +26,7 @@ mod ledger;
 mod limiter;
 mod limits;
 mod limits_dns;
+mod limits_gauges;
 mod limits_headers;
 mod limits_operate;
 mod limits_relays;

@@ -8,6 +8,7 @@ mod pace;
 pub mod recipients;
 pub mod scopes;
 mod tokens;
+pub mod uses;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{alone::Alone, pace::Pace, tokens::Tokens};
+use self::{alone::Alone, pace::Pace, tokens::Tokens, uses::Binding};
 use crate::{
     config::{Config, DnsConfig, LimitsConfig},
     decide::limits::{
@@ -65,6 +66,7 @@ struct Inner {
     tokens: Tokens,
     alone: Alone,
     pace: Pace,
+    binding: Binding,
     /// Scopes that are not as configured, as the store said of late.
     disturbed: Mutex<HashSet<String>>,
     /// Scopes that this worker heard to be paused; others hear of it by asking.
@@ -129,6 +131,7 @@ impl Limiter {
             tokens: Tokens::new(config.limits.lease_above),
             alone: Alone::new(config.limits.alone),
             pace: Pace::default(),
+            binding: Binding::default(),
             disturbed: Mutex::default(),
             paused: watch::Sender::default(),
             transports: config.transports.iter().map(|one| one.name.clone()).collect(),
@@ -243,6 +246,8 @@ impl Limiter {
                     seat.wait(micros(park_us)).await;
                 }
                 Admission::Park { park_us, scope, .. } => {
+                    let scope = why(&ask, scope);
+                    self.0.binding.note(&scope, Instant::now());
                     let mut wait = micros(park_us);
                     if (ladder::WAIT_MIN..FIRST_RUNG).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
@@ -250,9 +255,13 @@ impl Limiter {
                         seat.wait(little).await;
                         wait = EARLY;
                     }
-                    return Permission::Park(slot(wait, why(&ask, scope)));
+                    return Permission::Park(slot(wait, scope));
                 }
-                Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
+                Admission::Full { wait_us, scope } => {
+                    let scope = why(&ask, scope);
+                    self.0.binding.note(&scope, Instant::now());
+                    return Permission::Full(full(wait_us, &scope));
+                }
             }
         }
         // The last question was answered above, whatever the answer.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postrider_schemas::Lane;
+use postrider_schemas::{Job, Lane};
 use postrider_tests::{
     api::{Api, Reaction},
     deadline,
@@ -15,14 +15,14 @@ use postrider_tests::{
     world::{Parts, World},
 };
 
-/// What a provider lets through in a window.
+/// What the provider lets through in a window.
 const WINDOW: usize = 5;
 
 /// A worker's configuration: one provider, one call at a time.
-fn config(queue: &str, store: &str, api: &Api) -> String {
+fn config(queue: &str, store: &str, api: &Api, more: &str) -> String {
     format!(
         "[queue]\nurl = \"{queue}\"\n[store]\nurl = \"{store}\"\n[log]\nlevel = \"debug\"\nformat = \"json\"\n\
-         [transport.api]\nkind = \"resend\"\napi_key = \"s3cret\"\nbase_url = \"{}\"\nconnections = 1\n\
+         [transport.api]\nkind = \"resend\"\napi_key = \"s3cret\"\nbase_url = \"{}\"\nconnections = 1\n{more}\
          [[route]]\nname = \"all\"\nsend = [\"api\"]\n",
         api.url()
     )
@@ -32,42 +32,105 @@ fn yes(headers: &'static str) -> Reaction {
     Reaction::Answer(200, headers, "{\"id\":\"49a3999c\"}".to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_window_that_an_accepted_answer_says_is_used_up_gets_no_call_before_the_next_one() {
+/// An API that lets [`WINDOW`] calls through, says with the last of them that nothing is left for two seconds, and counts the windows and the
+/// calls that came too early. It refuses nothing.
+struct Windows {
+    api: Api,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    calls: usize,
+    used_up: Option<Instant>,
+    windows: usize,
+    early: usize,
+}
+
+impl Windows {
+    fn start() -> Self {
+        let seen = Arc::<Mutex<Seen>>::default();
+        let api = Api::start({
+            let seen = Arc::clone(&seen);
+            move |call| {
+                let is_left = seen.lock().unwrap().call();
+                let headers = if is_left {
+                    "RateLimit-Limit: 5\r\nRateLimit-Remaining: 1\r\nRateLimit-Reset: 2"
+                } else {
+                    "RateLimit-Limit: 5\r\nRateLimit-Remaining: 0\r\nRateLimit-Reset: 2"
+                };
+                // A shared call is a list, and gets one.
+                let messages = call.json().unwrap_or_default().as_array().map(Vec::len);
+                let ids = |count: usize| vec!["{\"id\":\"49a3999c\"}"; count].join(",");
+                let body = messages.map_or_else(|| ids(1), |count| format!("{{\"data\":[{}]}}", ids(count)));
+                Reaction::Answer(200, headers, body)
+            }
+        })
+        .unwrap();
+        Self { api, seen }
+    }
+}
+
+impl Seen {
+    /// One more call; whether anything is left after it.
+    fn call(&mut self) -> bool {
+        if self.used_up.is_some_and(|at| at.elapsed() < Duration::from_secs(2)) {
+            self.early += 1;
+            return false;
+        }
+        if self.used_up.take().is_some() {
+            self.calls = 0;
+        }
+        self.calls += 1;
+        if self.calls < WINDOW {
+            return true;
+        }
+        self.windows += 1;
+        self.used_up = Some(Instant::now());
+        false
+    }
+}
+
+/// Jobs by so many workers; calls, windows, and calls that came when nothing was left.
+async fn windows(workers: usize, jobs: &[Job], more: &str) -> (usize, usize, usize) {
     let world = World::start(&Parts::usual()).unwrap();
     story::declare(&world).unwrap();
-    // Calls of the present window, when it was used up, and calls that came all the same.
-    let seen = Arc::new(Mutex::new((0, None::<Instant>, 0)));
-    let api = Api::start({
-        let seen = Arc::clone(&seen);
-        move |_| {
-            let mut seen = seen.lock().unwrap();
-            let (count, used_up, early) = &mut *seen;
-            if used_up.is_some_and(|at| at.elapsed() < Duration::from_secs(2)) {
-                *early += 1;
-            } else if used_up.take().is_some() {
-                *count = 0;
-            }
-            *count += 1;
-            if *count < WINDOW {
-                return yes("RateLimit-Limit: 5\r\nRateLimit-Remaining: 1\r\nRateLimit-Reset: 2");
-            }
-            *used_up = Some(Instant::now());
-            yes("RateLimit-Limit: 5\r\nRateLimit-Remaining: 0\r\nRateLimit-Reset: 2")
-        }
-    })
-    .unwrap();
-    let worker = story::start(config(&world.amqp_url(), &world.redis_url(), &api)).unwrap();
-    let jobs: Vec<_> = (0..3 * WINDOW).map(|_| story::job(Lane::Transactional, "ada@dest.test")).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    deadline::wait_for("all calls", SOON, || (api.taken() == jobs.len()).then_some(())).unwrap();
-    let told = worker.stderr();
-    drop(worker);
-    let (_, _, early) = *seen.lock().unwrap();
-    println!("{} calls, {early} of them in a window that was used up", api.calls().len());
-    assert_eq!((early, api.calls().len()), (0, jobs.len()));
+    let windows = Windows::start();
+    let config = config(&world.amqp_url(), &world.redis_url(), &windows.api, more);
+    let workers: Vec<_> = (0..workers).map(|_| story::start(config.clone()).unwrap()).collect();
+    story::publish(&world.amqp_url(), jobs).await.unwrap();
+    let sent = || workers.iter().map(|one| one.stderr().matches("\"Sent job").count()).sum::<usize>();
+    deadline::wait_for("all jobs", 2 * SOON, || (sent() == jobs.len()).then_some(())).unwrap();
+    let told: String = workers.iter().map(Postrider::stderr).collect();
+    drop(workers);
     assert!(told.contains("transport:api says that nothing is left"), "{told}");
     assert!(!told.contains("asks for patience"), "nobody was refused, so nothing is cut");
+    let seen = windows.seen.lock().unwrap();
+    println!("{} calls in {} windows, {} of them too early", windows.api.calls().len(), seen.windows, seen.early);
+    (windows.api.calls().len(), seen.windows, seen.early)
+}
+
+fn jobs(lane: Lane, count: usize) -> Vec<Job> {
+    (0..count).map(|n| story::job(lane, &format!("n{n}@dest.test"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_an_accepted_answer_says_is_used_up_gets_no_call_before_the_next_one() {
+    let (calls, _, early) = windows(1, &jobs(Lane::Transactional, 3 * WINDOW), "batch = false\n").await;
+    assert_eq!((calls, early), (3 * WINDOW, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_jobs_share_wait_for_the_next_window_as_well() {
+    // 100 jobs a call at most.
+    let (calls, windows, early) = windows(1, &jobs(Lane::Bulk, 1000), "batch = true\n").await;
+    assert!(early == 0 && windows >= 1 && calls < 1000, "{calls} calls, {windows} windows, {early} early");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_workers_hear_of_it_by_the_store_or_by_their_own_next_call() {
+    let (_, windows, early) = windows(2, &jobs(Lane::Transactional, 4 * WINDOW), "").await;
+    assert!(early <= windows, "one call of the other worker is under way at most: {early} in {windows} windows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +143,7 @@ async fn an_operator_sees_such_a_pause_and_ends_it_and_a_hostile_header_pauses_n
         _ => yes(""),
     })
     .unwrap();
-    let config = config(&url, &url, &api);
+    let config = config(&url, &url, &api, "");
     let _worker = story::start_any(&config).unwrap();
     let publish = async || story::publish(&url, &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
     let calls = |count: usize| deadline::wait_for("a call", SOON, || (api.taken() == count).then_some(())).unwrap();

@@ -134,6 +134,16 @@ async fn other_workers_hear_of_it_by_the_store_or_by_their_own_next_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_headers_are_not_to_be_heeded_nothing_waits_for_a_window() {
+    let folder = Folder::new("unheeded").unwrap();
+    let url = format!("embedded:{}", folder.path().join("queue.db").display());
+    let api = Api::start(|_| yes("RateLimit-Remaining: 0\r\nRateLimit-Reset: 3600")).unwrap();
+    let _worker = story::start_any(&config(&url, &url, &api, "rate_headers = false\n")).unwrap();
+    story::publish(&url, &jobs(Lane::Transactional, 3 * WINDOW)).await.unwrap();
+    deadline::wait_for("all calls", SOON, || (api.taken() == 3 * WINDOW).then_some(())).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_such_a_pause_and_ends_it_and_a_hostile_header_pauses_nothing() {
     let folder = Folder::new("headers").unwrap();
     let url = format!("embedded:{}", folder.path().join("queue.db").display());

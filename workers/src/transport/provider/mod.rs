@@ -56,6 +56,7 @@ pub struct Provider {
     host: String,
     /// Of accounts whose keys may change while we run.
     credentials: Option<Credentials>,
+    heeds_headers: bool,
     used_up: Mutex<UsedUp>,
 }
 
@@ -83,6 +84,7 @@ impl Provider {
             client: Client::new(&config.http, &config.base_url)?,
             host: client::host(&config.base_url),
             credentials,
+            heeds_headers: config.rate_headers,
             used_up: Mutex::default(),
         })
     }
@@ -140,7 +142,9 @@ impl Provider {
 
     /// Keeps in mind what an answer says of its window. To be called before the call gives its place to the next one.
     fn note_window(&self, reply: &Reply) {
-        if let Some(wait) = window::used_up(reply, Timestamp::now()) {
+        if self.heeds_headers
+            && let Some(wait) = window::used_up(reply, Timestamp::now())
+        {
             let now = Instant::now();
             let mut used_up = self.window();
             used_up.until = used_up.until.max(Some(now + wait));

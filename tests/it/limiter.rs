@@ -163,6 +163,14 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     disturbed.sort_unstable();
     let expected = model.iter().filter(|(_, scope)| scope.disturbed_until() > now);
     assert_eq!(disturbed, expected.map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    let names: Vec<String> = model.keys().cloned().collect();
+    let counts = store.counts(&names).await?;
+    assert!(!counts.scopes.is_empty() && (counts.now - now).abs() < 1.0);
+    for (name, scope) in counts.scopes {
+        let expected = &model[&name];
+        let of = |scope: &Scope| (scope.used, scope.cut, scope.set, scope.paused_until);
+        assert_eq!(of(&scope), of(expected), "{name}");
+    }
     let overview = store.overview(None).await?;
     for (name, scope) in overview.scopes {
         let expected = &model[&name];

@@ -26,6 +26,8 @@ mod ledger;
 mod limiter;
 mod limits;
 mod limits_dns;
+mod limits_gauges;
+mod limits_headers;
 mod limits_isolation;
 mod limits_operate;
 mod limits_relays;

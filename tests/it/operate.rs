@@ -135,12 +135,21 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
     let named: [&[&str]; 2] = [&["--key", "order:1/receipt", "--tenant", "shop"], &[&id, "--tenant", "shop"]];
     for name in named {
         let done = run(&config, &[&["cancel"], name].concat());
-        assert!(done.status.success() && done.stdout.contains("will not be sent"), "{}{}", done.stdout, done.stderr);
+        let said = done.stdout.contains("will not be sent; tenant shop was told\n");
+        assert!(done.status.success() && said, "{}{}", done.stdout, done.stderr);
         let told = events.until("postrider.job.cancelled.v1").await.unwrap();
         let last = told.last().unwrap();
         assert_eq!((&last["routing_key"], &last["data"]["tenant"]), (&"cancelled.shop".into(), &"shop".into()));
     }
     assert!(!run(&config, &["cancel", "--key", "order:3/receipt"]).status.success(), "a key has a tenant");
+    // Without a tenant the default one is told, and the command says so.
+    let nobody = story::job(Lane::Bulk, "ada@dest.test").id().to_string();
+    let said = run(&config, &["cancel", &nobody]).stdout;
+    assert!(said.contains("tenant default was told: name another one by --tenant"), "{said}");
+    let told = events.until("postrider.job.cancelled.v1").await.unwrap();
+    assert_eq!(told.last().unwrap()["routing_key"], "cancelled.default");
+    let again = run(&config, &["cancel", &nobody, "--format", "json"]).stdout;
+    assert_eq!(again.trim(), "{\"answer\":\"cancelled\",\"told\":null}", "nothing happened, so nobody was told");
     let stored = world.sink().wait_for(1, SOON).unwrap();
     assert!(String::from_utf8_lossy(&stored[0].raw).contains(&kept.message_id()));
     let ended = || (worker.stderr().matches("came again after its end").count() == 2).then_some(());

@@ -29,6 +29,7 @@ fn transport(account: Account, port: u16, batch: bool) -> Transport {
         tracking: false,
         batch,
         batch_linger: Duration::from_millis(50),
+        rate_headers: true,
     };
     Transport::new(&TransportConfig { name: "judged".to_owned(), kind: TransportKind::Provider(Box::new(provider)) })
         .unwrap()

@@ -34,6 +34,7 @@ fn provider(moto: &Moto, keys: &Keys) -> Result<Provider> {
         tracking: false,
         batch: false,
         batch_linger: Duration::ZERO,
+        rate_headers: true,
     })?)
 }
 

@@ -432,6 +432,9 @@ async fn park(
     match settle_it(world, delivery, Settlement::Again { at: back, meta }).await {
         Ok(()) => {
             metrics::parked(task.job.lane(), why);
+            if why == "limit" {
+                metrics::limited(task.job.lane(), task.meta);
+            }
             if let Right::Claimed(lease) = right {
                 note(task, world.store.parked(lease).await);
             }

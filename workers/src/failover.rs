@@ -197,7 +197,7 @@ impl Tries<'_> {
             }
             let queue = self.on_limit() == OnLimit::Wait;
             let answer = asked.take_if(|asked| asked.transport == n).map(|asked| (asked.ask, asked.answer));
-            let tried = match self.when_admitted(n, queue, answer, &refusals).await {
+            let tried = match self.when_admitted(n, queue, answer, &refusals, None).await {
                 Ok(tried) => tried,
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
@@ -224,7 +224,7 @@ impl Tries<'_> {
         // Nobody else took it: the job waits for the first transport that only a limit kept it from.
         if let Some(n) = limited {
             let others: Vec<_> = refusals.iter().filter(|(one, _)| *one != n).cloned().collect();
-            match self.when_admitted(n, true, None, &others).await {
+            match self.when_admitted(n, true, None, &others, Some(Instant::now())).await {
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
                 Err(NotNow::Full(_)) => {}
@@ -251,13 +251,15 @@ impl Tries<'_> {
         Subject { job: self.task.job, transport, groups: self.groups, fresh }
     }
 
-    /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked.
+    /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked. What was heard of a pause
+    /// before `since` is older than what they will say.
     async fn when_admitted(
         &self,
         n: usize,
         queue: bool,
         answer: Option<(Ask, Admission)>,
         refusals: &[(usize, Refusal)],
+        since: Option<Instant>,
     ) -> Result<Try, NotNow> {
         let Self { world, task, .. } = *self;
         let mut answer = answer;
@@ -277,7 +279,7 @@ impl Tries<'_> {
                 Permission::Full(refusal) => return Err(NotNow::Full(refusal)),
                 Permission::Away => return Err(NotNow::Away),
             };
-            match self.by(n, refusals, token, queue, round).await {
+            match self.by(n, refusals, token, queue, round, since).await {
                 Ok(tried) => return Ok(tried),
                 Err(AtPlace::Later(ask, admission)) => answer = Some((ask, admission)),
                 Err(_) => return Err(NotNow::Away),
@@ -294,6 +296,7 @@ impl Tries<'_> {
         token: Token,
         queue: bool,
         round: u32,
+        since: Option<Instant>,
     ) -> Result<Try, AtPlace> {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
@@ -331,7 +334,7 @@ impl Tries<'_> {
                 biased;
                 outcome = &mut delivery => outcome?,
                 // Who is in the middle of it goes on.
-                () = world.limiter.paused(self.subject(n)) => {
+                () = world.limiter.paused(self.subject(n), since) => {
                     if !submitted.load(Ordering::Relaxed) {
                         return Ok(Try::Paused);
                     }
@@ -346,6 +349,9 @@ impl Tries<'_> {
             emit(world, &[event]).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;
+        if let Some(until) = transport.used_up_until() {
+            world.limiter.rest(n, until).await;
+        }
         let refusal = match (then(&outcome, self.on_limit()), outcome) {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {

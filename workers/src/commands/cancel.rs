@@ -23,7 +23,7 @@ pub struct Arguments {
     /// The job's idempotency key
     #[arg(long, requires = "tenant")]
     key: Option<String>,
-    /// The tenant of the idempotency key; with an ID, the one to which the event is told
+    /// The job's tenant. A key needs it; with an ID it is the one that the event is told to, `default` where none is named: the ledger does not know it
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
@@ -69,9 +69,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             .context("cancelled, but the event")?;
         queue.close().await;
     }
-    match arguments.format {
-        Format::Text => output::line(&text)?,
-        Format::Json => output::json(&json!({ "answer": word }))?,
+    let told = (answer == Cancelled::Now).then(|| tenant.as_str());
+    match (arguments.format, told) {
+        (Format::Text, None) => output::line(&text)?,
+        (Format::Text, Some(tenant)) if arguments.tenant.is_some() => {
+            output::line(&format!("{text}; tenant {tenant} was told"))?;
+        }
+        (Format::Text, Some(tenant)) => {
+            output::line(&format!("{text}; tenant {tenant} was told: name another one by --tenant"))?;
+        }
+        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told }))?,
     }
     Ok(if word == "cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

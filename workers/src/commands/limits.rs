@@ -61,14 +61,14 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// End whatever was paused, cut or set
+    /// End whatever was paused, cut or set. Jobs that were put away meanwhile ask again at the slot they got, after half an hour at most
     Resume {
         /// The scope
         scope: String,
         #[command(flatten)]
         common: Common,
     },
-    /// Another rate for a time
+    /// Another rate for a time. It holds at once for whatever asks; jobs that were put away ask again at the slot they got, after half an hour at most
     Set {
         /// The scope
         scope: String,

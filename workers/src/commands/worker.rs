@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{ConfigArguments, world};
 use crate::{
-    admin,
+    admin::{self, Readiness},
     config::Config,
     consumer::{self, Drained},
     heartbeat, reload,
@@ -48,8 +48,14 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
     let admin = config.admin;
     let worlds = Arc::new(ArcSwap::from_pointee(world::connect(config).await?));
     if let Some(address) = admin {
-        let queue = Arc::clone(&worlds.load().queue);
-        let listening = admin::serve(address, move || queue.consumers_up(), telemetry.page(), stop.clone()).await;
+        // Neither changes with the configuration.
+        let (queue, store) = (Arc::clone(&worlds.load().queue), worlds.load().store.clone());
+        let readiness = move || match (queue.consumers_up(), store.is_up()) {
+            (false, _) => Readiness::NotReady,
+            (true, false) => Readiness::WithoutStore,
+            (true, true) => Readiness::Ready,
+        };
+        let listening = admin::serve(address, readiness, telemetry.page(), stop.clone()).await;
         info!(address = %listening.context("setting `admin.listen`")?, "The admin address listens");
     }
     let id = uuid::Uuid::now_v7().to_string();

@@ -28,6 +28,8 @@ pub struct ProviderConfig {
     pub batch: bool,
     /// How long a job waits at most for others to share a call with.
     pub batch_linger: Duration,
+    /// An answer whose headers say that nothing is left of a window pauses the transport until the next one.
+    pub rate_headers: bool,
 }
 
 /// How calls are made.
@@ -201,6 +203,8 @@ pub(super) struct ProviderSettings {
     batch: bool,
     #[serde(default = "batch_linger", deserialize_with = "duration")]
     batch_linger: Duration,
+    #[serde(default = "rate_headers")]
+    rate_headers: bool,
 
     api_key: Option<Secret>,
     secret_key: Option<Secret>,
@@ -237,6 +241,9 @@ fn batch() -> bool {
 }
 fn batch_linger() -> Duration {
     Duration::from_millis(20)
+}
+fn rate_headers() -> bool {
+    true
 }
 
 /// Longest linger: a job must not wait noticeably for company.
@@ -316,6 +323,7 @@ pub(super) fn check(
         tracking: settings.tracking,
         batch: settings.batch,
         batch_linger: settings.batch_linger,
+        rate_headers: settings.rate_headers,
     })
 }
 

@@ -1,10 +1,13 @@
 //! What is made of an answer that asks for patience: the store hears it, so that every worker slows down, and so do those here who
 //! still wait for a connection.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+};
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Limiter, Subject, micros, scopes};
 use crate::{
@@ -14,6 +17,12 @@ use crate::{
     },
     outcome::{Outcome, Refusal},
 };
+
+/// A pause, as this worker heard of it.
+pub(super) struct Paused {
+    until: Instant,
+    heard: Instant,
+}
 
 impl Limiter {
     /// Looks at what came of an attempt: slows down where the transport asks for patience.
@@ -40,12 +49,29 @@ impl Limiter {
         }
     }
 
+    /// Nothing goes by a transport until then: its answers say that nothing is left. Nobody was refused, so the rate is left as it is.
+    pub async fn rest(&self, transport: usize, until: Instant) {
+        let scope = scopes::transport(&self.0.transports[transport]);
+        let rest_us = || until.saturating_duration_since(Instant::now()).as_secs_f64() * 1e6;
+        // Those here who wait for a place hear of it last: each of them asks the store at once.
+        match self.0.store.react(&scope, &reaction::used_up(rest_us())).await {
+            Ok(_) => {
+                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
+                self.0.tokens.forget();
+                self.note_pause(&scope, rest_us());
+                let pause_ms = (rest_us() / 1e3).round();
+                debug!(scope, pause_ms, "{scope} says that nothing is left for the moment");
+            }
+            Err(error) => warn!(scope, %error, "The store did not hear that nothing is left at a transport"),
+        }
+    }
+
     /// Resolves when a scope of the attempt is paused by an answer to another one: whoever still waits for a connection then need not
-    /// be refused to know.
-    pub async fn paused(&self, subject: Subject<'_>) {
+    /// be refused to know. What was heard before `since` does not count: the store was asked after it, and said something else.
+    pub async fn paused(&self, subject: Subject<'_>, since: Option<Instant>) {
         let scopes = self.pausable(subject);
         let mut heard = self.0.paused.subscribe();
-        if heard.wait_for(|paused| is_paused(paused, &scopes)).await.is_err() {
+        if heard.wait_for(|paused| is_paused(paused, &scopes, since)).await.is_err() {
             // The sender lives in `self`.
             std::future::pending::<()>().await;
         }
@@ -54,7 +80,7 @@ impl Limiter {
     /// Whether this worker heard that a scope of the attempt is paused.
     pub fn is_paused(&self, subject: Subject<'_>) -> bool {
         let paused = self.0.paused.borrow();
-        !paused.is_empty() && is_paused(&paused, &self.pausable(subject))
+        !paused.is_empty() && is_paused(&paused, &self.pausable(subject), None)
     }
 
     fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
@@ -67,8 +93,17 @@ impl Limiter {
     fn note_pause(&self, scope: &str, pause_us: f64) {
         let now = Instant::now();
         self.0.paused.send_modify(|paused| {
-            paused.retain(|_, until| *until > now);
-            paused.insert(scope.to_owned(), now + micros(pause_us));
+            paused.retain(|_, one| one.until > now);
+            paused.insert(scope.to_owned(), Paused { until: now + micros(pause_us), heard: now });
+        });
+    }
+
+    /// What is as configured again is not paused, whatever was heard here: an operator ended it.
+    pub(super) fn forget_pauses(&self, disturbed: &HashSet<String>) {
+        self.0.paused.send_if_modified(|paused| {
+            paused.retain(|scope, _| disturbed.contains(scope));
+            // Nobody waits for that.
+            false
         });
     }
 
@@ -111,7 +146,8 @@ impl Limiter {
     }
 }
 
-fn is_paused(paused: &HashMap<String, Instant>, scopes: &[String]) -> bool {
+fn is_paused(paused: &HashMap<String, Paused>, scopes: &[String], since: Option<Instant>) -> bool {
     let now = Instant::now();
-    scopes.iter().any(|scope| paused.get(scope).is_some_and(|until| *until > now))
+    let counts = |one: &Paused| one.until > now && since.is_none_or(|since| one.heard >= since);
+    scopes.iter().any(|scope| paused.get(scope).is_some_and(counts))
 }

@@ -9,6 +9,7 @@ mod place;
 pub mod recipients;
 pub mod scopes;
 mod tokens;
+pub mod uses;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::place::{AtPlace, Token};
-use self::{alone::Alone, pace::Pace, tokens::Tokens};
+use self::{alone::Alone, pace::Pace, tokens::Tokens, uses::Binding};
 use crate::{
     config::{Config, DnsConfig, LimitsConfig},
     decide::{
@@ -71,10 +72,11 @@ struct Inner {
     tokens: Tokens,
     alone: Alone,
     pace: Pace,
+    binding: Binding,
     /// Scopes that are not as configured, as the store said of late.
     disturbed: Mutex<HashSet<String>>,
-    /// Scopes that this worker heard to be paused, and until when; others hear of it by asking.
-    paused: watch::Sender<HashMap<String, Instant>>,
+    /// Scopes that this worker heard to be paused; others hear of it by asking.
+    paused: watch::Sender<HashMap<String, heard::Paused>>,
     holder: String,
 }
 
@@ -135,6 +137,7 @@ impl Limiter {
             tokens: Tokens::new(config.limits.lease_above),
             alone: Alone::new(config.limits.alone),
             pace: Pace::default(),
+            binding: Binding::default(),
             disturbed: Mutex::default(),
             paused: watch::Sender::default(),
             transports: config.transports.iter().map(|one| one.name.clone()).collect(),
@@ -167,6 +170,7 @@ impl Limiter {
     pub async fn look(&self) {
         if let Ok(scopes) = self.0.store.disturbed().await {
             let scopes: HashSet<String> = scopes.into_iter().collect();
+            self.forget_pauses(&scopes);
             let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
             if *disturbed != scopes {
                 *disturbed = scopes;
@@ -246,6 +250,8 @@ impl Limiter {
                     seat.wait(micros(park_us)).await;
                 }
                 Admission::Park { park_us, scope, .. } => {
+                    let scope = why(&ask, scope);
+                    self.0.binding.note(&scope, Instant::now());
                     let mut wait = micros(park_us);
                     if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
@@ -253,9 +259,13 @@ impl Limiter {
                         seat.wait(little).await;
                         wait = EARLY;
                     }
-                    return Permission::Park(slot(wait, why(&ask, scope)));
+                    return Permission::Park(slot(wait, scope));
                 }
-                Admission::Full { wait_us, scope } => return Permission::Full(full(wait_us, &why(&ask, scope))),
+                Admission::Full { wait_us, scope } => {
+                    let scope = why(&ask, scope);
+                    self.0.binding.note(&scope, Instant::now());
+                    return Permission::Full(full(wait_us, &scope));
+                }
             }
         }
         // The last question was answered above, whatever the answer.

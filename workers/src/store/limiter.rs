@@ -82,6 +82,15 @@ impl Store {
         }
     }
 
+    /// What was used of these scopes, and whether they are paused, cut or held to another rate; who waits and the buckets may be left out. Costs the
+    /// same however many wait.
+    pub async fn counts(&self, names: &[String]) -> Result<Overview, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.counts(names, self.limiter_now()).await,
+            Backend::Embedded(store) => store.counts(names, self.limiter_now()).await,
+        }
+    }
+
     /// The scopes that are paused, cut, or held to an operator's rate at present.
     pub async fn disturbed(&self) -> Result<Vec<String>, StoreError> {
         match &self.backend {

@@ -15,6 +15,8 @@ use postrider_schemas::Lane;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    backlog::Shares,
+    buckets::Buckets,
     metrics::Metrics,
     pulse::PULSE,
     registry::{INSTRUMENTS, Instrument, Kind, Name},
@@ -31,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it asks for the depths of queues, and of the ladder with its 49.
 const DEPTHS_EVERY: Duration = Duration::from_secs(10);
 const LADDER_EVERY: Duration = Duration::from_secs(60);
+/// How often it asks the store how much of the limits is used.
+const BUCKETS_EVERY: Duration = Duration::from_secs(5);
 
 /// Values by instrument.
 type Values = HashMap<&'static str, Vec<(Vec<KeyValue>, f64)>>;
@@ -45,7 +49,9 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<
         .collect();
     let mut depths: Option<Depths> = None;
     let mut ladder = None;
-    let (mut depths_due, mut ladder_due) = (Instant::now(), Instant::now());
+    let (mut depths_due, mut ladder_due, mut buckets_due) = (Instant::now(), Instant::now(), Instant::now());
+    let (mut buckets, mut uses) = (Buckets::default(), Vec::new());
+    let mut shares = Shares::default();
     loop {
         let world = worlds.load_full();
         if depths_due <= Instant::now() {
@@ -58,9 +64,17 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<
                 ladder_due = Instant::now() + LADDER_EVERY;
             }
         }
+        if buckets_due <= Instant::now() {
+            uses = buckets.look(&world.limiter, metrics).await;
+            buckets_due = Instant::now() + BUCKETS_EVERY;
+        }
         let mut now = of_the_process(&world, metrics);
+        shares.update(Lane::ALL.map(|lane| PULSE.fresh(lane)));
         if let Some(depths) = &depths {
-            of_the_queues(&mut now, &world, &Depths { ladder, ..depths.clone() });
+            of_the_queues(&mut now, &world, &Depths { ladder, ..depths.clone() }, &shares);
+        }
+        for (labels, value) in &uses {
+            put(&mut now, Name::BucketUse, labels.clone(), *value);
         }
         *values.lock().unwrap_or_else(PoisonError::into_inner) = now;
         sleep(LOOK_EVERY).await;
@@ -124,14 +138,15 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     values
 }
 
-fn of_the_queues(values: &mut Values, world: &World, depths: &Depths) {
+fn of_the_queues(values: &mut Values, world: &World, depths: &Depths, shares: &Shares) {
+    let is_shut = is_shut(world);
     for lane in Lane::ALL {
         for kind in [SourceKind::Jobs, SourceKind::Due] {
             let labels = vec![label(lane), KeyValue::new("source", words::source(kind))];
             put(values, Name::LaneDepth, labels, count(depths.of(kind, lane)));
         }
         let waiting = depths.waiting(lane);
-        let deliverable = waiting.saturating_sub(held_back(world, waiting));
+        let deliverable = if is_shut { 0 } else { shares.deliverable(lane, depths) };
         put(values, Name::BacklogDeliverable, vec![label(lane)], count(deliverable));
         // A broker cannot tell; what was taken last is as old as the next one, or older.
         let known = depths.oldest[crate::queue::depths::place(lane)];
@@ -149,13 +164,11 @@ fn of_the_queues(values: &mut Values, world: &World, depths: &Depths) {
     }
 }
 
-/// Of so many jobs that wait, how many no further worker would send sooner. Today: all of them, while no transport may be tried. The place for what
-/// rate limits hold back, once there are any: jobs that they park are on the ladder and do not wait.
-fn held_back(world: &World, waiting: u64) -> u64 {
+/// No transport may be tried: whatever waits, no further worker would send it sooner.
+fn is_shut(world: &World) -> bool {
     let now = Timestamp::now();
     let circuits = world.circuits.known();
-    let is_shut = !circuits.is_empty() && circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open");
-    if is_shut { waiting } else { 0 }
+    !circuits.is_empty() && circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
 }
 
 /// The word for the state of a circuit.

@@ -53,7 +53,8 @@ pub struct Metrics {
     reloads: Counter<u64>,
     /// Names of transports.
     pub(super) transports: Names,
-    groups: Names,
+    /// Names of groups.
+    pub(super) groups: Names,
 }
 
 impl Metrics {
@@ -173,7 +174,22 @@ pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
             metrics.lateness.record(seconds(due, now), &labels[..1]);
         }
     }
+    if is_fresh(&delivery.meta) {
+        PULSE.took_fresh(of);
+    }
     PULSE.take(of)
+}
+
+/// A job that was never put away waits at the end of its queue, among those of which nothing is known but their number.
+fn is_fresh(meta: &Meta) -> bool {
+    meta.generation == 0
+}
+
+/// A limit put a job away, or found that it has to wait.
+pub fn limited(of: Lane, meta: &Meta) {
+    if is_fresh(meta) {
+        PULSE.limited_fresh(of);
+    }
 }
 
 /// Since when a delivery waits to be attempted: since its publish, or the time it was parked for.

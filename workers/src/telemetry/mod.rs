@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod pulse;
 pub mod traces;
 
+mod backlog;
+mod buckets;
 mod export;
 mod gauges;
 mod records;

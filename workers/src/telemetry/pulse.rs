@@ -29,6 +29,9 @@ pub struct Pulse {
     /// When the job was published, or due, that was taken last, in ms.
     taken: [AtomicI64; 2],
     accepted: [Mutex<Minutes>; 2],
+    /// Jobs taken that were never put away, and how many of them limits put away at once: since the start.
+    fresh: [AtomicU64; 2],
+    limited: [AtomicU64; 2],
     failures: Mutex<Vec<Failure>>,
 }
 
@@ -60,6 +63,8 @@ impl Pulse {
             in_hand: [AtomicU64::new(0), AtomicU64::new(0)],
             taken: [AtomicI64::new(0), AtomicI64::new(0)],
             accepted: [const { Mutex::new(Minutes { minute: 0, present: 0, before: 0 }) }; 2],
+            fresh: [AtomicU64::new(0), AtomicU64::new(0)],
+            limited: [AtomicU64::new(0), AtomicU64::new(0)],
             failures: Mutex::new(Vec::new()),
         }
     }
@@ -87,6 +92,22 @@ impl Pulse {
     /// Jobs in hand.
     pub fn in_hand(&self, lane: Lane) -> u64 {
         self.in_hand[place(lane)].load(Ordering::Relaxed)
+    }
+
+    /// A job was taken that was never put away.
+    pub fn took_fresh(&self, lane: Lane) {
+        self.fresh[place(lane)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Limits put such a job away.
+    pub fn limited_fresh(&self, lane: Lane) {
+        self.limited[place(lane)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such jobs taken, and put away by limits, since the start.
+    pub fn fresh(&self, lane: Lane) -> (u64, u64) {
+        let of = |counters: &[AtomicU64; 2]| counters[place(lane)].load(Ordering::Relaxed);
+        (of(&self.fresh), of(&self.limited))
     }
 
     /// A job was taken that waited since then.

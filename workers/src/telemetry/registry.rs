@@ -413,6 +413,7 @@ mod tests {
         same("class", &words::CLASSES);
         same("source", &words::SOURCES);
         same("park_reason", &words::PARK_REASONS);
+        same("bucket_scope", &words::BUCKET_SCOPES);
         same("policy", &words::POLICIES);
         same("duplicate", &words::DUPLICATES);
         same("dead_reason", &words::DEAD_REASONS);

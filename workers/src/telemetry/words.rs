@@ -26,6 +26,8 @@ pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
 pub const PARK_REASONS: [&str; 9] =
     ["send_at", "retry", "limit", "throttled", "quota", "config", "sender", "circuit", "busy"];
+/// `bucket_scope`
+pub const BUCKET_SCOPES: [&str; 4] = ["transport", "group", "tenant", "sender_domain"];
 /// `policy`
 pub const POLICIES: [&str; 2] = ["hold", "resend"];
 /// `duplicate`
@@ -62,6 +64,16 @@ pub fn source(kind: SourceKind) -> &'static str {
         SourceKind::Jobs => SOURCES[0],
         SourceKind::Due => SOURCES[1],
         SourceKind::Suspect => SOURCES[2],
+    }
+}
+
+/// The word for a kind of scope, which stands in front of a scope's name.
+pub fn bucket_scope(kind: &str) -> &'static str {
+    match kind {
+        "transport" => BUCKET_SCOPES[0],
+        "group" => BUCKET_SCOPES[1],
+        "tenant" => BUCKET_SCOPES[2],
+        _ => BUCKET_SCOPES[3],
     }
 }
 

@@ -165,6 +165,14 @@ impl Transport {
         }
     }
 
+    /// When the transport may be used again, where an answer said that nothing is left until then. Said once, to whoever asks first.
+    pub fn used_up_until(&self) -> Option<Instant> {
+        match &self.way {
+            Way::Smtp(_) => None,
+            Way::Provider { provider, .. } => provider.used_up_until(),
+        }
+    }
+
     /// Connections at work, idle ones, and how many there may be.
     pub fn connections(&self) -> (usize, usize, usize) {
         match &self.way {

@@ -58,6 +58,7 @@ fn config(kind: &str, base_url: &str) -> ProviderConfig {
         tracking: false,
         batch: true,
         batch_linger: Duration::from_millis(30),
+        rate_headers: true,
     }
 }
 

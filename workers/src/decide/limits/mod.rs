@@ -16,6 +16,7 @@ pub mod picture;
 pub mod rate;
 pub mod reaction;
 pub mod scope;
+pub mod usage;
 
 #[cfg(test)]
 mod simulation;

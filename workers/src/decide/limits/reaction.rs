@@ -159,6 +159,22 @@ impl Reaction {
     }
 }
 
+/// A pause without a cut, for a transport whose answers say that nothing is left.
+pub fn used_up(pause_us: f64) -> Call {
+    Call {
+        reaction: "used up".to_owned(),
+        count: 1,
+        within_us: 0.0,
+        pause_us: pause_us.round(),
+        keep: WHOLE,
+        floor: WHOLE,
+        recovery: WHOLE,
+        incident_us: 0.0,
+        seen_interval_us: 0.0,
+        why: "used up: the headers of an answer say that nothing is left".to_owned(),
+    }
+}
+
 /// Answers within this time of a cut belong to the same incident.
 const INCIDENT: Duration = Duration::from_secs(5);
 
@@ -369,6 +385,15 @@ mod tests {
         react(&mut scope, &reaction.call(&refusal(421, None, ""), Some(50.0)), 1e9);
         react(&mut scope, &reaction.call(&refusal(421, None, ""), Some(1.0)), 1e9 + 20e6);
         assert_eq!(scope.cut.unwrap().seen_interval_us, 20_000.0, "a pace that was cut already is not the pace");
+    }
+
+    #[test]
+    fn a_window_that_is_used_up_pauses_and_leaves_the_rate_as_it_is() {
+        let mut scope = Scope::default();
+        react(&mut scope, &used_up(3e6), 1e9);
+        assert_eq!((scope.paused_until, scope.cut, scope.left(1e9)), (1e9 + 3e6, None, WHOLE));
+        react(&mut scope, &used_up(1e6), 1e9);
+        assert_eq!(scope.paused_until, 1e9 + 3e6, "a shorter pause ends no longer one");
     }
 
     #[test]

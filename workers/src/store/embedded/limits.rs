@@ -113,6 +113,17 @@ impl EmbeddedStore {
         .await
     }
 
+    /// See [`crate::store::Store::counts`].
+    pub async fn counts(&self, names: &[String], now: Option<u64>) -> Result<Overview, StoreError> {
+        let names = names.to_vec();
+        self.run(move |db| {
+            let now = clock(now);
+            let scopes = names.iter().map(|name| Ok((name.clone(), read(db, name, now)?)));
+            Ok(Overview { now, scopes: scopes.collect::<Result<_, DbError>>()? })
+        })
+        .await
+    }
+
     /// See [`crate::store::Store::disturbed`].
     pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
         self.look(move |db| {

@@ -147,6 +147,8 @@ impl Desk {
                 return waiting.into_iter().for_each(|one| tell(one.member, outcome.clone()));
             }
         };
+        // Those who are called away meanwhile are left out below.
+        self.provider.gate().await;
         // The next part is at the end.
         let mut parts = vec![permitted(waiting).await];
         while let Some(part) = parts.pop() {
@@ -172,7 +174,10 @@ impl Desk {
                 return Default::default();
             };
             let (status, answer) = match self.provider.client.send(request).await {
-                Ok(reply) => (Some(reply.status), self.provider.batch_verdict(&reply, Timestamp::now())),
+                Ok(reply) => {
+                    self.provider.note_window(&reply);
+                    (Some(reply.status), self.provider.batch_verdict(&reply, Timestamp::now()))
+                }
                 Err(Lost::After(text)) => (None, Batched::Whole(Verdict::Unclear(text))),
                 Err(Lost::Before { text, .. }) if in_doubt => (None, Batched::Whole(Verdict::Unclear(text))),
                 Err(lost) => {

@@ -13,6 +13,7 @@ pub mod reply;
 pub mod scrub;
 pub mod sigv4;
 pub mod unfit;
+pub mod window;
 
 pub mod brevo;
 pub mod mailgun;
@@ -24,8 +25,16 @@ pub mod ses;
 pub mod sparkpost;
 pub mod webhook;
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use jiff::Timestamp;
-use tokio::sync::SemaphorePermit;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep_until},
+};
 
 use self::{
     batch::{Batched, Item},
@@ -56,7 +65,21 @@ pub struct Provider {
     host: String,
     /// Of accounts whose keys may change while we run.
     credentials: Option<Credentials>,
+    heeds_headers: bool,
+    used_up: Mutex<UsedUp>,
 }
+
+/// What answers said of a window that is used up.
+#[derive(Default)]
+struct UsedUp {
+    /// When the next one begins, until somebody asked.
+    until: Option<Instant>,
+    /// No call goes out before this: whoever can make others wait has heard of it by then.
+    gate: Option<Instant>,
+}
+
+/// The longest time that calls are kept back here after a window was used up.
+const GATE_MAX: Duration = Duration::from_secs(2);
 
 impl Provider {
     /// Sets the client up; connects to nothing.
@@ -70,6 +93,8 @@ impl Provider {
             client: Client::new(&config.http, &config.base_url)?,
             host: client::host(&config.base_url),
             credentials,
+            heeds_headers: config.rate_headers,
+            used_up: Mutex::default(),
         })
     }
 
@@ -120,11 +145,13 @@ impl Provider {
             Ok(request) => request,
             Err(unfit) => return misfit(&unfit),
         };
+        self.gate().await;
         if !may_submit.await {
             return Outcome::LostClaim;
         }
         let outcome = match self.client.send(request).await {
             Ok(reply) => {
+                self.note_window(&reply);
                 self.learn(&reply, keys.as_ref()).await;
                 self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
             }
@@ -132,6 +159,36 @@ impl Provider {
         };
         drop(permit);
         outcome
+    }
+
+    /// When the provider's next window begins, where an answer said that nothing is left of this one. Said once.
+    pub fn used_up_until(&self) -> Option<Instant> {
+        self.window().until.take().filter(|until| *until > Instant::now())
+    }
+
+    /// Keeps in mind what an answer says of its window. To be called before the call gives its place to the next one.
+    fn note_window(&self, reply: &Reply) {
+        if self.heeds_headers
+            && let Some(wait) = window::used_up(reply, Timestamp::now())
+        {
+            let now = Instant::now();
+            let mut used_up = self.window();
+            used_up.until = used_up.until.max(Some(now + wait));
+            used_up.gate = Some(now + wait.min(GATE_MAX));
+        }
+    }
+
+    /// Waits while a window was used up a moment ago. Who waits for longer is called away meanwhile.
+    async fn gate(&self) {
+        let gate = self.window().gate;
+        if let Some(gate) = gate {
+            sleep_until(gate).await;
+        }
+    }
+
+    fn window(&self) -> std::sync::MutexGuard<'_, UsedUp> {
+        // Two times: they cannot be half changed.
+        self.used_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys to sign with, for accounts that sign.
@@ -203,18 +260,24 @@ impl Provider {
     }
 
     fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
-        match &self.account {
+        let batched = match &self.account {
             Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
             Account::Postmark { .. } => postmark::batch_verdict(reply, now),
             Account::Resend { .. } => resend::batch_verdict(reply, now),
             Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
             Account::Mailgun { .. } => mailgun::batch_verdict(reply, now),
             _ => Batched::Whole(self.verdict(reply, now)),
+        };
+        match batched {
+            Batched::Whole(verdict) => Batched::Whole(window::patient(verdict, reply, now)),
+            Batched::Each(list) => {
+                Batched::Each(list.into_iter().map(|one| window::patient(one, reply, now)).collect())
+            }
         }
     }
 
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
-        match &self.account {
+        let verdict = match &self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
             Account::Ses(_) => ses::verdict(reply, now),
             Account::Mailgun { .. } => mailgun::verdict(reply, now),
@@ -224,7 +287,8 @@ impl Provider {
             Account::Resend { .. } => resend::verdict(reply, now),
             Account::Brevo { .. } => brevo::verdict(reply, now),
             Account::Mailjet { .. } => mailjet::verdict(reply, now),
-        }
+        };
+        window::patient(verdict, reply, now)
     }
 }
 

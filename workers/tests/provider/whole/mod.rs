@@ -77,6 +77,7 @@ fn provider(account: Account, base_url: &str) -> Provider {
         tracking: false,
         batch: true,
         batch_linger: Duration::from_millis(20),
+        rate_headers: true,
     };
     Provider::new(&config).unwrap()
 }

@@ -19,6 +19,7 @@ use crate::{
         admit::{Admission, Ask},
         connections::Want,
         reaction::{Call, Order, Reacted},
+        scope::Scope,
     },
     store::{Claim, ClaimRequest, StoreError, limiter::Overview, millis},
 };
@@ -152,19 +153,10 @@ impl RedisStore {
         names.dedup();
         let mut overview = Overview::default();
         for names in names.chunks(LOOK_MAX) {
-            let mut call = SCRIPTS.look.prepare_invoke();
-            for name in names {
-                call.key(scope_key(name));
-                for lane in Lane::ALL {
-                    call.key(line_key("ends", lane, name)).key(line_key("shares", lane, name));
-                }
-            }
-            call.arg(clock(now));
-            let (now, scopes): (String, Vec<Look>) =
-                read_look(self.link.invoke(&call).await?).map_err(|e| unreadable(&e))?;
-            overview.now = now.parse().map_err(|_| unreadable(&surprise()))?;
-            for (name, look) in names.iter().zip(scopes) {
-                match scope_of(look) {
+            let (now, scopes) = self.look(names, "lines", now).await?;
+            overview.now = now;
+            for (name, scope) in names.iter().zip(scopes) {
+                match scope {
                     Some(scope) => overview.scopes.push((name.clone(), scope)),
                     None if only.is_none() => {
                         let mut call = redis::cmd("ZREM");
@@ -176,6 +168,39 @@ impl RedisStore {
             }
         }
         Ok(overview)
+    }
+
+    /// See [`crate::store::Store::counts`].
+    pub async fn counts(&self, names: &[String], now: Option<u64>) -> Result<Overview, StoreError> {
+        let mut overview = Overview::default();
+        for names in names.chunks(LOOK_MAX) {
+            let (now, scopes) = self.look(names, "", now).await?;
+            overview.now = now;
+            let known = names.iter().zip(scopes).filter_map(|(name, scope)| Some((name.clone(), scope?)));
+            overview.scopes.extend(known);
+        }
+        Ok(overview)
+    }
+
+    /// One call: the store's clock, and of each scope what it knows.
+    async fn look(
+        &self,
+        names: &[String],
+        what: &str,
+        now: Option<u64>,
+    ) -> Result<(f64, Vec<Option<Scope>>), StoreError> {
+        let mut call = SCRIPTS.look.prepare_invoke();
+        for name in names {
+            call.key(scope_key(name));
+            for lane in Lane::ALL {
+                call.key(line_key("ends", lane, name)).key(line_key("shares", lane, name));
+            }
+        }
+        call.arg(clock(now)).arg(what);
+        let (now, looks): (String, Vec<Look>) =
+            read_look(self.link.invoke(&call).await?).map_err(|error| unreadable(&error))?;
+        let now = now.parse().map_err(|_| unreadable(&surprise()))?;
+        Ok((now, looks.into_iter().map(scope_of).collect()))
     }
 
     /// See [`crate::store::Store::disturbed`].

@@ -4,7 +4,7 @@
 local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local HOLD, AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 1000000, 250000, 1800000000, 100000, 500000, 5000
-local PARK_MAX_CUT = 60000000
+local PARK_MAX_CUT, FRESH_REACH = 60000000, 0.75
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
 local function ahead_of(is_urgent, interval)
@@ -42,7 +42,7 @@ local function note_weight(scope)
   keep(scope)
 end
 
-local function join(scope, line, at, interval)
+local function join(scope, line, at, interval, reach)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
   note_weight(scope)
@@ -54,8 +54,14 @@ local function join(scope, line, at, interval)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
-  redis.call('ZADD', line, text(slot), tenant)
-  redis.call('PEXPIRE', line, text(math.floor((math.max(last, slot) - now) / 1000) + 60000))
+  if slot - now > reach then
+    redis.call('ZADD', line, 'NX', text(now + reach), tenant)
+    last = math.max(last, now + reach)
+  else
+    redis.call('ZADD', line, text(slot), tenant)
+    last = math.max(last, slot)
+  end
+  redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
   return slot
 end
 
@@ -113,10 +119,12 @@ if wait > 0 then
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
     if scope.fresh then redis.call('ZADD', KEYS[1], text(now), scope.name) end
-    local slot = join(scope, scope.line, at, spacing)
-    local park, longest = slot - now, PARK_MAX
-    if left(scope) < WHOLE then longest = PARK_MAX_CUT end
-    if park > longest then park = longest - math.floor(slot) % (longest / 8) end
+    local reach = PARK_MAX
+    if left(scope) < WHOLE then reach = PARK_MAX_CUT end
+    if fresh then reach = reach * FRESH_REACH end
+    local slot = join(scope, scope.line, at, spacing, reach)
+    local park = slot - now
+    if park > reach then park = reach - math.floor(now) % 1000000 * reach / 8000000 end
     return { 'park', text(park), text(slot - now), text(bind - 1) }
   end
 end

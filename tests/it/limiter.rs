@@ -96,8 +96,14 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     // Odd seeds keep to what is usual; the others have clocks that jump, rates that are slow and weights that are far apart.
     let is_odd = !seed.is_multiple_of(2);
     let usual: [&[&str]; 6] = [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]];
-    let wild: [&[&str]; 6] =
-        [&[], &["20/s"], &["2/min"], &["200/s", "100/min burst 50", "5000/h", "9/d burst 9"], &["1/h burst 2"], &["40/s"]];
+    let wild: [&[&str]; 6] = [
+        &[],
+        &["20/s"],
+        &["2/min"],
+        &["200/s", "100/min burst 50", "5000/h", "9/d burst 9"],
+        &["1/h burst 2"],
+        &["40/s"],
+    ];
     let rates = if is_odd { usual } else { wild };
     for step in 0..1500 {
         let before = clock.load(Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What is made of an answer that asks for patience: the store hears it, so that every worker slows down, and so do those here who
 //! still wait for a connection.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{collections::HashMap, sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -14,6 +14,10 @@ use crate::{
     },
     outcome::{Outcome, Refusal},
 };
+
+/// No token is older than this when its message goes. Whoever has a newer one was told by the store that nothing is paused, which an operator
+/// may have ended before its time.
+const TOKEN_AGE: Duration = Duration::from_secs(2);
 
 impl Limiter {
     /// Looks at what came of an attempt: slows down where the transport asks for patience.
@@ -61,7 +65,7 @@ impl Limiter {
         let now = Instant::now();
         self.0.paused.send_modify(|paused| {
             paused.retain(|_, until| *until > now);
-            paused.insert(scope.to_owned(), now + micros(pause_us));
+            paused.insert(scope.to_owned(), now + micros(pause_us).min(TOKEN_AGE));
         });
     }
 
@@ -87,7 +91,7 @@ impl Limiter {
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
                 self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
-                self.0.tokens.forget();
+                self.0.tokens.forget([scope.as_str()]);
                 if reacted.pause_us > 0.0 {
                     self.note_pause(&scope, reacted.pause_us);
                 }

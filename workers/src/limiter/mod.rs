@@ -163,8 +163,8 @@ impl Limiter {
             let scopes: HashSet<String> = scopes.into_iter().collect();
             let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
             if *disturbed != scopes {
+                self.0.tokens.forget(disturbed.symmetric_difference(&scopes).map(String::as_str));
                 *disturbed = scopes;
-                self.0.tokens.forget();
             }
         }
     }

@@ -88,7 +88,9 @@ mod tests {
 
     fn slots(line: &mut Line, tenant: Who<'_>, count: usize) -> Vec<f64> {
         let step = STEP / (1.0 - PACKED);
-        (0..count).map(|_| ((join(line, tenant, FROM, step, FROM - 1.0, f64::INFINITY) - FROM) / STEP).round()).collect()
+        (0..count)
+            .map(|_| ((join(line, tenant, FROM, step, FROM - 1.0, f64::INFINITY) - FROM) / STEP).round())
+            .collect()
     }
 
     #[test]

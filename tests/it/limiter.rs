@@ -86,6 +86,31 @@ fn check_same(what: &str, is: Admission, expected: Admission) {
     assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
 }
 
+/// Odd seeds keep to what is usual; the others have rates that are slow, clocks that jump and weights that are far apart.
+fn rates(seed: u64) -> [&'static [&'static str]; 6] {
+    if seed.is_multiple_of(2) {
+        let many = &["200/s", "100/min burst 50", "5000/h", "9/d burst 9"];
+        return [&[], &["20/s"], &["2/min"], many, &["1/h burst 2"], &["40/s"]];
+    }
+    [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]]
+}
+
+fn later(dice: &mut Dice, before: u64, seed: u64) -> u64 {
+    match dice.roll(40) {
+        0 if seed.is_multiple_of(2) => before - dice.roll(5_000_000),
+        1 if seed.is_multiple_of(2) => before + dice.roll(200_000_000),
+        _ => before + dice.roll(120_000),
+    }
+}
+
+fn weight(tenant: &str, seed: u64) -> f64 {
+    match tenant {
+        "b" if seed.is_multiple_of(2) => 1000.0,
+        "c" if seed.is_multiple_of(4) => 0.1,
+        _ => 1.0,
+    }
+}
+
 /// Random questions, reactions and orders, to a store and to the pure rules.
 async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
@@ -93,25 +118,9 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let mut model: BTreeMap<String, Scope> = BTreeMap::new();
     let mut dice = Dice(seed);
     let mut words: BTreeMap<&str, u32> = BTreeMap::new();
-    // Odd seeds keep to what is usual; the others have clocks that jump, rates that are slow and weights that are far apart.
-    let is_odd = !seed.is_multiple_of(2);
-    let usual: [&[&str]; 6] = [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]];
-    let wild: [&[&str]; 6] = [
-        &[],
-        &["20/s"],
-        &["2/min"],
-        &["200/s", "100/min burst 50", "5000/h", "9/d burst 9"],
-        &["1/h burst 2"],
-        &["40/s"],
-    ];
-    let rates = if is_odd { usual } else { wild };
+    let rates = rates(seed);
     for step in 0..1500 {
-        let before = clock.load(Ordering::Relaxed);
-        let now = match dice.roll(40) {
-            0 if !is_odd => before - dice.roll(5_000_000),
-            1 if !is_odd => before + dice.roll(200_000_000),
-            _ => before + dice.roll(120_000),
-        };
+        let now = later(&mut dice, clock.load(Ordering::Relaxed), seed);
         clock.store(now, Ordering::Relaxed);
         let scope = dice.pick(&["transport:r", "group:r:g", "tenant:a"]).to_owned();
         match dice.roll(60) {
@@ -157,11 +166,7 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                     continue;
                 }
                 let tenant = dice.pick(&["a", "b", "c"]).to_owned();
-                let weight = match tenant.as_str() {
-                    "b" if !is_odd => 1000.0,
-                    "c" if seed.is_multiple_of(4) => 0.1,
-                    _ => 1.0,
-                };
+                let weight = weight(&tenant, seed);
                 let lane = Lane::ALL[usize::try_from(dice.roll(2))?];
                 let (fresh, want, queue) = (dice.roll(2) == 0, u32::try_from(1 + dice.roll(5))?, dice.roll(8) > 0);
                 let ask = Ask { demands, lane, tenant, weight, fresh, want, queue };

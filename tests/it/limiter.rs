@@ -86,6 +86,31 @@ fn check_same(what: &str, is: Admission, expected: Admission) {
     assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
 }
 
+/// Odd seeds keep to what is usual; the others have rates that are slow, clocks that jump and weights that are far apart.
+fn rates(seed: u64) -> [&'static [&'static str]; 6] {
+    if seed.is_multiple_of(2) {
+        let many = &["200/s", "100/min burst 50", "5000/h", "9/d burst 9"];
+        return [&[], &["20/s"], &["2/min"], many, &["1/h burst 2"], &["40/s"]];
+    }
+    [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]]
+}
+
+fn later(dice: &mut Dice, before: u64, seed: u64) -> u64 {
+    match dice.roll(40) {
+        0 if seed.is_multiple_of(2) => before - dice.roll(5_000_000),
+        1 if seed.is_multiple_of(2) => before + dice.roll(200_000_000),
+        _ => before + dice.roll(120_000),
+    }
+}
+
+fn weight(tenant: &str, seed: u64) -> f64 {
+    match tenant {
+        "b" if seed.is_multiple_of(2) => 1000.0,
+        "c" if seed.is_multiple_of(4) => 0.1,
+        _ => 1.0,
+    }
+}
+
 /// Random questions, reactions and orders, to a store and to the pure rules.
 async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
@@ -93,9 +118,9 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let mut model: BTreeMap<String, Scope> = BTreeMap::new();
     let mut dice = Dice(seed);
     let mut words: BTreeMap<&str, u32> = BTreeMap::new();
-    let rates: [&[&str]; 6] = [&[], &["20/s"], &["5/s burst 3"], &["200/s", "100/min burst 50"], &["1/s"], &["40/s"]];
+    let rates = rates(seed);
     for step in 0..1500 {
-        let now = START + clock.load(Ordering::Relaxed) - START + dice.roll(120_000);
+        let now = later(&mut dice, clock.load(Ordering::Relaxed), seed);
         clock.store(now, Ordering::Relaxed);
         let scope = dice.pick(&["transport:r", "group:r:g", "tenant:a"]).to_owned();
         match dice.roll(60) {
@@ -141,7 +166,7 @@ async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                     continue;
                 }
                 let tenant = dice.pick(&["a", "b", "c"]).to_owned();
-                let weight = if seed.is_multiple_of(2) && tenant == "b" { 3.0 } else { 1.0 };
+                let weight = weight(&tenant, seed);
                 let lane = Lane::ALL[usize::try_from(dice.roll(2))?];
                 let (fresh, want, queue) = (dice.roll(2) == 0, u32::try_from(1 + dice.roll(5))?, dice.roll(8) > 0);
                 let ask = Ask { demands, lane, tenant, weight, fresh, want, queue };
@@ -276,6 +301,88 @@ async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
     let cluster = RedisCluster::start()?;
     let store = Store::connect(&cluster.url(), Options::default()).await?;
     same_as_the_rules(store, 9).await
+}
+
+#[tokio::test]
+async fn scopes_that_redis_has_forgotten_leave_its_index_without_anybody_looking() -> Result<()> {
+    let (store, database) = in_redis().await?;
+    let of =
+        |from: usize, to: usize| (from..to).map(|n| ask(vec![demand(&format!("group:r:d{n}.example"), &["20/s"])]));
+    for ask in of(0, 300) {
+        store.admit(&ask).await?;
+    }
+    // As time does.
+    for n in 0..300 {
+        database.cli(&["DEL", &format!("postrider:{{limits}}:group:r:d{n}.example")])?;
+    }
+    for ask in of(300, 700) {
+        store.admit(&ask).await?;
+    }
+    let index: usize = database.cli(&["ZCARD", "postrider:{limits}"])?.trim().parse()?;
+    ensure!(index == 400, "{index}");
+    let without_end: usize = database.cli(&["EVAL", ETERNAL, "0"])?.trim().parse()?;
+    ensure!(without_end == 1, "only the index itself has no end: {without_end}");
+    Ok(())
+}
+
+/// Keys of the limiter that never expire.
+const ETERNAL: &str = "local n = 0 for _, key in ipairs(redis.call('KEYS', 'postrider:{limits}*')) do \
+                       if redis.call('PTTL', key) < 0 then n = n + 1 end end return n";
+
+#[tokio::test]
+async fn scopes_that_are_over_leave_the_file_while_workers_live() -> Result<()> {
+    let (store, _folder) = in_a_file().await?;
+    let clock = Arc::new(AtomicU64::new(START));
+    let store = store.with_limiter_clock(Arc::clone(&clock));
+    for n in 0..300 {
+        store.admit(&ask(vec![demand(&format!("group:r:d{n}.example"), &["20/s"])])).await?;
+    }
+    // By the machine's clock, which is far beyond the test's.
+    store.presence("somebody", Duration::from_secs(20)).await?;
+    let Admission::Go { .. } = store.admit(&ask(vec![demand("group:r:new.example", &["20/s"])])).await? else {
+        anyhow::bail!("not free")
+    };
+    let names: Vec<String> = store.overview(Some(&all_of(300))).await?.scopes.into_iter().map(|one| one.0).collect();
+    ensure!(names.is_empty(), "{names:?}");
+    Ok(())
+}
+
+fn all_of(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("group:r:d{n}.example")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_tenants_in_one_line_are_cheap_and_leave_nothing_behind() -> Result<()> {
+    let (store, database) = in_redis().await?;
+    let mut narrow = Ask { weight: 3.0, ..ask(vec![demand("group:r:g", &["200/s"])]) };
+    for _ in 0..100 {
+        store.admit(&narrow).await?;
+    }
+    narrow.weight = 1.0;
+    let spent = || -> Result<(f64, f64)> {
+        let stats = database.cli(&["INFO", "commandstats"])?;
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).context("no scripts")?;
+        let number = |n: usize| line.split(['=', ',']).nth(n).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        Ok((number(1), number(3)))
+    };
+    for (from, to) in [(0, 500), (500, 5_000)] {
+        for n in from..to {
+            narrow.tenant = format!("tenant-{n}");
+            store.admit(&narrow).await?;
+        }
+        let (calls, before) = spent()?;
+        for n in 0..100 {
+            narrow.tenant = format!("tenant-{n}");
+            store.admit(&narrow).await?;
+        }
+        let (more, after) = spent()?;
+        println!("{to} tenants: {:.0} us a call", (after - before) / (more - calls));
+    }
+    let fields: usize = database.cli(&["HLEN", "postrider:{limits}:group:r:g"])?.trim().parse()?;
+    let size = database.cli(&["MEMORY", "USAGE", "postrider:{limits}:ends:b:group:r:g"])?;
+    println!("{fields} fields, {} bytes of line", size.trim());
+    ensure!(fields < 20, "{fields}");
+    Ok(())
 }
 
 /// Processor time of the server so far, in microseconds, and calls of scripts.

@@ -126,3 +126,34 @@ async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead(
     first.terminate().unwrap();
     first.wait(SOON).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_an_operator_ends_is_over_for_the_worker_that_heard_it_too() {
+    let relay = PacingRelay::start(0).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = "host = \"127.0.0.1\"\ntls = \"none\"\n\
+                [[reaction]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1h\"\n";
+    let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
+    let _worker = story::start_any(&config).unwrap();
+    let limits = |arguments: &[&str]| {
+        let arguments = ["limits"].into_iter().chain(arguments.iter().copied());
+        let done = Postrider::command(arguments).config(config.clone()).run(SOON).unwrap();
+        assert!(done.status.success(), "{}", done.stderr);
+        done.stdout
+    };
+    story::publish(&file, &jobs(Lane::Transactional, "any", 1)).await.unwrap();
+    let paused = || {
+        let shown = limits(&["ls", "--format", "json"]);
+        let rows = shown.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.filter(|row| row["paused_for_s"].is_number()).map(|row| row["scope"].as_str().unwrap().to_owned()).next()
+    };
+    let scope = deadline::wait_for("a pause", SOON, paused).unwrap();
+    relay.allow(1000);
+    // Whoever had its token before the pause may still hear of it for a moment; an operator is slower than that.
+    let since = std::time::Instant::now();
+    deadline::wait_for("an operator", SOON, || (since.elapsed().as_secs() >= 3).then_some(())).unwrap();
+    limits(&["resume", &scope]);
+    story::publish(&file, &jobs(Lane::Transactional, "any", 5)).await.unwrap();
+    deadline::wait_for("fresh mail", SOON, || (relay.taken().len() >= 5).then_some(())).unwrap();
+}

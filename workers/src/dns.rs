@@ -100,8 +100,11 @@ impl Dns {
         let (this, resolver, domain) = (Arc::clone(self), resolver.clone(), domain.to_owned());
         let question = tokio::spawn(async move {
             let _permit = permit;
-            let (answer, life) = ask(&resolver, &domain).await;
-            this.remember(domain, answer.clone(), life);
+            let (answer, life, is_silent) = match ask(&resolver, &domain).await {
+                Some((answer, life)) => (answer, life, false),
+                None => (Answer::Unknown, KEPT_SILENCE, true),
+            };
+            this.remember(domain, answer.clone(), life, is_silent);
             answer
         });
         match timeout(self.patience, question).await {
@@ -110,10 +113,10 @@ impl Dns {
         }
     }
 
-    fn remember(&self, domain: String, answer: Answer, life: Duration) {
+    fn remember(&self, domain: String, answer: Answer, life: Duration, is_silent: bool) {
         let mut known = self.known();
         let now = Instant::now();
-        if answer == Answer::Unknown {
+        if is_silent {
             known.failures += 1;
             if known.failures == SILENT_AFTER {
                 known.silent_until = Some(now + SILENT_FOR);
@@ -163,18 +166,20 @@ fn server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, vec![udp, tcp])
 }
 
-/// The answer, and for how long it is kept.
-async fn ask(resolver: &TokioResolver, domain: &str) -> (Answer, Duration) {
-    let Ok(mut name) = Name::from_ascii(domain) else { return (Answer::Unknown, KEPT_SILENCE) };
+/// The answer, and for how long it is kept. Nothing where the resolver itself does not answer.
+async fn ask(resolver: &TokioResolver, domain: &str) -> Option<(Answer, Duration)> {
+    let Ok(mut name) = Name::from_ascii(domain) else { return Some((Answer::Unknown, KEPT_SILENCE)) };
     // Nothing of the machine's search list.
     name.set_fqdn(true);
     let found = match resolver.mx_lookup(name).await {
         Ok(found) => found,
-        Err(error) if error.is_nx_domain() => return (Answer::NoSuchDomain, KEPT_REFUSAL),
+        Err(error) if error.is_nx_domain() => return Some((Answer::NoSuchDomain, KEPT_REFUSAL)),
         Err(error) if error.is_no_records_found() => {
-            return (Answer::Exchangers([domain.to_owned()].into()), KEPT.0);
+            return Some((Answer::Exchangers([domain.to_owned()].into()), KEPT.0));
         }
-        Err(_) => return (Answer::Unknown, KEPT_SILENCE),
+        // It speaks, and cannot say: the servers of that domain are broken, which says nothing of other domains.
+        Err(NetError::Dns(_)) => return Some((Answer::Unknown, KEPT_SILENCE)),
+        Err(_) => return None,
     };
     let mut exchangers: Vec<(u16, String)> = found
         .answers()
@@ -186,9 +191,42 @@ async fn ask(resolver: &TokioResolver, domain: &str) -> (Answer, Duration) {
         .collect();
     exchangers.sort();
     let life = found.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(KEPT.0, KEPT.1);
-    match exchangers.as_slice() {
+    Some(match exchangers.as_slice() {
         [] => (Answer::Exchangers([domain.to_owned()].into()), KEPT.0),
         [(_, root)] if root == "." => (Answer::TakesNoMail, KEPT_REFUSAL),
         list => (Answer::Exchangers(list.iter().map(|(_, name)| name.clone()).collect()), life),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    /// Answers every question with a code: failure for domains that begin with `bad`, else that there is no such domain.
+    async fn server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+                let code = if packet[13..].starts_with(b"bad") { 2 } else { 3 };
+                (packet[2], packet[3]) = (0x80 | (packet[2] & 1), 0x80 | code);
+                let _ = socket.send_to(&packet[..length], from).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn domains_that_are_broken_do_not_make_the_resolver_count_as_silent() {
+        let patience = Duration::from_secs(10);
+        let config = DnsConfig { groups: true, check: true, servers: vec![server().await], patience };
+        let dns = Dns::new(&config).unwrap();
+        for n in 0..2 * SILENT_AFTER {
+            assert_eq!(dns.look(&format!("bad{n}.example")).await, Answer::Unknown);
+        }
+        assert_eq!(dns.look("gone.example").await, Answer::NoSuchDomain);
     }
 }

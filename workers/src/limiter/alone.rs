@@ -52,6 +52,11 @@ impl Alone {
         self.workers.store(count.max(1), Ordering::Relaxed);
     }
 
+    /// Takes over what another one knew: a store that is away tells nobody how many workers there are.
+    pub fn learn_from(&self, other: &Self) {
+        self.workers.store(other.workers.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// How many workers were alive when the store was last asked.
     pub fn known_workers(&self) -> f64 {
         f64::from(self.workers.load(Ordering::Relaxed))

@@ -57,7 +57,7 @@ impl Limiter {
         match self.0.store.react(&scope, &reaction::used_up(rest_us())).await {
             Ok(_) => {
                 self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
-                self.0.tokens.forget();
+                self.0.tokens.forget([scope.as_str()]);
                 self.note_pause(&scope, rest_us());
                 let pause_ms = (rest_us() / 1e3).round();
                 debug!(scope, pause_ms, "{scope} says that nothing is left for the moment");
@@ -129,7 +129,7 @@ impl Limiter {
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
                 self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
-                self.0.tokens.forget();
+                self.0.tokens.forget([scope.as_str()]);
                 if reacted.pause_us > 0.0 {
                     self.note_pause(&scope, reacted.pause_us);
                 }

@@ -124,9 +124,13 @@ impl Limiter {
         Self::held_by(holder, config, store)
     }
 
-    /// The same worker with another configuration: what it has of the shared limits stays its own.
+    /// The same worker with another configuration: what it has of the shared limits stays its own, and it goes on from what it knows of them.
     pub fn renewed(&self, config: &Config) -> Result<Self, SetupError> {
-        Self::held_by(self.0.holder.clone(), config, self.0.store.clone())
+        let new = Self::held_by(self.0.holder.clone(), config, self.0.store.clone())?;
+        new.0.alone.learn_from(&self.0.alone);
+        let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *new.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner) = disturbed;
+        Ok(new)
     }
 
     fn held_by(holder: String, config: &Config, store: Store) -> Result<Self, SetupError> {
@@ -173,8 +177,8 @@ impl Limiter {
             self.forget_pauses(&scopes);
             let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
             if *disturbed != scopes {
+                self.0.tokens.forget(disturbed.symmetric_difference(&scopes).map(String::as_str));
                 *disturbed = scopes;
-                self.0.tokens.forget();
             }
         }
     }
@@ -350,4 +354,27 @@ impl Seldom {
 /// Said once when limits are whole again.
 fn say_whole() {
     info!("The store answers: limits hold over all workers again");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::load_text, store::Options};
+
+    const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\n\
+                          [[route]]\nname = \"all\"\nsend = [\"relay\"]\n";
+
+    #[tokio::test]
+    async fn a_changed_configuration_forgets_neither_the_other_workers_nor_what_is_paused() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", folder.path().join("store.db").display());
+        let store = Store::connect(&url, Options::default()).await.unwrap();
+        let config = load_text(CONFIG).unwrap();
+        let limiter = Limiter::new(&config, store).unwrap();
+        limiter.0.alone.workers(4);
+        limiter.0.disturbed.lock().unwrap().insert("transport:relay".to_owned());
+        let renewed = limiter.renewed(&config).unwrap();
+        assert!((renewed.0.alone.known_workers() - 4.0).abs() < 0.1);
+        assert!(renewed.0.disturbed.lock().unwrap().contains("transport:relay"));
+    }
 }

@@ -2,7 +2,7 @@
 //! scopes at present. Both grow old within a second, so that a pause or another rate is heard of soon.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
 };
 
@@ -52,9 +52,11 @@ impl Tokens {
         Self { lease_above, sets: StdMutex::default() }
     }
 
-    /// Nothing is held any more.
-    pub fn forget(&self) {
-        self.sets().clear();
+    /// Nothing is held any more that was counted against one of these scopes. What has nothing to do with them is kept: it was charged, and
+    /// would be lost.
+    pub fn forget<'a>(&self, scopes: impl IntoIterator<Item = &'a str>) {
+        let scopes: HashSet<&str> = scopes.into_iter().collect();
+        self.sets().retain(|set, _| !set.split('\n').skip(2).any(|word| scopes.contains(word)));
     }
 
     /// A slow limit is asked for each message, side by side.
@@ -64,13 +66,18 @@ impl Tokens {
 
     /// Asks the store, where nothing is held.
     pub async fn admit(&self, store: &Store, ask: &Ask) -> Result<Admission, StoreError> {
-        if self.are_asked_for_one_by_one(&ask.demands) {
+        // A store that is away answers each one as late as the other: nobody waits for that in a line.
+        if self.are_asked_for_one_by_one(&ask.demands) || !store.is_up() {
             return store.admit(ask).await;
         }
         let slowest = slowest(&ask.demands);
         let held = self.held(ask);
         // One question at a time: whoever waits for it may find its token in the batch.
         let mut held = held.lock().await;
+        if !store.is_up() {
+            drop(held);
+            return store.admit(ask).await;
+        }
         let now = Instant::now();
         if held.free_until.is_some_and(|until| until > now) {
             return Ok(Admission::Free);
@@ -94,9 +101,9 @@ impl Tokens {
     }
 
     fn held(&self, ask: &Ask) -> Arc<Mutex<Held>> {
-        let mut key = format!("{} {}", ask.lane, ask.tenant);
+        let mut key = format!("{}\n{}", ask.lane, ask.tenant);
         for demand in &ask.demands {
-            key.push(' ');
+            key.push('\n');
             key.push_str(&demand.scope);
         }
         let mut sets = self.sets();
@@ -143,5 +150,53 @@ impl Held {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is cut below")]
         let most = (pace * BATCH_SECONDS) as u32;
         self.used_before.max(self.used).min(most).clamp(1, BATCH_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use postrider_schemas::Lane;
+
+    use super::*;
+    use crate::{
+        decide::limits::{
+            rate::Rate,
+            scope::{Demand, Limit},
+        },
+        store::Options,
+    };
+
+    fn fast(scopes: &[&str]) -> Ask {
+        let limits = vec![Limit::from(&"1000/s".parse::<Rate>().unwrap())];
+        let demand = |scope: &&str| Demand { scope: (*scope).to_owned(), limits: limits.clone() };
+        Ask {
+            demands: scopes.iter().map(demand).collect(),
+            lane: Lane::Transactional,
+            tenant: "a".to_owned(),
+            weight: 1.0,
+            fresh: true,
+            want: 1,
+            queue: true,
+        }
+    }
+
+    #[test]
+    fn a_scope_that_is_disturbed_costs_no_other_one_its_tokens() {
+        let tokens = Tokens::new(200.0);
+        let (one, other) = (fast(&["transport:r", "group:r:big ones"]), fast(&["transport:s", "group:s:g"]));
+        let (of_one, of_other) = (tokens.held(&one), tokens.held(&other));
+        tokens.forget(["group:r:big ones", "a", "group:s"]);
+        assert!(!Arc::ptr_eq(&of_one, &tokens.held(&one)) && Arc::ptr_eq(&of_other, &tokens.held(&other)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn while_the_store_is_away_nobody_waits_for_the_next_one_to_hear_so() {
+        // Nothing listens there. Each call looks for a tenth of a second whether the store is back.
+        let store = Store::connect("redis://127.0.0.1:1/", Options::default()).await.unwrap();
+        let (tokens, ask, begin) = (Tokens::new(200.0), fast(&["transport:r"]), Instant::now());
+        let answers = join_all((0..200).map(|_| tokens.admit(&store, &ask))).await;
+        assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(StoreError::is_down)));
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     }
 }

@@ -12,10 +12,12 @@ pub const HOLD_US: f64 = 1e6;
 /// So far ahead bulk mail gets tokens, or one message where the rate is slower. What has to wait for longer gets a slot, and asks again
 /// then: tokens that are given out cannot be taken back when transactional mail comes, which goes besides them.
 pub const BULK_AHEAD_US: f64 = 2.5e5;
-/// Longest time for which a job is put away: a rate that is raised meanwhile reaches it no later.
+/// Longest time for which a job is put away, and reach of the line: a rate that is raised meanwhile reaches it no later.
 pub const PARK_MAX_US: f64 = 1.8e9;
 /// The same while the rate is cut.
 pub const PARK_MAX_CUT_US: f64 = 6e7;
+/// The part of these for what is fresh: the rest of the line is for what was away for as long as that and comes back.
+const FRESH_REACH: f64 = 0.75;
 /// So far may transactional mail overdraw a bucket that bulk mail has filled; bulk mail pays it back.
 pub const DEBT_US: f64 = 1e5;
 /// So far may a tenant run ahead of its fair share while others wait, before it yields to them.
@@ -137,7 +139,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
         let most = if line::is_over(line, &ask.tenant, now, SHARE_SLACK_US) { ahead / 2.0 } else { ahead };
         let joins = ask.fresh && ask.queue && line::waits_until(line, &ask.tenant, now + ahead);
         if wait > most || joins {
-            return if ask.queue { park(scopes, &obstacle, who, ask.lane, now) } else { full(&obstacle, now) };
+            return if ask.queue { park(scopes, &obstacle, ask, who, now) } else { full(&obstacle, now) };
         }
     }
     let room = if step_us > 0.0 { 1.0 + ((now + ahead - obstacle.at) / step_us).floor() } else { 1.0 };
@@ -173,13 +175,15 @@ fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
     }
 }
 
-fn park(scopes: &mut [Scope], obstacle: &Obstacle, who: Who<'_>, lane: Lane, now: f64) -> Admission {
+fn park(scopes: &mut [Scope], obstacle: &Obstacle, ask: &Ask, who: Who<'_>, now: f64) -> Admission {
     // A cut recovers: those who wait behind it come back soon to see.
     let is_cut = scopes[obstacle.scope].left(now) < WHOLE;
     let most = if is_cut { PARK_MAX_CUT_US } else { PARK_MAX_US };
-    let slot = line::join(scopes[obstacle.scope].line(lane), who, obstacle.at, obstacle.interval_us, now);
-    // Those beyond the longest time come back spread over the last part of it.
-    let park = if slot - now > most { most - slot.floor() % (most / 8.0) } else { slot - now };
+    let reach = if ask.fresh { most * FRESH_REACH } else { most };
+    let line = scopes[obstacle.scope].line(ask.lane);
+    let slot = line::join(line, who, obstacle.at, obstacle.interval_us, now, reach);
+    // Those beyond it come back spread over the last part of it, while the line is still full.
+    let park = if slot - now > reach { reach - now.floor() % 1e6 * reach / 8e6 } else { slot - now };
     Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
 }
 

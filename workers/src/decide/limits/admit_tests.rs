@@ -142,19 +142,34 @@ fn several_tokens_are_given_at_once_as_far_as_there_is_room() {
 }
 
 #[test]
-fn a_line_longer_than_the_longest_park_comes_back_spread() {
-    let ask = ask(vec![demand("t", &["1/min"])]);
-    let mut scopes = [Scope::default()];
-    let mut parks: Vec<f64> = Vec::new();
-    for _ in 0..200 {
-        if let Admission::Park { park_us, .. } = admit(&mut scopes, &ask, NOW) {
-            parks.push(park_us);
+fn a_line_longer_than_the_longest_park_comes_back_spread_while_it_is_still_full() {
+    let fresh = ask(vec![demand("t", &["1/min"])]);
+    let back = Ask { fresh: false, ..fresh.clone() };
+    for (ask, reach) in [(fresh, PARK_MAX_US * 0.75), (back, PARK_MAX_US)] {
+        let mut scopes = [Scope::default()];
+        let mut parks: Vec<f64> = Vec::new();
+        for n in 0..200 {
+            if let Admission::Park { park_us, slot_us, .. } = admit(&mut scopes, &ask, NOW + f64::from(n) * 4999.0)
+                && slot_us > reach
+            {
+                parks.push(park_us);
+            }
         }
+        let end = scopes[0].line(Lane::Bulk).ends["a"].end;
+        assert!(end - NOW <= reach + 1e6 && end - NOW > reach - 6e7, "{end}");
+        assert!(parks.len() > 150 && parks.iter().all(|park| (reach * 0.87..=reach).contains(park)), "{parks:?}");
+        assert!(parks.iter().filter(|park| **park < reach * 0.9375).count() > 60, "spread");
     }
-    assert!(parks.iter().all(|park| *park <= PARK_MAX_US));
-    let late = parks.iter().filter(|park| **park > PARK_MAX_US * 0.87).count();
-    assert!(late > 150, "{late}");
-    assert!(parks.iter().filter(|park| **park < PARK_MAX_US * 0.9375).count() > 60, "spread");
+}
+
+#[test]
+fn a_clock_that_is_set_back_neither_stops_the_mail_nor_lifts_a_cut() {
+    let ask = ask(vec![demand("t", &["10/s"])]);
+    let cut = Cut { left: 20_000.0, at: NOW + 13e6, recovery: 1667.0, seen_interval_us: 0.0 };
+    let mut scopes = [Scope { cut: Some(cut), ..Scope::default() }];
+    assert_eq!(wait(admit(&mut scopes, &ask, NOW)), Some(0.0));
+    let ahead = scopes[0].buckets["s"].all - NOW;
+    assert_eq!(ahead, 5e6, "one message at a fiftieth of the rate");
 }
 
 proptest! {

@@ -29,8 +29,10 @@ pub struct Who<'a> {
     pub weight: f64,
 }
 
-/// Joins the end of the tenant's line and gives the slot: not before `at`, when the scope has room for one.
-pub fn join(line: &mut Line, who: Who<'_>, at: f64, interval_us: f64, now: f64) -> f64 {
+/// Joins the end of the tenant's line and gives the slot: not before `at`, when the scope has room for one. A slot beyond `horizon_us`
+/// is not given out: whoever comes back before it joins again, and would find its own slot in front of it. The line then says at most that
+/// somebody waits.
+pub fn join(line: &mut Line, who: Who<'_>, at: f64, interval_us: f64, now: f64, horizon_us: f64) -> f64 {
     line.ends.retain(|_, place| place.end > now);
     let step = interval_us - (interval_us * PACKED).min(PACKED_MAX_US);
     // The first one's slot is when there is room for one.
@@ -42,7 +44,11 @@ pub fn join(line: &mut Line, who: Who<'_>, at: f64, interval_us: f64, now: f64) 
     let fair = (base + step * (above + who.weight) / who.weight).min(last + step);
     let equals = line.ends.values().all(|place| place.weight == who.weight);
     let slot = if equals && last - fair < NEAR_US.max((last - now) * NEAR) { last + step } else { fair };
-    line.ends.insert(who.tenant.to_owned(), Place { end: slot, weight: who.weight });
+    let mut end = slot;
+    if slot - now > horizon_us {
+        end = line.ends.get(who.tenant).map_or(now + horizon_us, |place| place.end);
+    }
+    line.ends.insert(who.tenant.to_owned(), Place { end, weight: who.weight });
     slot
 }
 
@@ -82,7 +88,9 @@ mod tests {
 
     fn slots(line: &mut Line, tenant: Who<'_>, count: usize) -> Vec<f64> {
         let step = STEP / (1.0 - PACKED);
-        (0..count).map(|_| ((join(line, tenant, FROM, step, FROM - 1.0) - FROM) / STEP).round()).collect()
+        (0..count)
+            .map(|_| ((join(line, tenant, FROM, step, FROM - 1.0, f64::INFINITY) - FROM) / STEP).round())
+            .collect()
     }
 
     #[test]
@@ -134,7 +142,7 @@ mod tests {
         slots(&mut line, who("a"), 6);
         assert!(waits_until(&line, "a", FROM + 4.0 * STEP) && !waits_until(&line, "a", FROM + 5.0 * STEP));
         let at = FROM + 7.0 * STEP;
-        assert_eq!(join(&mut line, who("b"), at, STEP, at - 1.0), at);
+        assert_eq!(join(&mut line, who("b"), at, STEP, at - 1.0, f64::INFINITY), at);
         assert_eq!(line.ends.len(), 1);
     }
 

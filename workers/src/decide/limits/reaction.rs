@@ -233,7 +233,10 @@ pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
         scope.calls.remove(&call.reaction);
     }
     reacted.fired = true;
-    scope.why.clone_from(&call.why);
+    // A pause that outlasts this one, of an operator as a rule, keeps its reason.
+    if scope.paused_until <= now + call.pause_us {
+        scope.why.clone_from(&call.why);
+    }
     if call.pause_us > 0.0 {
         scope.paused_until = scope.paused_until.max(now + call.pause_us);
         reacted.pause_us = scope.paused_until - now;
@@ -357,6 +360,17 @@ mod tests {
         }
         assert!(scope.left(now) >= 100_000.0 && scope.left(now) < 300_000.0, "{}", scope.left(now));
         assert_eq!(scope.left(now + 100e6), WHOLE);
+    }
+
+    #[test]
+    fn a_longer_pause_of_an_operator_stays_with_its_reason() {
+        let mut scope = Scope::default();
+        order(&mut scope, &Order::Pause { for_us: 3600e6, why: "maintenance".to_owned() }, 1e9);
+        let call = rule(Match::default()).call(&refusal(421, None, ""), None);
+        assert!(react(&mut scope, &call, 1e9 + 1e6).is_cut);
+        assert_eq!((scope.paused_until, scope.why.as_str()), (1e9 + 3600e6, "maintenance"));
+        react(&mut scope, &call, 1e9 + 3601e6);
+        assert!(scope.why.starts_with("slow"), "{}", scope.why);
     }
 
     #[test]

@@ -143,7 +143,8 @@ impl Scope {
     /// What is left of the rate now, in millionths.
     pub fn left(&self, now: f64) -> f64 {
         match self.cut {
-            Some(cut) => WHOLE.min(cut.left + cut.recovery * (now - cut.at) / 1e6),
+            // A clock that was set back takes nothing away.
+            Some(cut) => WHOLE.min(cut.left + cut.recovery * (now - cut.at).max(0.0) / 1e6),
             None => WHOLE,
         }
     }

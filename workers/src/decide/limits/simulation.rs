@@ -18,7 +18,7 @@ use postrider_schemas::Lane;
 use super::{
     admit::{Admission, Ask, HOLD_US, admit},
     rate::Rate,
-    scope::{Demand, Limit, Scope},
+    scope::{Cut, Demand, Limit, Scope},
 };
 
 const START: u64 = 1_760_000_000_000_000;
@@ -73,8 +73,12 @@ fn stream(tenant: &'static str, per_second: f64, seconds: f64, dice: &mut Dice) 
 }
 
 fn run(rate: &str, blasts: &[Blast]) -> Run {
+    run_from(Scope::default(), rate, blasts)
+}
+
+fn run_from(scope: Scope, rate: &str, blasts: &[Blast]) -> Run {
     let limit = Limit::from(&rate.parse::<Rate>().unwrap());
-    let mut scopes = [Scope::default()];
+    let mut scopes = [scope];
     let mut dice = Dice(7);
     let mut events = BinaryHeap::new();
     for (index, blast) in blasts.iter().enumerate() {
@@ -165,6 +169,35 @@ fn a_blast_drains_at_the_rate_and_each_job_is_parked_once() {
     check_one("20/s", 10_000);
     check_one("200/s", 20_000);
     check_one("100/min", 200);
+}
+
+#[test]
+fn a_line_that_is_longer_than_the_longest_park_still_drains_at_the_rate() {
+    for (rate, jobs, most) in [("20/s", 80_000, 2.0), ("1/min", 100, 3.5), ("2/h", 12, 20.0)] {
+        let ideal = f64::from(jobs) / rate.parse::<Rate>().unwrap().per_second();
+        let run = run(rate, &[blast("a", 0, jobs as usize)]);
+        println!("{rate}: {:.1} s (ideal {ideal:.1}), {:.3} parks a job", run.end(None), run.parks_per_job());
+        assert!(run.end(None) <= ideal * 1.02 + 2.0, "{}", run.end(None));
+        assert!(run.parks_per_job() <= most, "{}", run.parks_per_job());
+    }
+}
+
+#[test]
+fn a_line_behind_a_cut_that_does_not_recover_drains_at_what_is_left() {
+    let cut = Cut { left: 100_000.0, at: START as f64, recovery: 1e-9, seen_interval_us: 0.0 };
+    let run = run_from(Scope { cut: Some(cut), ..Scope::default() }, "20/s", &[blast("a", 0, 1200)]);
+    let ideal = 1200.0 / 2.0;
+    println!("{:.1} s (ideal {ideal:.1}), {:.3} parks a job", run.end(None), run.parks_per_job());
+    assert!(run.end(None) <= ideal * 1.03 + 2.0, "{}", run.end(None));
+}
+
+#[test]
+fn what_came_first_is_not_overtaken_for_ever_by_what_keeps_coming() {
+    let mut dice = Dice(5);
+    let run = run("2/s", &[blast("old", 0, 4000), stream("new", 1.2, 3600.0, &mut dice)]);
+    let counts = run.first(3600.0);
+    println!("{counts:?}, {:.3} parks a job", run.parks_per_job());
+    assert!(counts["old"] > 3000, "{counts:?}");
 }
 
 #[test]

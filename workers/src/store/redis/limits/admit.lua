@@ -4,12 +4,38 @@
 local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local HOLD, AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 1000000, 250000, 1800000000, 100000, 500000, 5000
-local PARK_MAX_CUT = 60000000
+local PARK_MAX_CUT, FRESH_REACH = 60000000, 0.75
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
 local function ahead_of(is_urgent, interval)
   if is_urgent then return HOLD end
   return math.min(math.max(interval, AHEAD), HOLD)
+end
+
+-- The weights of tenants. One that is not noted is 1.
+local function weights(scope, names)
+  local found = {}
+  for from = 1, #names, 1000 do
+    local fields = {}
+    for at = from, math.min(from + 999, #names) do fields[#fields + 1] = 'g:' .. names[at] end
+    for _, one in ipairs(redis.call('HMGET', scope.key, unpack(fields))) do found[#found + 1] = tonumber(one or '1') end
+  end
+  return found
+end
+
+-- Puts a scope that is new into the index, and looks whether the two that were looked at longest ago are still there: what expires leaves the
+-- index so, however many there are.
+local function enlist(scope)
+  redis.call('ZADD', KEYS[1], text(now), scope.name)
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, 1)) do
+    local at = KEYS[1] .. ':'
+    local there = redis.pcall('EXISTS', at .. name, at .. 'ends:t:' .. name, at .. 'ends:b:' .. name)
+    if there == 0 and name ~= scope.name then
+      redis.call('ZREM', KEYS[1], name)
+    else
+      redis.call('ZADD', KEYS[1], text(now), name)
+    end
+  end
 end
 
 -- The weight of others in a line whose end is after a time.
@@ -21,16 +47,17 @@ local function others(scope, line, after)
     return n
   end
   local sum = 0
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', line, '(' .. text(after), '+inf')) do
-    if name ~= tenant then sum = sum + tonumber(redis.call('HGET', scope.key, 'g:' .. name) or '1') end
+  local names = redis.call('ZRANGEBYSCORE', line, '(' .. text(after), '+inf')
+  for at, one in ipairs(weights(scope, names)) do
+    if names[at] ~= tenant then sum = sum + one end
   end
   return sum
 end
 
 local function equals(scope, line)
   if not scope.gg then return weight == 1 or redis.call('ZCARD', line) == 0 end
-  for _, name in ipairs(redis.call('ZRANGE', line, 0, -1)) do
-    if tonumber(redis.call('HGET', scope.key, 'g:' .. name) or '1') ~= weight then return false end
+  for _, one in ipairs(weights(scope, redis.call('ZRANGE', line, 0, -1))) do
+    if one ~= weight then return false end
   end
   return true
 end
@@ -38,11 +65,17 @@ end
 local function note_weight(scope)
   if weight == 1 and not scope.gg then return end
   scope.gg = 1
-  redis.call('HSET', scope.key, 'g:' .. tenant, text(weight), 'gg', '1')
+  redis.call('HSET', scope.key, 'gg', '1')
+  -- Those of weight 1 leave nothing behind: there may be any number of them.
+  if weight == 1 then
+    redis.call('HDEL', scope.key, 'g:' .. tenant)
+  else
+    redis.call('HSET', scope.key, 'g:' .. tenant, text(weight))
+  end
   keep(scope)
 end
 
-local function join(scope, line, at, interval)
+local function join(scope, line, at, interval, reach)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
   note_weight(scope)
@@ -54,8 +87,14 @@ local function join(scope, line, at, interval)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
-  redis.call('ZADD', line, text(slot), tenant)
-  redis.call('PEXPIRE', line, text(math.floor((math.max(last, slot) - now) / 1000) + 60000))
+  if slot - now > reach then
+    redis.call('ZADD', line, 'NX', text(now + reach), tenant)
+    last = math.max(last, now + reach)
+  else
+    redis.call('ZADD', line, text(slot), tenant)
+    last = math.max(last, slot)
+  end
+  redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
   return slot
 end
 
@@ -112,11 +151,13 @@ if wait > 0 then
   local joins = fresh and queue and tonumber(redis.call('ZSCORE', scope.line, tenant) or '0') > now + ahead
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
-    if scope.fresh then redis.call('ZADD', KEYS[1], text(now), scope.name) end
-    local slot = join(scope, scope.line, at, spacing)
-    local park, longest = slot - now, PARK_MAX
-    if left(scope) < WHOLE then longest = PARK_MAX_CUT end
-    if park > longest then park = longest - math.floor(slot) % (longest / 8) end
+    if scope.fresh then enlist(scope) end
+    local reach = PARK_MAX
+    if left(scope) < WHOLE then reach = PARK_MAX_CUT end
+    if fresh then reach = reach * FRESH_REACH end
+    local slot = join(scope, scope.line, at, spacing, reach)
+    local park = slot - now
+    if park > reach then park = reach - math.floor(now) % 1000000 * reach / 8000000 end
     return { 'park', text(park), text(slot - now), text(bind - 1) }
   end
 end
@@ -155,7 +196,7 @@ end
 for _, s in ipairs(scopes) do
   if s.write then
     redis.call('HSET', s.key, unpack(s.write))
-    if s.fresh then redis.call('ZADD', KEYS[1], text(now), s.name) end
+    if s.fresh then enlist(s) end
     -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
     if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
   end

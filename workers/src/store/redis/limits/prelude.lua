@@ -35,7 +35,7 @@ end
 
 local function left(s)
   if not s.cl then return WHOLE end
-  return math.min(WHOLE, s.cl + s.cr * (now - s.ca) / 1000000)
+  return math.min(WHOLE, s.cl + s.cr * math.max(now - s.ca, 0) / 1000000)
 end
 
 -- For so long must the hash be kept, in ms.

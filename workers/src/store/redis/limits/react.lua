@@ -21,7 +21,8 @@ if count > 1 then
   end
 end
 if fired then
-  put('w', ARGV[12])
+  -- A pause that outlasts this one, of an operator as a rule, keeps its reason.
+  if s.p <= now + pause then put('w', ARGV[12]) end
   if pause > 0 then
     s.p = math.max(s.p, now + pause)
     put('p', text(s.p))

@@ -505,7 +505,8 @@ fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situati
 
 fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let id = task.job.id();
-    let trace_id = traces::trace_id(task.meta);
+    let is_told = !matches!(ended.outcome, Outcome::Accepted { .. }) || tracing::enabled!(tracing::Level::INFO);
+    let trace_id = if is_told { traces::trace_id(task.meta) } else { None };
     let (route, transport) = (&task.route.name, &ended.transport);
     let attempt = task.meta.attempt + 1;
     for one in &ended.passed_over {

@@ -1,8 +1,11 @@
 //! What is told of an attempt: its trail, its counts, and its failure where it was one. Reads what the attempt knows, and decides nothing.
 
-use jiff::Timestamp;
+use std::sync::Arc;
 
-use super::{metrics, pulse::PULSE, registry::attribute, traces, words};
+use jiff::Timestamp;
+use opentelemetry::StringValue;
+
+use super::{metrics, pulse::PULSE, registry::attribute, traces, trail::About, words};
 use crate::{
     attempt::{Task, World},
     decide::settle::Next,
@@ -14,14 +17,12 @@ use crate::{
 
 /// What the trail says of a job.
 pub(crate) fn describe(task: &Task<'_>) {
-    if !traces::is_recorded() {
-        return;
-    }
-    let recipients = task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len);
-    traces::set(attribute::JOB_ID, task.job.id().to_string());
-    traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
-    traces::set(attribute::ROUTE, task.route.name.clone());
-    traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
+    traces::about(|| About {
+        id: task.job.id(),
+        tenant: task.job.tenant().as_str().to_owned(),
+        route: task.route.name.clone(),
+        recipients: task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len),
+    });
 }
 
 /// Which store is asked, and what.
@@ -56,6 +57,18 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     if !traces::is_recorded() {
         return;
     }
+    let failure = match (outcome, next) {
+        (Outcome::LostClaim, _) => None,
+        (Outcome::Unknown(_), _) => Some("unknown"),
+        (_, Next::Bury { .. }) => Some("dead"),
+        (_, Next::Hold { .. }) => Some("held"),
+        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => Some("config"),
+        _ => None,
+    };
+    // Most attempts go well, and most of those are told to nobody.
+    if failure.is_none() && !traces::is_wanted() {
+        return;
+    }
     traces::set(attribute::TRANSPORT, transport.to_owned());
     traces::set(attribute::OUTCOME, words::outcome(outcome));
     let answer = match outcome {
@@ -68,12 +81,8 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
         Outcome::LostClaim => return,
     };
     let answer = answer.to_string();
-    match (outcome, next) {
-        (Outcome::Unknown(_), _) => traces::failed("unknown", &answer),
-        (_, Next::Bury { .. }) => traces::failed("dead", &answer),
-        (_, Next::Hold { .. }) => traces::failed("held", &answer),
-        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => traces::failed("config", &answer),
-        _ => {}
+    if let Some(kind) = failure {
+        traces::failed(kind, &answer);
     }
     traces::set(attribute::ANSWER, answer);
 }
@@ -82,11 +91,11 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 pub(crate) fn deliver_step(transport: &Transport) -> traces::Step {
     let step = traces::stretch("deliver", transport.is_relay());
     if step.is_recorded() {
-        let (host, port) = transport.address();
-        step.set(attribute::TRANSPORT, transport.name.clone());
+        let (name, host, port) = &transport.told;
+        step.set(attribute::TRANSPORT, StringValue::from(Arc::clone(name)));
         step.set(attribute::TRANSPORT_KIND, transport.kind.as_str());
-        step.set(attribute::SERVER_ADDRESS, host.to_owned());
-        step.set(attribute::SERVER_PORT, i64::from(port));
+        step.set(attribute::SERVER_ADDRESS, StringValue::from(Arc::clone(host)));
+        step.set(attribute::SERVER_PORT, i64::from(*port));
         step.set(attribute::PROTOCOL, if transport.is_relay() { "smtp" } else { "http" });
     }
     step

@@ -14,11 +14,12 @@ use opentelemetry_sdk::{
     Resource,
     logs::SdkLoggerProvider,
     metrics::{PeriodicReader, SdkMeterProvider},
-    trace::{BatchSpanProcessor, SpanProcessor as _},
+    trace::SpanExporter as _,
 };
 use prometheus::TextEncoder;
 
 use super::{
+    courier::{Courier, Load},
     metrics::{self, Metrics},
     sampling::Sampler,
     traces,
@@ -42,6 +43,9 @@ pub enum ExportError {
     /// An exporter.
     #[error("OTEL_EXPORTER_OTLP_ENDPOINT and its kin: {0}")]
     Exporter(#[from] ExporterBuildError),
+    /// The thread that sends traces.
+    #[error("the thread for traces: {0}")]
+    Thread(#[from] std::io::Error),
     /// The page.
     #[error("the Prometheus page: {0}")]
     Page(String),
@@ -74,10 +78,9 @@ pub(super) fn start(page: bool) -> Result<Exporters, ExportError> {
         && let (name, argument) = (environment("OTEL_TRACES_SAMPLER"), environment("OTEL_TRACES_SAMPLER_ARG"))
         && let Some(sampler) = Sampler::of(name.as_deref(), argument.as_deref())
     {
-        let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build()?;
-        let mut processor = BatchSpanProcessor::builder(exporter).build();
-        processor.set_resource(&resource);
-        traces::install(processor, sampler, scope());
+        let mut exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build()?;
+        exporter.set_resource(&resource);
+        traces::install(Courier::start(exporter, scope(), Load::of(&environment))?, sampler);
     }
     let push = is_wanted(Signal::Metrics, &environment);
     if push || page {

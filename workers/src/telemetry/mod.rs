@@ -12,9 +12,12 @@ pub mod metrics;
 pub mod pulse;
 pub mod traces;
 
+mod courier;
 mod export;
 mod gauges;
 mod records;
+mod spans;
+mod trail;
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 

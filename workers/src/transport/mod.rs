@@ -1,5 +1,6 @@
 //! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
+mod certificate;
 pub mod provider;
 pub mod smtp;
 
@@ -24,6 +25,8 @@ pub struct Transport {
     pub capabilities: Capabilities,
     /// What it is.
     pub kind: Kind,
+    /// Name, host and port, as every attempt's trace tells them.
+    pub(crate) told: (Arc<str>, Arc<str>, u16),
     way: Way,
 }
 
@@ -34,6 +37,16 @@ enum Way {
         /// Where jobs of the bulk lane may share calls.
         batcher: Option<Batcher>,
     },
+}
+
+impl Way {
+    /// Host and port.
+    fn address(&self) -> (&str, u16) {
+        match self {
+            Self::Smtp(relay) => relay.address(),
+            Self::Provider { provider, .. } => provider.address(),
+        }
+    }
 }
 
 /// Why a transport cannot be set up.
@@ -60,7 +73,9 @@ impl Transport {
                 Way::Provider { provider, batcher }
             }
         };
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way })
+        let (host, port) = way.address();
+        let told = (config.name.as_str().into(), host.into(), port);
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way })
     }
 
     /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
@@ -96,14 +111,6 @@ impl Transport {
         matches!(self.way, Way::Smtp(_))
     }
 
-    /// Host and port.
-    pub fn address(&self) -> (&str, u16) {
-        match &self.way {
-            Way::Smtp(relay) => relay.address(),
-            Way::Provider { provider, .. } => provider.address(),
-        }
-    }
-
     /// Connections at work, idle ones, and how many there may be.
     pub fn connections(&self) -> (usize, usize, usize) {
         match &self.way {
@@ -118,11 +125,11 @@ impl Transport {
         }
     }
 
-    /// When the certificate ends that a relay showed last. Not known of providers.
+    /// When the certificate ends that the relay or the API showed last; nothing where there was none yet.
     pub fn certificate_end(&self) -> Option<Timestamp> {
         match &self.way {
             Way::Smtp(relay) => relay.certificate_end(),
-            Way::Provider { .. } => None,
+            Way::Provider { provider, .. } => provider.certificate_end(),
         }
     }
 

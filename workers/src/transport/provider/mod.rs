@@ -76,6 +76,11 @@ impl Provider {
         (self.client.calls(), self.client.calls_max())
     }
 
+    /// When the certificate ends that the API showed last.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        self.client.certificate_end()
+    }
+
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
     pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
     where

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lapin::{
@@ -20,7 +20,6 @@ use postrider_tests::{
     aiosmtpd::Tls,
     api::{Api, Reaction},
     deadline,
-    fault_proxy::{FaultProxy, Faults},
     http::Endpoint,
     ports,
     postfix::{PASSWORD, USER},
@@ -38,7 +37,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PRODUCER_SPAN: &str = "b7ad6b7169203331";
 
 /// A collector, or a loud word that there is none on this machine.
-fn collector(test: &str) -> Option<Rotel> {
+pub(crate) fn collector(test: &str) -> Option<Rotel> {
     if Rotel::program().is_none() {
         say_skipped(test, "rotel is not installed: run tests/setup.sh");
         return None;
@@ -46,14 +45,14 @@ fn collector(test: &str) -> Option<Rotel> {
     Some(Rotel::start().unwrap())
 }
 
-fn consuming(launch: Launch) -> Postrider {
+pub(crate) fn consuming(launch: Launch) -> Postrider {
     let mut worker = launch.start().unwrap();
     worker.wait_for_output("Consuming", SOON).unwrap();
     worker
 }
 
 /// Publishes as any client of any language does: with a `traceparent` of its own.
-async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
+pub(crate) async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
     let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -77,19 +76,22 @@ async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
 }
 
 /// The spans of a trace as a tree: one line each, children below their parent in the order of their names. A copy that comes off the ladder a little
-/// early waits in the worker, or does not: such waits are left out.
-fn tree(spans: &[Span], trace: &str) -> String {
+/// early waits in the worker, or does not: of waits, those are shown whose reason is named.
+pub(crate) fn tree(spans: &[Span], trace: &str, waits: &[&str]) -> String {
     fn branch(spans: &[&Span], parent: &str, depth: usize, out: &mut String) {
         let mut children: Vec<&&Span> = spans.iter().filter(|span| span.parent == parent).collect();
         children.sort_by(|a, b| a.name.cmp(&b.name));
-        for span in children.into_iter().filter(|span| span.name != "wait") {
+        for span in children {
             let links = if span.links.is_empty() { String::new() } else { format!(", {} links", span.links.len()) };
             let indent = "  ".repeat(depth);
             let _ = writeln!(out, "{indent}{} ({}, {}{links})", span.name, span.kind, span.status);
             branch(spans, &span.id, depth + 1, out);
         }
     }
-    let spans: Vec<&Span> = spans.iter().filter(|span| span.trace == trace).collect();
+    let is_shown = |span: &Span| {
+        span.name != "wait" || span.attribute(attribute::WAIT_REASON).is_some_and(|reason| waits.contains(&reason))
+    };
+    let spans: Vec<&Span> = spans.iter().filter(|span| span.trace == trace && is_shown(span)).collect();
     let ids: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
     let mut out = String::new();
     let roots: BTreeSet<&str> =
@@ -100,7 +102,7 @@ fn tree(spans: &[Span], trace: &str) -> String {
     out
 }
 
-fn is_process(span: &Span) -> bool {
+pub(crate) fn is_process(span: &Span) -> bool {
     span.name.starts_with("process ")
 }
 
@@ -178,7 +180,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
         spans.iter().find(|span| is_process(span) && span.trace == TRACE).expect("an attempt in the producer's trace");
     assert_eq!((first.parent.as_str(), first.links.as_slice()), (PRODUCER_SPAN, [].as_slice()));
     assert_eq!(
-        tree(&spans, TRACE),
+        tree(&spans, TRACE, &[]),
         "process postrider.v1.jobs.transactional (consumer, unset)\n  \
            claim (client, unset)\n  \
            deliver (client, error)\n    \
@@ -198,7 +200,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
     let links = [(TRACE.to_owned(), PRODUCER_SPAN.to_owned()), (TRACE.to_owned(), first.id.clone())];
     assert_eq!((second.parent.as_str(), second.links.as_slice()), ("", links.as_slice()));
     assert_eq!(
-        tree(&spans, &second.trace),
+        tree(&spans, &second.trace, &[]),
         "process postrider.v1.due.transactional (consumer, unset, 2 links)\n  \
            claim (client, unset)\n  \
            deliver (client, unset)\n    \
@@ -333,50 +335,6 @@ async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
     for secret in [PASSWORD, "SG.k3y", "c0llector", "B0dy"] {
         assert!(!said.contains(secret), "{secret} in {said}");
     }
-}
-
-/// A worker whose collector is at this address: all mail arrives, and it ends within its limits.
-async fn mail_flows(endpoint: &str) {
-    const JOBS: usize = 300;
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let mut worker = consuming(
-        Postrider::command(["worker"])
-            .config(story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            .env("OTEL_METRIC_EXPORT_INTERVAL", "500")
-            .env("OTEL_BSP_SCHEDULE_DELAY", "200"),
-    );
-    let jobs: Vec<Job> = (0..JOBS).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    world.sink().wait_for(JOBS, SOON).unwrap();
-    let begun = Instant::now();
-    worker.terminate().unwrap();
-    let status = worker.wait(SOON).unwrap();
-    assert!(status.success(), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "the end took {:?}", begun.elapsed());
-    assert_eq!(world.sink().count().unwrap(), JOBS);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_not_there_costs_no_mail() {
-    mail_flows(&format!("http://127.0.0.1:{}", ports::free().unwrap())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_swallows_everything_costs_no_mail() {
-    let api = Api::start(|_| Reaction::yes()).unwrap();
-    let hole = FaultProxy::start(api.url().rsplit(':').next().unwrap().parse().unwrap()).unwrap();
-    hole.set(Faults::black_hole());
-    mail_flows(&format!("http://127.0.0.1:{}", hole.port())).await;
-    assert!(hole.connections() > 0, "nobody tried");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_answers_503_costs_no_mail() {
-    let api = Api::start(|_| Reaction::Answer(503, "Retry-After: 1", String::new())).unwrap();
-    mail_flows(&api.url()).await;
-    assert!(!api.calls().is_empty(), "nobody tried");
 }
 
 /// Families and labels of a Prometheus page.

@@ -4,7 +4,7 @@
 //! The exporters have threads of their own with blocking clients. What waits for them is bounded, and what does not fit is dropped: a collector that
 //! is slow, full or gone costs neither mail nor memory.
 
-use std::{fmt, thread, time::Duration};
+use std::{fmt, sync::mpsc, thread, time::Duration};
 
 use opentelemetry::{InstrumentationScope, KeyValue, metrics::MeterProvider as _};
 use opentelemetry_otlp::{
@@ -150,24 +150,36 @@ impl Exporters {
         Some(move || TextEncoder::new().encode_to_string(&registry.gather()).map_err(|error| error.to_string()))
     }
 
-    /// Sends what is left, each signal in a thread of its own, within [`FLUSH_LIMIT`]. What is not sent by then is lost.
+    /// Sends what is left, within [`FLUSH_LIMIT`]. What is not sent by then is lost: the SDK's own limits do not hold where a collector is silent.
     pub fn flush(self) {
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            self.send_all();
+            let _ = tell.send(());
+        });
+        if told.recv_timeout(FLUSH_LIMIT).is_err() {
+            tracing::warn!("The collector did not take the last of telemetry within {FLUSH_LIMIT:?}");
+        }
+    }
+
+    /// Each signal in a thread of its own. Logs are last, so that lines about the others go out as well.
+    fn send_all(&self) {
         let said = |what: &str, result: Result<(), String>| {
             if let Err(error) = result {
                 tracing::warn!(%error, "The last {what} may not have reached the collector");
             }
         };
         thread::scope(|scope| {
-            scope.spawn(|| said("spans", traces::shutdown(FLUSH_LIMIT)));
+            scope.spawn(|| said("spans", traces::shutdown(FLUSH_LIMIT / 2)));
             if let Some(meter) = &self.meter {
                 scope.spawn(|| {
-                    said("metrics", meter.shutdown_with_timeout(FLUSH_LIMIT).map_err(|error| error.to_string()));
+                    let ended = meter.shutdown_with_timeout(FLUSH_LIMIT / 2);
+                    said("metrics", ended.map_err(|error| error.to_string()));
                 });
             }
         });
-        // Last, so that the lines above go out as well.
         if let Some(logger) = &self.logger {
-            let _ = logger.shutdown_with_timeout(FLUSH_LIMIT);
+            let _ = logger.shutdown_with_timeout(FLUSH_LIMIT / 2);
         }
     }
 }

@@ -1,0 +1,105 @@
+//! Traces of what is more than one attempt at one relay: a throttle and a retry on the way to success, and a call that several jobs share.
+
+use std::collections::BTreeSet;
+
+use postrider_schemas::{Job, Lane};
+use postrider_tests::{
+    api::{Api, Reaction},
+    postrider::Postrider,
+    quiet_relay::{QuietRelay, Silence},
+    rotel::Span,
+    story::{self, ROUTE, SOON},
+    world::{Parts, World},
+};
+use postrider_workers::telemetry::registry::attribute;
+
+use crate::telemetry::{collector, consuming, is_process, publish_with_context, tree};
+
+/// Two jobs before the worker starts, for one relay that takes a message a second and is silent at first: one of them waits for its
+/// turn, and both come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_throttled_tried_again_and_sent_and_its_traces_tell_each() {
+    let Some(rotel) = collector("throttle and retry") else { return };
+    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let relay = QuietRelay::start(Silence::Mail, 2).unwrap();
+    let limits = "command_timeout = \"1s\"\nrate = \"1/s\"\nmessages_per_connection = 1\n";
+    let jobs = [1, 2].map(|n| story::job(Lane::Transactional, &format!("ada-{n}@customer.example")));
+    let traces = [1, 2].map(|n| format!("0af7651916cd43dd8448eb211c8031{n:02x}"));
+    for (job, trace) in jobs.iter().zip(&traces) {
+        publish_with_context(&world, job, &format!("00-{trace}-b7ad6b7169203331-01")).await;
+    }
+    let config = story::config(&world.amqp_url(), &world.redis_url(), relay.port(), &format!("{limits}{ROUTE}"));
+    let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
+    let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
+    let is_sent = |span: &&Span| is_process(span) && span.attribute(attribute::OUTCOME) == Some("accepted");
+    let spans =
+        rotel.wait_for_spans("both jobs sent", SOON, |spans| spans.iter().filter(is_sent).count() == 2).unwrap();
+    drop(worker);
+
+    let is_limit = |span: &&Span| span.attribute(attribute::WAIT_REASON) == Some("limit");
+    let throttled: BTreeSet<&str> = spans.iter().filter(is_limit).map(|span| span.trace.as_str()).collect();
+    let (job, trace) = jobs
+        .iter()
+        .zip(&traces)
+        .find(|(_, trace)| throttled.contains(trace.as_str()))
+        .expect("a job that waited for its turn");
+    insta::assert_snapshot!("throttled_and_refused", tree(&spans, trace, &["limit"]));
+
+    let id = job.id().to_string();
+    let attempts: Vec<&Span> =
+        spans.iter().filter(|span| is_process(span) && span.attribute(attribute::JOB_ID) == Some(&id)).collect();
+    let first = attempts.iter().find(|span| span.trace == *trace).unwrap();
+    let last = attempts.iter().find(|span| span.attribute(attribute::OUTCOME) == Some("accepted")).unwrap();
+    insta::assert_snapshot!("then_sent", tree(&spans, &last.trace, &[]));
+    assert_eq!(last.links.first(), Some(&(trace.clone(), "b7ad6b7169203331".to_owned())), "the creation");
+    assert!(attempts.iter().any(|span| last.links.get(1) == Some(&(span.trace.clone(), span.id.clone()))));
+    assert_eq!((first.parent.as_str(), last.parent.as_str()), ("b7ad6b7169203331", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they_at_it() {
+    let Some(rotel) = collector("shared calls") else { return };
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let provider = format!(
+        "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch_linger = \"50ms\"\n\
+         [[route]]\nname = \"all\"\nsend = [\"api\", \"relay\"]\n",
+        api.url()
+    );
+    let jobs: Vec<Job> = (0..30).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
+    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &provider);
+    let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
+    let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
+    // The call ends before its jobs do; which batch of spans has which is open.
+    let of = |spans: &[Span], name: &str| spans.iter().filter(|span| span.name == name).cloned().collect::<Vec<_>>();
+    let is_enough = |spans: &[Span]| {
+        let called: usize = of(spans, "POST").iter().map(|call| call.links.len()).sum();
+        called == jobs.len() && spans.iter().filter(|span| is_process(span)).count() == jobs.len()
+    };
+    let spans = rotel.wait_for_spans("the call and its jobs", SOON, is_enough).unwrap();
+    drop(worker);
+
+    let (posts, shares) = (of(&spans, "POST"), of(&spans, "shared call"));
+    assert!(posts.len() < jobs.len(), "they did share");
+    let mut members = BTreeSet::new();
+    for post in &posts {
+        assert_eq!((post.kind.as_str(), post.parent.as_str()), ("client", ""));
+        let count = post.links.len().to_string();
+        assert_eq!(post.attribute(attribute::MESSAGING_BATCH_COUNT), Some(count.as_str()));
+        assert_eq!(post.attribute(attribute::HTTP_STATUS), Some("202"));
+        for link in &post.links {
+            let share =
+                shares.iter().find(|share| (&share.trace, &share.id) == (&link.0, &link.1)).expect("a job's step");
+            assert_eq!(share.links, [(post.trace.clone(), post.id.clone())]);
+            assert!(members.insert(share.trace.clone()) && share.trace != post.trace);
+        }
+        let context = format!("00-{}-{}-01", post.trace, post.id);
+        assert!(api.calls().iter().any(|call| call.header("traceparent") == Some(context.as_str())));
+    }
+    let attempts: BTreeSet<String> =
+        spans.iter().filter(|span| is_process(span)).map(|span| span.trace.clone()).collect();
+    assert_eq!(members, attempts, "each job is in one call");
+}

@@ -11,6 +11,7 @@ mod chaos;
 mod circuit;
 mod collector;
 mod commands;
+mod conventions;
 mod degraded;
 mod deploy;
 mod dev;

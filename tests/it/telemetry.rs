@@ -26,12 +26,14 @@ use postrider_tests::{
     postrider::{Launch, Postrider},
     process::{self, find},
     quiet_relay::{QuietRelay, Silence},
-    rotel::{Rotel, Span, attribute_names},
+    rotel::{Rotel, Span},
     say_skipped,
     story::{self, ROUTE, SOON},
     world::{Parts, World},
 };
-use postrider_workers::telemetry::registry::{INSTRUMENTS, Kind, attribute};
+use postrider_workers::telemetry::registry::{self, INSTRUMENTS, attribute};
+
+use crate::conventions::{Kind, assert_conventional, assert_told_nothing_else};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PRODUCER_SPAN: &str = "b7ad6b7169203331";
@@ -104,34 +106,6 @@ pub(crate) fn tree(spans: &[Span], trace: &str, waits: &[&str]) -> String {
 
 pub(crate) fn is_process(span: &Span) -> bool {
     span.name.starts_with("process ")
-}
-
-/// Nothing was told that the registry does not know: attributes of spans, labels, and the fields of log lines. No address and no body.
-#[track_caller]
-fn assert_told_nothing_else(said: &str) {
-    let labels = INSTRUMENTS.iter().flat_map(|one| one.labels.iter().copied());
-    let fields = [
-        "address",
-        "consumers",
-        "server",
-        "connections",
-        "answer",
-        "refused",
-        "attempt",
-        "route",
-        "transport",
-        "class",
-        "follows",
-    ];
-    let more = ["job.id", "error", "bytes", "offers", "reason", "open"];
-    let known: BTreeSet<&str> =
-        attribute::ALL.iter().map(|(name, _)| *name).chain(labels).chain(fields).chain(more).collect();
-    let told = attribute_names(said);
-    let unknown: Vec<&String> = told.iter().filter(|name| !known.contains(name.as_str())).collect();
-    assert!(told.len() > 20 && unknown.is_empty(), "{unknown:?} of {told:?}");
-    for secret in ["customer.example", "shop.example", "Hello."] {
-        assert!(!said.contains(secret), "the collector was told {secret}");
-    }
 }
 
 /// The attributes that the conventions for messaging want, and ours.
@@ -224,6 +198,11 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
         assert!(worker.stderr().contains(&span.trace), "{}", span.trace);
     }
     drop(worker);
+    let kinds = assert_conventional(&spans);
+    assert!(
+        kinds.is_superset(&BTreeSet::from([Kind::Process, Kind::Send, Kind::Settle, Kind::Store, Kind::Relay])),
+        "{kinds:?}"
+    );
     assert_told_nothing_else(&rotel.said());
 }
 
@@ -251,11 +230,13 @@ async fn malformed_context_is_ignored_and_a_call_carries_ours_to_the_api() {
     assert_eq!(post.kind, "client");
     assert_eq!(post.attribute(attribute::HTTP_STATUS), Some("202"));
     assert!(post.attribute(attribute::URL_FULL).unwrap().ends_with("/REDACTED"), "{post:#?}");
+    assert!(assert_conventional(&spans).contains(&Kind::Http));
     let calls = api.calls();
     assert_eq!(calls.len(), 1);
     let expected = format!("00-{}-{}-01", post.trace, post.id);
     assert_eq!(calls[0].header("traceparent"), Some(expected.as_str()));
     drop(worker);
+    assert_told_nothing_else(&rotel.said());
     for secret in ["t0ken", "s3cret", "whsec"] {
         assert!(!rotel.said().contains(secret), "the collector was told a secret");
     }
@@ -394,7 +375,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
                 "1" => "_ratio",
                 _ => "",
             };
-            let total = if one.kind == Kind::Counter { "_total" } else { "" };
+            let total = if one.kind == registry::Kind::Counter { "_total" } else { "" };
             let labels = one.labels.iter().map(|label| (*label).to_owned()).collect();
             (format!("{}{unit}{total}", one.name.replace('.', "_")), labels)
         })

@@ -13,6 +13,7 @@ use postrider_tests::{
 };
 use postrider_workers::telemetry::registry::attribute;
 
+use crate::conventions::{Kind, assert_conventional, assert_told_nothing_else};
 use crate::telemetry::{collector, consuming, is_process, publish_with_context, tree};
 
 /// Two jobs before the worker starts, for one relay that takes a message a second and is silent at first: one of them waits for its
@@ -36,6 +37,8 @@ async fn a_job_is_throttled_tried_again_and_sent_and_its_traces_tell_each() {
     let spans =
         rotel.wait_for_spans("both jobs sent", SOON, |spans| spans.iter().filter(is_sent).count() == 2).unwrap();
     drop(worker);
+    assert_conventional(&spans);
+    assert_told_nothing_else(&rotel.said());
 
     let is_limit = |span: &&Span| span.attribute(attribute::WAIT_REASON) == Some("limit");
     let throttled: BTreeSet<&str> = spans.iter().filter(is_limit).map(|span| span.trace.as_str()).collect();
@@ -81,6 +84,8 @@ async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they
     };
     let spans = rotel.wait_for_spans("the call and its jobs", SOON, is_enough).unwrap();
     drop(worker);
+    assert!(assert_conventional(&spans).contains(&Kind::Http));
+    assert_told_nothing_else(&rotel.said());
 
     let (posts, shares) = (of(&spans, "POST"), of(&spans, "shared call"));
     assert!(posts.len() < jobs.len(), "they did share");

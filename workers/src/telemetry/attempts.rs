@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use opentelemetry::StringValue;
+use postrider_schemas::topology::{DEAD_QUEUE, DUE_EXCHANGE, HOLD_QUEUE, SUSPECT_QUEUE};
 
-use super::{metrics, pulse::PULSE, registry::attribute, traces, trail::About, words};
+use super::{metrics, pulse::PULSE, registry::attribute, spans, traces, trail::About, words};
 use crate::{
     attempt::{Task, World},
-    decide::settle::Next,
+    decide::{settle::Next, settlement::Settlement},
     failover::Ended,
     outcome::{Class, Outcome},
+    queue::Source,
     store::{Claim, StoreError},
     transport::Transport,
 };
@@ -85,6 +87,46 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
         traces::failed(kind, &answer);
     }
     traces::set(attribute::ANSWER, answer);
+}
+
+/// What is sent to the queue, or settled there. The names of destinations are those of the topology: a routing key of the ladder holds a delay.
+pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source, settlement: &Settlement) {
+    let is_done = *settlement == Settlement::Done;
+    let (name, kind) = if is_done { ("ack", "settle") } else { ("send", "send") };
+    let destination: StringValue = match settlement {
+        // A name that has to be made is worth it only for those who see it.
+        Settlement::Done if !traces::is_wanted() => return,
+        Settlement::Done => spans::queue(source).into(),
+        Settlement::Again { .. } | Settlement::Split(_) | Settlement::Return => DUE_EXCHANGE.into(),
+        Settlement::Hold(_) => HOLD_QUEUE.into(),
+        Settlement::Bury(_) => DEAD_QUEUE.into(),
+        Settlement::Quarantine(_) => SUSPECT_QUEUE.into(),
+    };
+    note_messaging(step, world, name, kind, destination);
+    step.set(attribute::SETTLEMENT, settlement.as_str());
+    if let Settlement::Again { at, .. } = settlement
+        && step.is_recorded()
+    {
+        step.set(attribute::PARK_UNTIL, at.to_string());
+    }
+}
+
+/// What is said of every call to the queue.
+pub(crate) fn note_messaging(
+    step: &traces::Step,
+    world: &World,
+    name: &'static str,
+    kind: &'static str,
+    destination: impl Into<StringValue>,
+) {
+    step.set(attribute::MESSAGING_SYSTEM, world.queue.system());
+    step.set(attribute::MESSAGING_OPERATION_NAME, name);
+    step.set(attribute::MESSAGING_OPERATION_TYPE, kind);
+    step.set(attribute::MESSAGING_DESTINATION, destination.into());
+    if let Some((host, port)) = world.queue.address() {
+        step.set(attribute::SERVER_ADDRESS, StringValue::from(Arc::clone(host)));
+        step.set(attribute::SERVER_PORT, i64::from(*port));
+    }
 }
 
 /// The time with one transport.

@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::SystemTime};
 
 use jiff::Timestamp;
 use opentelemetry::{
-    InstrumentationScope, KeyValue,
+    InstrumentationScope, KeyValue, StringValue,
     trace::{Link, SpanContext, SpanId, Status, TraceFlags},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
@@ -101,6 +101,10 @@ fn describe(received: Received, list: &mut Vec<KeyValue>) {
         KeyValue::new(attribute::GENERATION, i64::from(received.generation)),
         KeyValue::new(attribute::ATTEMPT, i64::from(received.attempt) + 1),
     ]);
+    if let Some((host, port)) = received.server {
+        list.push(KeyValue::new(attribute::SERVER_ADDRESS, StringValue::from(host)));
+        list.push(KeyValue::new(attribute::SERVER_PORT, i64::from(port)));
+    }
     if let Some(id) = received.message_id {
         list.push(KeyValue::new(attribute::MESSAGING_MESSAGE_ID, id.to_string()));
     }

@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -75,12 +75,12 @@ impl Traces {
     }
 
     /// The trail of an attempt at this delivery, whose copies will point at it.
-    fn begin(&self, delivery: &mut Delivery, now: Timestamp) -> Box<Trail> {
+    fn begin(&self, delivery: &mut Delivery, server: Option<&(Arc<str>, u16)>, now: Timestamp) -> Box<Trail> {
         let found = lineage(&delivery.meta, delivery.published_at, now);
         let creation = found.parent.as_ref().or(found.links.first()).map(lineage::format);
         let mut trail = Box::new(Trail::new(found));
         trail.is_sampled = self.sampler.wants(trail.lineage.parent.as_ref(), trail.trace());
-        trail.received = Some(Received::new(delivery, now));
+        trail.received = Some(Received::new(delivery, server, now));
         if let Some(root) = trail.begin(process_names(delivery.source).0, SpanKind::Consumer) {
             trail.open(root);
         }
@@ -92,10 +92,15 @@ impl Traces {
     }
 }
 
-/// Runs an attempt with a trail of its own, where traces are on.
-pub async fn trailed<F: Future<Output = ()>>(delivery: Delivery, now: Timestamp, attempt: impl FnOnce(Delivery) -> F) {
+/// Runs an attempt with a trail of its own, where traces are on. `server` is the broker's host and port, where there is one.
+pub async fn trailed<F: Future<Output = ()>>(
+    delivery: Delivery,
+    server: Option<&(Arc<str>, u16)>,
+    now: Timestamp,
+    attempt: impl FnOnce(Delivery) -> F,
+) {
     let mut delivery = delivery;
-    let trail = TRACES.get().map(|traces| traces.begin(&mut delivery, now));
+    let trail = TRACES.get().map(|traces| traces.begin(&mut delivery, server, now));
     TRAIL.scope(RefCell::new(Held(trail)), attempt(delivery)).await;
 }
 

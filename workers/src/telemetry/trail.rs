@@ -2,7 +2,7 @@
 //! is made here that a span needs and a trail does not: ids follow from one number, texts that can be put together later are, and what is said
 //! of a step costs no allocation of its own.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use opentelemetry::{
@@ -63,6 +63,7 @@ pub(super) struct Said {
 pub(super) struct Received {
     pub(super) source: Source,
     pub(super) system: &'static str,
+    pub(super) server: Option<(Arc<str>, u16)>,
     /// Of anybody's making: kept only where it is an id of the usual form.
     pub(super) message_id: Option<JobId>,
     pub(super) body: usize,
@@ -87,10 +88,11 @@ pub(super) struct About {
 
 impl Received {
     /// Of this delivery.
-    pub(super) fn new(delivery: &Delivery, now: Timestamp) -> Self {
+    pub(super) fn new(delivery: &Delivery, server: Option<&(Arc<str>, u16)>, now: Timestamp) -> Self {
         Self {
             source: delivery.source,
             system: delivery.system(),
+            server: server.cloned(),
             message_id: delivery.message_id.as_deref().and_then(|id| id.parse().ok()),
             body: delivery.body.len(),
             generation: delivery.meta.generation,
@@ -178,10 +180,12 @@ impl Trail {
         }
     }
 
-    /// A step failed. The text is an answer, which may be long.
+    /// A step failed. What failed last counts: an attribute is there once.
     pub(super) fn fail(&mut self, step: usize, kind: Value, text: &str) {
+        if self.steps[step].error.replace(text.into()).is_some() {
+            self.said.retain(|said| usize::from(said.step) != step || said.name != attribute::ERROR_TYPE);
+        }
         self.say(step, attribute::ERROR_TYPE, kind);
-        self.steps[step].error = Some(text.into());
     }
 
     /// A step points at a span of another trace.

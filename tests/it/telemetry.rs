@@ -167,6 +167,8 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
            settle (client, unset)\n"
     );
     assert_describes(first, &job);
+    let envelope = spans.iter().find(|span| span.name == "smtp envelope").unwrap();
+    assert_eq!(envelope.attribute(attribute::SMTP_COMMANDS), Some("MAIL RCPT DATA"));
     let settled = spans.iter().find(|span| span.trace == TRACE && span.name == "settle").unwrap();
     assert_eq!(settled.attribute(attribute::SETTLEMENT), Some("again"));
 

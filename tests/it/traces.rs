@@ -8,6 +8,7 @@ use postrider_tests::{
     postrider::Postrider,
     quiet_relay::{QuietRelay, Silence},
     rotel::Span,
+    sink::{Fault, Options},
     story::{self, ROUTE, SOON},
     world::{Parts, World},
 };
@@ -107,4 +108,25 @@ async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they
     let attempts: BTreeSet<String> =
         spans.iter().filter(|span| is_process(span)).map(|span| span.trace.clone()).collect();
     assert_eq!(members, attempts, "each job is in one call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smtp_commands_that_wait_for_their_answers_are_steps_of_their_own() {
+    let Some(rotel) = collector("smtp steps") else { return };
+    let sink = Options { faults: vec![Fault::NoPipelining], ..Options::default() };
+    let world = World::start(&Parts { sink: Some(sink), ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
+    let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
+    let job = story::job_with(|job| job.to = vec!["ada@customer.example".into(), "bob@customer.example".into()]);
+    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    let spans = rotel.wait_for_spans("the attempt", SOON, |spans| spans.iter().any(is_process)).unwrap();
+    drop(worker);
+    let deliver = spans.iter().find(|span| span.name == "deliver").unwrap();
+    let mut steps: Vec<&Span> = spans.iter().filter(|span| span.parent == deliver.id).collect();
+    steps.retain(|span| span.name.starts_with("smtp "));
+    let names: Vec<&str> = steps.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["smtp connect", "smtp hello", "smtp mail", "smtp rcpt", "smtp data", "smtp body"]);
+    assert!(steps.iter().all(|span| span.status == "unset"));
 }

@@ -1,5 +1,5 @@
 //! Whatever a collector does, the mail flows, memory stays where it is, and a worker ends within its limit. `POSTRIDER_TEST_LONG` asks for more jobs,
-//! three rounds, and a throughput within a twentieth of that without telemetry.
+//! and a throughput within a twentieth of that without telemetry.
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,11 @@ use postrider_tests::{
 use postrider_workers::telemetry::FLUSH_LIMIT;
 
 /// More memory than that with a collector that takes everything is growth. What was not taken would be several times this.
-const MEMORY_KIB: u64 = 8 * 1024;
+const MEMORY_KIB: u64 = 4 * 1024;
 /// What a slow machine may need to end beyond what it needs without telemetry, and beyond the limit of the flush.
 const SLACK: Duration = Duration::from_secs(4);
+/// Tries for the throughput.
+const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// `ExportTraceServiceResponse { partial_success { rejected_spans: 5, error_message: "full" } }`
@@ -37,7 +39,7 @@ fn is_long() -> bool {
 
 /// Empties a full queue with a collector at this address, if any.
 async fn drain(world: &World, endpoint: Option<&str>) -> Run {
-    let jobs = if is_long() { 20_000 } else { 2_500 };
+    let jobs = if is_long() { 20_000 } else { 1_200 };
     let list: Vec<Job> = (0..jobs).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
     story::publish(&world.amqp_url(), &list).await.unwrap();
     let before = world.sink().count().unwrap();
@@ -81,26 +83,32 @@ async fn a_collector_that_is_absent_silent_unwell_or_full_costs_no_mail_and_no_m
         ("429", full.url()),
         ("partial success", partial.url()),
     ];
-    let (rounds, ratio_min) = if is_long() { (3, 0.95) } else { (1, 0.5) };
+    let ratio_min = if is_long() { 0.95 } else { 0.5 };
     // The first run of all makes queues and caches warm.
     let plain_end = drain(&world, None).await.end;
     let usual = drain(&world, Some(&well.url())).await.memory_kib;
-    let mut off: f64 = 0.0;
-    let mut best = [0.0_f64; 5];
-    for _ in 0..rounds {
-        off = off.max(drain(&world, None).await.per_second);
-        for ((name, endpoint), best) in cases.iter().zip(&mut best) {
-            let run = drain(&world, Some(endpoint)).await;
-            *best = best.max(run.per_second);
-            println!("collector {name}: {:.0}/s, {} KiB, ended in {:?}", run.per_second, run.memory_kib, run.end);
+    for (name, endpoint) in cases {
+        let mut best: f64 = 0.0;
+        // A machine with other work may be slow for one of the two: then both again.
+        for _ in 0..ROUNDS {
+            let off = drain(&world, None).await.per_second;
+            let run = drain(&world, Some(&endpoint)).await;
             assert!(run.end < plain_end + FLUSH_LIMIT + SLACK, "{name}: the end took {:?}", run.end);
             let more = run.memory_kib.saturating_sub(usual);
             assert!(more < MEMORY_KIB, "{name}: {more} KiB more than the usual {usual} KiB");
+            best = best.max(run.per_second / off);
+            println!(
+                "collector {name}: {:.0}/s, {:.3} of {off:.0}/s without telemetry; {} KiB, {usual} as usual; ended in {:?}",
+                run.per_second,
+                run.per_second / off,
+                run.memory_kib,
+                run.end
+            );
+            if best >= ratio_min {
+                break;
+            }
         }
-    }
-    for ((name, _), best) in cases.iter().zip(best) {
-        println!("collector {name}: {:.3} of the throughput without telemetry ({off:.0}/s)", best / off);
-        assert!(best / off >= ratio_min, "{name}: {best:.0}/s, and {off:.0}/s without telemetry");
+        assert!(best >= ratio_min, "{name}: {best:.3} of the throughput without telemetry");
     }
     assert!(hole.connections() > 0, "nobody tried");
     for api in [&unwell, &full, &partial] {

@@ -1,5 +1,5 @@
 //! Whatever a collector does, the mail flows, memory stays where it is, and a worker ends within its limit. `POSTRIDER_TEST_LONG` asks for more jobs,
-//! and a throughput within a twentieth of that without telemetry.
+//! and a throughput within a twentieth of that with a sound collector.
 
 use std::time::{Duration, Instant};
 
@@ -83,32 +83,32 @@ async fn a_collector_that_is_absent_silent_unwell_or_full_costs_no_mail_and_no_m
         ("429", full.url()),
         ("partial success", partial.url()),
     ];
-    let ratio_min = if is_long() { 0.95 } else { 0.5 };
     // The first run of all makes queues and caches warm.
     let plain_end = drain(&world, None).await.end;
     let usual = drain(&world, Some(&well.url())).await.memory_kib;
     for (name, endpoint) in cases {
-        let mut best: f64 = 0.0;
-        // A machine with other work may be slow for one of the two: then both again.
+        let mut is_quick = false;
+        // A machine with other work may be slow for one of the runs: then all again.
         for _ in 0..ROUNDS {
             let off = drain(&world, None).await.per_second;
+            let sound = if is_long() { Some(drain(&world, Some(&well.url())).await.per_second) } else { None };
             let run = drain(&world, Some(&endpoint)).await;
             assert!(run.end < plain_end + FLUSH_LIMIT + SLACK, "{name}: the end took {:?}", run.end);
             let more = run.memory_kib.saturating_sub(usual);
             assert!(more < MEMORY_KIB, "{name}: {more} KiB more than the usual {usual} KiB");
-            best = best.max(run.per_second / off);
+            let (of_off, of_sound) = (run.per_second / off, sound.map(|sound| run.per_second / sound));
+            let than_sound =
+                of_sound.map_or_else(String::new, |ratio| format!(", {ratio:.3} of that with a sound one"));
             println!(
-                "collector {name}: {:.0}/s, {:.3} of {off:.0}/s without telemetry; {} KiB, {usual} as usual; ended in {:?}",
-                run.per_second,
-                run.per_second / off,
-                run.memory_kib,
-                run.end
+                "collector {name}: {:.0}/s, {of_off:.3} of that without telemetry{than_sound}; {} KiB, {usual} as usual; ended in {:?}",
+                run.per_second, run.memory_kib, run.end
             );
-            if best >= ratio_min {
+            is_quick = of_off >= 0.5 && of_sound.is_none_or(|ratio| ratio >= 0.95);
+            if is_quick {
                 break;
             }
         }
-        assert!(best >= ratio_min, "{name}: {best:.3} of the throughput without telemetry");
+        assert!(is_quick, "{name}: the throughput suffers");
     }
     assert!(hole.connections() > 0, "nobody tried");
     for api in [&unwell, &full, &partial] {

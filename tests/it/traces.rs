@@ -61,20 +61,24 @@ async fn a_job_is_throttled_tried_again_and_sent_and_its_traces_tell_each() {
     assert_eq!((first.parent.as_str(), last.parent.as_str()), ("b7ad6b7169203331", ""));
 }
 
+/// Everything goes by an API that takes several jobs in a call.
+fn sharing(api: &Api) -> String {
+    format!(
+        "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch_linger = \"50ms\"\n\
+         [[route]]\nname = \"all\"\nsend = [\"api\", \"relay\"]\n",
+        api.url()
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they_at_it() {
     let Some(rotel) = collector("shared calls") else { return };
     let world = World::start(&Parts::usual()).unwrap();
     story::declare(&world).unwrap();
     let api = Api::start(|_| Reaction::yes()).unwrap();
-    let provider = format!(
-        "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch_linger = \"50ms\"\n\
-         [[route]]\nname = \"all\"\nsend = [\"api\", \"relay\"]\n",
-        api.url()
-    );
     let jobs: Vec<Job> = (0..30).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
     story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &provider);
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &sharing(&api));
     let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
     // The call ends before its jobs do; which batch of spans has which is open.
@@ -108,6 +112,36 @@ async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they
     let attempts: BTreeSet<String> =
         spans.iter().filter(|span| is_process(span)).map(|span| span.trace.clone()).collect();
     assert_eq!(members, attempts, "each job is in one call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_call_without_an_answer_is_told_with_its_jobs_where_nothing_is_sampled() {
+    let Some(rotel) = collector("a lost shared call") else { return };
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let api = Api::start(|_| Reaction::CutAfter).unwrap();
+    let jobs: Vec<Job> = (0..3).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
+    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    let launch = Postrider::command(["worker"])
+        .config(story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &sharing(&api)))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .env("OTEL_TRACES_SAMPLER", "traceidratio")
+        .env("OTEL_TRACES_SAMPLER_ARG", "0");
+    let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
+    let is_enough = |spans: &[Span]| {
+        let calls = spans.iter().filter(|span| span.name == "POST");
+        calls.map(|call| call.links.len()).sum::<usize>() == jobs.len()
+            && spans.iter().filter(|span| is_process(span)).count() == jobs.len()
+    };
+    let spans = rotel.wait_for_spans("the call and its jobs", SOON, is_enough).unwrap();
+    drop(worker);
+    assert_conventional(&spans);
+    for call in spans.iter().filter(|span| span.name == "POST") {
+        assert_eq!((call.status.as_str(), call.attribute(attribute::SAMPLED_BY)), ("error", Some("failure")));
+        let is_there = |link: &(String, String)| spans.iter().any(|span| (&span.trace, &span.id) == (&link.0, &link.1));
+        assert!(call.links.iter().all(is_there), "{call:#?}");
+    }
+    assert_eq!(api.calls()[0].header("traceparent").map(|context| context.ends_with("-00")), Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,6 +182,11 @@ impl Drain<'_> {
             println!("  {name:<15} {:>9.0} us/message", micros(after.saturating_sub(before), self.jobs));
         }
         println!("  worker memory   {:>9.1} MiB at its peak", memory as f64 / 1024.0);
+        if matches!(self.telemetry, Telemetry::Traces(_)) {
+            drop(worker);
+            let spans: usize = collector.calls().iter().map(|call| spans(&call.body)).sum();
+            println!("  spans told      {:>9.2} a message", spans as f64 / self.jobs as f64);
+        }
         let arrived = sink.count()? - before;
         if arrived != self.jobs {
             println!("  NOTE: {arrived} messages arrived for {} jobs", self.jobs);
@@ -232,6 +237,38 @@ impl Drain<'_> {
             story::ROUTE
         )
     }
+}
+
+/// How many spans an OTLP request holds: below its first field, and there below the second ones.
+fn spans(request: &[u8]) -> usize {
+    let scopes = fields(request, 1).into_iter().flat_map(|resource| fields(resource, 2));
+    scopes.map(|scope| fields(scope, 2).len()).sum()
+}
+
+/// The fields of a protobuf message that have this number, all of which are messages. Others are passed over.
+fn fields(mut message: &[u8], wanted: u64) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while let Some((tag, rest)) = varint(message) {
+        let (content, rest) = match tag & 7 {
+            0 => (None, varint(rest).map(|(_, rest)| rest)),
+            1 => (None, rest.get(8..)),
+            2 => match varint(rest).and_then(|(size, rest)| rest.split_at_checked(usize::try_from(size).ok()?)) {
+                Some((content, rest)) => (Some(content), Some(rest)),
+                None => return found,
+            },
+            _ => (None, rest.get(4..)),
+        };
+        found.extend(content.filter(|_| tag >> 3 == wanted));
+        let Some(rest) = rest else { return found };
+        message = rest;
+    }
+    found
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let length = bytes.iter().position(|byte| *byte < 128)? + 1;
+    let value = bytes[..length].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 127));
+    Some((value, &bytes[length..]))
 }
 
 /// Messages per second from the first ones seen to the last.

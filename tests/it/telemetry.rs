@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lapin::{
@@ -20,25 +20,26 @@ use postrider_tests::{
     aiosmtpd::Tls,
     api::{Api, Reaction},
     deadline,
-    fault_proxy::{FaultProxy, Faults},
     http::Endpoint,
     ports,
     postfix::{PASSWORD, USER},
     postrider::{Launch, Postrider},
     process::{self, find},
     quiet_relay::{QuietRelay, Silence},
-    rotel::{Rotel, Span, attribute_names},
+    rotel::{Rotel, Span},
     say_skipped,
     story::{self, ROUTE, SOON},
     world::{Parts, World},
 };
-use postrider_workers::telemetry::registry::{INSTRUMENTS, Kind, attribute};
+use postrider_workers::telemetry::registry::{self, INSTRUMENTS, attribute};
+
+use crate::conventions::{Kind, assert_conventional, assert_told_nothing_else};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PRODUCER_SPAN: &str = "b7ad6b7169203331";
 
 /// A collector, or a loud word that there is none on this machine.
-fn collector(test: &str) -> Option<Rotel> {
+pub(crate) fn collector(test: &str) -> Option<Rotel> {
     if Rotel::program().is_none() {
         say_skipped(test, "rotel is not installed: run tests/setup.sh");
         return None;
@@ -46,14 +47,14 @@ fn collector(test: &str) -> Option<Rotel> {
     Some(Rotel::start().unwrap())
 }
 
-fn consuming(launch: Launch) -> Postrider {
+pub(crate) fn consuming(launch: Launch) -> Postrider {
     let mut worker = launch.start().unwrap();
     worker.wait_for_output("Consuming", SOON).unwrap();
     worker
 }
 
 /// Publishes as any client of any language does: with a `traceparent` of its own.
-async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
+pub(crate) async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
     let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -77,19 +78,22 @@ async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
 }
 
 /// The spans of a trace as a tree: one line each, children below their parent in the order of their names. A copy that comes off the ladder a little
-/// early waits in the worker, or does not: such waits are left out.
-fn tree(spans: &[Span], trace: &str) -> String {
+/// early waits in the worker, or does not: of waits, those are shown whose reason is named.
+pub(crate) fn tree(spans: &[Span], trace: &str, waits: &[&str]) -> String {
     fn branch(spans: &[&Span], parent: &str, depth: usize, out: &mut String) {
         let mut children: Vec<&&Span> = spans.iter().filter(|span| span.parent == parent).collect();
         children.sort_by(|a, b| a.name.cmp(&b.name));
-        for span in children.into_iter().filter(|span| span.name != "wait") {
+        for span in children {
             let links = if span.links.is_empty() { String::new() } else { format!(", {} links", span.links.len()) };
             let indent = "  ".repeat(depth);
             let _ = writeln!(out, "{indent}{} ({}, {}{links})", span.name, span.kind, span.status);
             branch(spans, &span.id, depth + 1, out);
         }
     }
-    let spans: Vec<&Span> = spans.iter().filter(|span| span.trace == trace).collect();
+    let is_shown = |span: &Span| {
+        span.name != "wait" || span.attribute(attribute::WAIT_REASON).is_some_and(|reason| waits.contains(&reason))
+    };
+    let spans: Vec<&Span> = spans.iter().filter(|span| span.trace == trace && is_shown(span)).collect();
     let ids: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
     let mut out = String::new();
     let roots: BTreeSet<&str> =
@@ -100,36 +104,8 @@ fn tree(spans: &[Span], trace: &str) -> String {
     out
 }
 
-fn is_process(span: &Span) -> bool {
+pub(crate) fn is_process(span: &Span) -> bool {
     span.name.starts_with("process ")
-}
-
-/// Nothing was told that the registry does not know: attributes of spans, labels, and the fields of log lines. No address and no body.
-#[track_caller]
-fn assert_told_nothing_else(said: &str) {
-    let labels = INSTRUMENTS.iter().flat_map(|one| one.labels.iter().copied());
-    let fields = [
-        "address",
-        "consumers",
-        "server",
-        "connections",
-        "answer",
-        "refused",
-        "attempt",
-        "route",
-        "transport",
-        "class",
-        "follows",
-    ];
-    let more = ["job.id", "error", "bytes", "offers", "reason", "open"];
-    let known: BTreeSet<&str> =
-        attribute::ALL.iter().map(|(name, _)| *name).chain(labels).chain(fields).chain(more).collect();
-    let told = attribute_names(said);
-    let unknown: Vec<&String> = told.iter().filter(|name| !known.contains(name.as_str())).collect();
-    assert!(told.len() > 20 && unknown.is_empty(), "{unknown:?} of {told:?}");
-    for secret in ["customer.example", "shop.example", "Hello."] {
-        assert!(!said.contains(secret), "the collector was told {secret}");
-    }
 }
 
 /// The attributes that the conventions for messaging want, and ours.
@@ -178,7 +154,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
         spans.iter().find(|span| is_process(span) && span.trace == TRACE).expect("an attempt in the producer's trace");
     assert_eq!((first.parent.as_str(), first.links.as_slice()), (PRODUCER_SPAN, [].as_slice()));
     assert_eq!(
-        tree(&spans, TRACE),
+        tree(&spans, TRACE, &[]),
         "process postrider.v1.jobs.transactional (consumer, unset)\n  \
            claim (client, unset)\n  \
            deliver (client, error)\n    \
@@ -191,6 +167,8 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
            settle (client, unset)\n"
     );
     assert_describes(first, &job);
+    let envelope = spans.iter().find(|span| span.name == "smtp envelope").unwrap();
+    assert_eq!(envelope.attribute(attribute::SMTP_COMMANDS), Some("MAIL RCPT DATA"));
     let settled = spans.iter().find(|span| span.trace == TRACE && span.name == "settle").unwrap();
     assert_eq!(settled.attribute(attribute::SETTLEMENT), Some("again"));
 
@@ -198,7 +176,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
     let links = [(TRACE.to_owned(), PRODUCER_SPAN.to_owned()), (TRACE.to_owned(), first.id.clone())];
     assert_eq!((second.parent.as_str(), second.links.as_slice()), ("", links.as_slice()));
     assert_eq!(
-        tree(&spans, &second.trace),
+        tree(&spans, &second.trace, &[]),
         "process postrider.v1.due.transactional (consumer, unset, 2 links)\n  \
            claim (client, unset)\n  \
            deliver (client, unset)\n    \
@@ -222,6 +200,11 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
         assert!(worker.stderr().contains(&span.trace), "{}", span.trace);
     }
     drop(worker);
+    let kinds = assert_conventional(&spans);
+    assert!(
+        kinds.is_superset(&BTreeSet::from([Kind::Process, Kind::Send, Kind::Settle, Kind::Store, Kind::Relay])),
+        "{kinds:?}"
+    );
     assert_told_nothing_else(&rotel.said());
 }
 
@@ -249,11 +232,13 @@ async fn malformed_context_is_ignored_and_a_call_carries_ours_to_the_api() {
     assert_eq!(post.kind, "client");
     assert_eq!(post.attribute(attribute::HTTP_STATUS), Some("202"));
     assert!(post.attribute(attribute::URL_FULL).unwrap().ends_with("/REDACTED"), "{post:#?}");
+    assert!(assert_conventional(&spans).contains(&Kind::Http));
     let calls = api.calls();
     assert_eq!(calls.len(), 1);
     let expected = format!("00-{}-{}-01", post.trace, post.id);
     assert_eq!(calls[0].header("traceparent"), Some(expected.as_str()));
     drop(worker);
+    assert_told_nothing_else(&rotel.said());
     for secret in ["t0ken", "s3cret", "whsec"] {
         assert!(!rotel.said().contains(secret), "the collector was told a secret");
     }
@@ -335,50 +320,6 @@ async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
     }
 }
 
-/// A worker whose collector is at this address: all mail arrives, and it ends within its limits.
-async fn mail_flows(endpoint: &str) {
-    const JOBS: usize = 300;
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let mut worker = consuming(
-        Postrider::command(["worker"])
-            .config(story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            .env("OTEL_METRIC_EXPORT_INTERVAL", "500")
-            .env("OTEL_BSP_SCHEDULE_DELAY", "200"),
-    );
-    let jobs: Vec<Job> = (0..JOBS).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    world.sink().wait_for(JOBS, SOON).unwrap();
-    let begun = Instant::now();
-    worker.terminate().unwrap();
-    let status = worker.wait(SOON).unwrap();
-    assert!(status.success(), "{status}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "the end took {:?}", begun.elapsed());
-    assert_eq!(world.sink().count().unwrap(), JOBS);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_not_there_costs_no_mail() {
-    mail_flows(&format!("http://127.0.0.1:{}", ports::free().unwrap())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_swallows_everything_costs_no_mail() {
-    let api = Api::start(|_| Reaction::yes()).unwrap();
-    let hole = FaultProxy::start(api.url().rsplit(':').next().unwrap().parse().unwrap()).unwrap();
-    hole.set(Faults::black_hole());
-    mail_flows(&format!("http://127.0.0.1:{}", hole.port())).await;
-    assert!(hole.connections() > 0, "nobody tried");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_answers_503_costs_no_mail() {
-    let api = Api::start(|_| Reaction::Answer(503, "Retry-After: 1", String::new())).unwrap();
-    mail_flows(&api.url()).await;
-    assert!(!api.calls().is_empty(), "nobody tried");
-}
-
 /// Families and labels of a Prometheus page.
 fn families(page: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -436,7 +377,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
                 "1" => "_ratio",
                 _ => "",
             };
-            let total = if one.kind == Kind::Counter { "_total" } else { "" };
+            let total = if one.kind == registry::Kind::Counter { "_total" } else { "" };
             let labels = one.labels.iter().map(|label| (*label).to_owned()).collect();
             (format!("{}{unit}{total}", one.name.replace('.', "_")), labels)
         })

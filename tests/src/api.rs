@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::background::Background;
+use crate::tls::Identity;
 
 /// A request that came whole.
 #[derive(Clone, Debug)]
@@ -82,6 +82,8 @@ type Script = Box<dyn Fn(&Call) -> Reaction + Send + Sync>;
 pub struct Api {
     server: Background,
     shared: Arc<Shared>,
+    scheme: &'static str,
+    host: &'static str,
 }
 
 struct Shared {
@@ -89,20 +91,45 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
 }
 
+impl Shared {
+    fn new(script: impl Fn(&Call) -> Reaction + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { script: Mutex::new(Box::new(script)), calls: Mutex::default() })
+    }
+}
+
 impl Api {
     /// An API that does what `script` says of each call.
     pub fn start(script: impl Fn(&Call) -> Reaction + Send + Sync + 'static) -> Result<Self> {
-        let shared = Arc::new(Shared { script: Mutex::new(Box::new(script)), calls: Mutex::default() });
+        let shared = Shared::new(script);
         let server = Background::serve({
             let shared = shared.clone();
-            move |stream| serve(stream, shared.clone())
+            move |stream| {
+                let shared = shared.clone();
+                async move {
+                    stream.set_nodelay(true)?;
+                    serve(stream, shared).await
+                }
+            }
         })?;
-        Ok(Self { server, shared })
+        Ok(Self { server, shared, scheme: "http", host: "127.0.0.1" })
+    }
+
+    /// The same behind TLS, under the name `localhost`.
+    pub fn start_tls(identity: &Identity, script: impl Fn(&Call) -> Reaction + Send + Sync + 'static) -> Result<Self> {
+        let (shared, acceptor) = (Shared::new(script), identity.acceptor()?);
+        let server = Background::serve({
+            let shared = shared.clone();
+            move |stream| {
+                let (shared, acceptor) = (shared.clone(), acceptor.clone());
+                async move { serve(acceptor.accept(stream).await?, shared).await }
+            }
+        })?;
+        Ok(Self { server, shared, scheme: "https", host: "localhost" })
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.server.port())
+        format!("{}://{}:{}", self.scheme, self.host, self.server.port())
     }
 
     /// Another script from now on.
@@ -122,8 +149,7 @@ impl Api {
 }
 
 /// Requests of one connection, one after the other.
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
-    stream.set_nodelay(true)?;
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) -> Result<()> {
     let mut buffer = Vec::new();
     loop {
         let Some(mut call) = read(&mut stream, &mut buffer).await? else { return Ok(()) };
@@ -150,7 +176,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
     }
 }
 
-async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Call>> {
+async fn read(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Result<Option<Call>> {
     let head_end = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;

@@ -25,6 +25,7 @@ pub mod dnsmasq;
 pub mod pacing_relay;
 pub mod postfix;
 pub mod prism;
+pub mod prometheus;
 pub mod quiet_relay;
 pub mod rotel;
 pub mod sink;

@@ -1,9 +1,14 @@
 //! A certificate authority of the test's own, so that certificates are checked and not waved through.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
 
 /// The authority; what it signed lies beside its own certificate.
 pub struct Authority {
@@ -54,5 +59,18 @@ impl Authority {
         std::fs::write(&identity.certificate, certificate.pem()).context("writing a certificate")?;
         std::fs::write(&identity.key, key.serialize_pem()).context("writing a key")?;
         Ok(identity)
+    }
+}
+
+impl Identity {
+    /// For a server of the harness itself.
+    pub fn acceptor(&self) -> Result<TlsAcceptor> {
+        let chain = CertificateDer::pem_file_iter(&self.certificate)?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }

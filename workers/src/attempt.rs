@@ -31,7 +31,7 @@ use crate::{
     replay::Replay,
     seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
-    telemetry::{attempts, metrics, registry::attribute, traces},
+    telemetry::{attempts, metrics, traces},
     transport::Transport,
 };
 
@@ -87,7 +87,8 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
         return;
     }
-    traces::trailed(delivery, now(), |delivery| attempted(world, delivery, seats, stop)).await;
+    let queue = Arc::clone(&world.queue);
+    traces::trailed(delivery, queue.address(), now(), |delivery| attempted(world, delivery, seats, stop)).await;
 }
 
 async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
@@ -481,10 +482,7 @@ pub(crate) async fn emit(world: &World, events: &[Event]) {
         return;
     }
     let telling = traces::call("send postrider.events");
-    telling.set(attribute::MESSAGING_SYSTEM, world.queue.system());
-    telling.set(attribute::MESSAGING_OPERATION_NAME, "send");
-    telling.set(attribute::MESSAGING_OPERATION_TYPE, "send");
-    telling.set(attribute::MESSAGING_DESTINATION, EVENTS_EXCHANGE);
+    attempts::note_messaging(&telling, world, "send", "send", EVENTS_EXCHANGE);
     for event in events {
         if let Err(error) = world.queue.emit(event).await {
             warn!(%error, kind = event.kind.as_str(), "An event could not be published");
@@ -508,7 +506,8 @@ fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situati
 
 fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let id = task.job.id();
-    let trace_id = traces::trace_id(task.meta);
+    let is_told = !matches!(ended.outcome, Outcome::Accepted { .. }) || tracing::enabled!(tracing::Level::INFO);
+    let trace_id = if is_told { traces::trace_id(task.meta) } else { None };
     let (route, transport) = (&task.route.name, &ended.transport);
     let attempt = task.meta.attempt + 1;
     for one in &ended.passed_over {
@@ -534,15 +533,7 @@ fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 /// Every settlement passes here.
 async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
     let settling = traces::call("settle");
-    settling.set(attribute::MESSAGING_SYSTEM, delivery.system());
-    settling.set(attribute::MESSAGING_OPERATION_NAME, if settlement == Settlement::Done { "ack" } else { "send" });
-    settling.set(attribute::MESSAGING_OPERATION_TYPE, if settlement == Settlement::Done { "settle" } else { "send" });
-    settling.set(attribute::SETTLEMENT, settlement.as_str());
-    if let Settlement::Again { at, .. } = &settlement
-        && settling.is_recorded()
-    {
-        settling.set(attribute::PARK_UNTIL, at.to_string());
-    }
+    attempts::note_settlement(&settling, world, delivery.source, &settlement);
     let settled = world.queue.settle(delivery, settlement).await;
     if settled.is_err() {
         settling.fail("settlement", "the settlement did not arrive");

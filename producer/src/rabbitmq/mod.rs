@@ -29,11 +29,25 @@ pub enum ConnectError {
     Refused(String, lapin::Error),
 }
 
+/// Frames of connections that carry no jobs: as small as every broker takes.
+const SMALL_FRAMES: u32 = 8192;
+
+/// Opens a connection that asks and is answered, and carries no jobs. Lapin keeps room for 64 frames a connection from the start: 8 MiB where they have
+/// the broker's usual size.
+pub async fn connect_to_ask(url: &str, name: &str) -> Result<Connection, ConnectError> {
+    let mut uri: AMQPUri = url.parse().map_err(ConnectError::Url)?;
+    uri.query.frame_max.get_or_insert(SMALL_FRAMES);
+    open(uri, name).await
+}
+
 /// Opens a connection. Lapin's own recovery stays off: after any failure the caller makes everything anew.
 pub async fn connect(url: &str, name: &str) -> Result<Connection, ConnectError> {
+    open(url.parse().map_err(ConnectError::Url)?, name).await
+}
+
+async fn open(mut uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> {
     // Fails only where the process has a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut uri: AMQPUri = url.parse().map_err(ConnectError::Url)?;
     uri.query.heartbeat.get_or_insert(10);
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let properties = ConnectionProperties::default().with_connection_name(name.to_owned().into());

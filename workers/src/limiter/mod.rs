@@ -260,6 +260,7 @@ impl Limiter {
                     if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
                         let little = wait.saturating_sub(EARLY);
+                        let _waiting = traces::waiting("limit");
                         seat.wait(little).await;
                         wait = EARLY;
                     }

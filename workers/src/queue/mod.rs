@@ -7,6 +7,7 @@ pub mod rabbitmq;
 use std::{
     fmt,
     ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -291,6 +292,14 @@ impl Queue {
         match self {
             Self::Rabbit(_) => "rabbitmq",
             Self::Embedded(_) => "postrider",
+        }
+    }
+
+    /// Host and port of the broker, where there is one.
+    pub fn address(&self) -> Option<&(Arc<str>, u16)> {
+        match self {
+            Self::Rabbit(queue) => Some(&queue.address),
+            Self::Embedded(_) => None,
         }
     }
 

@@ -1,27 +1,30 @@
 //! What is told of an attempt: its trail, its counts, and its failure where it was one. Reads what the attempt knows, and decides nothing.
 
-use jiff::Timestamp;
+use std::sync::Arc;
 
-use super::{metrics, pulse::PULSE, registry::attribute, traces, words};
+use jiff::Timestamp;
+use opentelemetry::StringValue;
+use postrider_schemas::topology::{DEAD_QUEUE, DUE_EXCHANGE, HOLD_QUEUE, SUSPECT_QUEUE};
+
+use super::{metrics, pulse::PULSE, registry::attribute, spans, traces, trail::About, words};
 use crate::{
     attempt::{Task, World},
-    decide::settle::Next,
+    decide::{settle::Next, settlement::Settlement},
     failover::Ended,
     outcome::{Class, Outcome},
+    queue::Source,
     store::{Claim, StoreError},
     transport::Transport,
 };
 
 /// What the trail says of a job.
 pub(crate) fn describe(task: &Task<'_>) {
-    if !traces::is_recorded() {
-        return;
-    }
-    let recipients = task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len);
-    traces::set(attribute::JOB_ID, task.job.id().to_string());
-    traces::set(attribute::TENANT, task.job.tenant().as_str().to_owned());
-    traces::set(attribute::ROUTE, task.route.name.clone());
-    traces::set(attribute::RECIPIENTS, i64::try_from(recipients).unwrap_or(i64::MAX));
+    traces::about(|| About {
+        id: task.job.id(),
+        tenant: task.job.tenant().as_str().to_owned(),
+        route: task.route.name.clone(),
+        recipients: task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len),
+    });
 }
 
 /// Which store is asked, and what.
@@ -58,6 +61,18 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     if !traces::is_recorded() {
         return;
     }
+    let failure = match (outcome, next) {
+        (Outcome::LostClaim, _) => None,
+        (Outcome::Unknown(_), _) => Some("unknown"),
+        (_, Next::Bury { .. }) => Some("dead"),
+        (_, Next::Hold { .. }) => Some("held"),
+        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => Some("config"),
+        _ => None,
+    };
+    // Most attempts go well, and most of those are told to nobody.
+    if failure.is_none() && !traces::is_wanted() {
+        return;
+    }
     traces::set(attribute::TRANSPORT, transport.to_owned());
     traces::set(attribute::OUTCOME, words::outcome(outcome));
     let answer = match outcome {
@@ -70,25 +85,61 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
         Outcome::LostClaim => return,
     };
     let answer = answer.to_string();
-    match (outcome, next) {
-        (Outcome::Unknown(_), _) => traces::failed("unknown", &answer),
-        (_, Next::Bury { .. }) => traces::failed("dead", &answer),
-        (_, Next::Hold { .. }) => traces::failed("held", &answer),
-        (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => traces::failed("config", &answer),
-        _ => {}
+    if let Some(kind) = failure {
+        traces::failed(kind, &answer);
     }
     traces::set(attribute::ANSWER, answer);
+}
+
+/// What is sent to the queue, or settled there. The names of destinations are those of the topology: a routing key of the ladder holds a delay.
+pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source, settlement: &Settlement) {
+    let is_done = *settlement == Settlement::Done;
+    let (name, kind) = if is_done { ("ack", "settle") } else { ("send", "send") };
+    let destination: StringValue = match settlement {
+        // A name that has to be made is worth it only for those who see it.
+        Settlement::Done if !traces::is_wanted() => return,
+        Settlement::Done => spans::queue(source).into(),
+        Settlement::Again { .. } | Settlement::Split(_) | Settlement::Return => DUE_EXCHANGE.into(),
+        Settlement::Hold(_) => HOLD_QUEUE.into(),
+        Settlement::Bury(_) => DEAD_QUEUE.into(),
+        Settlement::Quarantine(_) => SUSPECT_QUEUE.into(),
+    };
+    note_messaging(step, world, name, kind, destination);
+    step.set(attribute::SETTLEMENT, settlement.as_str());
+    if let Settlement::Again { at, .. } = settlement
+        && step.is_recorded()
+    {
+        step.set(attribute::PARK_UNTIL, at.to_string());
+    }
+}
+
+/// What is said of every call to the queue.
+pub(crate) fn note_messaging(
+    step: &traces::Step,
+    world: &World,
+    name: &'static str,
+    kind: &'static str,
+    destination: impl Into<StringValue>,
+) {
+    step.set(attribute::MESSAGING_SYSTEM, world.queue.system());
+    step.set(attribute::MESSAGING_OPERATION_NAME, name);
+    step.set(attribute::MESSAGING_OPERATION_TYPE, kind);
+    step.set(attribute::MESSAGING_DESTINATION, destination.into());
+    if let Some((host, port)) = world.queue.address() {
+        step.set(attribute::SERVER_ADDRESS, StringValue::from(Arc::clone(host)));
+        step.set(attribute::SERVER_PORT, i64::from(*port));
+    }
 }
 
 /// The time with one transport.
 pub(crate) fn deliver_step(transport: &Transport) -> traces::Step {
     let step = traces::stretch("deliver", transport.is_relay());
     if step.is_recorded() {
-        let (host, port) = transport.address();
-        step.set(attribute::TRANSPORT, transport.name.clone());
+        let (name, host, port) = &transport.told;
+        step.set(attribute::TRANSPORT, StringValue::from(Arc::clone(name)));
         step.set(attribute::TRANSPORT_KIND, transport.kind.as_str());
-        step.set(attribute::SERVER_ADDRESS, host.to_owned());
-        step.set(attribute::SERVER_PORT, i64::from(port));
+        step.set(attribute::SERVER_ADDRESS, StringValue::from(Arc::clone(host)));
+        step.set(attribute::SERVER_PORT, i64::from(*port));
         step.set(attribute::PROTOCOL, if transport.is_relay() { "smtp" } else { "http" });
     }
     step

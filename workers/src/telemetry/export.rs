@@ -4,7 +4,7 @@
 //! The exporters have threads of their own with blocking clients. What waits for them is bounded, and what does not fit is dropped: a collector that
 //! is slow, full or gone costs neither mail nor memory.
 
-use std::{fmt, thread, time::Duration};
+use std::{fmt, sync::mpsc, thread, time::Duration};
 
 use opentelemetry::{InstrumentationScope, KeyValue, metrics::MeterProvider as _};
 use opentelemetry_otlp::{
@@ -14,11 +14,12 @@ use opentelemetry_sdk::{
     Resource,
     logs::SdkLoggerProvider,
     metrics::{PeriodicReader, SdkMeterProvider},
-    trace::{BatchSpanProcessor, SpanProcessor as _},
+    trace::SpanExporter as _,
 };
 use prometheus::TextEncoder;
 
 use super::{
+    courier::{Courier, Load},
     metrics::{self, Metrics},
     sampling::Sampler,
     traces,
@@ -42,6 +43,9 @@ pub enum ExportError {
     /// An exporter.
     #[error("OTEL_EXPORTER_OTLP_ENDPOINT and its kin: {0}")]
     Exporter(#[from] ExporterBuildError),
+    /// The thread that sends traces.
+    #[error("the thread for traces: {0}")]
+    Thread(#[from] std::io::Error),
     /// The page.
     #[error("the Prometheus page: {0}")]
     Page(String),
@@ -74,10 +78,9 @@ pub(super) fn start(page: bool) -> Result<Exporters, ExportError> {
         && let (name, argument) = (environment("OTEL_TRACES_SAMPLER"), environment("OTEL_TRACES_SAMPLER_ARG"))
         && let Some(sampler) = Sampler::of(name.as_deref(), argument.as_deref())
     {
-        let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build()?;
-        let mut processor = BatchSpanProcessor::builder(exporter).build();
-        processor.set_resource(&resource);
-        traces::install(processor, sampler, scope());
+        let mut exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build()?;
+        exporter.set_resource(&resource);
+        traces::install(Courier::start(exporter, scope(), Load::of(&environment))?, sampler);
     }
     let push = is_wanted(Signal::Metrics, &environment);
     if push || page {
@@ -147,24 +150,36 @@ impl Exporters {
         Some(move || TextEncoder::new().encode_to_string(&registry.gather()).map_err(|error| error.to_string()))
     }
 
-    /// Sends what is left, each signal in a thread of its own, within [`FLUSH_LIMIT`]. What is not sent by then is lost.
+    /// Sends what is left, within [`FLUSH_LIMIT`]. What is not sent by then is lost: the SDK's own limits do not hold where a collector is silent.
     pub fn flush(self) {
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            self.send_all();
+            let _ = tell.send(());
+        });
+        if told.recv_timeout(FLUSH_LIMIT).is_err() {
+            tracing::warn!("The collector did not take the last of telemetry within {FLUSH_LIMIT:?}");
+        }
+    }
+
+    /// Each signal in a thread of its own. Logs are last, so that lines about the others go out as well.
+    fn send_all(&self) {
         let said = |what: &str, result: Result<(), String>| {
             if let Err(error) = result {
                 tracing::warn!(%error, "The last {what} may not have reached the collector");
             }
         };
         thread::scope(|scope| {
-            scope.spawn(|| said("spans", traces::shutdown(FLUSH_LIMIT)));
+            scope.spawn(|| said("spans", traces::shutdown(FLUSH_LIMIT / 2)));
             if let Some(meter) = &self.meter {
                 scope.spawn(|| {
-                    said("metrics", meter.shutdown_with_timeout(FLUSH_LIMIT).map_err(|error| error.to_string()));
+                    let ended = meter.shutdown_with_timeout(FLUSH_LIMIT / 2);
+                    said("metrics", ended.map_err(|error| error.to_string()));
                 });
             }
         });
-        // Last, so that the lines above go out as well.
         if let Some(logger) = &self.logger {
-            let _ = logger.shutdown_with_timeout(FLUSH_LIMIT);
+            let _ = logger.shutdown_with_timeout(FLUSH_LIMIT / 2);
         }
     }
 }

@@ -55,9 +55,24 @@ pub fn parse(text: &str, state: &str) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
-/// Writes a `traceparent`.
+/// Writes a `traceparent`. By hand, because every attempt needs one.
 pub fn format(context: &SpanContext) -> String {
-    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
+    let mut text = String::with_capacity(55);
+    text.push_str("00-");
+    push_hex(&mut text, &context.trace_id().to_bytes());
+    text.push('-');
+    push_hex(&mut text, &context.span_id().to_bytes());
+    text.push('-');
+    push_hex(&mut text, &[context.trace_flags().to_u8()]);
+    text
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,12 @@ pub mod traces;
 
 mod backlog;
 mod buckets;
+mod courier;
 mod export;
 mod gauges;
 mod records;
+mod spans;
+mod trail;
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 

@@ -1,5 +1,6 @@
 //! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
+mod certificate;
 pub mod provider;
 pub mod smtp;
 
@@ -34,6 +35,8 @@ pub struct Transport {
     pub capabilities: Capabilities,
     /// What it is.
     pub kind: Kind,
+    /// Name, host and port, as every attempt's trace tells them.
+    pub(crate) told: (Arc<str>, Arc<str>, u16),
     way: Way,
     /// How long the one waited, in microseconds, who got a place last.
     waited_us: AtomicU64,
@@ -56,6 +59,16 @@ pub enum Place<'a> {
     Call(provider::Place<'a>),
     /// A part of a call that others share: it is made when they are there.
     Shared(Box<Item>),
+}
+
+impl Way {
+    /// Host and port.
+    fn address(&self) -> (&str, u16) {
+        match self {
+            Self::Smtp(relay) => relay.address(),
+            Self::Provider { provider, .. } => provider.address(),
+        }
+    }
 }
 
 /// Why a transport cannot be set up.
@@ -82,7 +95,10 @@ impl Transport {
                 Way::Provider { provider, batcher }
             }
         };
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), way, waited_us: AtomicU64::new(0) })
+        let (host, port) = way.address();
+        let told = (config.name.as_str().into(), host.into(), port);
+        let waited_us = AtomicU64::new(0);
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one tells.
@@ -157,14 +173,6 @@ impl Transport {
         matches!(self.way, Way::Smtp(_))
     }
 
-    /// Host and port.
-    pub fn address(&self) -> (&str, u16) {
-        match &self.way {
-            Way::Smtp(relay) => relay.address(),
-            Way::Provider { provider, .. } => provider.address(),
-        }
-    }
-
     /// When the transport may be used again, where an answer said that nothing is left until then. Said once, to whoever asks first.
     pub fn used_up_until(&self) -> Option<Instant> {
         match &self.way {
@@ -187,11 +195,11 @@ impl Transport {
         }
     }
 
-    /// When the certificate ends that a relay showed last. Not known of providers.
+    /// When the certificate ends that the relay or the API showed last; nothing where there was none yet.
     pub fn certificate_end(&self) -> Option<Timestamp> {
         match &self.way {
             Way::Smtp(relay) => relay.certificate_end(),
-            Way::Provider { .. } => None,
+            Way::Provider { provider, .. } => provider.certificate_end(),
         }
     }
 

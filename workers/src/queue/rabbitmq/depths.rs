@@ -1,7 +1,7 @@
 //! Asks the broker how much waits where, by passive declarations: they tell what is ready, and need no management plugin.
 
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
-use postrider_producer::rabbitmq::{connect, short};
+use postrider_producer::rabbitmq::{connect_to_ask, short};
 use postrider_schemas::{
     Lane, ladder,
     topology::{DEAD_QUEUE, HOLD_QUEUE, SUSPECT_QUEUE, UNROUTABLE_QUEUE, due_queue, jobs_queue},
@@ -22,7 +22,7 @@ impl RabbitQueue {
         let mut slot = self.looking.lock().await;
         let looked = match slot.take().filter(|connection| connection.status().connected()) {
             Some(connection) => connection,
-            None => connect(&self.url, "postrider-looking").await?,
+            None => connect_to_ask(&self.url, "postrider-looking").await?,
         };
         let channel = looked.create_channel().await?;
         let depths = self.look(&channel, with_ladder).await;

@@ -21,9 +21,10 @@ use jiff::Timestamp;
 use lapin::{
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
+    uri::AMQPUri,
 };
 use postrider_producer::rabbitmq::{
-    connect,
+    ConnectError, connect,
     link::{Link, LinkLimits, Outgoing, PublishError},
     short, topology,
 };
@@ -66,6 +67,8 @@ impl Receipt {
 /// The queue on RabbitMQ.
 pub struct RabbitQueue {
     url: String,
+    /// Host and port of the broker.
+    pub(super) address: (Arc<str>, u16),
     mode: TopologyMode,
     topology: Topology,
     shards: u16,
@@ -92,8 +95,10 @@ impl RabbitQueue {
         connection.close(200, short("looked")).await?;
         stands?;
         let publishing = Link::connect(url, "postrider-worker publishing", LinkLimits::default()).await?;
+        let uri: AMQPUri = url.parse().map_err(ConnectError::Url)?;
         Ok(Self {
             url: url.to_owned(),
+            address: (uri.authority.host.as_str().into(), uri.authority.port),
             mode,
             topology,
             shards,

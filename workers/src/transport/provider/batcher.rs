@@ -18,8 +18,8 @@ use tokio::{
 use super::{
     Provider,
     batch::{self, Added, Batched, CallLimits, Groups, Item, Step},
-    client::Lost,
-    reply::Verdict,
+    client::{Lost, Request},
+    reply::{Reply, Verdict},
     without_answer,
 };
 use crate::{
@@ -55,7 +55,16 @@ struct Waiting {
 /// A job that may be in a call.
 struct Member {
     item: Item,
-    tell: oneshot::Sender<Outcome>,
+    tell: oneshot::Sender<Told>,
+    /// How the wait for the call is known in the job's trace, and the calls that it was part of.
+    context: Option<traces::Context>,
+    calls: Vec<traces::Context>,
+}
+
+/// What a job hears of its calls.
+struct Told {
+    outcome: Outcome,
+    calls: Vec<traces::Context>,
 }
 
 impl Batcher {
@@ -83,17 +92,23 @@ impl Batcher {
     where
         F: Future<Output = bool>,
     {
-        // The call itself is made in a task of its own, for several jobs at once.
-        let _shared = traces::step("shared call");
+        // The call itself is made in a task of its own, for several jobs at once: its trace and those of the jobs point at each other.
+        let step = traces::step("shared call");
+        let hear = |told: Told| {
+            told.calls.into_iter().for_each(|call| step.link(call));
+            told.outcome
+        };
         let (ask, asked) = oneshot::channel();
         let (tell, told) = oneshot::channel();
         let address = match letter.recipients().as_slice() {
             [one] if self.0.shares_content => Some(one.to_string().to_lowercase()),
             _ => None,
         };
-        self.0.clone().join(address, Waiting { ask, member: Member { item, tell } });
+        self.0
+            .clone()
+            .join(address, Waiting { ask, member: Member { item, tell, context: step.context(), calls: Vec::new() } });
         let Ok(permit) = asked.await else {
-            return told.await.unwrap_or_else(|_| left_out("the call was given up before it was made"));
+            return told.await.map_or_else(|_| left_out("the call was given up before it was made"), hear);
         };
         if !may_submit.await {
             return Outcome::LostClaim;
@@ -101,7 +116,7 @@ impl Batcher {
         if permit.send(()).is_err() {
             return left_out(TOO_LATE);
         }
-        told.await.unwrap_or_else(|_| Outcome::Unknown(Answer::local(Stage::Call, "the call was given up")))
+        told.await.map_or_else(|_| Outcome::Unknown(Answer::local(Stage::Call, "the call was given up")), hear)
     }
 }
 
@@ -158,6 +173,15 @@ impl Desk {
         drop(place);
     }
 
+    async fn send(&self, request: Request) -> Result<Reply, Lost> {
+        let sent = self.provider.client.send(request).await;
+        if matches!(sent, Err(Lost::After(_))) {
+            // The attempts of all its jobs are told, and point at this.
+            traces::worth_telling();
+        }
+        sent
+    }
+
     /// One call for these members, repeated where that is safe and needed. What comes back is to be tried in halves.
     async fn call(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<Member>) {
         // Nothing of theirs is under way, and nobody would hear how it ended.
@@ -173,7 +197,12 @@ impl Desk {
                 tell_all(members, &left_out("the provider takes no shared calls"));
                 return Default::default();
             };
-            let (status, answer) = match self.provider.client.send(request).await {
+            let jobs: Vec<traces::Context> = members.iter().filter_map(|one| one.context.clone()).collect();
+            let (sent, call) = traces::shared(jobs, self.send(request)).await;
+            if let Some(call) = call {
+                members.iter_mut().for_each(|one| one.calls.push(call.clone()));
+            }
+            let (status, answer) = match sent {
                 Ok(reply) => {
                     self.provider.note_window(&reply);
                     (Some(reply.status), self.provider.batch_verdict(&reply, Timestamp::now()))
@@ -234,5 +263,5 @@ fn tell_all(members: Vec<Member>, outcome: &Outcome) {
 
 /// A task that went away has left its job in the ledger as it was.
 fn tell(member: Member, outcome: Outcome) {
-    let _ = member.tell.send(outcome);
+    let _ = member.tell.send(Told { outcome, calls: member.calls });
 }

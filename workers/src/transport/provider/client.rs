@@ -4,7 +4,8 @@
 use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Proxy, redirect::Policy};
+use jiff::Timestamp;
+use reqwest::{Certificate, Proxy, redirect::Policy, tls::TlsInfo};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use url::Url;
@@ -13,7 +14,7 @@ use crate::{
     config::HttpConfig,
     outcome::{Class, Stage},
     telemetry::{registry::attribute, traces},
-    transport::provider::reply::Reply,
+    transport::{certificate::Shown, provider::reply::Reply},
 };
 
 /// Idle connections are closed after this: shorter than the usual limit of load balancers, whose close would race with a request.
@@ -96,6 +97,7 @@ pub struct Client {
     places_max: usize,
     timeout: Duration,
     answer_max: usize,
+    shown: Shown,
 }
 
 impl Client {
@@ -110,6 +112,7 @@ impl Client {
             .tcp_nodelay(true)
             .redirect(Policy::none())
             .retry(reqwest::retry::never())
+            .tls_info(true)
             .no_proxy();
         if let Some(proxy) = &config.proxy {
             builder = builder.proxy(Proxy::all(proxy.clone()).map_err(ClientError::Proxy)?);
@@ -132,6 +135,7 @@ impl Client {
             places_max: config.connections,
             timeout: config.timeout,
             answer_max: config.answer_max,
+            shown: Shown::default(),
         })
     }
 
@@ -148,6 +152,11 @@ impl Client {
     /// Most calls at once.
     pub fn calls_max(&self) -> usize {
         self.places_max
+    }
+
+    /// When the certificate ends that the API showed last.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        self.shown.end()
     }
 
     /// Waits for a place among the calls under way. To be taken before it is said that bytes may go out.
@@ -192,10 +201,13 @@ impl Client {
                 return Err(lost);
             }
         };
+        if let Some(certificate) = answer.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate) {
+            self.shown.note(certificate);
+        }
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         step.set(attribute::HTTP_STATUS, i64::from(status));
         if status >= 400 {
-            step.fail("status", &status.to_string());
+            step.fail(status.to_string(), &status.to_string());
         }
         let (body, is_whole) = self.read(answer).await;
         Ok(Reply { status, headers, body, is_whole })

@@ -108,6 +108,11 @@ impl Provider {
         (self.client.calls(), self.client.calls_max())
     }
 
+    /// When the certificate ends that the API showed last.
+    pub fn certificate_end(&self) -> Option<Timestamp> {
+        self.client.certificate_end()
+    }
+
     /// Whether whoever comes now waits for a call to end.
     pub fn is_crowded(&self) -> bool {
         self.client.calls() == self.client.calls_max()

@@ -5,7 +5,6 @@
 
 mod auth;
 mod body;
-mod certificate;
 mod failure;
 mod offers;
 mod permission;

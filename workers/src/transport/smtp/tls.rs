@@ -1,13 +1,6 @@
 //! TLS to a relay: whom to trust, the handshake, and what its failures mean. No downgrade, no way to switch checks off.
 
-use std::{
-    io,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-};
+use std::{io, path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
@@ -18,7 +11,6 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
-    certificate,
     failure::{Failure, Trouble},
     settings::{RelayError, RelaySettings},
     wire::Wire,
@@ -26,14 +18,14 @@ use super::{
 use crate::{
     decide::classify::Handover,
     outcome::{Class, Stage},
+    transport::certificate::Shown,
 };
 
 /// What the handshake with one relay needs.
 pub struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
-    /// When the certificate ends that was shown last, in Unix seconds; 0 where none was.
-    end: AtomicI64,
+    shown: Shown,
 }
 
 impl Tls {
@@ -47,13 +39,12 @@ impl Tls {
             .map_err(|error| RelayError::Tls(error.to_string()))?
             .with_root_certificates(roots(settings.ca_file.as_deref())?)
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, end: AtomicI64::new(0) })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, shown: Shown::default() })
     }
 
     /// When the certificate ends that was shown last.
     pub fn certificate_end(&self) -> Option<Timestamp> {
-        let end = self.end.load(Ordering::Relaxed);
-        Timestamp::from_second(end).ok().filter(|_| end > 0)
+        self.shown.end()
     }
 
     /// Encrypts a connection on which nothing is under way.
@@ -61,9 +52,8 @@ impl Tls {
         let handshake = self.connector.connect(self.name.clone(), stream);
         match timeout(limit, handshake).await {
             Ok(Ok(stream)) => {
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                if let Some(end) = shown.and_then(|certificate| certificate::end(certificate)) {
-                    self.end.store(end.as_second(), Ordering::Relaxed);
+                if let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+                    self.shown.note(certificate);
                 }
                 Ok(Wire::Tls(Box::new(stream)))
             }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     decide::classify::{Handover, Verdict, mildest},
     outcome::{Class, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
-    telemetry::traces,
+    telemetry::{registry::attribute, traces},
 };
 
 /// With TLS, how much of the message's end goes with the final dot: one record.
@@ -108,11 +108,8 @@ impl Session {
         F: Future<Output = bool>,
     {
         let lost = Ok((Outcome::LostClaim, After::Drop));
-        let step = traces::step("smtp envelope");
         let Some(envelope) = permission.alongside(self.envelope(mail, body)).await else { return lost };
-        let envelope = noted(&step, envelope)?;
-        drop(step);
-        let refused = match envelope {
+        let refused = match envelope? {
             Envelope::Open(refused) => refused,
             Envelope::Declined(outcome, after) => return Ok((outcome, after)),
         };
@@ -133,7 +130,10 @@ impl Session {
 
     async fn envelope(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
         if self.offers.pipelining {
-            self.envelope_at_once(mail, body).await
+            // One round trip, one step.
+            let step = traces::step("smtp envelope");
+            step.set(attribute::SMTP_COMMANDS, "MAIL RCPT DATA");
+            noted(&step, self.envelope_at_once(mail, body).await)
         } else {
             self.envelope_in_steps(mail, body).await
         }
@@ -164,14 +164,32 @@ impl Session {
         self.read_data(refused).await
     }
 
+    /// Each command waits for its answer. Recipients are many: their round trips are one step.
     async fn envelope_in_steps(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+        let step = traces::step("smtp mail");
+        if let Some(refusal) = noted(&step, self.ask_mail(mail, body).await)? {
+            return Ok(declined(refusal, After::Reset));
+        }
+        drop(step);
+        let step = traces::step("smtp rcpt");
+        let refused = noted(&step, self.ask_rcpt(mail).await)?;
+        drop(step);
+        if refused.len() == mail.recipients.len() {
+            return Ok(all_declined(refused, After::Reset));
+        }
+        let step = traces::step("smtp data");
+        noted(&step, self.ask_data(refused).await)
+    }
+
+    async fn ask_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Option<Refusal>, Failure> {
         self.out.clear();
         self.put_mail(mail, body);
         self.send(Stage::MailFrom).await?;
         let reply = self.reply(Stage::MailFrom, self.limits.command).await?;
-        if let Some(refusal) = self.refusal(Stage::MailFrom, reply)? {
-            return Ok(declined(refusal, After::Reset));
-        }
+        self.refusal(Stage::MailFrom, reply)
+    }
+
+    async fn ask_rcpt(&mut self, mail: Mail<'_>) -> Result<Vec<RecipientRefusal>, Failure> {
         let mut refused = Vec::new();
         for (index, recipient) in mail.recipients.iter().enumerate() {
             self.out.clear();
@@ -179,9 +197,10 @@ impl Session {
             self.send(Stage::RcptTo).await?;
             self.read_rcpt(index, &mut refused).await?;
         }
-        if refused.len() == mail.recipients.len() {
-            return Ok(all_declined(refused, After::Reset));
-        }
+        Ok(refused)
+    }
+
+    async fn ask_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<Envelope, Failure> {
         self.out.clear();
         self.out.extend_from_slice(b"DATA\r\n");
         self.send(Stage::Data).await?;

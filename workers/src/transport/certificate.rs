@@ -1,5 +1,7 @@
 //! When a certificate ends, read from its DER form: the few steps from its beginning to the end of its validity. It checks nothing; rustls did.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use jiff::{Timestamp, civil, tz::TimeZone};
 
 const SEQUENCE: u8 = 0x30;
@@ -7,8 +9,27 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
+/// When the certificate ends that a server showed last, in Unix seconds; 0 where it showed none.
+#[derive(Debug, Default)]
+pub struct Shown(AtomicI64);
+
+impl Shown {
+    /// It showed this one. What cannot be read changes nothing.
+    pub fn note(&self, der: &[u8]) {
+        if let Some(end) = end(der) {
+            self.0.store(end.as_second(), Ordering::Relaxed);
+        }
+    }
+
+    /// When it ends.
+    pub fn end(&self) -> Option<Timestamp> {
+        let end = self.0.load(Ordering::Relaxed);
+        Timestamp::from_second(end).ok().filter(|_| end > 0)
+    }
+}
+
 /// The end of its validity; nothing where it cannot be read.
-pub fn end(der: &[u8]) -> Option<Timestamp> {
+fn end(der: &[u8]) -> Option<Timestamp> {
     let certificate = value(der, SEQUENCE)?.0;
     let mut rest = value(certificate, SEQUENCE)?.0;
     if rest.first() == Some(&VERSION) {

@@ -73,8 +73,12 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let took = fresh.last().unwrap() - fresh[0];
     println!("40 at 50/s in {took:.2} s");
     assert!(took < 6.0, "{took}");
-    let wrong = limits(&["pause", "group:nobody:slow", "--reason", "x"]);
-    assert!(!wrong.status.success() && wrong.stderr.contains("no scope of this configuration"), "{}", wrong.stderr);
+    for unknown in ["group:nobody:slow", "group:relay:gmail"] {
+        let wrong = limits(&["pause", unknown, "--reason", "x"]);
+        assert!(!wrong.status.success() && wrong.stderr.contains("no scope of this configuration"), "{}", wrong.stderr);
+    }
+    let none = limits(&["ls", "sender:"]);
+    assert!(none.status.success() && none.stderr.contains("0 shown"), "{}", none.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

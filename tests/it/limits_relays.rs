@@ -68,13 +68,9 @@ async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
         postrider_tests::postfix::USER,
         postrider_tests::postfix::PASSWORD
     );
-    let config = story::relay_config(
-        &world.amqp_url(),
-        &world.redis_url(),
-        world.postfix().limited,
-        &format!("{relay}connections = 1\n{ROUTE}").replace("connections = 1\n", ""),
-    )
-    .replace("connections = 8", "connections = 1");
+    let config =
+        story::relay_config(&world.amqp_url(), &world.redis_url(), world.postfix().limited, &format!("{relay}{ROUTE}"))
+            .replace("connections = 8", "connections = 1");
     let mut worker = story::start(config.clone()).unwrap();
     let batch = |n: usize| story::job(Lane::Bulk, &format!("ok-{n}@dest.test"));
     story::publish(&world.amqp_url(), &(0..40).map(batch).collect::<Vec<_>>()).await.unwrap();

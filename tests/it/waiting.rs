@@ -7,7 +7,9 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, Conf
 use lapin::{Connection, ConnectionProperties};
 use postrider_schemas::topology::{DUE_EXCHANGE, jobs_queue};
 use postrider_schemas::{Lane, ladder};
+use postrider_tests::deadline;
 use postrider_tests::events::Events;
+use postrider_tests::pacing_relay::PacingRelay;
 use postrider_tests::story::{self, SOON};
 use postrider_tests::world::{Parts, World};
 
@@ -86,4 +88,26 @@ async fn a_job_past_its_time_is_not_sent_and_its_sender_is_told() {
     story::wait_for_depth(&world, &jobs_queue(Lane::Transactional, 0), 0).unwrap();
     drop(worker);
     assert_eq!(world.sink().count().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_time_ends_while_it_waits_for_a_connection_is_not_sent() {
+    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
+    story::declare(&world).unwrap();
+    let mut events = Events::listen(&world.amqp_url()).await.unwrap();
+    let relay = PacingRelay::start(1000).unwrap();
+    relay.answer_after(Duration::from_secs(6));
+    let more = format!("host = \"127.0.0.1\"\ntls = \"none\"\n{}", story::ROUTE);
+    let config = story::relay_config(&world.amqp_url(), &world.redis_url(), relay.port(), &more)
+        .replace("connections = 8", "connections = 1");
+    let worker = story::start(config).unwrap();
+    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    let busy = || (relay.connections().0 == 1).then_some(());
+    deadline::wait_for("the only connection in use", SOON, busy).unwrap();
+    let late = story::job_with(|job| job.expires_at = Some(Timestamp::now() + Duration::from_secs(2)));
+    story::publish(&world.amqp_url(), std::slice::from_ref(&late)).await.unwrap();
+    let told = events.until("postrider.job.expired.v1").await.unwrap();
+    assert_eq!(told.last().unwrap()["subject"], late.id().to_string());
+    drop(worker);
+    assert_eq!(relay.taken().len(), 1);
 }

@@ -272,7 +272,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
     match failover::send(world, task, &right, asked).await {
         Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
         Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
-        Sent::TooLate(refusal) => expire(world, delivery, task, right, Some(&refusal)).await,
+        Sent::TooLate(refusal) => expire(world, delivery, task, right, refusal.as_ref()).await,
         Sent::Away => {
             // As a claim does that finds no store.
             let _waiting = traces::waiting("store");

@@ -2,23 +2,23 @@
 //! [`crate::decide::failover`]; what follows from the end is not decided here.
 
 use std::{
-    convert::Infallible,
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use postrider_schemas::{Lane, event::PassedOver, meta::Pin};
-use tokio::time::{Instant, sleep};
-use tracing::warn;
+use postrider_schemas::{event::PassedOver, meta::Pin};
+use tokio::time::Instant;
 
 use crate::{
+    announce::{may_submit, renew, withdraw},
     attempt::{Right, Task, World, emit},
     circuits::Permit,
     compose::letter::Letter,
     decide::{
         capabilities::Needs,
+        due::is_over,
         failover::{Then, spokesman, then},
         limits::admit::{Admission, Ask},
         route::OnLimit,
@@ -28,7 +28,7 @@ use crate::{
         recipients::{nobody_left, with_unreachable},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
-    telemetry::{attempts, metrics, traces},
+    telemetry::{attempts, metrics},
     transport::{Transport, cannot_be_made},
 };
 
@@ -56,8 +56,8 @@ pub(crate) enum Sent {
     Ended(Ended),
     /// Nothing was tried: a limit makes the job wait until its slot.
     Waits(Slot),
-    /// Nothing was tried: a limit makes the job wait, and it is not to be late.
-    TooLate(Refusal),
+    /// Nothing was taken: the job is too late, or would be after the wait that a limit makes it wait.
+    TooLate(Option<Refusal>),
     /// Nothing was tried: the store is away, and the job is not to go without it.
     Away,
 }
@@ -180,6 +180,16 @@ enum NotNow {
     Full(Refusal),
     /// The store is away, and the job is not to go without it.
     Away,
+    /// Its time was over when there was a connection.
+    TooLate,
+}
+
+/// Why a job gives its connection back unused.
+enum Back {
+    /// Its token is late, and another one is not there yet.
+    Token(AtPlace),
+    /// Its time is over.
+    TooLate,
 }
 
 /// So often a job gives its place back to wait for another token; then it goes.
@@ -201,7 +211,10 @@ impl Tries<'_> {
                 Ok(tried) => tried,
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
-                Err(NotNow::Full(refusal)) if self.on_limit() == OnLimit::Expire => return Sent::TooLate(refusal),
+                Err(NotNow::TooLate) => return Sent::TooLate(None),
+                Err(NotNow::Full(refusal)) if self.on_limit() == OnLimit::Expire => {
+                    return Sent::TooLate(Some(refusal));
+                }
                 Err(NotNow::Full(refusal)) => {
                     limited = limited.or(Some(n));
                     refusals.push((n, refusal));
@@ -213,7 +226,7 @@ impl Tries<'_> {
                 Try::Refused(refusal) => refusals.push((n, refusal)),
                 Try::Paused => match self.on_limit() {
                     OnLimit::Next => limited = limited.or(Some(n)),
-                    OnLimit::Expire => return Sent::TooLate(paused()),
+                    OnLimit::Expire => return Sent::TooLate(Some(paused())),
                     OnLimit::Wait => {
                         limited = Some(n);
                         break;
@@ -227,6 +240,7 @@ impl Tries<'_> {
             match self.when_admitted(n, true, None, &others, Some(Instant::now())).await {
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
+                Err(NotNow::TooLate) => return Sent::TooLate(None),
                 Err(NotNow::Full(_)) => {}
                 Ok(tried) => {
                     refusals = others;
@@ -281,8 +295,9 @@ impl Tries<'_> {
             };
             match self.by(n, refusals, token, queue, round, since).await {
                 Ok(tried) => return Ok(tried),
-                Err(AtPlace::Later(ask, admission)) => answer = Some((ask, admission)),
-                Err(_) => return Err(NotNow::Away),
+                Err(Back::Token(AtPlace::Later(ask, admission))) => answer = Some((ask, admission)),
+                Err(Back::Token(_)) => return Err(NotNow::Away),
+                Err(Back::TooLate) => return Err(NotNow::TooLate),
             }
             round += 1;
         }
@@ -297,7 +312,7 @@ impl Tries<'_> {
         queue: bool,
         round: u32,
         since: Option<Instant>,
-    ) -> Result<Try, AtPlace> {
+    ) -> Result<Try, Back> {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
         if let Permit::Open(wait, reason) = world.circuits.ask(n).await {
@@ -325,8 +340,12 @@ impl Tries<'_> {
                     let subject = Subject { fresh, ..self.subject(n) };
                     match world.limiter.at_place(subject, queue, round > 0).await {
                         AtPlace::Go => {}
-                        later => return Err(later),
+                        later => return Err(Back::Token(later)),
                     }
+                }
+                // It may have waited long by now. A call that may have been taken is finished all the same.
+                if task.meta.pin.is_none() && is_over(task.job, Timestamp::now()) {
+                    return Err(Back::TooLate);
                 }
                 Ok(transport.deliver_at(place, letter, may_submit).await)
             });
@@ -419,51 +438,4 @@ fn passed_over(world: &World, refusals: &[(usize, Refusal)], except: Option<usiz
 fn repeatable(transport: &Transport, letter: &Letter<'_>) -> Option<Pin> {
     let until = letter.dated.checked_add(transport.repeatable_for(letter)?).ok()?;
     Some(Pin { transport: transport.name.clone(), since: letter.dated, until })
-}
-
-/// Tells the ledger that bytes may reach this transport from now on. False where the job belongs to somebody else.
-async fn may_submit(
-    world: &World,
-    task: &Task<'_>,
-    right: &Right,
-    transport: &Transport,
-    pin: Option<&Pin>,
-    submitted: &AtomicBool,
-) -> bool {
-    submitted.store(true, Ordering::Relaxed);
-    let Right::Claimed(lease) = right else { return true };
-    let call = pin.map_or_else(|| transport.name.clone(), ToString::to_string);
-    let step = traces::call("submitting");
-    attempts::note_store(&step, world, "submitting");
-    match world.store.submitting(lease, &call).await {
-        Ok(mine) => mine,
-        Err(error) => {
-            // The store went away after the claim. Somebody waits for transactional mail; bulk mail waits for the store.
-            warn!(job.id = %task.job.id(), %error, "The store is away between claim and submission");
-            task.job.lane() == Lane::Transactional
-        }
-    }
-}
-
-/// Tells the ledger that nothing was taken, so that a crash from here on is no unknown. False where the job belongs to somebody else.
-async fn withdraw(world: &World, task: &Task<'_>, right: &Right) -> bool {
-    let Right::Claimed(lease) = right else { return true };
-    match world.store.withdraw(lease).await {
-        Ok(mine) => mine,
-        Err(error) => {
-            // Careful: a crash counts as unknown then.
-            warn!(job.id = %task.job.id(), %error, "The store did not hear that a transport refused");
-            true
-        }
-    }
-}
-
-/// Keeps a claim alive for as long as it is polled. That a claim was lost is found out when it is next needed.
-async fn renew(world: &World, right: &Right) -> Infallible {
-    loop {
-        sleep((world.config.store.lease / 3).max(Duration::from_millis(100))).await;
-        if let Right::Claimed(lease) = right {
-            let _ = world.store.renew(lease).await;
-        }
-    }
 }

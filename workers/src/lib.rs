@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod consumer;
 
+mod announce;
 pub mod attempt;
 pub mod burial;
 pub mod circuits;

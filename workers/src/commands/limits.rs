@@ -110,7 +110,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (store, limiter) = connect(&common).await?;
     anyhow::ensure!(
         limiter.knows(&scope),
-        "`{scope}` is no scope of this configuration: transport:NAME, group:TRANSPORT:GROUP, tenant:NAME or sender:TRANSPORT:DOMAIN"
+        "`{scope}` is no scope of this configuration: transport:NAME, group:TRANSPORT:GROUP, tenant:NAME or sender:TRANSPORT:DOMAIN, where a group has a \
+         name of the lists (such as google), of a [[throttle]], or is a domain"
     );
     store.order(&scope, &order).await.context("the store did not take the order")?;
     match common.format {
@@ -140,7 +141,11 @@ fn short(reason: String) -> anyhow::Result<String> {
 async fn list(prefix: &str, common: &Common) -> anyhow::Result<ExitCode> {
     let (store, limiter) = connect(common).await?;
     let rows = rows(&store, &limiter).await?;
-    for row in rows.iter().filter(|row| row.scope.starts_with(prefix)) {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.scope.starts_with(prefix)).collect();
+    if rows.is_empty() && common.format == Format::Text {
+        output::remark("0 shown: no such scope was asked for of late");
+    }
+    for row in rows {
         match common.format {
             Format::Text => output::line(&text(&row.scope, &row.configured, &row.drawn))?,
             Format::Json => output::json(&row.json())?,

@@ -24,7 +24,7 @@ pub enum Due {
 
 /// Looks at `send_at`, `expires_at` and the time the message was parked for.
 pub fn due(job: &Job, meta: &Meta, now: Timestamp) -> Due {
-    if job.expires_at().is_some_and(|expires| expires <= now) {
+    if is_over(job, now) {
         return Due::Expired;
     }
     let Some(start) = job.send_at().max(meta.not_before).filter(|start| *start > now) else {
@@ -32,6 +32,11 @@ pub fn due(job: &Job, meta: &Meta, now: Timestamp) -> Due {
     };
     let wait = Duration::try_from(start.duration_since(now)).unwrap_or_default();
     if wait < HERE_MAX { Due::Wait(wait) } else { Due::Park(start) }
+}
+
+/// Whether a job is past its `expires_at`.
+pub fn is_over(job: &Job, now: Timestamp) -> bool {
+    job.expires_at().is_some_and(|expires| expires <= now)
 }
 
 /// The time to park until, cut so that the job wakes up to expire rather than long after.

@@ -108,8 +108,13 @@ impl Limiter {
         let transport = |name: &str| self.0.transports.iter().any(|one| one == name);
         match scope.split_once(':') {
             Some(("transport", name)) => transport(name),
-            Some(("group" | "sender", rest)) => {
-                rest.split_once(':').is_some_and(|(name, rest)| transport(name) && !rest.is_empty())
+            // A group is one of the lists, or a domain.
+            Some(("group", rest)) => rest.split_once(':').is_some_and(|(name, group)| {
+                let is_listed = self.0.config.groups.0.iter().any(|one| one.name == group);
+                transport(name) && (is_listed || group.contains('.'))
+            }),
+            Some(("sender", rest)) => {
+                rest.split_once(':').is_some_and(|(name, domain)| transport(name) && domain.contains('.'))
             }
             Some(("tenant", name)) => Tenant::parse(name).is_ok(),
             _ => false,

@@ -127,7 +127,7 @@ impl Relay {
         if let Some(mut session) = self.pool.take(place) {
             let (outcome, after) = session.transact(mail, permission).await;
             if after != After::Stale {
-                self.put_back(session, after).await;
+                self.put_back(place, session, after).await;
                 return outcome;
             }
         }
@@ -137,12 +137,12 @@ impl Relay {
             Err(failure) => return failure.into_outcome(),
         };
         let (outcome, after) = session.transact(mail, permission).await;
-        self.put_back(session, after).await;
+        self.put_back(place, session, after).await;
         outcome
     }
 
     /// Parks the session if it is fit for another message.
-    async fn put_back(&self, mut session: Session, after: After) {
+    async fn put_back(&self, place: &Place<'_>, mut session: Session, after: After) {
         let is_fit = match after {
             After::Park => true,
             After::Reset => session.reset().await,
@@ -152,7 +152,7 @@ impl Relay {
             return;
         }
         if session.served() < self.target.settings.messages_per_connection {
-            self.pool.park(session);
+            self.pool.park(place, session);
         } else {
             session.hang_up();
         }

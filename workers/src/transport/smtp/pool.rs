@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::{
@@ -20,6 +20,8 @@ use super::session::{OpenMark, Session};
 pub struct Place<'a> {
     pool: &'a Pool,
     permit: Option<SemaphorePermit<'a>>,
+    /// A connection is in use under it.
+    is_used: AtomicBool,
 }
 
 /// Somebody who wants a place or has one.
@@ -45,6 +47,8 @@ struct Yard {
     /// Places that are to vanish when they are given back.
     owed: usize,
     held: usize,
+    /// Of those held, places with a connection. The others take what is parked before they open one.
+    used: usize,
     asking: usize,
     /// The most that asked at once since somebody looked.
     asking_most: usize,
@@ -74,7 +78,7 @@ impl Pool {
         // The place itself asks from here on.
         std::mem::forget(asking);
         self.yard().held += 1;
-        Some(Place { pool: self, permit: Some(permit) })
+        Some(Place { pool: self, permit: Some(permit), is_used: AtomicBool::new(false) })
     }
 
     /// Whether nobody gets a place at once.
@@ -95,7 +99,7 @@ impl Pool {
             yard.owed += less - self.line.forget_permits(less);
         }
         yard.limit = connections;
-        let surplus = (yard.parked.len() + yard.held).saturating_sub(connections).min(yard.parked.len());
+        let surplus = (yard.parked.len() + yard.used).saturating_sub(connections).min(yard.parked.len());
         let closed: Vec<_> = yard.parked.drain(..surplus).collect();
         drop(yard);
         for parked in closed {
@@ -103,41 +107,48 @@ impl Pool {
         }
     }
 
-    /// The most places that were asked for at once since the last look, and the connections that are held or parked.
+    /// The most places that were asked for at once since the last look, and the connections that there are or are about to be.
     pub fn demand(&self) -> (usize, usize) {
         let mut yard = self.yard();
         let (most, now) = (yard.asking_most, yard.asking);
         yard.asking_most = now;
-        (most, yard.held + yard.parked.len())
+        (most, yard.used + yard.parked.len().max(yard.held - yard.used))
     }
 
     /// A parked connection that seems alive.
-    pub fn take(&self, _: &Place<'_>) -> Option<Session> {
+    pub fn take(&self, place: &Place<'_>) -> Option<Session> {
         loop {
-            let mut parked = self.yard().parked.pop()?;
+            let mut parked = {
+                let mut yard = self.yard();
+                let parked = yard.parked.pop()?;
+                yard.use_by(place, true);
+                parked
+            };
             if parked.since.elapsed() >= self.idle {
                 parked.session.hang_up();
             } else if parked.session.is_quiet() {
                 return Some(parked.session);
             }
+            self.yard().use_by(place, false);
         }
     }
 
     /// Counts a connection that is about to be opened.
-    pub fn mark(&self, _: &Place<'_>) -> OpenMark {
+    pub fn mark(&self, place: &Place<'_>) -> OpenMark {
+        self.yard().use_by(place, true);
         OpenMark::new(&self.open)
     }
 
-    /// Keeps a connection for the next message. To be called before the place is given back.
-    pub fn park(self: &Arc<Self>, session: Session) {
+    /// Keeps a connection for the next message. Its place is given back next.
+    pub fn park(self: &Arc<Self>, place: &Place<'_>, session: Session) {
         let mut yard = self.yard();
-        // Its place is still held: given back, it is one less in use and one more parked.
-        let is_too_many = yard.parked.len() + yard.held > yard.limit;
+        let is_too_many = yard.parked.len() + yard.used > yard.limit;
         if yard.is_closed || is_too_many {
             drop(yard);
             session.hang_up();
             return;
         }
+        yard.use_by(place, false);
         yard.parked.push(Parked { session, since: Instant::now() });
         if !yard.is_swept {
             yard.is_swept = true;
@@ -187,6 +198,17 @@ impl Pool {
     }
 }
 
+impl Yard {
+    /// Whether a place has a connection from now on.
+    fn use_by(&mut self, place: &Place<'_>, is_used: bool) {
+        match (place.is_used.swap(is_used, Ordering::Relaxed), is_used) {
+            (false, true) => self.used += 1,
+            (true, false) => self.used -= 1,
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.0.yard().asking -= 1;
@@ -198,6 +220,7 @@ impl Drop for Place<'_> {
         let mut yard = self.pool.yard();
         yard.asking -= 1;
         yard.held -= 1;
+        yard.use_by(self, false);
         if yard.owed > 0
             && let Some(permit) = self.permit.take()
         {

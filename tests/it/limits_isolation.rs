@@ -20,6 +20,9 @@ use postrider_tests::{
 
 use crate::limits::{busiest, is_long, jobs, throttle, times};
 
+/// Runs of each kind in the long version.
+const PAIRS: usize = 7;
+
 /// What a second of the run looked like.
 #[derive(Debug, Clone, Copy)]
 struct Second {
@@ -129,12 +132,27 @@ fn p99(sorted: &[f64]) -> f64 {
     sorted[(sorted.len() * 99 / 100).min(sorted.len() - 1)]
 }
 
+/// The middle one of several.
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
     let (blast, others, watched) = if is_long() { (20_000, 2_000, 60) } else { (600, 300, 8) };
     let watched = Duration::from_secs(watched);
     let without = run(0, others, watched).await;
     let with = run(blast, others, watched).await;
+    // The others take less than two seconds, most of which the sink spends on making files: one run of each says little. Pairs that take
+    // turns are compared by their medians.
+    let (mut times_without, mut times_with) = (vec![without.others], vec![with.others]);
+    for _ in 1..if is_long() { PAIRS } else { 1 } {
+        times_without.push(run(0, others, Duration::ZERO).await.others);
+        times_with.push(run(blast, others, Duration::ZERO).await.others);
+    }
+    println!("the others without the blast {times_without:.2?} s, with it {times_with:.2?} s");
+    let (others_without, others_with) = (median(times_without), median(times_with));
     for (name, run) in [("without", &without), ("with", &with)] {
         println!(
             "{name} the blast: others in {:.2} s, transactional p50 {:.3} s, p99 {:.3} s of {}",
@@ -154,7 +172,7 @@ async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
         busiest(&with.slow, 10.0)
     );
     let (slower, later) = if is_long() { (1.1, 0.25) } else { (3.0, 1.5) };
-    assert!(with.others <= without.others * slower + if is_long() { 0.0 } else { 2.0 }, "{}", with.others);
+    assert!(others_with <= others_without * slower + if is_long() { 0.0 } else { 2.0 }, "{others_with} {others_without}");
     assert!(p99(&with.urgent) <= p99(&without.urgent) + later, "{:.3?}", with.urgent);
     assert!(jobs > 0 && per_job <= 1.1, "{per_job}");
     assert_eq!(with.redelivered, 0, "nothing goes back and forth");

@@ -30,8 +30,22 @@ use postrider_tests::world::{Parts, Server, World};
 use rusqlite::{Connection, OpenFlags};
 
 const JOBS: usize = 50_000;
-/// Limits that are never in the way: of the transport, of each domain, of each tenant.
-const LIMITS: &str = "rate = \"1_000_000/s\"\n[[throttle]]\nname = \"all\"\nrate = \"1_000_000/s\"\n[limits]\ntenant_rate = \"1_000_000/s\"\n";
+/// Limits that are never in the way, and how many they are to a message: of the transport; of each domain and tenant besides; of each
+/// sender's domain and two longer ones besides.
+const LIMITS: [(usize, &str); 3] = [
+    (1, "rate = \"1_000_000/s\"\n[limits]\n"),
+    (
+        3,
+        "rate = \"1_000_000/s\"\n[[throttle]]\nname = \"all\"\nrate = \"1_000_000/s\"\n[limits]\ntenant_rate = \"1_000_000/s\"\n",
+    ),
+    (
+        6,
+        "rate = [\"1_000_000/s\", \"60_000_000/min\"]\nsender_rate = \"1_000_000/s\"\n[[throttle]]\nname = \"all\"\nrate = \"1_000_000/s\"\n\
+         [limits]\ntenant_rate = [\"1_000_000/s\", \"60_000_000/min\"]\n",
+    ),
+];
+/// With a question to the store for each message, where workers would else take tokens in batches.
+const ONE_BY_ONE: &str = "lease_above = \"4_000_000_000/s\"\n";
 /// Of the drain into the slow relay.
 const SLOW_JOBS: usize = 2_000;
 const SLOW_REPLIES: Duration = Duration::from_millis(20);
@@ -70,6 +84,7 @@ fn main() -> Result<()> {
         port,
         jobs,
         servers: &servers,
+        world: Some(&world),
         limits: "",
         telemetry: Telemetry::Off,
     };
@@ -88,7 +103,7 @@ fn main() -> Result<()> {
             let folder = Folder::new("bench")?;
             let file = folder.path().join("queue.db");
             let address = format!("embedded:{}", file.display());
-            Drain { name: "embedded", queue: &address, store: &address, servers: &[], ..rabbit }.run(
+            Drain { name: "embedded", queue: &address, store: &address, servers: &[], world: None, ..rabbit }.run(
                 worker,
                 sink,
                 || embedded_depth(&file),
@@ -97,10 +112,12 @@ fn main() -> Result<()> {
     }
     if only.is_none_or(|only| only == Scene::Limits) {
         for worker in &workers {
-            for (name, limits) in
-                [("no limits", ""), ("three limits, in batches", LIMITS), ("three limits, one by one", &one_by_one())]
-            {
-                Drain { name, limits, ..rabbit }.run(worker, sink, depth)?;
+            Drain { name: "no limits", ..rabbit }.run(worker, sink, depth)?;
+            for (count, limits) in LIMITS {
+                for (how, more) in [("in batches", ""), ("one by one", ONE_BY_ONE)] {
+                    let (name, limits) = (format!("{count} limits a message, {how}"), format!("{limits}{more}"));
+                    Drain { name: &name, limits: &limits, ..rabbit }.run(worker, sink, depth)?;
+                }
             }
         }
     }
@@ -130,6 +147,8 @@ struct Drain<'a> {
     limits: &'a str,
     /// Name and process id of what works for the worker.
     servers: &'a [(&'a str, u32)],
+    /// Where the store can be asked what it was asked.
+    world: Option<&'a World>,
     /// What the worker tells of itself.
     telemetry: Telemetry,
 }
@@ -167,6 +186,7 @@ impl Drain<'_> {
 
         let before = sink.count()?;
         let cpu_before = self.servers_cpu()?;
+        let calls_before = self.store_calls()?;
         let collector = Api::start(|_| Reaction::Answer(200, "", String::new()))?;
         let worker = self.worker(program, &collector)?;
         let spent = watch(sink, before, self.jobs)?;
@@ -175,11 +195,15 @@ impl Drain<'_> {
         let cpu = usage::cpu(worker.pid())?;
         let memory = usage::peak_memory(worker.pid())?;
         let cpu_after = self.servers_cpu()?;
+        let calls_after = self.store_calls()?;
 
         println!("  delivered       {spent:>9.0} messages/s");
         println!("  worker CPU      {:>9.0} us/message", micros(cpu, self.jobs));
         for (((name, _), after), before) in self.servers.iter().zip(cpu_after).zip(cpu_before) {
             println!("  {name:<15} {:>9.0} us/message", micros(after.saturating_sub(before), self.jobs));
+        }
+        if let (Some(before), Some(after)) = (calls_before, calls_after) {
+            println!("  store calls     {:>9.2} a message", (after - before) as f64 / self.jobs as f64);
         }
         println!("  worker memory   {:>9.1} MiB at its peak", memory as f64 / 1024.0);
         if matches!(self.telemetry, Telemetry::Traces(_)) {
@@ -222,6 +246,14 @@ impl Drain<'_> {
 
     fn servers_cpu(&self) -> Result<Vec<Duration>> {
         self.servers.iter().map(|(_, pid)| usage::cpu(*pid)).collect()
+    }
+
+    /// Scripts that Redis ran, each of which is a round trip.
+    fn store_calls(&self) -> Result<Option<u64>> {
+        let Some(world) = self.world else { return Ok(None) };
+        let text = world.redis_cli(&["INFO", "commandstats"])?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        Ok(Some(line.and_then(|line| line.split(',').next()).map_or(Ok(0), str::parse)?))
     }
 
     /// Everything else has its default.
@@ -291,11 +323,6 @@ fn watch(sink: &SmtpSink, before: usize, jobs: usize) -> Result<f64> {
         }
         std::thread::sleep(STEP);
     }
-}
-
-/// The same limits, with a question to the store for each message.
-fn one_by_one() -> String {
-    format!("{LIMITS}lease_above = \"4_000_000_000/s\"\n")
 }
 
 fn wait_until_empty(depth: impl Fn() -> Option<u64>) -> Result<()> {

@@ -134,7 +134,8 @@ impl Store {
     /// and so is a file that cannot be used.
     pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
         // The random part tells a worker from the one of the same name that ran before it.
-        let prefix = format!("{}/{:08x}", options.holder, random() & 0xffff_ffff);
+        // A bar would end the field that a record keeps it in.
+        let prefix = format!("{}/{:08x}", options.holder.replace('|', "_"), random() & 0xffff_ffff);
         let backend = match url.strip_prefix("embedded:") {
             Some(file) => Backend::Embedded(EmbeddedStore::connect(file, options).await?),
             None => Backend::Redis(RedisStore::connect(url, options).await?),

@@ -1,7 +1,7 @@
 //! The ledger in Redis 6 or newer: standalone, Sentinel or Cluster. Every call is one script on one record, one round trip.
 //!
 //! # Names
-//! `postrider:{SS}:IDENTITY` is a record, a small hash; `{SS}` is one of 256 hash tags taken from the identity, so that a record and the
+//! `postrider:{SS}:IDENTITY` is a record, a short text; `{SS}` is one of 256 hash tags taken from the identity, so that a record and the
 //! epoch of its tag, `postrider:{SS}:epoch`, live in one slot of a cluster and one script may read both.
 //!
 //! # A store that was emptied
@@ -167,10 +167,10 @@ impl RedisStore {
 
     /// What is remembered of a job.
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
-        let mut call = redis::cmd("HMGET");
-        call.arg(keys(key.as_str()).0).arg(&["s", "g", "f", "h", "x", "p", "d"]);
-        let answer: Vec<Option<String>> = self.link.query(&call).await?;
-        read_record(answer).map_err(|error| unreadable(&error))
+        let mut call = redis::cmd("GET");
+        call.arg(keys(key.as_str()).0);
+        let text: Option<String> = self.link.query(&call).await?;
+        text.as_deref().map(read_record).transpose().map_err(|error| unreadable(&error))
     }
 
     /// See [`super::circuit::told`].
@@ -321,32 +321,33 @@ fn read_cancel(answer: Vec<String>) -> RedisResult<Cancelling> {
     })
 }
 
-fn read_record(mut answer: Vec<Option<String>>) -> RedisResult<Option<Record>> {
-    answer.resize(7, None);
-    let mut fields = answer.into_iter();
-    let mut next = || fields.next().flatten();
-    let Some(state) = next() else { return Ok(None) };
-    let (generation, fence, holder, lease_end) = (next(), next(), next(), next());
-    let (payload_hash, mut note) = (next().unwrap_or_default(), next().unwrap_or_default());
-    let state = match state.as_str() {
+/// The text that `prelude.lua` writes.
+fn read_record(text: &str) -> RedisResult<Record> {
+    let fields: Vec<&str> = text.splitn(7, '|').collect();
+    let [state, generation, fence, holder, lease_end, payload_hash, note] = fields[..] else { return Err(surprise()) };
+    let state = match state {
         "C" => State::Claimed,
         "U" => State::Submitting,
         "D" => State::Decided,
         "P" => State::Parked,
         "S" => State::Final(Final::Sent),
         "H" => State::Final(Final::Held),
-        "F" => State::Final(final_of(&std::mem::take(&mut note))?),
+        "F" => State::Final(final_of(note)?),
         "A" => State::Alias,
         _ => return Err(surprise()),
     };
-    let zero = || Some("0".to_owned());
-    Ok(Some(Record {
+    let note = if matches!(state, State::Final(_)) { "" } else { note };
+    Ok(Record {
         state,
-        generation: number(generation.or_else(zero).as_ref())?,
-        fence: number(fence.or_else(zero).as_ref())?,
-        holder: holder.unwrap_or_default(),
-        lease_end_ms: number(lease_end.or_else(zero).as_ref())?,
-        payload_hash,
-        note,
-    }))
+        generation: or_zero(generation)?,
+        fence: or_zero(fence)?,
+        holder: holder.to_owned(),
+        lease_end_ms: or_zero(lease_end)?,
+        payload_hash: payload_hash.to_owned(),
+        note: note.to_owned(),
+    })
+}
+
+fn or_zero<T: std::str::FromStr + Default>(text: &str) -> RedisResult<T> {
+    if text.is_empty() { Ok(T::default()) } else { text.parse().map_err(|_| surprise()) }
 }

@@ -65,7 +65,7 @@ end
 local function note_weight(scope)
   if weight == 1 and not scope.gg then return end
   scope.gg = 1
-  redis.call('HSET', scope.key, 'gg', '1')
+  redis.call('HSET', scope.key, 'd', '1', 'gg', '1')
   -- Those of weight 1 leave nothing behind: there may be any number of them.
   if weight == 1 then
     redis.call('HDEL', scope.key, 'g:' .. tenant)
@@ -96,6 +96,13 @@ local function join(scope, line, at, interval, reach)
   end
   redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
   return slot
+end
+
+local function is_far(s)
+  for _, b in pairs(s.b) do
+    if b.t > now + GRACE / 2 then return true end
+  end
+  return false
 end
 
 local at, bind, spacing, step = now, 1, SPACING, 0
@@ -181,24 +188,26 @@ for _, c in ipairs(charges) do
   if not s.write then
     if s.um ~= minute then
       s.ub = (s.um == minute - 1) and s.uc or 0
-      s.um, s.uc = minute, 0
+      s.um, s.uc, s.turned = minute, 0, true
     end
     s.uc = s.uc + tokens
-    s.write = { 'um', text(s.um), 'uc', text(s.uc), 'ub', text(s.ub) }
+    s.write = { 'u', struct.pack(USED, s.um, s.uc, s.ub) }
   end
-  local b, w, name = s.b[c.limit.bucket], s.write, c.limit.bucket
-  b.t, b.x = c.all + tokens * c.interval, c.own
-  if urgent then b.x = c.own + tokens * c.interval end
-  for _, v in ipairs({ 't:' .. name, text(b.t), 'x:' .. name, text(b.x), 'i:' .. name, text(c.limit.interval), 'o:' .. name, text(c.limit.tolerance) }) do
-    w[#w + 1] = v
-  end
+  local w, all, own = s.write, c.all + tokens * c.interval, c.own
+  if urgent then own = own + tokens * c.interval end
+  s.b[c.limit.bucket].t = all
+  w[#w + 1] = 'b:' .. c.limit.bucket
+  w[#w + 1] = struct.pack(BUCKET, all, own, c.limit.interval, c.limit.tolerance)
 end
 for _, s in ipairs(scopes) do
   if s.write then
     redis.call('HSET', s.key, unpack(s.write))
     if s.fresh then enlist(s) end
-    -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
-    if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
+    -- A life that was set within this minute is long enough for every bucket that is even within half an hour.
+    if s.turned or is_far(s) then
+      -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
+      if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
+    end
   end
 end
 return { 'go', text(wait), text(tokens), text(step) }

@@ -1,15 +1,16 @@
 -- KEYS: 1 the index of scopes, 2 the scope, 3 the disturbed ones
 -- ARGV: 1 now or '', 2 name of the scope, 3 order (pause, resume or set), 4 for how long, 5 why, 6 interval, 7 tolerance
 local s = read(KEYS[2], {})
-if not s.um then redis.call('HSET', KEYS[2], 'um', '0', 'uc', '0', 'ub', '0'); redis.call('ZADD', KEYS[1], text(now), ARGV[2]) end
+if s.fresh then redis.call('HSET', KEYS[2], 'u', struct.pack(USED, 0, 0, 0)); redis.call('ZADD', KEYS[1], text(now), ARGV[2]) end
 if ARGV[3] == 'pause' then
   s.p = now + tonumber(ARGV[4])
-  redis.call('HSET', KEYS[2], 'p', text(s.p), 'w', ARGV[5])
+  redis.call('HSET', KEYS[2], 'd', '1', 'p', text(s.p), 'w', ARGV[5])
 elseif ARGV[3] == 'set' then
   s.su = now + tonumber(ARGV[4])
-  redis.call('HSET', KEYS[2], 'si', ARGV[6], 'so', ARGV[7], 'su', text(s.su), 'w', ARGV[5])
+  redis.call('HSET', KEYS[2], 'd', '1', 'si', ARGV[6], 'so', ARGV[7], 'su', text(s.su), 'w', ARGV[5])
 else
   redis.call('HDEL', KEYS[2], 'p', 'w', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su')
+  if not s.gg then redis.call('HDEL', KEYS[2], 'd') end
   s.p, s.su, s.cl = 0, nil, nil
 end
 keep(s)

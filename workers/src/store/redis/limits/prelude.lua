@@ -1,8 +1,9 @@
 -- In front of every script of the limiter: the clock, and how a scope is read. decide/limits says the same in Rust; one contract suite
 -- holds the two together, so operations stand in the same order here and there.
--- A scope is a hash. Of a bucket B: t:B (all), x:B (urgent), i:B (interval), o:B (tolerance). p paused until, w why;
--- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, su: set by an operator, until;
--- n:R, s:R: calls for reaction R, since; um, uc, ub: minute, messages in it, before it; g:T weight of a tenant, gg: there are such.
+-- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
+-- it; b:B of a bucket B all, urgent, interval, tolerance. The rest is there only in scopes that are not as configured, which d tells: p paused
+-- until, w why; cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, su: set by an operator, until;
+-- n:R, s:R: calls for reaction R, since; g:T weight of a tenant, gg: there are such.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])
 if not now then
@@ -15,19 +16,23 @@ local GRACE = 3600000000
 
 local function text(n) return string.format('%.17g', n) end
 
-local FIXED = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'um', 'uc', 'ub', 'gg' }
+local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
+local BUCKET, USED = '<dddd', '<ddd'
 
 local function read(key, limits)
-  local names = { unpack(FIXED) }
-  for _, limit in ipairs(limits) do
-    for _, field in ipairs({ 't:', 'x:', 'i:', 'o:' }) do names[#names + 1] = field .. limit.bucket end
-  end
+  local names = { 'd', 'u' }
+  for i, limit in ipairs(limits) do names[i + 2] = 'b:' .. limit.bucket end
   local v = redis.call('HMGET', key, unpack(names))
-  local s = { key = key, fresh = not v[9], b = {} }
-  for i, name in ipairs(FIXED) do s[name] = tonumber(v[i] or nil) end
+  local s = { key = key, fresh = not v[2], b = {} }
+  if v[2] then s.um, s.uc, s.ub = struct.unpack(USED, v[2]) end
   for i, limit in ipairs(limits) do
-    local at = #FIXED + 4 * (i - 1)
-    s.b[limit.bucket] = { t = tonumber(v[at + 1] or '0'), x = tonumber(v[at + 2] or '0'), i = tonumber(v[at + 3] or '0'), o = tonumber(v[at + 4] or '0') }
+    local one = { t = 0, x = 0, i = 0, o = 0 }
+    if v[i + 2] then one.t, one.x, one.i, one.o = struct.unpack(BUCKET, v[i + 2]) end
+    s.b[limit.bucket] = one
+  end
+  if v[1] then
+    local rest = redis.call('HMGET', key, unpack(REST))
+    for i, name in ipairs(REST) do s[name] = tonumber(rest[i] or nil) end
   end
   s.p = s.p or 0
   return s

@@ -7,7 +7,7 @@ local pause, kept, floor = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8
 local rest, cut, fired = left(s), false, true
 local w = {}
 local function put(name, value) w[#w + 1] = name; w[#w + 1] = value end
-if not s.um then put('um', '0'); put('uc', '0'); put('ub', '0'); redis.call('ZADD', KEYS[1], text(now), ARGV[2]) end
+if s.fresh then put('u', struct.pack(USED, 0, 0, 0)); redis.call('ZADD', KEYS[1], text(now), ARGV[2]) end
 if count > 1 then
   local v = redis.call('HMGET', KEYS[2], 'n:' .. ARGV[3], 's:' .. ARGV[3])
   local n, since = tonumber(v[1] or '0'), tonumber(v[2] or now)
@@ -21,6 +21,7 @@ if count > 1 then
   end
 end
 if fired then
+  put('d', '1')
   -- A pause that outlasts this one, of an operator as a rule, keeps its reason.
   if s.p <= now + pause then put('w', ARGV[12]) end
   if pause > 0 then

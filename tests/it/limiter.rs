@@ -1,4 +1,4 @@
-//! The limiter keeps its word: every store does what the pure rules say, step by step, and what only real servers can show.
+//! The limiter keeps its word: every store does what the pure rules say, step by step.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts and times of a test are small")]
 
@@ -6,19 +6,14 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use futures_util::future::try_join_all;
+use anyhow::{Result, ensure};
 use postrider_schemas::{Lane, fields::JobId, job::Identity, payload_hash::PayloadHash};
-use postrider_tests::{
-    deadline::wait_for_async,
-    redis::{Database, Redis},
-    redis_fleet::{RedisCluster, RedisSentinel},
-};
+use postrider_tests::redis::{Database, Redis};
 use postrider_workers::{
     decide::limits::{
         admit::{Admission, Ask, admit},
@@ -30,24 +25,26 @@ use postrider_workers::{
     store::{Claim, ClaimRequest, LedgerKey, Options, Store},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
-const START: u64 = 1_760_000_000_000_000;
+use crate::limiter_growth::cost;
 
-fn demand(scope: &str, rates: &[&str]) -> Demand {
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const START: u64 = 1_760_000_000_000_000;
+
+pub(crate) fn demand(scope: &str, rates: &[&str]) -> Demand {
     let limit = |rate: &&str| Limit::from(&rate.parse::<Rate>().unwrap());
     Demand { scope: scope.to_owned(), limits: rates.iter().map(limit).collect() }
 }
 
-fn ask(demands: Vec<Demand>) -> Ask {
+pub(crate) fn ask(demands: Vec<Demand>) -> Ask {
     Ask { demands, lane: Lane::Bulk, tenant: "a".to_owned(), weight: 1.0, fresh: true, want: 1, queue: true }
 }
 
-async fn in_redis() -> Result<(Store, Database)> {
+pub(crate) async fn in_redis() -> Result<(Store, Database)> {
     let database = Database::fresh()?;
     Ok((Store::connect(&database.url(), Options::default()).await?, database))
 }
 
-async fn in_a_file() -> Result<(Store, tempfile::TempDir)> {
+pub(crate) async fn in_a_file() -> Result<(Store, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
     let url = format!("embedded:{}", folder.path().join("store.db").display());
     Ok((Store::connect(&url, Options::default()).await?, folder))
@@ -112,7 +109,7 @@ fn weight(tenant: &str, seed: u64) -> f64 {
 }
 
 /// Random questions, reactions and orders, to a store and to the pure rules.
-async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
+pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
     let store = store.with_limiter_clock(Arc::clone(&clock));
     let mut model: BTreeMap<String, Scope> = BTreeMap::new();
@@ -229,216 +226,6 @@ async fn the_file_does_what_the_rules_say() -> Result<()> {
     Ok(())
 }
 
-/// How many messages four workers at one store are let through in `seconds`, by the store's own clock, from the first to the last.
-async fn let_through(url: &str, ask: &Ask, seconds: f64) -> Result<f64> {
-    let begin = Instant::now();
-    let workers = (0..4).map(|_| async move {
-        let store = Store::connect(url, Options::default()).await?;
-        let mut tokens = 0;
-        while begin.elapsed().as_secs_f64() < seconds {
-            match store.admit(ask).await? {
-                Admission::Go { wait_us, tokens: more, .. } => {
-                    tokens += more;
-                    tokio::time::sleep(Duration::from_micros(wait_us as u64)).await;
-                }
-                Admission::Full { wait_us, .. } => tokio::time::sleep(Duration::from_micros(wait_us as u64 / 2)).await,
-                other => anyhow::bail!("{other:?}"),
-            }
-        }
-        anyhow::Ok(tokens)
-    });
-    let tokens: u32 = try_join_all(workers).await?.into_iter().sum();
-    Ok(f64::from(tokens) / begin.elapsed().as_secs_f64())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn four_workers_together_get_what_the_rate_allows_and_no_more() -> Result<()> {
-    let (_store, database) = in_redis().await?;
-    let (_file_store, folder) = in_a_file().await?;
-    let file = format!("embedded:{}", folder.path().join("store.db").display());
-    for url in [database.url(), file] {
-        for (want, rate) in [(1, "200/s"), (10, "1000/s")] {
-            let scope = format!("group:r:{rate}");
-            let ask = Ask { want, queue: false, ..ask(vec![demand(&scope, &[rate]), demand("transport:r", &[])]) };
-            let pace = let_through(&url, &ask, 3.0).await?;
-            let allowed = rate.parse::<Rate>()?.per_second();
-            println!("{rate}, {want} tokens a time: {pace:.1} a second");
-            // Tokens of the last quarter of a second are counted before their time.
-            ensure!(pace <= allowed * 1.12 && pace >= allowed * 0.4, "{pace}");
-        }
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn slots_survive_a_restart_of_redis() -> Result<()> {
-    if Redis::start_or_skip("slots over a restart")?.is_none() {
-        return Ok(());
-    }
-    let mut redis = Redis::start_durable()?;
-    let store = Store::connect(&redis.url(), Options::default()).await?;
-    let narrow = ask(vec![demand("group:r:g", &["1/s"])]);
-    for _ in 0..100 {
-        store.admit(&narrow).await?;
-    }
-    redis.kill9()?;
-    redis.restart()?;
-    store.back().await;
-    let Admission::Park { slot_us, .. } = store.admit(&narrow).await? else { anyhow::bail!("no line") };
-    ensure!(slot_us > 60e6, "{slot_us}");
-    let Admission::Full { wait_us, .. } = store.admit(&Ask { queue: false, fresh: false, ..narrow }).await? else {
-        return Ok(());
-    };
-    ensure!(wait_us <= 2e6, "nothing was booked: {wait_us}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
-    if Redis::start_or_skip("limits in a cluster")?.is_none() {
-        return Ok(());
-    }
-    let cluster = RedisCluster::start()?;
-    let store = Store::connect(&cluster.url(), Options::default()).await?;
-    same_as_the_rules(store, 9).await
-}
-
-#[tokio::test]
-async fn scopes_that_redis_has_forgotten_leave_its_index_without_anybody_looking() -> Result<()> {
-    let (store, database) = in_redis().await?;
-    let of =
-        |from: usize, to: usize| (from..to).map(|n| ask(vec![demand(&format!("group:r:d{n}.example"), &["20/s"])]));
-    for ask in of(0, 300) {
-        store.admit(&ask).await?;
-    }
-    // As time does.
-    for n in 0..300 {
-        database.cli(&["DEL", &format!("postrider:{{limits}}:group:r:d{n}.example")])?;
-    }
-    for ask in of(300, 700) {
-        store.admit(&ask).await?;
-    }
-    let index: usize = database.cli(&["ZCARD", "postrider:{limits}"])?.trim().parse()?;
-    ensure!(index == 400, "{index}");
-    let without_end: usize = database.cli(&["EVAL", ETERNAL, "0"])?.trim().parse()?;
-    ensure!(without_end == 1, "only the index itself has no end: {without_end}");
-    Ok(())
-}
-
-/// Keys of the limiter that never expire.
-const ETERNAL: &str = "local n = 0 for _, key in ipairs(redis.call('KEYS', 'postrider:{limits}*')) do \
-                       if redis.call('PTTL', key) < 0 then n = n + 1 end end return n";
-
-#[tokio::test]
-async fn scopes_that_are_over_leave_the_file_while_workers_live() -> Result<()> {
-    let (store, _folder) = in_a_file().await?;
-    let clock = Arc::new(AtomicU64::new(START));
-    let store = store.with_limiter_clock(Arc::clone(&clock));
-    for n in 0..300 {
-        store.admit(&ask(vec![demand(&format!("group:r:d{n}.example"), &["20/s"])])).await?;
-    }
-    // By the machine's clock, which is far beyond the test's.
-    store.presence("somebody", Duration::from_secs(20)).await?;
-    let Admission::Go { .. } = store.admit(&ask(vec![demand("group:r:new.example", &["20/s"])])).await? else {
-        anyhow::bail!("not free")
-    };
-    let names: Vec<String> = store.overview(Some(&all_of(300))).await?.scopes.into_iter().map(|one| one.0).collect();
-    ensure!(names.is_empty(), "{names:?}");
-    Ok(())
-}
-
-fn all_of(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("group:r:d{n}.example")).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_tenants_in_one_line_are_cheap_and_leave_nothing_behind() -> Result<()> {
-    let (store, database) = in_redis().await?;
-    let mut narrow = Ask { weight: 3.0, ..ask(vec![demand("group:r:g", &["200/s"])]) };
-    for _ in 0..100 {
-        store.admit(&narrow).await?;
-    }
-    narrow.weight = 1.0;
-    let spent = || -> Result<(f64, f64)> {
-        let stats = database.cli(&["INFO", "commandstats"])?;
-        let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).context("no scripts")?;
-        let number = |n: usize| line.split(['=', ',']).nth(n).and_then(|text| text.parse().ok()).unwrap_or(0.0);
-        Ok((number(1), number(3)))
-    };
-    for (from, to) in [(0, 500), (500, 5_000)] {
-        for n in from..to {
-            narrow.tenant = format!("tenant-{n}");
-            store.admit(&narrow).await?;
-        }
-        let (calls, before) = spent()?;
-        for n in 0..100 {
-            narrow.tenant = format!("tenant-{n}");
-            store.admit(&narrow).await?;
-        }
-        let (more, after) = spent()?;
-        println!("{to} tenants: {:.0} us a call", (after - before) / (more - calls));
-    }
-    let fields: usize = database.cli(&["HLEN", "postrider:{limits}:group:r:g"])?.trim().parse()?;
-    let size = database.cli(&["MEMORY", "USAGE", "postrider:{limits}:ends:b:group:r:g"])?;
-    println!("{fields} fields, {} bytes of line", size.trim());
-    ensure!(fields < 20, "{fields}");
-    Ok(())
-}
-
-/// Processor time of the server so far, in microseconds, and calls of scripts.
-fn cost(database: &Redis) -> Result<(f64, f64)> {
-    let cpu = database.cli(&["INFO", "cpu"])?;
-    let field = |text: &str, name: &str| -> f64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
-        line.trim().parse().unwrap_or(0.0)
-    };
-    let used = field(&cpu, "used_cpu_user:") + field(&cpu, "used_cpu_sys:");
-    let stats = database.cli(&["INFO", "commandstats"])?;
-    let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
-    let calls = line.split(['=', ',']).nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0);
-    Ok((used * 1e6, calls))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_message_costs_redis_is_printed() -> Result<()> {
-    if Redis::start_or_skip("the cost of limits")?.is_none() {
-        return Ok(());
-    }
-    let redis = Redis::start()?;
-    let store = Store::connect(&redis.url(), Options::default()).await?;
-    let messages = if std::env::var_os("POSTRIDER_TEST_LONG").is_some() { 50_000 } else { 2_000 };
-    for buckets in [1, 3, 6] {
-        for want in [1_u32, 50] {
-            // Two rates a scope from three buckets on, and never in the way.
-            let rates: &[&str] = if buckets == 1 { &["1_000_000/s"] } else { &["1_000_000/s", "60_000_000/min"] };
-            let scopes = if buckets == 1 { 1 } else { buckets / 2 + buckets % 2 };
-            let demands = (0..scopes)
-                .map(|n| {
-                    let rates = if n == 0 && buckets % 2 == 1 { &rates[..1] } else { rates };
-                    demand(&format!("cost:{buckets}:{want}:{n}"), rates)
-                })
-                .collect();
-            let ask = Ask { want, ..ask(demands) };
-            let (cpu, calls) = cost(&redis)?;
-            let mut tokens = 0;
-            while tokens < messages {
-                match store.admit(&ask).await? {
-                    Admission::Go { tokens: more, .. } => tokens += more,
-                    other => anyhow::bail!("{other:?}"),
-                }
-            }
-            let (cpu_after, calls_after) = cost(&redis)?;
-            println!(
-                "{buckets} buckets, batches of {want}: {:.1} us of Redis and {:.3} calls a message",
-                (cpu_after - cpu) / f64::from(tokens),
-                (calls_after - calls) / f64::from(tokens)
-            );
-            ensure!(calls_after - calls <= f64::from(tokens) / f64::from(want) + 2.0, "one call a batch");
-        }
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
     let (redis, _database) = in_redis().await?;
@@ -464,125 +251,6 @@ async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
             ensure!(store.connections("relay", &want).await? == expected, "step {step}: {want:?}");
         }
         open[worker] = open[worker].max(expected);
-    }
-    Ok(())
-}
-
-/// Asks until told to stop; a store that is away is asked again. How many tokens came, and the times at which they could be used.
-async fn keep_asking(store: Store, ask: Ask, stop: Arc<AtomicBool>) -> Result<Vec<Instant>> {
-    let mut times = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        match store.admit(&ask).await {
-            Ok(Admission::Go { wait_us, .. }) => {
-                let wait = Duration::from_micros(wait_us as u64);
-                times.push(Instant::now() + wait);
-                tokio::time::sleep(wait).await;
-            }
-            Ok(Admission::Full { wait_us, .. }) => tokio::time::sleep(Duration::from_micros(wait_us as u64 / 2)).await,
-            Ok(other) => anyhow::bail!("{other:?}"),
-            Err(error) if error.is_down() => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(times)
-}
-
-/// Two workers ask while `break_it` runs, and until half as many tokens as could be came after it. The most in any ten seconds must be
-/// within a second's worth of the limit.
-async fn never_past_the_limit(url: &str, break_it: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let ask = Ask { queue: false, ..ask(vec![demand("group:r:g", &["50/s"]), demand("transport:r", &["1000/s"])]) };
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut askers = Vec::new();
-    for _ in 0..2 {
-        let store = Store::connect(url, Options::default()).await?;
-        askers.push(tokio::spawn(keep_asking(store, ask.clone(), Arc::clone(&stop))));
-    }
-    let store = Store::connect(url, Options::default()).await?;
-    let used = || async {
-        let overview = store.overview(Some(&["group:r:g".to_owned()])).await.ok()?;
-        overview.scopes.first().map(|(_, scope)| scope.used.count + scope.used.before)
-    };
-    let at_least = |count: f64| {
-        let used = &used;
-        wait_for_async("tokens", Duration::from_secs(60), async move || used().await.filter(|n| *n >= count))
-    };
-    let before = at_least(100.0).await?;
-    tokio::task::spawn_blocking(break_it).await??;
-    // A replica may have missed the last counts.
-    at_least(before * 0.5).await?;
-    let after = used().await.unwrap_or_default();
-    at_least(after + 100.0).await?;
-    stop.store(true, Ordering::Relaxed);
-    let mut times = Vec::new();
-    for asker in askers {
-        times.extend(asker.await??);
-    }
-    times.sort_unstable();
-    let within = |window: Duration| {
-        let held = |n: usize| times[n..].iter().take_while(|at| **at < times[n] + window).count();
-        (0..times.len()).map(held).max().unwrap_or_default()
-    };
-    let most = within(Duration::from_secs(10));
-    println!("{} tokens, busiest 1 s {}, busiest 10 s {most}", times.len(), within(Duration::from_secs(1)));
-    ensure!(most <= 550, "{most}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failover_by_sentinel_lets_nobody_past_the_limit() -> Result<()> {
-    if Redis::start_or_skip("limits over a failover")?.is_none() {
-        return Ok(());
-    }
-    let mut fleet = RedisSentinel::start(1)?;
-    let url = fleet.url();
-    never_past_the_limit(&url, move || {
-        fleet.failover()?;
-        // Lives until the story is over.
-        Box::leak(Box::new(fleet));
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn moving_the_slot_of_a_cluster_lets_nobody_past_the_limit() -> Result<()> {
-    if Redis::start_or_skip("limits over a resharding")?.is_none() {
-        return Ok(());
-    }
-    let mut cluster = RedisCluster::start()?;
-    let url = cluster.url();
-    let ports: Vec<u16> = cluster.nodes().iter().map(Redis::port).collect();
-    let moved = never_past_the_limit(&url, move || move_slot(&ports, "postrider:{limits}")).await;
-    drop(cluster);
-    moved
-}
-
-/// Moves the slot of a key from its node to another one, key by key, as `redis-cli --cluster reshard` does.
-fn move_slot(ports: &[u16], key: &str) -> Result<()> {
-    let cli = |port: u16, args: &[&str]| -> Result<String> {
-        let port = port.to_string();
-        let all = ["-e", "-p", port.as_str()].into_iter().chain(args.iter().copied());
-        Ok(postrider_tests::process::run("redis-cli", all, &[], LIMIT)?.trim().to_owned())
-    };
-    let slot = cli(ports[0], &["CLUSTER", "KEYSLOT", key])?;
-    let holds = |port: u16| cli(port, &["CLUSTER", "COUNTKEYSINSLOT", &slot]).is_ok_and(|count| count != "0");
-    let from = ports.iter().copied().find(|port| holds(*port)).context("nobody holds the slot")?;
-    let to = ports.iter().copied().find(|port| *port != from).context("no other node")?;
-    let (from_id, to_id) = (cli(from, &["CLUSTER", "MYID"])?, cli(to, &["CLUSTER", "MYID"])?);
-    cli(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
-    cli(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
-    loop {
-        let keys = cli(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"])?;
-        if keys.is_empty() {
-            break;
-        }
-        let target = to.to_string();
-        let mut migrate = vec!["MIGRATE", "127.0.0.1", &target, "", "0", "5000", "REPLACE", "KEYS"];
-        migrate.extend(keys.lines());
-        cli(from, &migrate)?;
-    }
-    for port in ports {
-        cli(*port, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
     }
     Ok(())
 }

@@ -172,7 +172,10 @@ async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
         busiest(&with.slow, 10.0)
     );
     let (slower, later) = if is_long() { (1.1, 0.25) } else { (3.0, 1.5) };
-    assert!(others_with <= others_without * slower + if is_long() { 0.0 } else { 2.0 }, "{others_with} {others_without}");
+    assert!(
+        others_with <= others_without * slower + if is_long() { 0.0 } else { 2.0 },
+        "{others_with} {others_without}"
+    );
     assert!(p99(&with.urgent) <= p99(&without.urgent) + later, "{:.3?}", with.urgent);
     assert!(jobs > 0 && per_job <= 1.1, "{per_job}");
     assert_eq!(with.redelivered, 0, "nothing goes back and forth");

@@ -26,6 +26,8 @@ mod journey;
 mod ladder;
 mod ledger;
 mod limiter;
+mod limiter_growth;
+mod limiter_servers;
 mod limits;
 mod limits_dns;
 mod limits_gauges;

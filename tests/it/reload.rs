@@ -55,6 +55,34 @@ fn ids(messages: &[StoredMessage]) -> Vec<String> {
     messages.iter().map(id).collect()
 }
 
+/// A mounted ConfigMap: a link to a file behind a link to a folder, which is replaced as a whole. `same` is the text before and after.
+fn as_kubernetes_does(worker: &Postrider, same: &str) {
+    let folder = worker.folder();
+    let file = folder.join("postrider.toml");
+    let put = |target: &str, link: &str| {
+        std::os::unix::fs::symlink(target, folder.join("..tmp")).unwrap();
+        std::fs::rename(folder.join("..tmp"), folder.join(link)).unwrap();
+    };
+    let version = |name: &str, text: &str| {
+        std::fs::create_dir(folder.join(name)).unwrap();
+        std::fs::write(folder.join(name).join("postrider.toml"), text).unwrap();
+    };
+    let (applied, refused) = (said(worker, APPLIES), said(worker, REFUSED));
+    version("..one", same);
+    put("..one", "..data");
+    put("..data/postrider.toml", "postrider.toml");
+    wait_for_said(worker, APPLIES, applied + 1);
+    version("..two", same);
+    put("..two", "..data");
+    wait_for_said(worker, APPLIES, applied + 2);
+    // Gone for a moment: nothing is forgotten, and what is there again applies.
+    std::fs::remove_file(&file).unwrap();
+    wait_for_said(worker, REFUSED, refused + 1);
+    assert!(worker.stderr().contains(&file.display().to_string()), "{}", worker.stderr());
+    std::fs::write(&file, same).unwrap();
+    wait_for_said(worker, APPLIES, applied + 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
     let world = World::start(&Parts::usual()).unwrap();
@@ -105,6 +133,8 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
     assert_eq!(said(&worker, "\"transports_replaced\":1"), 1, "{}", worker.stderr());
     process::run("kill", ["-HUP", worker.pid().to_string().as_str()], &[], SOON).unwrap();
     wait_for_said(&worker, APPLIES, 4);
+
+    as_kubernetes_does(&worker, &config(&world, &other, "other", &password, "info"));
 
     // The level too.
     std::fs::write(&file, config(&world, &other, "other", &password, "error")).unwrap();

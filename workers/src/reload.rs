@@ -68,11 +68,15 @@ pub async fn watch(file: Option<PathBuf>, worlds: Arc<ArcSwap<World>>, level: Le
                 warn!(error = format!("{error:#}"), "The changed configuration is refused; the old one stays");
             }
         }
-        // Also where it was refused: it is not read again before it changes again.
-        applied = prints(file.as_deref(), &worlds.load().config);
-        applied.extend(
-            seen.iter().filter(|(path, _)| Some(path.as_path()) == file.as_deref()).map(|(a, b)| (a.clone(), *b)),
-        );
+        // Also where it was refused: it is not read again before it changes again. What changed while it was read is seen as a change.
+        let named = prints(file.as_deref(), &worlds.load().config);
+        applied = named
+            .into_iter()
+            .map(|(path, now)| {
+                let before = seen.get(&path).copied();
+                (path, before.unwrap_or(now))
+            })
+            .collect();
         seen.clone_from(&applied);
     }
 }

@@ -49,6 +49,9 @@ pub(super) fn check(
     if settings.store.lease < Duration::from_secs(1) {
         return Err(ConfigError::value("store.lease", "must be at least 1s"));
     }
+    if settings.store.retention < Duration::from_secs(1) {
+        return Err(ConfigError::value("store.retention", "must be at least 1s"));
+    }
     if !(0.0..=1.0).contains(&settings.retry.jitter) {
         return Err(ConfigError::value("retry.jitter", "must be from 0 to 1"));
     }

@@ -228,6 +228,8 @@ mod tests {
     fn wrong_types_name_the_key_and_the_file() {
         check_refused("[queue]\nshards = \"many\"\n", &["queue.shards", ".toml"]);
         check_refused("[retry]\nconfig_wait = \"soon\"\n", &["retry.config_wait", "duration such as"]);
+        check_refused("[retry]\nconfig_wait = \"4000d\"\n", &["retry.config_wait", "at most 3650d"]);
+        check_refused("[store]\nretention = \"0s\"\n", &["store.retention", "at least 1s"]);
         check_refused("[queue\n", &[".toml"]);
     }
 

@@ -273,18 +273,22 @@ fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>
     texts.iter().map(|text| parse_duration(text).map_err(D::Error::custom)).collect()
 }
 
+/// Beyond it clocks and stores overflow.
+const DURATION_MAX: Duration = Duration::from_secs(3650 * 86_400);
+
 /// `500ms`, `30s`, `2m`, `12h`, `7d`: a number and one unit.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || "expected a duration such as 500ms, 30s, 2m, 12h or 7d".to_owned();
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?);
     let number: u64 = number.parse().map_err(|_| bad())?;
     let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs).ok_or_else(bad);
-    match unit {
+    let duration = match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => seconds(1),
         "m" => seconds(60),
         "h" => seconds(3600),
         "d" => seconds(86_400),
         _ => Err(bad()),
-    }
+    }?;
+    if duration > DURATION_MAX { Err("at most 3650d".to_owned()) } else { Ok(duration) }
 }

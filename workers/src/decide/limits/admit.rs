@@ -4,11 +4,11 @@ use postrider_schemas::Lane;
 
 use super::{
     line::{self, Who},
-    scope::{Demand, Scope, WHOLE},
+    scope::{Bucket, Demand, REACH_US, Scope, WHOLE},
 };
 
 /// Longest wait that is spent in the worker.
-pub const HOLD_US: f64 = 1e6;
+pub const HOLD_US: f64 = REACH_US;
 /// So far ahead bulk mail gets tokens, or one message where the rate is slower. What has to wait for longer gets a slot, and asks again
 /// then: tokens that are given out cannot be taken back when transactional mail comes, which goes besides them.
 pub const BULK_AHEAD_US: f64 = 2.5e5;
@@ -76,14 +76,11 @@ pub enum Admission {
     },
 }
 
-/// A bucket as it will be if the message goes.
+/// A bucket that is charged if the message goes.
 struct Charge {
     scope: usize,
-    bucket: &'static str,
-    all: f64,
-    urgent: f64,
-    interval_us: f64,
-    configured: (f64, f64),
+    name: &'static str,
+    bucket: Bucket,
 }
 
 /// What is in the way, if anything.
@@ -107,10 +104,9 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
         if pause > obstacle.at {
             obstacle = Obstacle { at: pause, scope: index, interval_us: PAUSE_SPACING_US };
         }
-        let left = scope.left(now);
         for limit in scope.limits(&demand.limits, now) {
-            let bucket = scope.bucket(&limit, now, HOLD_US);
-            let (interval, tolerance) = (limit.interval_us * 1e6 / left, limit.tolerance_us);
+            let bucket = scope.bucket(&limit, now);
+            let (interval, tolerance) = (bucket.interval_us, bucket.tolerance_us);
             let all = bucket.all.max(now).max(pause);
             let urgent = bucket.urgent.max(now).max(pause);
             let at = match ask.lane {
@@ -124,8 +120,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
                 obstacle = Obstacle { at, scope: index, interval_us: interval };
             }
             step_us = step_us.max(interval);
-            let configured = (limit.interval_us, limit.tolerance_us);
-            charges.push(Charge { scope: index, bucket: limit.bucket, all, urgent, interval_us: interval, configured });
+            charges.push(Charge { scope: index, name: limit.bucket, bucket: Bucket { all, urgent, ..bucket } });
         }
     }
     if charges.is_empty() && !is_paused {
@@ -154,14 +149,12 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
             scopes[one.scope].count(tokens, now);
             counted = Some(one.scope);
         }
-        let bucket = scopes[one.scope].buckets.entry(one.bucket.to_owned()).or_default();
-        bucket.all = one.all + tokens * one.interval_us;
+        let mut bucket = one.bucket;
+        bucket.all += tokens * bucket.interval_us;
         if ask.lane == Lane::Transactional {
-            bucket.urgent = one.urgent + tokens * one.interval_us;
-        } else {
-            bucket.urgent = one.urgent;
+            bucket.urgent += tokens * bucket.interval_us;
         }
-        (bucket.interval_us, bucket.tolerance_us) = one.configured;
+        scopes[one.scope].buckets.insert(one.name.to_owned(), bucket);
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to `ask.want`")]
     Admission::Go { wait_us: wait, tokens: tokens as u32, step_us }

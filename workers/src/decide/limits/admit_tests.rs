@@ -66,6 +66,62 @@ fn all_scopes_are_charged_or_none() {
     assert_eq!(scopes, before);
 }
 
+/// How many messages go in so many minutes where each of these always has one that waits, and comes back when it is told to.
+fn sent_in(minutes: f64, asks: &[Ask]) -> usize {
+    let (mut scopes, mut sent) = ([Scope::default()], 0);
+    let mut next = vec![NOW; asks.len()];
+    loop {
+        let who = (0..asks.len()).min_by(|a, b| next[*a].total_cmp(&next[*b])).unwrap();
+        let now = next[who];
+        if now > NOW + minutes * 60e6 {
+            return sent;
+        }
+        match admit(&mut scopes, &Ask { fresh: false, ..asks[who].clone() }, now) {
+            Admission::Go { wait_us, .. } => (sent, next[who]) = (sent + 1, now + wait_us + 1.0),
+            Admission::Park { park_us, .. } => next[who] = now + park_us.max(1.0),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn workers_with_different_rates_for_a_while_do_not_void_either() {
+    for (one, other, most) in
+        [("10/min", "12/min", 125), ("1/h", "2/h", 3), ("100/h", "100/h burst 2", 22), ("20/s", "200/s", 120_100)]
+    {
+        let both = [ask(vec![demand("t", &[one])]), ask(vec![demand("t", &[other])])];
+        let sent = sent_in(10.0, &both);
+        assert!((1..=most).contains(&sent), "{one} and {other}: {sent} in ten minutes");
+    }
+}
+
+#[test]
+fn a_rate_that_was_cut_is_whole_again_once_the_cut_is_over() {
+    for rate in ["10/h", "100/h", "1000/d"] {
+        let ask = ask(vec![demand("t", &[rate])]);
+        let cut = Cut { left: 20_000.0, at: NOW, recovery: WHOLE / 600.0, seen_interval_us: 0.0 };
+        let mut scopes = [Scope { cut: Some(cut), ..Scope::default() }];
+        assert_eq!(wait(admit(&mut scopes, &ask, NOW)), Some(0.0));
+        let interval = ask.demands[0].limits[0].interval_us;
+        let after = scopes[0].bucket(&ask.demands[0].limits[0], NOW + 601e6);
+        assert!(after.all - NOW <= 601e6 + interval, "{rate}: {} s more", (after.all - NOW) / 1e6 - 601.0);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nobody_for_as_long() {
+    let ask = ask(vec![demand("t", &["20/s"])]);
+    let mut scopes = [Scope::default()];
+    while matches!(admit(&mut scopes, &ask, NOW), Admission::Go { .. }) {}
+    for ask in [Ask { queue: false, fresh: false, ..ask.clone() }, Ask { queue: false, ..urgent(&ask) }] {
+        let waits = match admit(&mut scopes.clone(), &ask, NOW - 600e6) {
+            Admission::Go { wait_us, .. } | Admission::Full { wait_us, .. } => wait_us,
+            other => panic!("{other:?}"),
+        };
+        assert!(waits <= 2.2e6, "{waits}");
+    }
+}
+
 #[test]
 fn short_and_long_windows_hold_together() {
     let ask = ask(vec![demand("t", &["10/s", "3/min burst 3"])]);

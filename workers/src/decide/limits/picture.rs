@@ -41,7 +41,7 @@ pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
     let interval = |limit: &Limit| limit.interval_us * WHOLE / left;
     let slowest = limits.iter().map(interval).fold(0.0, f64::max);
     let paused = (scope.paused_until - now).max(0.0);
-    let room = limits.iter().map(|limit| scope.bucket(limit, now, 1e6).all - limit.tolerance_us - now);
+    let room = limits.iter().map(|limit| scope.bucket(limit, now).all - limit.tolerance_us - now);
     let ends: Vec<f64> = scope.lines.values().flat_map(|line| line.ends.values().map(|place| place.end)).collect();
     let last = ends.iter().copied().fold(now, f64::max) - now;
     let room = room.fold(paused, f64::max).max(0.0);

@@ -221,9 +221,9 @@ pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
     let mut reacted =
         Reacted { fired: false, is_cut: false, left: scope.left(now), pause_us: (scope.paused_until - now).max(0.0) };
     if call.count > 1 {
-        let fresh = Calls { count: 0, since: now };
+        let fresh = Calls { count: 0, since: now, until: now + call.within_us };
         let calls = scope.calls.entry(call.reaction.clone()).or_insert(fresh);
-        if now - calls.since > call.within_us {
+        if !(0.0..=call.within_us).contains(&(now - calls.since)) {
             *calls = fresh;
         }
         calls.count += 1;
@@ -241,7 +241,7 @@ pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
         scope.paused_until = scope.paused_until.max(now + call.pause_us);
         reacted.pause_us = scope.paused_until - now;
     }
-    let same_incident = scope.cut.is_some_and(|cut| now - cut.at <= call.incident_us);
+    let same_incident = scope.cut.is_some_and(|cut| (0.0..=call.incident_us).contains(&(now - cut.at)));
     if call.keep < WHOLE && !same_incident {
         let seen = match scope.cut {
             Some(cut) if reacted.left < WHOLE && cut.seen_interval_us > 0.0 => cut.seen_interval_us,

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::rate::Rate;
 
+/// Tokens are given out no further ahead than this, and transactional mail overdraws by no more than bulk mail may be ahead besides.
+pub const REACH_US: f64 = 1e6;
 /// A whole rate; cuts are parts per million of it.
 pub const WHOLE: f64 = 1e6;
 /// The bucket of a rate that an operator set for a time.
@@ -70,7 +72,7 @@ pub struct Bucket {
     pub all: f64,
     /// The same, counting transactional messages alone: bulk mail cannot make them wait by more than their debt.
     pub urgent: f64,
-    /// The interval that these times were made with.
+    /// The interval that these times were made with: what a cut had left of the rate then.
     pub interval_us: f64,
     /// The tolerance that these times were made with.
     pub tolerance_us: f64,
@@ -107,6 +109,9 @@ pub struct Calls {
     pub count: u32,
     /// Since when.
     pub since: f64,
+    /// Until when they count.
+    #[serde(default)]
+    pub until: f64,
 }
 
 /// Messages counted by the minute.
@@ -163,22 +168,19 @@ impl Scope {
         }
     }
 
-    /// A bucket in terms of `limit`: times that were made with another rate count as many messages as they did, but never keep
-    /// anybody waiting for longer than the new rate would after its own burst and `reach_us`.
-    pub fn bucket(&self, limit: &Limit, now: f64, reach_us: f64) -> Bucket {
-        let mut bucket = self.buckets.get(limit.bucket).copied().unwrap_or_default();
-        let same = bucket.interval_us == limit.interval_us && bucket.tolerance_us == limit.tolerance_us;
-        if !same && bucket.interval_us > 0.0 {
-            let most = limit.tolerance_us + reach_us;
-            let turned = |time: f64| {
-                if time <= now {
-                    return time;
-                }
-                now + most.min((time - now) * limit.interval_us / bucket.interval_us)
-            };
-            bucket = Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), ..bucket };
-        }
-        Bucket { interval_us: limit.interval_us, tolerance_us: limit.tolerance_us, ..bucket }
+    /// A bucket in terms of `limit`, with the interval that a cut left of it now: times that were made with another interval count as many
+    /// messages as they did. No bucket is ahead by more than its rate can bring about, whatever the clock did: nobody waits for longer.
+    pub fn bucket(&self, limit: &Limit, now: f64) -> Bucket {
+        let bucket = self.buckets.get(limit.bucket).copied().unwrap_or_default();
+        let (interval_us, tolerance_us) = (limit.interval_us * WHOLE / self.left(now), limit.tolerance_us);
+        let from = now.max(self.paused_until);
+        let most = from + tolerance_us + 2.0 * (REACH_US + interval_us);
+        let turned = |time: f64| {
+            let is_same = bucket.interval_us == interval_us || bucket.interval_us == 0.0;
+            let time = if is_same || time <= from { time } else { from + (time - from) * interval_us / bucket.interval_us };
+            time.min(most)
+        };
+        Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), interval_us, tolerance_us }
     }
 
     /// Counts messages that may go.
@@ -207,7 +209,8 @@ impl Scope {
     pub fn ends(&self, now: f64) -> f64 {
         let buckets = self.buckets.values().map(|bucket| bucket.all);
         let lines = self.lines.values().flat_map(|line| line.ends.values().map(|place| place.end));
-        buckets.chain(lines).chain([now, self.disturbed_until()]).fold(0.0, f64::max)
+        let calls = self.calls.values().map(|calls| calls.until);
+        buckets.chain(lines).chain(calls).chain([now, self.disturbed_until()]).fold(0.0, f64::max)
     }
 }
 
@@ -235,16 +238,16 @@ mod tests {
     #[test]
     fn a_changed_rate_counts_in_messages_not_in_time() {
         let scope = used_up("10/s burst 10", 500_000.0);
-        let bucket = scope.bucket(&limit("100/s burst 10"), NOW, 1e6);
+        let bucket = scope.bucket(&limit("100/s burst 10"), NOW);
         assert_eq!(bucket.all - NOW, 50_000.0, "five messages ahead stay five messages ahead");
-        assert_eq!(scope.bucket(&limit("10/s burst 10"), NOW, 1e6).all, NOW + 500_000.0);
+        assert_eq!(scope.bucket(&limit("10/s burst 10"), NOW).all, NOW + 500_000.0);
     }
 
     #[test]
     fn a_slow_rate_that_was_used_up_does_not_keep_its_successor_waiting() {
         let scope = used_up("1/s burst 3600", 3.6e9);
-        let bucket = scope.bucket(&limit("1/s"), NOW, 1e6);
-        assert_eq!(bucket.all - NOW, 1e6);
+        let bucket = scope.bucket(&limit("1/s"), NOW);
+        assert_eq!(bucket.all - NOW, 4e6);
     }
 
     #[test]

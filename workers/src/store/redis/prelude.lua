@@ -20,7 +20,7 @@ local function write(key, r, ttl)
   -- What was sent shrinks to what a duplicate is compared with.
   if r.s ~= 'S' then generation = int(r.g) end
   if r.h and r.h ~= '' then holder, ends = r.h, int(r.x) end
-  redis.call('SET', key, table.concat({ r.s, generation, int(r.f), holder, ends, r.p or '', r.d or '' }, '|'), 'PX', ttl)
+  redis.call('SET', key, table.concat({ r.s, generation, int(r.f), holder, ends, r.p or '', r.d or '' }, '|'), 'PX', math.max(tonumber(ttl), 1))
 end
 
 -- The word by which a record is settled, or nil.

@@ -3,7 +3,7 @@
 -- limits, and of each: bucket, interval, tolerance
 local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
-local HOLD, AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 1000000, 250000, 1800000000, 100000, 500000, 5000
+local AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 250000, 1800000000, 100000, 500000, 5000
 local PARK_MAX_CUT, FRESH_REACH = 60000000, 0.75
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
@@ -129,13 +129,8 @@ for index = 1, (#KEYS - 1) / 3 do
     s.b = read(s.key, limits).b
   end
   for _, limit in ipairs(limits) do
-    local b = s.b[limit.bucket]
-    if b.i > 0 and (b.i ~= limit.interval or b.o ~= limit.tolerance) then
-      local most = limit.tolerance + HOLD
-      if b.t > now then b.t = now + math.min(most, (b.t - now) * limit.interval / b.i) end
-      if b.x > now then b.x = now + math.min(most, (b.x - now) * limit.interval / b.i) end
-    end
-    local interval, tolerance = limit.interval * 1000000 / rest, limit.tolerance
+    local b = bucket(s, limit, rest)
+    local interval, tolerance = b.i, b.o
     local all, own, free = math.max(b.t, now, s.p), math.max(b.x, now, s.p), nil
     if urgent then
       local debt = ahead_of(false, interval) + math.max(DEBT, interval)
@@ -145,7 +140,7 @@ for index = 1, (#KEYS - 1) / 3 do
     end
     if free > now and free >= at then at, bind, spacing = free, index, interval end
     step = math.max(step, interval)
-    charges[#charges + 1] = { s = s, limit = limit, all = all, own = own, interval = interval }
+    charges[#charges + 1] = { s = s, name = limit.bucket, all = all, own = own, interval = interval, tolerance = tolerance }
   end
 end
 if #charges == 0 and not paused then return { 'free' } end
@@ -195,19 +190,16 @@ for _, c in ipairs(charges) do
   end
   local w, all, own = s.write, c.all + tokens * c.interval, c.own
   if urgent then own = own + tokens * c.interval end
-  s.b[c.limit.bucket].t = all
-  w[#w + 1] = 'b:' .. c.limit.bucket
-  w[#w + 1] = struct.pack(BUCKET, all, own, c.limit.interval, c.limit.tolerance)
+  s.b[c.name].t = all
+  w[#w + 1] = 'b:' .. c.name
+  w[#w + 1] = struct.pack(BUCKET, all, own, c.interval, c.tolerance)
 end
 for _, s in ipairs(scopes) do
   if s.write then
     redis.call('HSET', s.key, unpack(s.write))
     if s.fresh then enlist(s) end
     -- A life that was set within this minute is long enough for every bucket that is even within half an hour.
-    if s.turned or is_far(s) then
-      -- An operator's rate or the pace that was seen stands in front of buckets that were not read: their time must not be cut short.
-      if (s.su and s.su > now) or s.b['seen'] then keep(s) else redis.call('PEXPIRE', s.key, life(s)) end
-    end
+    if s.turned or is_far(s) then keep(s) end
   end
 end
 return { 'go', text(wait), text(tokens), text(step) }

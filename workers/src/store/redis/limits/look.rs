@@ -65,7 +65,7 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of calls")]
             let count = number(name).unwrap_or_default() as u32;
             let since = number(&format!("s:{reaction}")).unwrap_or_default();
-            scope.calls.insert(reaction.to_owned(), Calls { count, since });
+            scope.calls.insert(reaction.to_owned(), Calls { count, since, until: 0.0 });
         }
     }
     let weight = |tenant: &str| number(&format!("g:{tenant}")).unwrap_or(1.0);

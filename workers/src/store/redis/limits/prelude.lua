@@ -10,7 +10,7 @@ if not now then
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
 end
-local WHOLE = 1000000
+local WHOLE, HOLD = 1000000, 1000000
 -- What is over lives on for an hour, so that a quiet scope keeps its counts.
 local GRACE = 3600000000
 
@@ -43,9 +43,21 @@ local function left(s)
   return math.min(WHOLE, s.cl + s.cr * math.max(now - s.ca, 0) / 1000000)
 end
 
--- For so long must the hash be kept, in ms.
-local function life(s)
-  local last = math.max(now, s.p, s.su or 0)
+-- A bucket in terms of a limit, with the interval that a cut left of it now.
+local function bucket(s, limit, rest)
+  local b, interval, from = s.b[limit.bucket], limit.interval * 1000000 / rest, math.max(now, s.p)
+  local most = from + limit.tolerance + 2 * (HOLD + interval)
+  for _, time in ipairs({ 't', 'x' }) do
+    if b.i > 0 and b.i ~= interval and b[time] > from then b[time] = from + (b[time] - from) * interval / b.i end
+    b[time] = math.min(b[time], most)
+  end
+  b.i, b.o = interval, limit.tolerance
+  return b
+end
+
+-- For so long must the hash be kept, in ms: for what is read of it, and until `more`.
+local function life(s, more)
+  local last = math.max(now, s.p, s.su or 0, more or 0)
   if s.cl then last = math.max(last, s.ca + (WHOLE - s.cl) / math.max(s.cr, 1) * 1000000) end
   for _, b in pairs(s.b) do last = math.max(last, b.t) end
   return text(math.floor((last - now + GRACE) / 1000))
@@ -59,7 +71,7 @@ local function disturb(set, s, name)
 end
 
 -- Never shortens a life.
-local function keep(s)
-  local wanted, is = tonumber(life(s)), redis.call('PTTL', s.key)
+local function keep(s, more)
+  local wanted, is = tonumber(life(s, more)), redis.call('PTTL', s.key)
   if wanted > is then redis.call('PEXPIRE', s.key, text(wanted)) end
 end

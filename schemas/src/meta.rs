@@ -19,6 +19,8 @@ pub struct Meta {
     pub attempt: u32,
     /// How often it was parked without a try.
     pub parks: u32,
+    /// How often a transport asked for patience (greylisting, its own limits, quotas), which uses up no try until it was very often.
+    pub waits: u32,
     /// How many of its tries ended as unknown.
     pub unknowns: u32,
     /// How many workers were lost with this generation in hand, as far as the broker's own count does not tell: it begins anew with each copy.
@@ -104,6 +106,7 @@ pub const VALUE_MAX: usize = 400;
 const GENERATION: &str = "postrider-generation";
 const ATTEMPT: &str = "postrider-attempt";
 const PARKS: &str = "postrider-parks";
+const WAITS: &str = "postrider-waits";
 const UNKNOWNS: &str = "postrider-unknowns";
 const LOSSES: &str = "postrider-losses";
 const NOT_BEFORE: &str = "postrider-not-before";
@@ -131,6 +134,7 @@ impl Meta {
             (GENERATION, self.generation),
             (ATTEMPT, self.attempt),
             (PARKS, self.parks),
+            (WAITS, self.waits),
             (UNKNOWNS, self.unknowns),
             (LOSSES, self.losses),
         ];
@@ -189,6 +193,7 @@ impl Meta {
                 GENERATION => meta.generation = value.parse().unwrap_or_default(),
                 ATTEMPT => meta.attempt = value.parse().unwrap_or_default(),
                 PARKS => meta.parks = value.parse().unwrap_or_default(),
+                WAITS => meta.waits = value.parse().unwrap_or_default(),
                 UNKNOWNS => meta.unknowns = value.parse().unwrap_or_default(),
                 LOSSES => meta.losses = value.parse().unwrap_or_default(),
                 NOT_BEFORE => meta.not_before = value.parse().ok(),
@@ -249,6 +254,7 @@ mod tests {
             generation: 7,
             attempt: 2,
             parks: 5,
+            waits: 4,
             unknowns: 1,
             losses: 3,
             not_before: Some("2026-11-23T10:00:00Z".parse().unwrap()),

@@ -221,6 +221,7 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
     let meta = Meta {
         generation: message.meta.generation.max(1),
         attempt: 0,
+        waits: 0,
         losses: 0,
         not_before: None,
         rest: message.meta.rest.clone(),

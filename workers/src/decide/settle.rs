@@ -47,6 +47,9 @@ pub enum Next {
         pending: Option<Vec<u8>>,
         /// Whether this try counts.
         counted: bool,
+        /// Whether the transport asked for patience.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        patience: bool,
         /// Whether it may have been sent.
         unknown: bool,
         /// The last answer.
@@ -257,8 +260,8 @@ fn is_waiting(class: Class) -> bool {
 /// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up. Where the transport asks for
 /// patience the waits grow by the schedule too, but nothing is used up until it has asked very often.
 fn try_again(refusal: &Refusal, wait_min: Option<Duration>, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
-    if is_waiting(refusal.class) && at.meta.parks < PATIENCE_MAX {
-        let place = (at.meta.parks + 1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
+    if is_waiting(refusal.class) && at.meta.waits < PATIENCE_MAX {
+        let place = (at.meta.waits + 1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
         let wait = at.schedule.wait_after(place, dice(at.job)).unwrap_or(at.config_wait);
         return again(refusal, wait.max(wait_min.unwrap_or_default()), pending, false, at);
     }
@@ -279,7 +282,8 @@ fn again(refusal: &Refusal, wait: Duration, pending: Option<Vec<u8>>, counted: b
     }
     event.data.next_attempt_at = Some(due);
     let last = refusal.answer.to_string();
-    let next = Next::Again { at: due, pending, counted, unknown: false, last, pin: None };
+    let patience = !counted && is_waiting(refusal.class);
+    let next = Next::Again { at: due, pending, counted, patience, unknown: false, last, pin: None };
     Verdict { next, events: vec![event] }
 }
 
@@ -340,13 +344,14 @@ impl Next {
         // The worker lived to decide.
         meta.losses = 0;
         match self {
-            Self::Again { at, pending, counted, unknown, last, pin } => {
+            Self::Again { at, pending, counted, patience, unknown, last, pin } => {
                 meta.pin.clone_from(pin);
                 meta.not_before = Some(*at);
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
                 meta.attempt += u32::from(*counted);
                 meta.parks += u32::from(!*counted);
+                meta.waits += u32::from(*patience);
                 meta.unknowns += u32::from(*unknown);
             }
             Self::Hold { pending, last } => {

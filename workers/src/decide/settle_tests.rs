@@ -121,7 +121,7 @@ fn every_class_has_its_consequence() {
 
 #[test]
 fn only_real_tries_count() {
-    let counted = |class, parks| match shown(&whole(class), Lane::Bulk, &Meta { parks, ..Meta::default() }).0 {
+    let counted = |class, waits| match shown(&whole(class), Lane::Bulk, &Meta { waits, ..Meta::default() }).0 {
         Next::Again { counted, .. } => counted,
         other => panic!("{other:?}"),
     };
@@ -133,6 +133,19 @@ fn only_real_tries_count() {
     let mixed = vec![one(0, Class::Throttled), one(1, Class::Transient), one(2, Class::Throttled)];
     let outcome = Outcome::Refused { refusal: refusal(Class::Throttled), recipients: mixed };
     assert!(matches!(shown(&outcome, Lane::Bulk, &Meta::default()).0, Next::Again { counted: true, .. }));
+}
+
+#[test]
+fn having_waited_for_limits_of_ours_says_nothing_about_the_patience_of_a_transport() {
+    let at = |meta: Meta| match shown(&whole(Class::Throttled), Lane::Transactional, &meta).0 {
+        Next::Again { at, counted: false, patience: true, .. } => at,
+        other => panic!("{other:?}"),
+    };
+    let first = at(Meta::default());
+    assert_eq!(at(Meta { parks: 200, generation: 200, ..Meta::default() }), first);
+    assert!(at(Meta { waits: 3, ..Meta::default() }) > first);
+    // What waits for a person asked for nothing.
+    assert!(matches!(shown(&whole(Class::Config), Lane::Bulk, &Meta::default()).0, Next::Again { patience: false, .. }));
 }
 
 #[test]
@@ -194,14 +207,17 @@ fn the_copys_headers_tell_what_happened() {
         at: Timestamp::UNIX_EPOCH,
         pending: Some(vec![1]),
         counted,
+        patience: !counted,
         unknown: true,
         last: "l".to_owned(),
         pin: None,
     };
     let meta = again(true).meta(&before, Timestamp::UNIX_EPOCH);
     assert_eq!((meta.generation, meta.attempt, meta.parks, meta.unknowns, meta.losses), (5, 2, 2, 1, 0));
+    assert_eq!(meta.waits, 0);
     let meta = again(false).meta(&before, Timestamp::UNIX_EPOCH);
     assert_eq!((meta.generation, meta.attempt, meta.parks, meta.pending), (5, 1, 3, Some(vec![1])));
+    assert_eq!(meta.waits, 1);
 }
 
 #[test]

@@ -36,7 +36,16 @@ pub(crate) fn demand(scope: &str, rates: &[&str]) -> Demand {
 }
 
 pub(crate) fn ask(demands: Vec<Demand>) -> Ask {
-    Ask { demands, lane: Lane::Bulk, tenant: "a".to_owned(), weight: 1.0, fresh: true, want: 1, queue: true }
+    Ask {
+        demands,
+        lane: Lane::Bulk,
+        tenant: "a".to_owned(),
+        weight: 1.0,
+        fresh: true,
+        want: 1,
+        queue: true,
+        hold: true,
+    }
 }
 
 pub(crate) async fn in_redis() -> Result<(Store, Database)> {
@@ -166,7 +175,8 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                 let weight = weight(&tenant, seed);
                 let lane = Lane::ALL[usize::try_from(dice.roll(2))?];
                 let (fresh, want, queue) = (dice.roll(2) == 0, u32::try_from(1 + dice.roll(5))?, dice.roll(8) > 0);
-                let ask = Ask { demands, lane, tenant, weight, fresh, want, queue };
+                let hold = dice.roll(5) > 0;
+                let ask = Ask { demands, lane, tenant, weight, fresh, want, queue, hold };
                 let is = store.admit(&ask).await?;
                 let names: Vec<&String> = ask.demands.iter().map(|one| &one.scope).collect();
                 let mut scopes: Vec<Scope> =

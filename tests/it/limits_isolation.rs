@@ -20,6 +20,10 @@ use postrider_tests::{
 
 use crate::limits::{busiest, is_long, jobs, throttle, times};
 
+/// Jobs to a limit that keeps them busy for more than ten seconds.
+const BLAST: usize = 800;
+const LONG: Duration = Duration::from_secs(120);
+
 /// Runs of each kind in the long version.
 const PAIRS: usize = 7;
 
@@ -42,7 +46,7 @@ struct Run {
     seconds: Vec<Second>,
     /// Arrivals in the slow group.
     slow: Vec<f64>,
-    /// Jobs that were put away, and how often all of them together.
+    /// Jobs that were put away and have been sent, and how often all of them together.
     parked: (usize, usize),
     /// Messages that the broker delivered again.
     redelivered: u64,
@@ -110,12 +114,19 @@ fn depth(world: &World) -> u64 {
     world.vhost().queue_depths().unwrap().values().map(|one| one.total()).sum()
 }
 
-/// Jobs that waited for their slot elsewhere, and how often.
+/// Jobs that waited for their slot elsewhere and have been sent, and how often they did. Those that still wait would hide what comes back in vain.
 fn parked(worker: &Postrider) -> (usize, usize) {
     let log = worker.stderr();
-    let lines = || log.lines().filter(|line| line.contains(" waits for group:"));
-    let id = |line: &str| line.split("\"Job ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
-    (lines().filter_map(id).collect::<HashSet<_>>().len(), lines().count())
+    let sent: HashSet<&str> = log.lines().filter_map(|line| word_after(line, "\"Sent job ")).collect();
+    let waits = || {
+        let lines = log.lines().filter(|line| line.contains(" waits for group:"));
+        lines.filter_map(|line| word_after(line, "\"Job ")).filter(|id| sent.contains(id))
+    };
+    (waits().collect::<HashSet<_>>().len(), waits().count())
+}
+
+fn word_after<'a>(line: &'a str, before: &str) -> Option<&'a str> {
+    line.split(before).nth(1)?.split([' ', '"']).next()
 }
 
 /// By the broker's statistics, once they have caught up: everything was delivered, so they cannot be without deliveries.
@@ -184,4 +195,31 @@ async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
     assert!(last.depth < first.depth, "{first:?}, {last:?}");
     let most = with.seconds.iter().map(|one| one.memory).max().unwrap();
     assert!(most <= first.memory + first.memory / 10 + 4096, "{first:?}, {most} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_waiting_behind_it() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    // The worker has at most 32 or 48 jobs of a lane in hand: all of them could be waiting for their turn within a second.
+    let _worker = story::worker(&world, &[throttle("first", "70/s"), throttle("second", "70/s")].concat()).unwrap();
+    for (lane, blast, other) in [(Lane::Bulk, "first", "news"), (Lane::Transactional, "second", "code")] {
+        let (many, few) = (BLAST, 100);
+        story::publish(&world.amqp_url(), &jobs(lane, blast, many)).await.unwrap();
+        story::publish(&world.amqp_url(), &jobs(lane, other, few)).await.unwrap();
+        let all = || (times(world.sink(), other).len() == few).then_some(());
+        deadline::wait_for("the others", LONG, all).unwrap();
+        let last = times(world.sink(), other).into_iter().fold(0.0, f64::max);
+        let before = times(world.sink(), blast).into_iter().filter(|at| *at < last).count();
+        println!("{lane}: {before} of {many} went before the last of the others");
+        // Behind them all it would be every one.
+        assert!(before < many * 3 / 4, "{before}");
+    }
+    let all = || (["first", "second"].iter().all(|name| times(world.sink(), name).len() == BLAST)).then_some(());
+    deadline::wait_for("the blasts", LONG, all).unwrap();
+    for name in ["first", "second"] {
+        let times = times(world.sink(), name);
+        println!("{name}: {:.1}/s, busiest 10 s {}", times.len() as f64 / span(&times), busiest(&times, 10.0));
+        assert!(busiest(&times, 10.0) <= 780, "{}", busiest(&times, 10.0));
+    }
 }

@@ -114,7 +114,8 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
         SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
         SourceKind::Jobs | SourceKind::Due => {
             let _waiting = traces::waiting("seat");
-            stop.run_until_cancelled(seats.take(delivery.source.lane, whose)).await
+            let is_fresh = delivery.source.kind == SourceKind::Jobs;
+            stop.run_until_cancelled(seats.take(delivery.source.lane, whose, is_fresh)).await
         }
     };
     let Some(seat) = seat else {

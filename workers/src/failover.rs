@@ -93,7 +93,7 @@ pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
         return None;
     }
     let fresh = task.meta.generation == 0;
-    let subject = Subject { job: task.job, transport, groups: &groups, fresh };
+    let subject = Subject { job: task.job, transport, groups: &groups, fresh, hold: task.seat.may_hold() };
     Some((transport, world.limiter.question(subject, task.route.on_limit == OnLimit::Wait)?))
 }
 
@@ -262,7 +262,7 @@ impl Tries<'_> {
 
     fn subject(&self, transport: usize) -> Subject<'_> {
         let fresh = self.task.meta.generation == 0;
-        Subject { job: self.task.job, transport, groups: self.groups, fresh }
+        Subject { job: self.task.job, transport, groups: self.groups, fresh, hold: self.task.seat.may_hold() }
     }
 
     /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked. What was heard of a pause

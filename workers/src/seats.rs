@@ -4,7 +4,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,10 @@ struct Shared {
     all: usize,
     bulk_max: usize,
     state: Mutex<State>,
+    /// Fresh jobs that wait for their turn at a limit, without a seat.
+    holding: [AtomicUsize; 2],
+    /// Half of those that are fetched at once: more of them would keep what stands behind them from being fetched.
+    holding_max: [usize; 2],
 }
 
 #[derive(Default)]
@@ -47,6 +54,8 @@ pub struct Seat {
     lane: Lane,
     whose: String,
     taken: tokio::sync::Mutex<Option<Taken>>,
+    /// While it waits, another one of its queue less is fetched.
+    is_fresh: bool,
 }
 
 fn place(lane: Lane) -> usize {
@@ -60,8 +69,14 @@ impl Seats {
     /// `transactional` seats, of which bulk mail may borrow half while they are idle, and `bulk` more.
     pub fn new(transactional: u16, bulk: u16) -> Self {
         let (transactional, bulk) = (usize::from(transactional), usize::from(bulk));
-        let state = Mutex::default();
-        Self(Arc::new(Shared { all: transactional + bulk, bulk_max: bulk + transactional / 2, state }))
+        let bulk_max = bulk + transactional / 2;
+        Self(Arc::new(Shared {
+            all: transactional + bulk,
+            bulk_max,
+            state: Mutex::default(),
+            holding: Default::default(),
+            holding_max: [transactional, bulk_max].map(|fetched| (fetched / 2).max(1)),
+        }))
     }
 
     /// Most seats that bulk mail may have.
@@ -69,10 +84,10 @@ impl Seats {
         u16::try_from(self.0.bulk_max).unwrap_or(u16::MAX)
     }
 
-    /// Waits for a seat. `whose` names those among whom turns are taken.
-    pub async fn take(&self, lane: Lane, whose: String) -> Seat {
+    /// Waits for a seat. `whose` names those among whom turns are taken; `is_fresh` is what comes from the queue of jobs.
+    pub async fn take(&self, lane: Lane, whose: String, is_fresh: bool) -> Seat {
         let taken = self.wait(lane, &whose).await;
-        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken) }
+        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken), is_fresh }
     }
 
     async fn wait(&self, lane: Lane, whose: &str) -> Option<Taken> {
@@ -93,7 +108,8 @@ impl Seats {
 
     /// A seat besides all others, for what the queue hands out one at a time.
     pub fn beside(&self, lane: Lane) -> Seat {
-        Seat { seats: self.clone(), lane, whose: String::new(), taken: tokio::sync::Mutex::default() }
+        let taken = tokio::sync::Mutex::default();
+        Seat { seats: self.clone(), lane, whose: String::new(), taken, is_fresh: false }
     }
 
     fn has_room(&self, state: &State, lane: Lane) -> bool {
@@ -154,7 +170,33 @@ impl Drop for Taken {
     }
 }
 
+/// A fresh job that waits for its turn, counted until it is dropped.
+struct Holding<'a>(&'a AtomicUsize);
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Seat {
+    /// Whether a wait for a limit may be spent in the worker. Where half of what is fetched at once does that already, fresh jobs wait
+    /// elsewhere: what stands behind them in the queue may be for somebody who is not limited.
+    pub fn may_hold(&self) -> bool {
+        let lane = place(self.lane);
+        !self.is_fresh || self.seats.0.holding[lane].load(Ordering::Relaxed) < self.seats.0.holding_max[lane]
+    }
+
+    /// Waits for its turn at a limit without the seat.
+    pub async fn hold(&self, time: Duration) {
+        let _holding = self.is_fresh.then(|| {
+            let holding = &self.seats.0.holding[place(self.lane)];
+            holding.fetch_add(1, Ordering::Relaxed);
+            Holding(holding)
+        });
+        self.wait(time).await;
+    }
+
     /// Waits for its time without the seat.
     pub async fn wait(&self, time: Duration) {
         if !time.is_zero() {
@@ -181,7 +223,7 @@ mod tests {
     use super::*;
 
     async fn take(seats: &Seats, lane: Lane, whose: &str) -> Seat {
-        seats.take(lane, whose.to_owned()).await
+        seats.take(lane, whose.to_owned(), true).await
     }
 
     #[tokio::test]
@@ -220,6 +262,22 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(*order.lock().unwrap(), ["a", "b", "c", "a", "b", "a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn no_more_than_half_of_the_fresh_jobs_of_a_lane_wait_for_a_limit_in_the_worker() {
+        let seats = Seats::new(4, 2);
+        let held = [take(&seats, Lane::Bulk, "a").await, take(&seats, Lane::Bulk, "a").await];
+        let returned = seats.take(Lane::Bulk, "a".to_owned(), false).await;
+        let urgent = take(&seats, Lane::Transactional, "a").await;
+        let mut waits: Vec<_> = held.iter().map(|seat| Box::pin(seat.hold(Duration::from_secs(60)))).collect();
+        assert!(held[0].may_hold());
+        for wait in &mut waits {
+            assert!(tokio::time::timeout(Duration::from_millis(5), wait).await.is_err());
+        }
+        assert!(!held[0].may_hold() && returned.may_hold() && urgent.may_hold());
+        drop(waits);
+        assert!(held[0].may_hold(), "who gave up does not count");
     }
 
     #[tokio::test]

@@ -145,7 +145,10 @@ fn having_waited_for_limits_of_ours_says_nothing_about_the_patience_of_a_transpo
     assert_eq!(at(Meta { parks: 200, generation: 200, ..Meta::default() }), first);
     assert!(at(Meta { waits: 3, ..Meta::default() }) > first);
     // What waits for a person asked for nothing.
-    assert!(matches!(shown(&whole(Class::Config), Lane::Bulk, &Meta::default()).0, Next::Again { patience: false, .. }));
+    assert!(matches!(
+        shown(&whole(Class::Config), Lane::Bulk, &Meta::default()).0,
+        Next::Again { patience: false, .. }
+    ));
 }
 
 #[test]

@@ -126,6 +126,7 @@ mod tests {
             fresh: true,
             want: 5,
             queue: true,
+            hold: true,
         };
         let error = StoreError::Down("away".to_owned());
         let (mut granted, now) = (0, Instant::now());

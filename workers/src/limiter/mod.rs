@@ -91,6 +91,8 @@ pub struct Subject<'a> {
     pub groups: &'a [String],
     /// It was never put away.
     pub fresh: bool,
+    /// It may wait for its turn in the worker.
+    pub hold: bool,
 }
 
 /// The answer.
@@ -210,6 +212,7 @@ impl Limiter {
             fresh: subject.fresh,
             want: 1,
             queue,
+            hold: subject.hold,
         })
     }
 
@@ -245,23 +248,29 @@ impl Limiter {
                 Admission::Go { wait_us, step_us, .. } => {
                     let token = Token::due(Instant::now() + micros(wait_us), step_us);
                     let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
-                    seat.wait(micros(wait_us)).await;
+                    seat.hold(micros(wait_us)).await;
                     return Permission::Go(token);
                 }
-                Admission::Park { park_us, .. } if park_us <= HOLD_US && question < QUESTIONS_MAX => {
+                Admission::Park { park_us, .. }
+                    if park_us <= HOLD_US && question < QUESTIONS_MAX && seat.may_hold() =>
+                {
                     ask.fresh = false;
                     let _waiting = traces::waiting("limit");
-                    seat.wait(micros(park_us)).await;
+                    seat.hold(micros(park_us)).await;
+                    ask.hold = seat.may_hold();
                 }
                 Admission::Park { park_us, scope, .. } => {
                     let scope = why(&ask, scope);
                     self.0.binding.note(&scope, Instant::now());
                     let mut wait = micros(park_us);
+                    if wait < LADDER_MIN && !seat.may_hold() {
+                        return Permission::Park(soon(wait, scope));
+                    }
                     if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
                         let little = wait.saturating_sub(EARLY);
                         let _waiting = traces::waiting("limit");
-                        seat.wait(little).await;
+                        seat.hold(little).await;
                         wait = EARLY;
                     }
                     return Permission::Park(slot(wait, scope));
@@ -320,9 +329,19 @@ fn why(ask: &Ask, scope: usize) -> String {
 fn slot(wait: Duration, why: String) -> Slot {
     // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
     let least = ladder::WAIT_MIN + MARGIN;
-    let back = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait.saturating_sub(EARLY).max(least) };
-    let after = |wait: Duration| Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
-    Slot { at: after(wait), back: after(back), why }
+    if wait < ladder::WAIT_MIN {
+        return soon(wait, why);
+    }
+    Slot { at: after(wait), back: after(wait.saturating_sub(EARLY).max(least)), why }
+}
+
+/// A slot that is waited for among those that came back: they are fetched apart, and more of them.
+fn soon(wait: Duration, why: String) -> Slot {
+    Slot { at: after(wait), back: after(Duration::ZERO), why }
+}
+
+fn after(wait: Duration) -> Timestamp {
+    Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 fn full(wait_us: f64, scope: &str) -> Refusal {

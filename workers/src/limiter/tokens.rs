@@ -178,6 +178,7 @@ mod tests {
             fresh: true,
             want: 1,
             queue: true,
+            hold: true,
         }
     }
 

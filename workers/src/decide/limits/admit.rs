@@ -42,6 +42,8 @@ pub struct Ask {
     pub want: u32,
     /// Whether it joins the line where it has to wait for long.
     pub queue: bool,
+    /// Whether it may wait in the worker for a token. Where too many do already, it joins the line for any wait.
+    pub hold: bool,
 }
 
 /// The answer.
@@ -131,7 +133,13 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
     let who = Who { tenant: &ask.tenant, weight: ask.weight };
     if wait > 0.0 {
         let line = scopes[obstacle.scope].line(ask.lane);
-        let most = if line::is_over(line, &ask.tenant, now, SHARE_SLACK_US) { ahead / 2.0 } else { ahead };
+        let most = if ask.queue && !ask.hold {
+            0.0
+        } else if line::is_over(line, &ask.tenant, now, SHARE_SLACK_US) {
+            ahead / 2.0
+        } else {
+            ahead
+        };
         let joins = ask.fresh && ask.queue && line::waits_until(line, &ask.tenant, now + ahead);
         if wait > most || joins {
             return if ask.queue { park(scopes, &obstacle, ask, who, now) } else { full(&obstacle, now) };

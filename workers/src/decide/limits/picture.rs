@@ -90,6 +90,7 @@ mod tests {
             fresh: true,
             want: 1,
             queue: true,
+            hold: true,
         };
         let (now, mut scopes) = (1.76e15, [Scope::default()]);
         for _ in 0..1000 {

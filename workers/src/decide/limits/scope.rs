@@ -177,7 +177,8 @@ impl Scope {
         let most = from + tolerance_us + 2.0 * (REACH_US + interval_us);
         let turned = |time: f64| {
             let is_same = bucket.interval_us == interval_us || bucket.interval_us == 0.0;
-            let time = if is_same || time <= from { time } else { from + (time - from) * interval_us / bucket.interval_us };
+            let time =
+                if is_same || time <= from { time } else { from + (time - from) * interval_us / bucket.interval_us };
             time.min(most)
         };
         Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), interval_us, tolerance_us }

@@ -95,6 +95,7 @@ fn run_from(scope: Scope, rate: &str, blasts: &[Blast]) -> Run {
             fresh,
             want: 1,
             queue: true,
+            hold: true,
         };
         run.asked += 1;
         match admit(&mut scopes, &ask, now as f64) {

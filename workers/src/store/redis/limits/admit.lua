@@ -1,8 +1,9 @@
 -- KEYS: 1 the index of scopes; then for each scope: hash, ends of the lane's lines, shares of the lane
--- ARGV: 1 now or '', 2 lane (t or b), 3 tenant, 4 weight, 5 fresh, 6 tokens wanted, 7 queue, then for each scope: its name, the number of its
--- limits, and of each: bucket, interval, tolerance
+-- ARGV: 1 now or '', 2 lane (t or b), 3 tenant, 4 weight, 5 fresh, 6 tokens wanted, 7 queue, 8 hold, then for each scope: its name, the number
+-- of its limits, and of each: bucket, interval, tolerance
 local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
+local hold = ARGV[8] == '1'
 local AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 250000, 1800000000, 100000, 500000, 5000
 local PARK_MAX_CUT, FRESH_REACH = 60000000, 0.75
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
@@ -107,7 +108,7 @@ end
 
 local at, bind, spacing, step = now, 1, SPACING, 0
 local scopes, charges, paused = {}, {}, false
-local place = 8
+local place = 9
 for index = 1, (#KEYS - 1) / 3 do
   local name, count, limits = ARGV[place], tonumber(ARGV[place + 1]), {}
   place = place + 2
@@ -149,7 +150,11 @@ local wait, scope = at - now, scopes[bind]
 local ahead = ahead_of(urgent, spacing)
 if wait > 0 then
   local most = ahead
-  if tonumber(redis.call('ZSCORE', scope.share, tenant) or '0') > now + SLACK then most = ahead / 2 end
+  if queue and not hold then
+    most = 0
+  elseif tonumber(redis.call('ZSCORE', scope.share, tenant) or '0') > now + SLACK then
+    most = ahead / 2
+  end
   local joins = fresh and queue and tonumber(redis.call('ZSCORE', scope.line, tenant) or '0') > now + ahead
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end

@@ -245,7 +245,8 @@ fn put(call: &mut ScriptInvocation<'_>, ask: &Ask, now: Option<u64>) {
         .arg(ask.weight)
         .arg(u8::from(ask.fresh))
         .arg(ask.want)
-        .arg(u8::from(ask.queue));
+        .arg(u8::from(ask.queue))
+        .arg(u8::from(ask.hold));
     for demand in &ask.demands {
         call.arg(&demand.scope).arg(demand.limits.len());
         for limit in &demand.limits {

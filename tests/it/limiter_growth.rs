@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use postrider_tests::redis::Redis;
 use postrider_workers::{
-    decide::limits::admit::{Admission, Ask},
+    decide::limits::{
+        admit::{Admission, Ask},
+        reaction::Call,
+    },
     store::{Options, Store},
 };
 
@@ -149,5 +152,28 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
             ensure!(calls_after - calls <= f64::from(tokens) / f64::from(want) + 2.0, "one call a batch");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_for_a_reaction_are_remembered_for_as_long_as_they_count() -> Result<()> {
+    let (store, database) = in_redis().await?;
+    let call = Call {
+        reaction: "rare".to_owned(),
+        count: 3,
+        within_us: 24.0 * 3.6e9,
+        pause_us: 1e6,
+        keep: 1e6,
+        floor: 1e5,
+        recovery: 1.0,
+        incident_us: 1e6,
+        seen_interval_us: 0.0,
+        why: "rare: 450".to_owned(),
+    };
+    ensure!(!store.react("group:r:quiet", &call).await?.fired);
+    // A message in between must not shorten it.
+    store.admit(&ask(vec![demand("group:r:quiet", &["20/s"])])).await?;
+    let life: u64 = database.cli(&["TTL", "postrider:{limits}:group:r:quiet"])?.trim().parse()?;
+    ensure!(life > 24 * 3600, "{life}");
     Ok(())
 }

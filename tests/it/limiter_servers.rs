@@ -191,7 +191,7 @@ async fn moving_the_slot_of_a_cluster_lets_nobody_past_the_limit() -> Result<()>
 }
 
 /// Moves the slot of a key from its node to another one, key by key, as `redis-cli --cluster reshard` does.
-fn move_slot(ports: &[u16], key: &str) -> Result<()> {
+pub(crate) fn move_slot(ports: &[u16], key: &str) -> Result<()> {
     let cli = |port: u16, args: &[&str]| -> Result<String> {
         let port = port.to_string();
         let all = ["-e", "-p", port.as_str()].into_iter().chain(args.iter().copied());

@@ -1,6 +1,6 @@
 //! The store comes and goes: what is asked of this worker alone meanwhile, and what the store hears when it is back.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use postrider_schemas::Lane;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ impl Limiter {
     /// While a store that was away for long hears what every worker sent without it, nobody asks it: its buckets are too full.
     pub(super) fn while_it_settles(&self, ask: &Ask) -> Option<Admission> {
         let now = Instant::now();
-        let left = self.0.alone.settles(now)?;
+        let left = self.settles(now)?;
         if ask.lane == Lane::Transactional {
             return self.0.alone.admit_meanwhile(ask, now);
         }
@@ -44,7 +44,15 @@ impl Limiter {
 
     /// Whether the store is better not asked along with a claim: this worker has something to tell it first, or others have.
     pub(super) fn has_to_settle(&self) -> bool {
-        self.0.alone.owes() || self.0.alone.settles(Instant::now()).is_some()
+        !self.0.store.is_up() || self.settles(Instant::now()).is_some() || self.0.alone.owes()
+    }
+
+    /// For how long the store settles. One that was away and seems to be there begins to.
+    fn settles(&self, now: Instant) -> Option<Duration> {
+        if self.0.store.is_up() {
+            self.0.alone.ended(now);
+        }
+        self.0.alone.settles(now)
     }
 
     /// Tells the store what went out without it.
@@ -81,3 +89,7 @@ impl Limiter {
         self.0.alone.known_workers().unwrap_or(1.0)
     }
 }
+
+#[cfg(test)]
+#[path = "debts_tests.rs"]
+mod tests;

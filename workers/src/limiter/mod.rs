@@ -298,6 +298,12 @@ impl Limiter {
 
     /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.
     async fn asked(&self, ask: &Ask) -> Option<Admission> {
+        // Everybody who waited for a store that was away would ask it at once when it is back, before it heard what went out without it.
+        if !self.0.store.is_up()
+            && let Err(error) = self.0.store.there().await
+        {
+            return self.alone(ask, &error);
+        }
         if let Some(admission) = self.while_it_settles(ask) {
             return Some(admission);
         }

@@ -115,6 +115,18 @@ fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> Debt {
     Debt { scope: scope.to_owned(), charges: charges.collect() }
 }
 
+/// Tells a store of debts: of this scope, and of another one.
+async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<Debt>> {
+    let limits = rates[usize::try_from(dice.roll(6))?];
+    let mut debts = vec![debt(dice, scope, limits)];
+    if scope != "tenant:a" {
+        debts.push(debt(dice, "tenant:a", rates[1]));
+    }
+    debts.retain(|debt| !debt.charges.is_empty());
+    store.charge(&debts).await?;
+    Ok(debts)
+}
+
 /// Random questions, reactions, debts and orders, to a store and to the pure rules.
 pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
@@ -159,14 +171,7 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                 order(model.entry(scope).or_default(), &one, now as f64);
             }
             2 => {
-                let limits = rates[usize::try_from(dice.roll(6)).unwrap()];
-                let mut debts = vec![debt(&mut dice, &scope, limits)];
-                if scope != "tenant:a" {
-                    debts.push(debt(&mut dice, "tenant:a", rates[1]));
-                }
-                debts.retain(|debt| !debt.charges.is_empty());
-                store.charge(&debts).await?;
-                for Debt { scope, charges } in debts {
+                for Debt { scope, charges } in told(&store, &mut dice, &scope, rates).await? {
                     charge(model.entry(scope).or_default(), &charges, now as f64);
                 }
             }

@@ -115,6 +115,21 @@ fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> Debt {
     Debt { scope: scope.to_owned(), charges: charges.collect() }
 }
 
+fn slower(dice: &mut Dice) -> Result<Call> {
+    Ok(Call {
+        reaction: dice.pick(&["slow", "other"]).to_owned(),
+        count: u32::try_from(1 + dice.roll(3))?,
+        within_us: 2e6,
+        pause_us: dice.roll(3) as f64 * 3e5,
+        keep: 5e5,
+        floor: 1e5,
+        recovery: 2e4,
+        incident_us: 1e6,
+        seen_interval_us: dice.roll(2) as f64 * 1e4,
+        why: "slow: 421".to_owned(),
+    })
+}
+
 /// Tells a store of debts: of this scope, and of another one.
 async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<Debt>> {
     let limits = rates[usize::try_from(dice.roll(6))?];
@@ -141,18 +156,7 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
         let scope = dice.pick(&["transport:r", "group:r:g", "tenant:a"]).to_owned();
         match dice.roll(60) {
             0 => {
-                let call = Call {
-                    reaction: dice.pick(&["slow", "other"]).to_owned(),
-                    count: u32::try_from(1 + dice.roll(3))?,
-                    within_us: 2e6,
-                    pause_us: dice.roll(3) as f64 * 3e5,
-                    keep: 5e5,
-                    floor: 1e5,
-                    recovery: 2e4,
-                    incident_us: 1e6,
-                    seen_interval_us: dice.roll(2) as f64 * 1e4,
-                    why: "slow: 421".to_owned(),
-                };
+                let call = slower(&mut dice)?;
                 let is = store.react(&scope, &call).await?;
                 let expected = react(model.entry(scope).or_default(), &call, now as f64);
                 assert_eq!(is, expected, "step {step}");

@@ -183,19 +183,19 @@ async fn killed_workers_and_a_restart_of_redis_let_nobody_past_the_limit() {
     assert_eq!(once.len(), stored.len(), "nothing twice");
 }
 
-/// Until two workers know of each other: each has given a sign of life after both were there.
-fn wait_for_two_who_know_it(world: &World) {
-    let mut both = None::<f64>;
-    let known = || {
+/// Until so many workers are there and each has given a sign of life, and looked at what is paused, after that.
+fn wait_for_signs_of_life(world: &World, workers: usize) {
+    let mut all = None::<f64>;
+    let given = || {
         let shown = world.redis_cli(&["ZRANGE", "postrider:{limits}:workers", "0", "-1", "WITHSCORES"]).ok()?;
         let lives: Vec<f64> = shown.lines().skip(1).step_by(2).filter_map(|life| life.parse().ok()).collect();
-        if lives.len() < 2 {
+        if lives.len() < workers {
             return None;
         }
-        let last = *both.get_or_insert(lives.iter().copied().fold(0.0, f64::max));
+        let last = *all.get_or_insert(lives.iter().copied().fold(0.0, f64::max));
         lives.iter().all(|life| *life > last).then_some(())
     };
-    deadline::wait_for("two workers that know of each other", SOON, known).unwrap();
+    deadline::wait_for("workers that gave a sign of life", SOON, given).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +206,7 @@ async fn without_redis_transactional_mail_keeps_to_the_limit() {
     story::declare(&world).unwrap();
     let limit = throttle("slow", &format!("5/s burst {BURST}"));
     let workers = [story::worker(&world, &limit).unwrap(), story::worker(&world, &limit).unwrap()];
-    wait_for_two_who_know_it(&world);
+    wait_for_signs_of_life(&world, 2);
     world.redis().kill9().unwrap();
     let codes = |from: usize, to: usize| -> Vec<Job> {
         (from..to).map(|n| story::job(Lane::Transactional, &format!("code-{n}@slow.example"))).collect()
@@ -248,4 +248,23 @@ async fn a_worker_that_starts_without_redis_knows_no_share_of_a_limit_and_takes_
     world.sink().wait_for(6, Duration::from_secs(90)).unwrap();
     drop(worker);
     assert_eq!(times(world.sink(), "slow").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_without_redis() {
+    let parts = Parts { redis: Server::Own, ..Parts::usual() };
+    let Some(mut world) = World::start_or_skip("a pause without Redis", &parts).unwrap() else { return };
+    story::declare(&world).unwrap();
+    let worker = story::worker(&world, "").unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let pause = ["limits", "pause", "transport:relay", "--for", "2h", "--reason", "maintenance"];
+    let done = Postrider::command(pause).config(config).run(SOON).unwrap();
+    assert!(done.status.success(), "{}", done.stderr);
+    wait_for_signs_of_life(&world, 1);
+    world.redis().kill9().unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Transactional, "any", 1)).await.unwrap();
+    let put_away = || worker.stderr().contains("waits for transport:relay").then_some(());
+    deadline::wait_for("a job that waits for the pause", SOON, put_away).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 0);
 }

@@ -17,6 +17,7 @@ use postrider_tests::redis::{Database, Redis};
 use postrider_workers::{
     decide::limits::{
         admit::{Admission, Ask, admit},
+        charge::{Charge, Debt, charge},
         connections::{Want, share},
         rate::Rate,
         reaction::{Call, Order, order, react},
@@ -117,7 +118,40 @@ fn weight(tenant: &str, seed: u64) -> f64 {
     }
 }
 
-/// Random questions, reactions and orders, to a store and to the pure rules.
+fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> Debt {
+    let limits = demand(scope, rates).limits.into_iter();
+    let charges = limits.map(|limit| Charge { limit, messages: dice.roll(40) as f64 / 4.0 });
+    Debt { scope: scope.to_owned(), charges: charges.collect() }
+}
+
+fn slower(dice: &mut Dice) -> Result<Call> {
+    Ok(Call {
+        reaction: dice.pick(&["slow", "other"]).to_owned(),
+        count: u32::try_from(1 + dice.roll(3))?,
+        within_us: 2e6,
+        pause_us: dice.roll(3) as f64 * 3e5,
+        keep: 5e5,
+        floor: 1e5,
+        recovery: 2e4,
+        incident_us: 1e6,
+        seen_interval_us: dice.roll(2) as f64 * 1e4,
+        why: "slow: 421".to_owned(),
+    })
+}
+
+/// Tells a store of debts: of this scope, and of another one.
+async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<Debt>> {
+    let limits = rates[usize::try_from(dice.roll(6))?];
+    let mut debts = vec![debt(dice, scope, limits)];
+    if scope != "tenant:a" {
+        debts.push(debt(dice, "tenant:a", rates[1]));
+    }
+    debts.retain(|debt| !debt.charges.is_empty());
+    store.charge(&debts).await?;
+    Ok(debts)
+}
+
+/// Random questions, reactions, debts and orders, to a store and to the pure rules.
 pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
     let store = store.with_limiter_clock(Arc::clone(&clock));
@@ -131,18 +165,7 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
         let scope = dice.pick(&["transport:r", "group:r:g", "tenant:a"]).to_owned();
         match dice.roll(60) {
             0 => {
-                let call = Call {
-                    reaction: dice.pick(&["slow", "other"]).to_owned(),
-                    count: u32::try_from(1 + dice.roll(3))?,
-                    within_us: 2e6,
-                    pause_us: dice.roll(3) as f64 * 3e5,
-                    keep: 5e5,
-                    floor: 1e5,
-                    recovery: 2e4,
-                    incident_us: 1e6,
-                    seen_interval_us: dice.roll(2) as f64 * 1e4,
-                    why: "slow: 421".to_owned(),
-                };
+                let call = slower(&mut dice)?;
                 let is = store.react(&scope, &call).await?;
                 let expected = react(model.entry(scope).or_default(), &call, now as f64);
                 assert_eq!(is, expected, "step {step}");
@@ -159,6 +182,11 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                 };
                 store.order(&scope, &one).await?;
                 order(model.entry(scope).or_default(), &one, now as f64);
+            }
+            2 => {
+                for Debt { scope, charges } in told(&store, &mut dice, &scope, rates).await? {
+                    charge(model.entry(scope).or_default(), &charges, now as f64);
+                }
             }
             _ => {
                 let demands: Vec<Demand> = ["transport:r", "group:r:g", "tenant:a"]
@@ -244,7 +272,9 @@ async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
     let stores = [redis, file].map(|store| store.with_limiter_clock(Arc::clone(&clock)));
     let (mut holders, mut dice, mut open) = (BTreeMap::new(), Dice(5), [0_u32; 4]);
     for step in 0..400 {
-        let now = clock.load(Ordering::Relaxed) + dice.roll(3_000_000);
+        // Some pauses are longer than a lease.
+        let pause = if dice.roll(20) == 0 { 9_000_000 } else { dice.roll(3_000_000) };
+        let now = clock.load(Ordering::Relaxed) + pause;
         clock.store(now, Ordering::Relaxed);
         let worker = usize::try_from(dice.roll(4))?;
         let closed = u32::try_from(dice.roll(4))?;

@@ -1,6 +1,10 @@
 //! This worker's part of the connections to relays that have a cap over all workers: a lease, renewed for as long as the worker runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -8,8 +12,9 @@ use tracing::{debug, warn};
 use super::{Limiter, Seldom};
 use crate::{
     attempt::World,
-    config::TransportKind,
+    config::{TransportKind, TransportLimits},
     decide::limits::connections::Want,
+    store::StoreError,
     transport::{Transport, smtp::Relay},
 };
 
@@ -35,32 +40,22 @@ pub fn close_capped(world: &World, which: impl Fn(&Transport) -> bool) {
     }
 }
 
-/// Renews the leases until `stop`. While the store is away, the last part stands.
+/// Renews the leases until `stop`. While the store is away, the last part stands. A relay that has no cap has its own connections, also where
+/// it was capped before.
 pub async fn watch(world: Arc<World>, stop: CancellationToken) {
+    let all = world.transports.iter().map(Arc::as_ref).zip(&world.config.limits.transports);
+    world.limiter.0.parts.open_uncapped(all);
     let capped = capped(&world);
     if capped.is_empty() {
         return;
     }
     let said = Seldom::default();
-    let mut was_granted = false;
     loop {
         for one in &capped {
-            let (wanted, using) = one.relay.demand();
-            // One more than was needed, so that a worker which is idle begins at once.
-            match world.limiter.connections(one, (wanted + 1).min(one.most), using).await {
-                Ok(part) => {
-                    debug!(transport = one.name, part, wanted, using, "Connections to the relay");
-                    was_granted = true;
-                    one.relay.resize(part);
-                }
-                Err(error) => {
-                    if said.now() {
-                        warn!(transport = one.name, %error, "The store gave no part of the connections; the last one stands");
-                    }
-                    if !was_granted {
-                        one.relay.resize(1);
-                    }
-                }
+            if let Err(error) = world.limiter.renew(one).await
+                && said.now()
+            {
+                warn!(transport = one.name, %error, "The store gave no part of the connections; the last one stands");
             }
         }
         if stop.run_until_cancelled(tokio::time::sleep(RENEW_EVERY)).await.is_none() {
@@ -87,13 +82,47 @@ fn capped(world: &World) -> Vec<Capped<'_>> {
     .collect()
 }
 
+/// What the store gave out last, by transport: it stands over a change of the configuration. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Parts(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Parts {
+    fn open_uncapped<'a>(&self, all: impl Iterator<Item = (&'a Transport, &'a TransportLimits)>) {
+        for (transport, _) in all.filter(|(_, limits)| limits.connections_total.is_none()) {
+            self.known().remove(&transport.name);
+            if let Some(relay) = transport.relay() {
+                relay.resize(relay.connections_max());
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        // Nothing in here can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Limiter {
-    async fn connections(
-        &self,
-        one: &Capped<'_>,
-        wanted: usize,
-        using: usize,
-    ) -> Result<usize, crate::store::StoreError> {
+    /// Renews one lease. Without the store it is what was given out last, or one connection where nothing ever was.
+    async fn renew(&self, one: &Capped<'_>) -> Result<(), StoreError> {
+        let (wanted, using) = one.relay.demand();
+        // One more than was needed, so that a worker which is idle begins at once.
+        match self.connections(one, (wanted + 1).min(one.most), using).await {
+            Ok(part) => {
+                debug!(transport = one.name, part, wanted, using, "Connections to the relay");
+                self.0.parts.known().insert(one.name.to_owned(), part);
+                one.relay.resize(part);
+                Ok(())
+            }
+            Err(error) => {
+                let last = self.0.parts.known().get(one.name).copied();
+                one.relay.resize(last.unwrap_or(1).min(one.most).min(one.total));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connections(&self, one: &Capped<'_>, wanted: usize, using: usize) -> Result<usize, StoreError> {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let want = Want {
             worker: self.0.holder.clone(),
@@ -103,5 +132,60 @@ impl Limiter {
             life_us: LIFE.as_secs_f64() * 1e6,
         };
         Ok(self.0.store.connections(one.name, &want).await? as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, load_text},
+        store::{Options, Store},
+    };
+
+    fn config(pace: &str) -> Config {
+        let text = format!(
+            "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\n\
+             connections = 8\n{pace}[[route]]\nname = \"all\"\nsend = [\"relay\"]\n"
+        );
+        load_text(&text).unwrap()
+    }
+
+    /// How many places a relay has: as many are taken as there are.
+    async fn places(transport: &Transport) -> usize {
+        let relay = transport.relay().unwrap();
+        let mut taken = Vec::new();
+        while !relay.is_crowded() {
+            taken.push(relay.place().await.unwrap());
+        }
+        taken.len()
+    }
+
+    #[tokio::test]
+    async fn a_reload_keeps_what_was_granted_also_without_the_store_and_frees_a_relay_that_has_no_cap_any_more() {
+        // Nothing listens there.
+        let store = Store::connect("redis://127.0.0.1:1/", Options::default()).await.unwrap();
+        let (capped_config, free_config) = (config("connections_total = 6\n"), config(""));
+        let transport = Transport::new(&capped_config.transports[0]).unwrap();
+        assert!(capped_config.transports[0].is_same(&free_config.transports[0]), "a reload uses the relay again");
+        let limiter = Limiter::new(&capped_config, store).unwrap();
+        let renew = async |limiter: &Limiter, total: usize| {
+            let relay = transport.relay().unwrap();
+            let one = Capped { transport: &transport, relay, name: "relay", most: 8, total };
+            assert!(limiter.renew(&one).await.is_err());
+        };
+        renew(&limiter, 6).await;
+        assert_eq!(places(&transport).await, 1, "nothing was ever granted");
+        limiter.0.parts.known().insert("relay".to_owned(), 4);
+        let limiter = limiter.renewed(&capped_config).unwrap();
+        renew(&limiter, 6).await;
+        assert_eq!(places(&transport).await, 4);
+        renew(&limiter, 3).await;
+        assert_eq!(places(&transport).await, 3, "the cap is lower now");
+        let limiter = limiter.renewed(&free_config).unwrap();
+        limiter.0.parts.open_uncapped(std::iter::once((&transport, &free_config.limits.transports[0])));
+        assert_eq!(places(&transport).await, 8);
+        renew(&limiter.renewed(&capped_config).unwrap(), 6).await;
+        assert_eq!(places(&transport).await, 1, "what was granted under another cap is forgotten");
     }
 }

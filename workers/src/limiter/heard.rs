@@ -125,7 +125,7 @@ impl Limiter {
         }
         let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
         let is_limited = demand.is_some_and(|one: Demand| !one.limits.is_empty());
-        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.0.alone.known_workers());
+        let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.workers());
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
                 self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());

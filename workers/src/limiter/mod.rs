@@ -3,6 +3,7 @@
 
 mod alone;
 pub mod connections;
+mod debts;
 mod heard;
 mod pace;
 mod place;
@@ -18,13 +19,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use postrider_schemas::{Job, Lane, ladder};
+use postrider_schemas::{Job, ladder};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::place::{AtPlace, Token};
-use self::{alone::Alone, pace::Pace, tokens::Tokens, uses::Binding};
+use self::{alone::Alone, connections::Parts, pace::Pace, tokens::Tokens, uses::Binding};
 use crate::{
     config::{Config, DnsConfig, LimitsConfig},
     decide::{
@@ -37,7 +38,7 @@ use crate::{
     dns::{Dns, SetupError},
     outcome::{Answer, Class, Refusal, Stage},
     seats::Seat,
-    store::{Store, StoreError},
+    store::Store,
     telemetry::traces,
 };
 
@@ -71,6 +72,9 @@ struct Inner {
     dns: Arc<Dns>,
     tokens: Tokens,
     alone: Alone,
+    /// One task at a time tells the store what went out without it.
+    teller: tokio::sync::Mutex<()>,
+    parts: Parts,
     pace: Pace,
     binding: Binding,
     /// Scopes that are not as configured, as the store said of late.
@@ -123,25 +127,27 @@ impl Limiter {
     /// Sets the limits of a configuration up; asks nobody yet.
     pub fn new(config: &Config, store: Store) -> Result<Self, SetupError> {
         let holder = format!("{}-{:08x}", std::process::id(), uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff);
-        Self::held_by(holder, config, store)
+        Self::held_by(holder, config, store, Alone::new(config.limits.alone), Parts::default())
     }
 
     /// The same worker with another configuration: what it has of the shared limits stays its own, and it goes on from what it knows of them.
     pub fn renewed(&self, config: &Config) -> Result<Self, SetupError> {
-        let new = Self::held_by(self.0.holder.clone(), config, self.0.store.clone())?;
-        new.0.alone.learn_from(&self.0.alone);
+        let (alone, parts) = (self.0.alone.renewed(config.limits.alone), self.0.parts.clone());
+        let new = Self::held_by(self.0.holder.clone(), config, self.0.store.clone(), alone, parts)?;
         let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         *new.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner) = disturbed;
         Ok(new)
     }
 
-    fn held_by(holder: String, config: &Config, store: Store) -> Result<Self, SetupError> {
+    fn held_by(holder: String, config: &Config, store: Store, alone: Alone, parts: Parts) -> Result<Self, SetupError> {
         let DnsConfig { groups, check, .. } = config.dns;
         Ok(Self(Arc::new(Inner {
             holder,
             dns: Dns::new(&config.dns)?,
             tokens: Tokens::new(config.limits.lease_above),
-            alone: Alone::new(config.limits.alone),
+            alone,
+            teller: tokio::sync::Mutex::default(),
+            parts,
             pace: Pace::default(),
             binding: Binding::default(),
             disturbed: Mutex::default(),
@@ -159,11 +165,11 @@ impl Limiter {
     pub async fn watch(self, stop: CancellationToken) {
         let mut said = None::<Instant>;
         loop {
-            if said.is_none_or(|said| said.elapsed() >= PRESENCE_EVERY) {
+            if said.is_none_or(|said| said.elapsed() >= PRESENCE_EVERY)
+                && let Ok(workers) = self.0.store.presence(&self.0.holder, PRESENCE_LIFE).await
+            {
                 said = Some(Instant::now());
-                if let Ok(workers) = self.0.store.presence(&self.0.holder, PRESENCE_LIFE).await {
-                    self.0.alone.workers(workers);
-                }
+                self.0.alone.workers(workers);
             }
             if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
                 return;
@@ -172,16 +178,22 @@ impl Limiter {
         }
     }
 
-    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then.
+    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then. A store that
+    /// was away hears what went out meanwhile.
     pub async fn look(&self) {
-        if let Ok(scopes) = self.0.store.disturbed().await {
-            let scopes: HashSet<String> = scopes.into_iter().collect();
-            self.forget_pauses(&scopes);
-            let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
-            if *disturbed != scopes {
-                self.0.tokens.forget(disturbed.symmetric_difference(&scopes).map(String::as_str));
-                *disturbed = scopes;
-            }
+        let scopes: HashSet<String> = match self.0.store.disturbed().await {
+            Ok(scopes) => scopes.into_iter().collect(),
+            Err(error) if error.is_down() => return self.0.alone.begun(Instant::now()),
+            Err(_) => return,
+        };
+        self.0.alone.ended(Instant::now());
+        self.settle().await;
+        self.forget_pauses(&scopes);
+        self.learn(&scopes).await;
+        let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *disturbed != scopes {
+            self.0.tokens.forget(disturbed.symmetric_difference(&scopes).map(String::as_str));
+            *disturbed = scopes;
         }
     }
 
@@ -194,7 +206,7 @@ impl Limiter {
     /// The question of an attempt, to be asked with its claim; nothing where there is none, or where tokens are at hand in batches.
     pub fn question(&self, subject: Subject<'_>, queue: bool) -> Option<Ask> {
         let demands = self.demands(subject);
-        if !self.0.tokens.are_asked_for_one_by_one(&demands) {
+        if !self.0.tokens.are_asked_for_one_by_one(&demands) || self.has_to_settle() {
             return None;
         }
         self.counted(subject, demands, queue)
@@ -235,7 +247,7 @@ impl Limiter {
         for question in 1..=QUESTIONS_MAX {
             let admission = match answer.take() {
                 Some(admission) => {
-                    self.0.alone.ended();
+                    self.0.alone.ended(Instant::now());
                     admission
                 }
                 None => match self.asked(&ask).await {
@@ -295,6 +307,16 @@ impl Limiter {
 
     /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.
     async fn asked(&self, ask: &Ask) -> Option<Admission> {
+        // Everybody who waited for a store that was away would ask it at once when it is back, before it heard what went out without it.
+        if !self.0.store.is_up()
+            && let Err(error) = self.0.store.there().await
+        {
+            return self.alone(ask, &error);
+        }
+        if let Some(admission) = self.while_it_settles(ask) {
+            return Some(admission);
+        }
+        self.settle().await;
         match self.0.tokens.admit(&self.0.store, ask).await {
             Err(error) if error.is_down() => self.alone(ask, &error),
             Err(error) => {
@@ -303,18 +325,10 @@ impl Limiter {
                 Some(Admission::Free)
             }
             Ok(admission) => {
-                self.0.alone.ended();
+                self.0.alone.ended(Instant::now());
                 Some(admission)
             }
         }
-    }
-
-    /// A share of the limits for transactional mail while the store is away, for a bounded time. Bulk mail waits for the store.
-    fn alone(&self, ask: &Ask, error: &StoreError) -> Option<Admission> {
-        if ask.lane == Lane::Bulk {
-            return None;
-        }
-        self.0.alone.admit(ask, error, Instant::now())
     }
 }
 
@@ -365,10 +379,6 @@ impl Seldom {
         }
         due
     }
-
-    fn reset(&self) -> bool {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().is_some()
-    }
 }
 
 /// Said once when limits are whole again.
@@ -394,7 +404,7 @@ mod tests {
         limiter.0.alone.workers(4);
         limiter.0.disturbed.lock().unwrap().insert("transport:relay".to_owned());
         let renewed = limiter.renewed(&config).unwrap();
-        assert!((renewed.0.alone.known_workers() - 4.0).abs() < 0.1);
+        assert_eq!(renewed.0.alone.known_workers(), Some(4.0));
         assert!(renewed.0.disturbed.lock().unwrap().contains("transport:relay"));
     }
 }

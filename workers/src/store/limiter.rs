@@ -14,6 +14,7 @@ use std::{
 use super::{Backend, Claim, ClaimRequest, Store, StoreError};
 use crate::decide::limits::{
     admit::{Admission, Ask},
+    charge::Debt,
     connections::Want,
     reaction::{Call, Order, Reacted},
     scope::Scope,
@@ -55,6 +56,14 @@ impl Store {
                 store.claim_and_admit(request, self.holder(), ask, self.limiter_now()).await
             }
             _ => Ok((self.claim(request).await?, None)),
+        }
+    }
+
+    /// Charges what went out while the store was away. A call that is made again charges twice, which costs pace and passes no limit.
+    pub async fn charge(&self, debts: &[Debt]) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.charge(debts, self.limiter_now()).await,
+            Backend::Embedded(store) => store.charge(debts, self.limiter_now()).await,
         }
     }
 

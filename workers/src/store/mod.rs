@@ -160,6 +160,15 @@ impl Store {
         }
     }
 
+    /// Where calls fail fast, waits for as long as a call would, and gives its error.
+    pub async fn there(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.there().await,
+            // Calls are made whatever became of the last one.
+            Backend::Embedded(_) => Ok(()),
+        }
+    }
+
     /// Resolves when the store answers again.
     pub async fn back(&self) {
         match &self.backend {

@@ -3,6 +3,9 @@
 //!
 //! Never more than the cap are given out. Every worker may have its fair part; what one does not want is there for the others. Who
 //! has borrowed gives back with its next renewal, when the connections it uses have come to an end.
+//!
+//! Who has no lease, because it is new, was frozen, or nobody could renew for a while, gets what it has open, or one, and more with its next
+//! renewal: until then the others have said what they have open. What is open counts, whoever holds a lease.
 
 use std::collections::BTreeMap;
 
@@ -35,9 +38,9 @@ pub struct Want {
 /// Renews a worker's lease and gives its part.
 pub fn share(holders: &mut BTreeMap<String, Held>, want: &Want, now: f64) -> u32 {
     holders.retain(|_, held| held.until > now);
-    let before = holders.get(&want.worker).map_or(0, |held| held.granted);
+    let before = holders.get(&want.worker).map(|held| held.granted);
     let until = now + want.life_us;
-    holders.insert(want.worker.clone(), Held { granted: before, wanted: want.wanted, until });
+    holders.insert(want.worker.clone(), Held { granted: before.unwrap_or(0), wanted: want.wanted, until });
     let count = u32::try_from(holders.len()).unwrap_or(u32::MAX);
     let fair = |rank: u32| want.total / count + u32::from(rank < want.total % count);
     let (mut reserved, mut given, mut own) = (0, 0, 0);
@@ -50,9 +53,10 @@ pub fn share(holders: &mut BTreeMap<String, Held>, want: &Want, now: f64) -> u32
         }
     }
     let room = want.total.saturating_sub(given);
-    let part = want.wanted.min(want.total.saturating_sub(reserved).max(own.min(room)));
-    // What is open was granted before; it counts until it is closed.
-    let granted = part.max(want.using.min(before));
+    let most = if before.is_some() { want.wanted } else { want.wanted.min(want.using.max(1)).min(room) };
+    let part = most.min(want.total.saturating_sub(reserved).max(own.min(room)));
+    // What is open was granted before, if by a lease that ended; it counts until it is closed.
+    let granted = part.max(want.using);
     holders.insert(want.worker.clone(), Held { granted, wanted: want.wanted, until });
     part
 }
@@ -71,7 +75,8 @@ mod tests {
     #[test]
     fn workers_come_to_equal_parts_and_borrow_what_others_do_not_want() {
         let mut holders = BTreeMap::new();
-        assert_eq!(ask(&mut holders, "a", 20, 0, 0.0), 10, "alone it has all");
+        assert_eq!(ask(&mut holders, "a", 20, 0, 0.0), 1, "others may be there, and have yet to say what they use");
+        assert_eq!(ask(&mut holders, "a", 20, 1, 1.0), 10, "alone it has all");
         assert_eq!(ask(&mut holders, "b", 20, 0, 1.0), 0, "nothing is free yet");
         assert_eq!(ask(&mut holders, "a", 20, 10, 2.0), 5, "it gives back what it borrowed");
         assert_eq!(ask(&mut holders, "b", 20, 0, 3.0), 0, "which is still open");
@@ -86,29 +91,117 @@ mod tests {
     #[test]
     fn the_part_of_a_dead_worker_is_free_again() {
         let mut holders = BTreeMap::new();
-        ask(&mut holders, "a", 20, 0, 0.0);
-        assert_eq!(ask(&mut holders, "b", 20, 0, 9e6), 0);
-        assert_eq!(ask(&mut holders, "b", 20, 0, 11e6), 10);
+        ask(&mut holders, "a", 20, 9, 0.0);
+        assert_eq!(ask(&mut holders, "b", 20, 0, 8e6), 1);
+        assert_eq!(ask(&mut holders, "b", 20, 1, 9e6), 1);
+        assert_eq!(ask(&mut holders, "b", 20, 1, 11e6), 10);
+    }
+
+    #[test]
+    fn after_a_time_without_leases_the_first_one_to_renew_takes_nothing_from_the_others() {
+        let mut holders = BTreeMap::new();
+        assert_eq!(ask(&mut holders, "a", 20, 4, 0.0), 4);
+        assert_eq!(ask(&mut holders, "b", 20, 6, 1e6), 5, "one of its six was borrowed");
+        assert_eq!(ask(&mut holders, "a", 20, 4, 2e6), 4, "the six are open");
+        assert_eq!(ask(&mut holders, "b", 20, 6, 3e6), 5);
+        assert_eq!(ask(&mut holders, "b", 20, 5, 5e6), 5);
+        assert_eq!(ask(&mut holders, "a", 20, 4, 6e6), 5);
+    }
+
+    #[test]
+    fn what_a_worker_has_open_that_was_frozen_for_longer_than_its_lease_counts() {
+        let mut holders = BTreeMap::new();
+        ask(&mut holders, "a", 20, 7, 0.0);
+        assert_eq!(ask(&mut holders, "b", 20, 3, 9e6), 3);
+        assert_eq!(ask(&mut holders, "b", 20, 3, 11e6), 10, "as if the other one was gone");
+        assert_eq!(ask(&mut holders, "a", 20, 7, 12e6), 0, "it is back: nothing more, and what ends is not replaced");
+        assert_eq!(ask(&mut holders, "b", 20, 10, 13e6), 3, "what is open there leaves so much");
+        assert_eq!(ask(&mut holders, "a", 20, 2, 14e6), 0);
+        assert_eq!(ask(&mut holders, "b", 20, 5, 15e6), 5);
+        assert_eq!(ask(&mut holders, "a", 20, 2, 16e6), 5);
+    }
+
+    /// One worker's turn in a round.
+    #[derive(Debug, Clone)]
+    struct Turn {
+        wanted: u32,
+        closing: u32,
+        /// It is frozen for so many rounds from now on.
+        frozen: u32,
+    }
+
+    fn turn(freezes: bool) -> impl Strategy<Value = Turn> {
+        let frozen = if freezes { prop_oneof![9 => Just(0), 1 => 0u32..9].boxed() } else { Just(0).boxed() };
+        (0u32..30, 0u32..4, frozen).prop_map(|(wanted, closing, frozen)| Turn { wanted, closing, frozen })
+    }
+
+    /// Rounds of renewals in a changing order, and before some of them a time in which nobody can renew.
+    fn rounds(freezes: bool) -> impl Strategy<Value = Vec<(usize, bool, Vec<Turn>)>> {
+        let turns = proptest::collection::vec(turn(freezes), WORKERS);
+        proptest::collection::vec((0..WORKERS, proptest::bool::weighted(0.15), turns), 1..60)
+    }
+
+    const WORKERS: usize = 5;
+
+    /// Plays them, and gives the most that were open at once. Whenever a worker opens more than it has, all that is known to be open is within
+    /// the cap; one that has no lease opens one at most.
+    fn play(total: u32, rounds: &[(usize, bool, Vec<Turn>)]) -> Result<u32, TestCaseError> {
+        let (mut holders, mut now, mut most) = (BTreeMap::new(), 0.0, 0);
+        let (mut open, mut frozen) = ([0u32; WORKERS], [0u32; WORKERS]);
+        for (first, is_away, turns) in rounds {
+            now += if *is_away { 12e6 } else { 1.5e6 };
+            for worker in (0..WORKERS).map(|n| (n + first) % WORKERS) {
+                let turn = &turns[worker];
+                if frozen[worker] > 0 {
+                    frozen[worker] -= 1;
+                    continue;
+                }
+                frozen[worker] = turn.frozen;
+                now += 1e5;
+                open[worker] = open[worker].saturating_sub(turn.closing);
+                let known: Vec<bool> = (0..WORKERS)
+                    .map(|n| holders.get(&n.to_string()).is_some_and(|held: &Held| held.until > now))
+                    .collect();
+                let want =
+                    Want { worker: worker.to_string(), wanted: turn.wanted, using: open[worker], total, life_us: 10e6 };
+                let part = share(&mut holders, &want, now);
+                let more = part.saturating_sub(open[worker]);
+                // It opens as many as it may, and closes none that are in use.
+                open[worker] += more;
+                let seen: u32 = (0..WORKERS).filter(|n| known[*n] || *n == worker).map(|n| open[n]).sum();
+                prop_assert!(more == 0 || seen <= total, "{open:?} of {total}, {known:?} known");
+                prop_assert!(known[worker] || more <= 1, "{more} more without a lease");
+                most = most.max(open.iter().sum::<u32>());
+            }
+        }
+        Ok(most)
     }
 
     proptest! {
         #[test]
-        fn never_more_than_the_cap_are_granted(
-            total in 1u32..20,
-            steps in proptest::collection::vec((0usize..5, 0u32..30, 0u32..4, 0u32..3_000_000), 1..200),
-        ) {
-            let mut holders = BTreeMap::new();
-            let mut open = [0u32; 5];
-            let mut now = 0.0;
-            for (worker, wanted, closing, pause) in steps {
-                now += f64::from(pause);
-                open[worker] = open[worker].saturating_sub(closing);
-                let want = Want { worker: worker.to_string(), wanted, using: open[worker], total, life_us: 1e12 };
-                let part = share(&mut holders, &want, now);
-                // It opens as many as it may, and closes none that are in use.
-                open[worker] = open[worker].max(part);
-                prop_assert!(open.iter().sum::<u32>() <= total, "{open:?} of {total}");
+        fn never_more_than_the_cap_are_granted(total in 1u32..20, mut rounds in rounds(false)) {
+            for (_, is_away, _) in &mut rounds {
+                *is_away = false;
             }
+            let most = play(total, &rounds)?;
+            prop_assert!(most <= total, "{most} of {total}");
+        }
+
+        #[test]
+        fn a_store_that_was_away_for_longer_than_a_lease_costs_one_connection_of_each_idle_worker_at_most(
+            total in 1u32..20,
+            rounds in rounds(false),
+        ) {
+            let most = play(total, &rounds)?;
+            prop_assert!(most < total + u32::try_from(WORKERS).unwrap(), "{most} of {total}");
+        }
+
+        #[test]
+        fn workers_that_freeze_for_longer_than_a_lease_bring_nobody_to_open_more_than_the_cap(
+            total in 1u32..20,
+            rounds in rounds(true),
+        ) {
+            play(total, &rounds)?;
         }
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 pub mod admit;
+pub mod charge;
 pub mod connections;
 pub mod line;
 pub mod picture;

@@ -13,6 +13,7 @@ use super::EmbeddedStore;
 use crate::{
     decide::limits::{
         admit::{self, Admission, Ask},
+        charge::{self, Debt},
         connections::{self, Held, Want},
         reaction::{self, Call, Order, Reacted},
         scope::Scope,
@@ -67,6 +68,21 @@ impl EmbeddedStore {
                 Admission::Free | Admission::Full { .. } => {}
             }
             Ok(admission)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::charge`].
+    pub async fn charge(&self, debts: &[Debt], now: Option<u64>) -> Result<(), StoreError> {
+        let debts = debts.to_vec();
+        self.run(move |db| {
+            let now = clock(now);
+            for debt in &debts {
+                let mut scope = read(db, &debt.scope, now)?;
+                charge::charge(&mut scope, &debt.charges, now);
+                write(db, &debt.scope, &scope, now)?;
+            }
+            Ok(())
         })
         .await
     }

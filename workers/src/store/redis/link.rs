@@ -94,6 +94,11 @@ impl Link {
         let _ = status.wait_for(|status| matches!(status, Status::Up { .. })).await;
     }
 
+    /// Waits a moment for a connection, as a call does.
+    pub async fn there(&self) -> Result<(), StoreError> {
+        self.conn(PATIENCE).await.map(drop)
+    }
+
     /// Runs `call`; once more on a new connection where the first one was lost, which is why every call must bear repetition.
     async fn run<'a, T>(&self, call: impl Fn(Conn) -> BoxFuture<'a, Result<T, RedisError>>) -> Result<T, StoreError> {
         let (conn, serial) = self.conn(PATIENCE).await?;

@@ -61,6 +61,11 @@ impl RedisStore {
         self.link.is_up()
     }
 
+    /// See [`crate::store::Store::there`].
+    pub async fn there(&self) -> Result<(), StoreError> {
+        self.link.there().await
+    }
+
     /// Resolves when Redis answers.
     pub async fn back(&self) {
         self.link.back().await;

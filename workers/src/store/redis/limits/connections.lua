@@ -12,8 +12,8 @@ for at = 1, #flat, 2 do
     redis.call('HDEL', KEYS[1], flat[at])
   end
 end
-local before = holders[worker] and holders[worker].granted or 0
-holders[worker] = { granted = before, wanted = wanted }
+local known = holders[worker] ~= nil
+holders[worker] = { granted = known and holders[worker].granted or 0, wanted = wanted }
 for name in pairs(holders) do names[#names + 1] = name end
 table.sort(names)
 local reserved, given, own = 0, 0, 0
@@ -29,8 +29,10 @@ for rank, name in ipairs(names) do
   end
 end
 local room = math.max(total - given, 0)
-local part = math.min(wanted, math.max(math.max(total - reserved, 0), math.min(own, room)))
-local granted = math.max(part, math.min(using, before))
+local most = wanted
+if not known then most = math.min(wanted, math.max(using, 1), room) end
+local part = math.min(most, math.max(math.max(total - reserved, 0), math.min(own, room)))
+local granted = math.max(part, using)
 local life = tonumber(ARGV[6])
 redis.call('HSET', KEYS[1], worker, granted .. ' ' .. wanted .. ' ' .. text(now + life))
 redis.call('PEXPIRE', KEYS[1], text(math.floor(life / 1000) + 60000))

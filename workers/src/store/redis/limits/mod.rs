@@ -17,6 +17,7 @@ use super::{RedisStore, read_claim, scripts::surprise, unreadable};
 use crate::{
     decide::limits::{
         admit::{Admission, Ask},
+        charge::Debt,
         connections::Want,
         reaction::{Call, Order, Reacted},
         scope::Scope,
@@ -27,12 +28,13 @@ use crate::{
 const INDEX: &str = "postrider:{limits}";
 const DISTURBED: &str = "postrider:{limits}:disturbed";
 const WORKERS: &str = "postrider:{limits}:workers";
-/// Scopes that one look reads: some milliseconds of the server at most.
+/// Scopes that one look reads, or one call charges: some milliseconds of the server at most.
 const LOOK_MAX: usize = 100;
 
 struct Scripts {
     admit: Script,
     claim_and_admit: Script,
+    charge: Script,
     react: Script,
     order: Script,
     look: Script,
@@ -61,6 +63,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         include_str!("admit.lua"),
         "\nend\nfor _, word in ipairs(ask()) do claimed[#claimed + 1] = word end\nreturn claimed\n",
     )),
+    charge: script!("charge.lua"),
     react: script!("react.lua"),
     order: script!("order.lua"),
     look: script!("look.lua"),
@@ -99,6 +102,23 @@ impl RedisStore {
         let mut call = SCRIPTS.admit.prepare_invoke();
         put(&mut call, ask, now);
         read_admission(&self.link.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
+    }
+
+    /// See [`crate::store::Store::charge`].
+    pub async fn charge(&self, debts: &[Debt], now: Option<u64>) -> Result<(), StoreError> {
+        for debts in debts.chunks(LOOK_MAX) {
+            let mut call = SCRIPTS.charge.prepare_invoke();
+            call.key(INDEX).arg(clock(now));
+            for debt in debts {
+                call.key(scope_key(&debt.scope)).arg(&debt.scope).arg(debt.charges.len());
+                for one in &debt.charges {
+                    let limit = &one.limit;
+                    call.arg(limit.bucket).arg(limit.interval_us).arg(limit.tolerance_us).arg(one.messages);
+                }
+            }
+            self.link.invoke::<i64>(&call).await?;
+        }
+        Ok(())
     }
 
     /// See [`crate::store::Store::react`].

@@ -1,6 +1,7 @@
 //! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
 mod certificate;
+mod places;
 pub mod provider;
 pub mod smtp;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use postrider_schemas::Lane;
 use tokio::time::Instant;
 
 use self::provider::{batch::Item, batcher::Batcher};
@@ -38,8 +40,8 @@ pub struct Transport {
     /// Name, host and port, as every attempt's trace tells them.
     pub(crate) told: (Arc<str>, Arc<str>, u16),
     way: Way,
-    /// How long the one waited, in microseconds, who got a place last.
-    waited_us: AtomicU64,
+    /// How long the one waited, in microseconds, who got a place last, by lane.
+    waited_us: [AtomicU64; 2],
 }
 
 enum Way {
@@ -97,20 +99,20 @@ impl Transport {
         };
         let (host, port) = way.address();
         let told = (config.name.as_str().into(), host.into(), port);
-        let waited_us = AtomicU64::new(0);
+        let waited_us = Default::default();
         Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us })
     }
 
-    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one tells.
-    pub fn is_crowded(&self) -> bool {
+    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane tells.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
             Way::Smtp(relay) => relay.is_crowded(),
             Way::Provider { provider, .. } => provider.is_crowded(),
         };
-        is_full && self.waited_us.load(Ordering::Relaxed) > LONG_WAIT_US
+        is_full && self.waited_us[lane as usize].load(Ordering::Relaxed) > LONG_WAIT_US
     }
 
-    /// Waits for a connection, or for the right to make a call, for this letter.
+    /// Waits for a connection, or for the right to make a call, for this letter. Transactional mail goes before bulk mail.
     pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
         if let Way::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
@@ -119,16 +121,16 @@ impl Transport {
             drop(composing);
             composed.map_err(|error| cannot_be_made(&error))?;
         }
-        let begun = Instant::now();
+        let (lane, begun) = (letter.job.lane(), Instant::now());
         let place = match &self.way {
-            Way::Smtp(relay) => relay.place().await.map(Place::Connection),
+            Way::Smtp(relay) => relay.place(lane).await.map(Place::Connection),
             Way::Provider { provider, batcher } => match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
                 Some(item) => return Ok(Place::Shared(Box::new(item))),
-                None => provider.place().await.map(Place::Call),
+                None => provider.place(lane).await.map(Place::Call),
             },
         };
         let waited_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.waited_us.store(waited_us, Ordering::Relaxed);
+        self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
         place
     }
 

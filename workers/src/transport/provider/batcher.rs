@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use postrider_schemas::Lane;
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
@@ -82,7 +83,7 @@ impl Batcher {
 
     /// The letter's part of a shared call; nothing where it has to go alone. The transactional lane never waits for company.
     pub fn item(&self, letter: &Letter<'_>) -> Option<Item> {
-        let is_bulk = letter.job.lane() == postrider_schemas::Lane::Bulk;
+        let is_bulk = letter.job.lane() == Lane::Bulk;
         let does_fit = !self.0.shares_content || letter.indices.len() == 1;
         if is_bulk && does_fit && !letter.is_repeated() { self.0.provider.item(letter) } else { None }
     }
@@ -154,7 +155,8 @@ impl Desk {
 
     /// From the members of a call to an outcome for each.
     async fn serve(self: Arc<Self>, waiting: Vec<Waiting>) {
-        let place = match self.provider.client.place().await {
+        // Only bulk mail shares calls.
+        let place = match self.provider.client.place(Lane::Bulk).await {
             Ok(place) => place,
             Err(lost) => {
                 let outcome = without_answer(lost);

@@ -24,6 +24,7 @@ mod harness;
 mod harness_relays;
 mod journey;
 mod ladder;
+mod lanes;
 mod ledger;
 mod limiter;
 mod limiter_growth;

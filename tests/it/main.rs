@@ -36,6 +36,7 @@ mod limits_headers;
 mod limits_isolation;
 mod limits_operate;
 mod limits_relays;
+mod limits_stall;
 mod operate;
 mod partial;
 mod poison;

@@ -334,7 +334,10 @@ impl Tries<'_> {
                     Ok(place) => place,
                     Err(outcome) => return Ok(outcome),
                 };
-                if !is_probe && round < ROUNDS_MAX && token.is_late(Instant::now()) {
+                let now = Instant::now();
+                // What waited for others on purpose did not do so because of a stall.
+                let without_linger = now.checked_sub(transport.lingered(&place)).unwrap_or(now);
+                if !is_probe && round < ROUNDS_MAX && token.is_late(without_linger) {
                     // Who had its turn before does not go to the end of its line.
                     let fresh = self.subject(n).fresh && token == Token::NONE;
                     let subject = Subject { fresh, ..self.subject(n) };

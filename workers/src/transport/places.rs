@@ -157,8 +157,8 @@ mod tests {
         taking
     }
 
-    fn poll<'a>(taking: &mut Taking<'a>) -> Option<Option<Permit<'a>>> {
-        Pin::new(taking).now_or_never()
+    fn poll<'a>(taking: &mut Taking<'a>) -> Option<Permit<'a>> {
+        Pin::new(taking).now_or_never().map(Option::unwrap)
     }
 
     fn at_once(places: &Places, lane: Lane) -> Permit<'_> {
@@ -170,12 +170,8 @@ mod tests {
         let mut order = Vec::new();
         drop(held);
         while !line.is_empty() {
-            let served: Vec<_> = line
-                .iter_mut()
-                .enumerate()
-                .filter_map(|(n, (_, taking))| Some((n, poll(taking)?)))
-                .map(|(n, permit)| (n, permit.unwrap()))
-                .collect();
+            let served: Vec<_> =
+                line.iter_mut().enumerate().filter_map(|(n, (_, taking))| Some((n, poll(taking)?))).collect();
             let [(n, _)] = served.as_slice() else { panic!("{} served at once", served.len()) };
             order.push(line.remove(*n).0);
             drop(served);
@@ -241,7 +237,7 @@ mod tests {
         assert!(places.are_taken() && places.taken() == 0);
         let mut last = take(&places, Lane::Transactional);
         places.resize(1);
-        assert!(poll(&mut last).unwrap().is_some());
+        assert!(poll(&mut last).is_some());
     }
 
     #[test]
@@ -250,7 +246,7 @@ mod tests {
         let held = at_once(&places, Lane::Bulk);
         let mut waiting = take(&places, Lane::Transactional);
         places.close();
-        assert!(poll(&mut waiting).unwrap().is_none());
+        assert!(Pin::new(&mut waiting).now_or_never().unwrap().is_none());
         drop(held);
         assert!(places.take(Lane::Bulk).now_or_never().unwrap().is_none());
     }

@@ -55,7 +55,7 @@ fn ids(messages: &[StoredMessage]) -> Vec<String> {
     messages.iter().map(id).collect()
 }
 
-/// A mounted ConfigMap: a link to a file behind a link to a folder, which is replaced as a whole. `same` is the text before and after.
+/// A mounted `ConfigMap`: a link to a file behind a link to a folder, which is replaced as a whole. `same` is the text before and after.
 fn as_kubernetes_does(worker: &Postrider, same: &str) {
     let folder = worker.folder();
     let file = folder.join("postrider.toml");

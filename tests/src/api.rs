@@ -1,10 +1,16 @@
 //! A Web API of a provider that does what a story scripts: answers, or cuts the line before or after it took the message, or stays silent.
 //! No real server produces that on demand. It records what it was sent, and what it took.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::watch,
+};
 
 use crate::background::Background;
 use crate::tls::Identity;
@@ -22,6 +28,8 @@ pub struct Call {
     pub body: Vec<u8>,
     /// The API took the message, whatever it answered.
     pub taken: bool,
+    /// When it was there.
+    pub at: Instant,
 }
 
 impl Call {
@@ -89,11 +97,16 @@ pub struct Api {
 struct Shared {
     script: Mutex<Script>,
     calls: Mutex<Vec<Call>>,
+    is_stalled: watch::Sender<bool>,
 }
 
 impl Shared {
     fn new(script: impl Fn(&Call) -> Reaction + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { script: Mutex::new(Box::new(script)), calls: Mutex::default() })
+        Arc::new(Self {
+            script: Mutex::new(Box::new(script)),
+            calls: Mutex::default(),
+            is_stalled: watch::Sender::default(),
+        })
     }
 }
 
@@ -137,6 +150,11 @@ impl Api {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
     }
 
+    /// From now on it answers nothing, until it is told to go on and answers everything.
+    pub fn stall(&self, is_stalled: bool) {
+        self.shared.is_stalled.send_replace(is_stalled);
+    }
+
     /// What it was sent.
     pub fn calls(&self) -> Vec<Call> {
         self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -161,6 +179,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
             calls.push(call);
             reaction
         };
+        shared.is_stalled.subscribe().wait_for(|is_stalled| !is_stalled).await?;
         let (status, line, body) = match reaction {
             Reaction::Answer(status, line, body) => (status, line, body),
             Reaction::CutBefore | Reaction::CutAfter => return Ok(()),
@@ -201,5 +220,5 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Re
     }
     let body = buffer[head_end + 4..head_end + 4 + length].to_vec();
     buffer.drain(..head_end + 4 + length);
-    Ok(Some(Call { number: 0, path, headers, body, taken: false }))
+    Ok(Some(Call { number: 0, path, headers, body, taken: false, at: Instant::now() }))
 }

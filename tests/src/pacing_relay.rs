@@ -24,6 +24,7 @@ struct Shared {
     per_second: AtomicUsize,
     stop: AtomicBool,
     taken: Mutex<Vec<Instant>>,
+    domains: Mutex<Vec<String>>,
     refused: Mutex<Vec<Instant>>,
     open: AtomicUsize,
     most_open: AtomicUsize,
@@ -39,6 +40,7 @@ impl PacingRelay {
             per_second: AtomicUsize::new(per_second),
             stop: AtomicBool::new(false),
             taken: Mutex::default(),
+            domains: Mutex::default(),
             refused: Mutex::default(),
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
@@ -87,6 +89,11 @@ impl PacingRelay {
         self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The domains that messages were for, in the order in which they came.
+    pub fn domains(&self) -> Vec<String> {
+        self.shared.domains.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// When it refused them.
     pub fn refused(&self) -> Vec<Instant> {
         self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -117,6 +124,11 @@ impl Shared {
                 "MAIL" if !self.has_room() => {
                     say(REFUSAL)?;
                     return Some(());
+                }
+                "RCPT" => {
+                    let domain = line.split(['@', '>']).nth(1).unwrap_or_default().to_owned();
+                    self.domains.lock().unwrap_or_else(PoisonError::into_inner).push(domain);
+                    say("250 2.1.5 ok")?;
                 }
                 "DATA" => {
                     say("354 go")?;

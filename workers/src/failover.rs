@@ -88,7 +88,7 @@ pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
     // No token for a transport that would be passed over.
     let is_passed_over = world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some();
     // And none that would be late when there is a connection.
-    let is_crowded = world.transports[transport].is_crowded();
+    let is_crowded = world.transports[transport].is_crowded(task.job.lane());
     if is_passed_over || is_crowded || !world.circuits.is_closed(transport) {
         return None;
     }
@@ -281,7 +281,7 @@ impl Tries<'_> {
         loop {
             // Where connections are scarce the token is asked for with one at hand: it would be late when there is one. A probe needs it before, and
             // who will be told to wait need not wait for that.
-            let is_scarce = world.transports[n].is_crowded() && world.circuits.is_closed(n);
+            let is_scarce = world.transports[n].is_crowded(task.job.lane()) && world.circuits.is_closed(n);
             let permission = if answer.is_none() && is_scarce && !world.limiter.is_paused(self.subject(n)) {
                 Permission::Go(Token::NONE)
             } else {
@@ -334,7 +334,10 @@ impl Tries<'_> {
                     Ok(place) => place,
                     Err(outcome) => return Ok(outcome),
                 };
-                if !is_probe && round < ROUNDS_MAX && token.is_late(Instant::now()) {
+                let now = Instant::now();
+                // What waited for others on purpose did not do so because of a stall.
+                let without_linger = now.checked_sub(transport.lingered(&place)).unwrap_or(now);
+                if !is_probe && round < ROUNDS_MAX && token.is_late(without_linger) {
                     // Who had its turn before does not go to the end of its line.
                     let fresh = self.subject(n).fresh && token == Token::NONE;
                     let subject = Subject { fresh, ..self.subject(n) };

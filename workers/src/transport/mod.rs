@@ -1,6 +1,7 @@
 //! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
 mod certificate;
+mod places;
 pub mod provider;
 pub mod smtp;
 
@@ -13,9 +14,13 @@ use std::{
 };
 
 use jiff::Timestamp;
+use postrider_schemas::Lane;
 use tokio::time::Instant;
 
-use self::provider::{batch::Item, batcher::Batcher};
+use self::provider::{
+    batch::Item,
+    batcher::{Batcher, Joined},
+};
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -38,8 +43,8 @@ pub struct Transport {
     /// Name, host and port, as every attempt's trace tells them.
     pub(crate) told: (Arc<str>, Arc<str>, u16),
     way: Way,
-    /// How long the one waited, in microseconds, who got a place last.
-    waited_us: AtomicU64,
+    /// How long the one waited, in microseconds, who got a place last, by lane.
+    waited_us: [AtomicU64; 2],
 }
 
 enum Way {
@@ -57,8 +62,8 @@ pub enum Place<'a> {
     Connection(smtp::Place<'a>),
     /// A call to a provider.
     Call(provider::Place<'a>),
-    /// A part of a call that others share: it is made when they are there.
-    Shared(Box<Item>),
+    /// A part of a call that others share and that is about to be made.
+    Shared(Joined),
 }
 
 impl Way {
@@ -97,20 +102,20 @@ impl Transport {
         };
         let (host, port) = way.address();
         let told = (config.name.as_str().into(), host.into(), port);
-        let waited_us = AtomicU64::new(0);
+        let waited_us = Default::default();
         Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us })
     }
 
-    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one tells.
-    pub fn is_crowded(&self) -> bool {
+    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane tells.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
             Way::Smtp(relay) => relay.is_crowded(),
             Way::Provider { provider, .. } => provider.is_crowded(),
         };
-        is_full && self.waited_us.load(Ordering::Relaxed) > LONG_WAIT_US
+        is_full && self.waited_us[lane as usize].load(Ordering::Relaxed) > LONG_WAIT_US
     }
 
-    /// Waits for a connection, or for the right to make a call, for this letter.
+    /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk mail.
     pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
         if let Way::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
@@ -119,17 +124,29 @@ impl Transport {
             drop(composing);
             composed.map_err(|error| cannot_be_made(&error))?;
         }
-        let begun = Instant::now();
+        let (lane, begun) = (letter.job.lane(), Instant::now());
+        let mut on_purpose = Duration::ZERO;
         let place = match &self.way {
-            Way::Smtp(relay) => relay.place().await.map(Place::Connection),
-            Way::Provider { provider, batcher } => match batcher.as_ref().and_then(|batcher| batcher.item(letter)) {
-                Some(item) => return Ok(Place::Shared(Box::new(item))),
-                None => provider.place().await.map(Place::Call),
+            Way::Smtp(relay) => relay.place(lane).await.map(Place::Connection),
+            Way::Provider { provider, batcher } => match with_others(batcher.as_ref(), letter) {
+                Some((batcher, item)) => {
+                    on_purpose = batcher.linger();
+                    batcher.join(letter, item).await.map(Place::Shared)
+                }
+                None => provider.place(lane).await.map(Place::Call),
             },
         };
-        let waited_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.waited_us.store(waited_us, Ordering::Relaxed);
+        let waited_us = u64::try_from(begun.elapsed().saturating_sub(on_purpose).as_micros()).unwrap_or(u64::MAX);
+        self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
         place
+    }
+
+    /// So long at most a letter that has this place waited for others on purpose. Its token is none the worse for that.
+    pub fn lingered(&self, place: &Place<'_>) -> Duration {
+        match (&self.way, place) {
+            (Way::Provider { batcher: Some(batcher), .. }, Place::Shared(_)) => batcher.linger(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Waits for a place and delivers: see [`Transport::deliver_at`].
@@ -150,9 +167,7 @@ impl Transport {
     {
         let (relay, place) = match (&self.way, place) {
             (Way::Smtp(relay), Place::Connection(place)) => (relay, place),
-            (Way::Provider { batcher: Some(batcher), .. }, Place::Shared(item)) => {
-                return batcher.deliver(letter, *item, may_submit).await;
-            }
+            (Way::Provider { .. }, Place::Shared(joined)) => return joined.deliver(may_submit).await,
             (Way::Provider { provider, .. }, Place::Call(place)) => {
                 return provider.deliver_at(place, letter, may_submit).await;
             }
@@ -226,6 +241,11 @@ impl Transport {
             relay.close().await;
         }
     }
+}
+
+/// The item of a letter that may share a call, and who brings those together.
+fn with_others<'a>(batcher: Option<&'a Batcher>, letter: &Letter<'_>) -> Option<(&'a Batcher, Item)> {
+    Some((batcher?, batcher?.item(letter)?))
 }
 
 /// A place at another transport than this one: nothing was said to anybody.

@@ -376,3 +376,36 @@ async fn a_window_for_repetition_is_there_where_a_key_is_honoured() {
         assert_eq!((window(kind, urgent), window(kind, bulk)), (None, None), "{kind}");
     }
 }
+
+#[tokio::test]
+async fn a_job_that_gives_its_place_back_leaves_the_call_to_the_others() {
+    let server = Server::start(|_, seen| postmark(seen, good)).await;
+    let transport = transport("postmark", server.port);
+    let jobs = jobs(3);
+    let letters: Vec<_> = jobs.iter().map(letter).collect();
+    let (given_back, one, two) = tokio::join!(
+        async { transport.place(&letters[0]).await.map(drop).is_ok() },
+        transport.deliver(&letters[1], async { true }),
+        transport.deliver(&letters[2], async { true }),
+    );
+    assert!(given_back);
+    accepted(&one);
+    accepted(&two);
+    let called: Vec<_> = server.seen().iter().map(addresses).collect();
+    assert_eq!(called, [["r1@dest.example", "r2@dest.example"]]);
+}
+
+#[tokio::test]
+async fn a_place_in_a_shared_call_is_there_when_the_call_can_be_made() {
+    let server = Server::start(|_, seen| postmark(seen, good)).await;
+    let mut settings = config("postmark", &format!("http://127.0.0.1:{}", server.port));
+    settings.http.connections = 1;
+    let transport = transport_of(settings);
+    let (urgent, jobs) = (job(json!({})), jobs(1));
+    let (urgent, bulk) = (letter(&urgent), letter(&jobs[0]));
+    let held = transport.place(&urgent).await.ok().unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(150), transport.place(&bulk)).await;
+    assert!(waiting.is_err(), "long after the linger, the only call is somebody else's");
+    drop(held);
+    assert!(transport.place(&bulk).await.is_ok());
+}

@@ -214,3 +214,21 @@ async fn a_proxy_of_the_configuration_is_used() {
     assert_eq!(accepted(&deliver(&transport_of(settings), &job(json!({}))).await), "b7");
     assert_eq!(proxy.seen()[0].target, "POST http://api.example/email");
 }
+
+#[tokio::test]
+async fn transactional_mail_has_the_next_call_where_bulk_mail_waits_for_one() {
+    let server = Server::start(|_, _| answer(201, json!({ "messageId": "<1@brevo.example>" }))).await;
+    let transport = transport("brevo", server.port);
+    let job = |n: usize, lane: &str| {
+        let id = format!("0190a5c0-7a10-7c3e-9d51-{n:012}");
+        job(json!({ "id": id, "lane": lane, "to": [format!("{lane}@dest.example")] }))
+    };
+    let mut jobs: Vec<_> = (0..40).map(|n| job(n, "bulk")).collect();
+    jobs.push(job(40, "transactional"));
+    for outcome in futures_util::future::join_all(jobs.iter().map(|job| deliver(&transport, job))).await {
+        accepted(&outcome);
+    }
+    let is_urgent = |seen: &crate::server::Seen| seen.body["to"][0]["email"] == "transactional@dest.example";
+    // Four calls were under way, and others may have ended with the first one.
+    assert!(server.seen().iter().position(is_urgent).unwrap() < 8);
+}

@@ -1,5 +1,6 @@
-//! Makes calls that several jobs share. A job waits a moment for others; right before the call each is asked for its permission, in its own task;
-//! then the call is made in a task of its own, so that a job which goes away disturbs nobody.
+//! Makes calls that several jobs share. A job waits a moment for others, and with them for a place among the calls under way; right before the call
+//! each is asked for its permission, in its own task, which looks at its token and its time first and may leave the call; then the call is made in a
+//! task of its own, so that a job which goes away disturbs nobody.
 //!
 //! Which jobs go together, and what an answer means, is decided in [`super::batch`].
 
@@ -10,6 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use postrider_schemas::Lane;
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
@@ -31,7 +33,7 @@ use crate::{
 
 /// A call that may have been taken is repeated after these waits, where the provider recognises it.
 const REPEAT_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
-/// Longest wait for the permission of one job.
+/// Longest wait for the permission of one job, which may have to ask for a token first.
 const PERMISSION_MAX: Duration = Duration::from_secs(10);
 
 /// Brings jobs for one provider together.
@@ -43,6 +45,14 @@ struct Desk {
     shares_content: bool,
     may_repeat: bool,
     groups: Mutex<Groups<Waiting>>,
+}
+
+/// A job's right to be in a call that is about to be made. The call waits for what it says, for a while; dropped, the job leaves the call.
+pub struct Joined {
+    permit: oneshot::Sender<()>,
+    told: oneshot::Receiver<Told>,
+    /// The call itself is made in a task of its own, for several jobs at once: its trace and those of the jobs point at each other.
+    step: traces::Step,
 }
 
 /// A job that waits for its call. Its task listens at the other end of both channels.
@@ -82,22 +92,19 @@ impl Batcher {
 
     /// The letter's part of a shared call; nothing where it has to go alone. The transactional lane never waits for company.
     pub fn item(&self, letter: &Letter<'_>) -> Option<Item> {
-        let is_bulk = letter.job.lane() == postrider_schemas::Lane::Bulk;
+        let is_bulk = letter.job.lane() == Lane::Bulk;
         let does_fit = !self.0.shares_content || letter.indices.len() == 1;
         if is_bulk && does_fit && !letter.is_repeated() { self.0.provider.item(letter) } else { None }
     }
 
-    /// Delivers the item of this letter together with others, at most once. `may_submit` is asked right before the call.
-    pub async fn deliver<F>(&self, letter: &Letter<'_>, item: Item, may_submit: F) -> Outcome
-    where
-        F: Future<Output = bool>,
-    {
-        // The call itself is made in a task of its own, for several jobs at once: its trace and those of the jobs point at each other.
+    /// So long a job waits for others on purpose.
+    pub fn linger(&self) -> Duration {
+        self.0.linger
+    }
+
+    /// Brings the item of this letter together with others, and waits with them until their call is about to be made.
+    pub async fn join(&self, letter: &Letter<'_>, item: Item) -> Result<Joined, Outcome> {
         let step = traces::step("shared call");
-        let hear = |told: Told| {
-            told.calls.into_iter().for_each(|call| step.link(call));
-            told.outcome
-        };
         let (ask, asked) = oneshot::channel();
         let (tell, told) = oneshot::channel();
         let address = match letter.recipients().as_slice() {
@@ -106,18 +113,40 @@ impl Batcher {
         };
         self.0
             .clone()
-            .join(address, Waiting { ask, member: Member { item, tell, context: step.context(), calls: Vec::new() } });
-        let Ok(permit) = asked.await else {
-            return told.await.map_or_else(|_| left_out("the call was given up before it was made"), hear);
-        };
+            .add(address, Waiting { ask, member: Member { item, tell, context: step.context(), calls: Vec::new() } });
+        match asked.await {
+            Ok(permit) => Ok(Joined { permit, told, step }),
+            Err(_) => Err(told
+                .await
+                .map_or_else(|_| left_out("the call was given up before it was made"), |told| heard(told, &step))),
+        }
+    }
+}
+
+impl Joined {
+    /// Delivers the item together with the others, at most once. `may_submit` is asked right before the call.
+    pub async fn deliver<F>(self, may_submit: F) -> Outcome
+    where
+        F: Future<Output = bool>,
+    {
+        let Self { permit, told, step } = self;
         if !may_submit.await {
             return Outcome::LostClaim;
         }
         if permit.send(()).is_err() {
             return left_out(TOO_LATE);
         }
-        told.await.map_or_else(|_| Outcome::Unknown(Answer::local(Stage::Call, "the call was given up")), hear)
+        told.await.map_or_else(
+            |_| Outcome::Unknown(Answer::local(Stage::Call, "the call was given up")),
+            |told| heard(told, &step),
+        )
     }
+}
+
+/// What became of a job, with its calls in its trace.
+fn heard(told: Told, step: &traces::Step) -> Outcome {
+    told.calls.into_iter().for_each(|call| step.link(call));
+    told.outcome
 }
 
 const TOO_LATE: &str = "the shared call could not wait for the permission of this job";
@@ -130,7 +159,7 @@ fn left_out(text: &str) -> Outcome {
 
 impl Desk {
     /// Adds a job to the next call for its content.
-    fn join(self: Arc<Self>, address: Option<String>, waiting: Waiting) {
+    fn add(self: Arc<Self>, address: Option<String>, waiting: Waiting) {
         let (shared, bytes) = (waiting.member.item.shared.clone(), waiting.member.item.bytes());
         let Added { ready, opened } = self.lock().add(&shared, bytes, address, waiting);
         for members in ready {
@@ -154,11 +183,12 @@ impl Desk {
 
     /// From the members of a call to an outcome for each.
     async fn serve(self: Arc<Self>, waiting: Vec<Waiting>) {
-        let place = match self.provider.client.place().await {
+        // Only bulk mail shares calls.
+        let place = match self.provider.client.place(Lane::Bulk).await {
             Ok(place) => place,
             Err(lost) => {
                 let outcome = without_answer(lost);
-                // Told before the question is dropped: see `deliver`.
+                // Told before the question is dropped: see `join`.
                 return waiting.into_iter().for_each(|one| tell(one.member, outcome.clone()));
             }
         };

@@ -5,16 +5,20 @@ use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use postrider_schemas::Lane;
 use reqwest::{Certificate, Proxy, redirect::Policy, tls::TlsInfo};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::{
     config::HttpConfig,
     outcome::{Class, Stage},
     telemetry::{registry::attribute, traces},
-    transport::{certificate::Shown, provider::reply::Reply},
+    transport::{
+        certificate::Shown,
+        places::{Permit, Places},
+        provider::reply::Reply,
+    },
 };
 
 /// Idle connections are closed after this: shorter than the usual limit of load balancers, whose close would race with a request.
@@ -93,7 +97,7 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     base_url: Url,
-    places: Semaphore,
+    places: Places,
     places_max: usize,
     timeout: Duration,
     answer_max: usize,
@@ -131,7 +135,7 @@ impl Client {
         Ok(Self {
             http: builder.build().map_err(ClientError::Build)?,
             base_url: base_url.clone(),
-            places: Semaphore::new(config.connections),
+            places: Places::new(config.connections),
             places_max: config.connections,
             timeout: config.timeout,
             answer_max: config.answer_max,
@@ -146,7 +150,7 @@ impl Client {
 
     /// Calls under way.
     pub fn calls(&self) -> usize {
-        self.places_max - self.places.available_permits()
+        self.places.taken()
     }
 
     /// Most calls at once.
@@ -159,16 +163,16 @@ impl Client {
         self.shown.end()
     }
 
-    /// Waits for a place among the calls under way. To be taken before it is said that bytes may go out.
-    pub async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Lost> {
+    /// Waits in the line of this lane for a place among the calls under way. To be taken before it is said that bytes may go out.
+    pub async fn place(&self, lane: Lane) -> Result<Permit<'_>, Lost> {
         let busy = || Lost::Before {
             class: Class::Throttled,
             stage: Stage::Connect,
             text: "no call to the provider came to its end in time".to_owned(),
         };
-        match tokio::time::timeout(self.timeout, self.places.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(busy()),
+        match tokio::time::timeout(self.timeout, self.places.take(lane)).await {
+            Ok(Some(place)) => Ok(place),
+            Ok(None) | Err(_) => Err(busy()),
         }
     }
 

@@ -31,10 +31,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{
-    sync::SemaphorePermit,
-    time::{Instant, sleep_until},
-};
+use postrider_schemas::Lane;
+use tokio::time::{Instant, sleep_until};
 
 use self::{
     batch::{Batched, Item},
@@ -49,11 +47,12 @@ use crate::{
     config::{Account, ProviderConfig},
     outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
     telemetry::traces,
+    transport::places::Permit,
 };
 
 /// The right to make one call, with the keys to sign it where the account signs.
 pub struct Place<'a> {
-    permit: SemaphorePermit<'a>,
+    permit: Permit<'a>,
     keys: Option<Keys>,
 }
 
@@ -118,11 +117,11 @@ impl Provider {
         self.client.calls() == self.client.calls_max()
     }
 
-    /// Waits for the keys that a call needs, and for a place among the calls under way.
-    pub async fn place(&self) -> Result<Place<'_>, Outcome> {
+    /// Waits for the keys that a call needs, and in the line of this lane for a place among the calls under way.
+    pub async fn place(&self, lane: Lane) -> Result<Place<'_>, Outcome> {
         let refused = |refusal| Outcome::Refused { refusal, recipients: Vec::new() };
         let keys = self.keys().await.map_err(refused)?;
-        let permit = self.client.place().await.map_err(without_answer)?;
+        let permit = self.client.place(lane).await.map_err(without_answer)?;
         Ok(Place { permit, keys })
     }
 
@@ -131,7 +130,7 @@ impl Provider {
     where
         F: Future<Output = bool>,
     {
-        match self.place().await {
+        match self.place(letter.job.lane()).await {
             Ok(place) => self.deliver_at(place, letter, may_submit).await,
             Err(outcome) => outcome,
         }

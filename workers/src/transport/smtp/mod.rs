@@ -21,7 +21,7 @@ use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
-use postrider_schemas::EmailAddress;
+use postrider_schemas::{EmailAddress, Lane};
 use tokio::time::timeout;
 
 pub use self::pool::Place;
@@ -72,9 +72,9 @@ impl Relay {
         Ok(Self { target: Target { settings, tls, hello }, pool })
     }
 
-    /// Waits for the right to use one connection, parked or to be opened.
-    pub async fn place(&self) -> Result<Place<'_>, Outcome> {
-        match timeout(self.target.settings.limits.line, self.pool.place()).await {
+    /// Waits in the line of this lane for the right to use one connection, parked or to be opened.
+    pub async fn place(&self, lane: Lane) -> Result<Place<'_>, Outcome> {
+        match timeout(self.target.settings.limits.line, self.pool.place(lane)).await {
             Ok(Some(place)) => Ok(place),
             Ok(None) => Err(refused(Class::Transient, "the transport is closed")),
             Err(_) => Err(refused(Class::Throttled, "no connection to the relay became free in time")),
@@ -86,12 +86,12 @@ impl Relay {
         self.pool.is_crowded()
     }
 
-    /// Waits for a place and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].
+    /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].
     pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        match self.place().await {
+        match self.place(Lane::Transactional).await {
             Ok(place) => self.deliver_at(place, mail, may_submit).await,
             Err(outcome) => outcome,
         }

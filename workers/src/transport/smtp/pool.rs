@@ -9,19 +9,19 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Duration, Instant, sleep_until},
-};
+use postrider_schemas::Lane;
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::session::{OpenMark, Session};
+use crate::transport::places::{Permit, Places};
 
 /// The right to use one connection.
 pub struct Place<'a> {
     pool: &'a Pool,
-    permit: Option<SemaphorePermit<'a>>,
     /// A connection is in use under it.
     is_used: AtomicBool,
+    /// Given back last: whoever has it next finds what was parked under this one.
+    _permit: Permit<'a>,
 }
 
 /// Somebody who wants a place or has one.
@@ -29,7 +29,7 @@ struct Asking<'a>(&'a Pool);
 
 /// The connections of one relay.
 pub struct Pool {
-    line: Semaphore,
+    places: Places,
     yard: Mutex<Yard>,
     open: Arc<AtomicUsize>,
     idle: Duration,
@@ -44,8 +44,6 @@ struct Yard {
     is_closed: bool,
     /// Places there are to be.
     limit: usize,
-    /// Places that are to vanish when they are given back.
-    owed: usize,
     held: usize,
     /// Of those held, places with a connection. The others take what is parked before they open one.
     used: usize,
@@ -63,42 +61,34 @@ impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
         let yard = Mutex::new(Yard { limit: connections, ..Yard::default() });
-        Arc::new(Self { line: Semaphore::new(connections), yard, open: Arc::default(), idle })
+        Arc::new(Self { places: Places::new(connections), yard, open: Arc::default(), idle })
     }
 
-    /// Waits in line, first come first served. `None` once the pool is closed.
-    pub async fn place(&self) -> Option<Place<'_>> {
+    /// Waits in the line of its lane. `None` once the pool is closed.
+    pub async fn place(&self, lane: Lane) -> Option<Place<'_>> {
         {
             let mut yard = self.yard();
             yard.asking += 1;
             yard.asking_most = yard.asking_most.max(yard.asking);
         }
         let asking = Asking(self);
-        let permit = self.line.acquire().await.ok()?;
+        let permit = self.places.take(lane).await?;
         // The place itself asks from here on.
         std::mem::forget(asking);
         self.yard().held += 1;
-        Some(Place { pool: self, permit: Some(permit), is_used: AtomicBool::new(false) })
+        Some(Place { pool: self, is_used: AtomicBool::new(false), _permit: permit })
     }
 
     /// Whether nobody gets a place at once.
     pub fn is_crowded(&self) -> bool {
-        self.line.available_permits() == 0
+        self.places.are_taken()
     }
 
     /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.
     pub fn resize(&self, connections: usize) {
         let mut yard = self.yard();
-        if connections > yard.limit {
-            let more = connections - yard.limit;
-            let paid = more.min(yard.owed);
-            yard.owed -= paid;
-            self.line.add_permits(more - paid);
-        } else {
-            let less = yard.limit - connections;
-            yard.owed += less - self.line.forget_permits(less);
-        }
         yard.limit = connections;
+        self.places.resize(connections);
         let surplus = (yard.parked.len() + yard.used).saturating_sub(connections).min(yard.parked.len());
         let closed: Vec<_> = yard.parked.drain(..surplus).collect();
         drop(yard);
@@ -158,7 +148,7 @@ impl Pool {
 
     /// Lets nobody in any more and hands out what is parked.
     pub fn close(&self) -> Vec<Session> {
-        self.line.close();
+        self.places.close();
         let mut yard = self.yard();
         yard.is_closed = true;
         std::mem::take(&mut yard.parked).into_iter().map(|parked| parked.session).collect()
@@ -221,12 +211,6 @@ impl Drop for Place<'_> {
         yard.asking -= 1;
         yard.held -= 1;
         yard.use_by(self, false);
-        if yard.owed > 0
-            && let Some(permit) = self.permit.take()
-        {
-            yard.owed -= 1;
-            permit.forget();
-        }
     }
 }
 

@@ -156,7 +156,7 @@ mod tests {
         let relay = transport.relay().unwrap();
         let mut taken = Vec::new();
         while !relay.is_crowded() {
-            taken.push(relay.place().await.unwrap());
+            taken.push(relay.place(postrider_schemas::Lane::Bulk).await.unwrap());
         }
         taken.len()
     }

@@ -108,7 +108,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
         }
         for limit in scope.limits(&demand.limits, now) {
             let bucket = scope.bucket(&limit, now);
-            let (interval, tolerance) = (bucket.interval_us, bucket.tolerance_us);
+            let (interval, tolerance) = (bucket.interval_us, limit.tolerance_us);
             let all = bucket.all.max(now).max(pause);
             let urgent = bucket.urgent.max(now).max(pause);
             let at = match ask.lane {

@@ -28,7 +28,7 @@ pub struct Charge {
 pub fn charge(scope: &mut Scope, charges: &[Charge], now: f64) {
     for Charge { limit, messages } in charges {
         let mut bucket = scope.bucket(limit, now);
-        let (more, most) = (messages * bucket.interval_us, now + bucket.tolerance_us + HOLD_US);
+        let (more, most) = (messages * bucket.interval_us, now + limit.tolerance_us + HOLD_US);
         let later = |time: f64| time.max((time.max(now) + more).min(most));
         (bucket.all, bucket.urgent) = (later(bucket.all), later(bucket.urgent));
         scope.buckets.insert(limit.bucket.to_owned(), bucket);
@@ -48,7 +48,7 @@ mod tests {
         let limit = Limit::from(&rate.parse::<Rate>().unwrap());
         let time = NOW + ahead_us;
         let bucket =
-            Bucket { all: time, urgent: time, interval_us: limit.interval_us, tolerance_us: limit.tolerance_us };
+            Bucket { all: time, urgent: time, interval_us: limit.interval_us };
         let mut scope = Scope { buckets: [(limit.bucket.to_owned(), bucket)].into(), ..Scope::default() };
         charge(&mut scope, &[Charge { limit, messages }], NOW);
         let bucket = scope.buckets.values().next().unwrap();

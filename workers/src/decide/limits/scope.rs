@@ -74,8 +74,6 @@ pub struct Bucket {
     pub urgent: f64,
     /// The interval that these times were made with: what a cut had left of the rate then.
     pub interval_us: f64,
-    /// The tolerance that these times were made with.
-    pub tolerance_us: f64,
 }
 
 /// A rate that was cut after an answer, and recovers.
@@ -172,16 +170,16 @@ impl Scope {
     /// messages as they did. No bucket is ahead by more than its rate can bring about, whatever the clock did: nobody waits for longer.
     pub fn bucket(&self, limit: &Limit, now: f64) -> Bucket {
         let bucket = self.buckets.get(limit.bucket).copied().unwrap_or_default();
-        let (interval_us, tolerance_us) = (limit.interval_us * WHOLE / self.left(now), limit.tolerance_us);
+        let interval_us = limit.interval_us * WHOLE / self.left(now);
         let from = now.max(self.paused_until);
-        let most = from + tolerance_us + 2.0 * (REACH_US + interval_us);
+        let most = from + limit.tolerance_us + 2.0 * (REACH_US + interval_us);
         let turned = |time: f64| {
             let is_same = bucket.interval_us == interval_us || bucket.interval_us == 0.0;
             let time =
                 if is_same || time <= from { time } else { from + (time - from) * interval_us / bucket.interval_us };
             time.min(most)
         };
-        Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), interval_us, tolerance_us }
+        Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), interval_us }
     }
 
     /// Counts messages that may go.
@@ -231,7 +229,6 @@ mod tests {
             all: NOW + ahead_us,
             urgent: NOW,
             interval_us: limit.interval_us,
-            tolerance_us: limit.tolerance_us,
         };
         Scope { buckets: [(limit.bucket.to_owned(), bucket)].into(), ..Scope::default() }
     }

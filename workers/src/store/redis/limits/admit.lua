@@ -131,7 +131,7 @@ for index = 1, (#KEYS - 1) / 3 do
   end
   for _, limit in ipairs(limits) do
     local b = bucket(s, limit, rest)
-    local interval, tolerance = b.i, b.o
+    local interval, tolerance = b.i, limit.tolerance
     local all, own, free = math.max(b.t, now, s.p), math.max(b.x, now, s.p), nil
     if urgent then
       local debt = ahead_of(false, interval) + math.max(DEBT, interval)
@@ -141,7 +141,7 @@ for index = 1, (#KEYS - 1) / 3 do
     end
     if free > now and free >= at then at, bind, spacing = free, index, interval end
     step = math.max(step, interval)
-    charges[#charges + 1] = { s = s, name = limit.bucket, all = all, own = own, interval = interval, tolerance = tolerance }
+    charges[#charges + 1] = { s = s, name = limit.bucket, all = all, own = own, interval = interval }
   end
 end
 if #charges == 0 and not paused then return { 'free' } end
@@ -197,7 +197,7 @@ for _, c in ipairs(charges) do
   if urgent then own = own + tokens * c.interval end
   s.b[c.name].t = all
   w[#w + 1] = 'b:' .. c.name
-  w[#w + 1] = struct.pack(BUCKET, all, own, c.interval, c.tolerance)
+  w[#w + 1] = struct.pack(BUCKET, all, own, c.interval)
 end
 for _, s in ipairs(scopes) do
   if s.write then

@@ -18,11 +18,11 @@ for index = 2, #KEYS do
   end
   for _, limit in ipairs(limits) do
     local b = bucket(s, limit, rest)
-    local more, most = limit.messages * b.i, now + b.o + HOLD
+    local more, most = limit.messages * b.i, now + limit.tolerance + HOLD
     b.t = math.max(b.t, math.min(math.max(b.t, now) + more, most))
     b.x = math.max(b.x, math.min(math.max(b.x, now) + more, most))
     w[#w + 1] = 'b:' .. limit.bucket
-    w[#w + 1] = struct.pack(BUCKET, b.t, b.x, b.i, b.o)
+    w[#w + 1] = struct.pack(BUCKET, b.t, b.x, b.i)
   end
   redis.call('HSET', KEYS[index], unpack(w))
   keep(s)

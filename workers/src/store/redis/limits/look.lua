@@ -23,7 +23,7 @@ for at = 1, #KEYS, 5 do
       unpacked(fields, { 'um', 'uc', 'ub' }, USED, value)
     elseif string.sub(name, 1, 2) == 'b:' then
       local bucket = string.sub(name, 3)
-      unpacked(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, BUCKET, value)
+      unpacked(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket }, BUCKET, value)
     elseif name ~= 'd' then
       fields[#fields + 1] = name; fields[#fields + 1] = value
     end

@@ -58,7 +58,7 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
     for name in fields.keys() {
         if let Some(bucket) = name.strip_prefix("t:") {
             let of = |letter: &str| number(&format!("{letter}:{bucket}")).unwrap_or_default();
-            let state = Bucket { all: of("t"), urgent: of("x"), interval_us: of("i"), tolerance_us: of("o") };
+            let state = Bucket { all: of("t"), urgent: of("x"), interval_us: of("i") };
             scope.buckets.insert(bucket.to_owned(), state);
         }
         if let Some(reaction) = name.strip_prefix("n:") {

@@ -1,9 +1,9 @@
 -- In front of every script of the limiter: the clock, and how a scope is read. decide/limits says the same in Rust; one contract suite
 -- holds the two together, so operations stand in the same order here and there.
 -- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
--- it; b:B of a bucket B all, urgent, interval, tolerance. The rest is there only in scopes that are not as configured, which d tells: p paused
--- until, w why; cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, su: set by an operator, until;
--- n:R, s:R: calls for reaction R, since; g:T weight of a tenant, gg: there are such.
+-- it; b:B of a bucket B all, urgent, interval. d tells that there may be more of these: p paused until, w why; cl, ca, cr, cs: what a cut left,
+-- when, its recovery, the interval that was seen; si, so, su: set by an operator, until; gg: tenants have weights, g:T that of tenant T.
+-- Read by name where they are wanted: n:R, s:R calls for reaction R, since.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])
 if not now then
@@ -17,7 +17,7 @@ local GRACE = 3600000000
 local function text(n) return string.format('%.17g', n) end
 
 local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
-local BUCKET, USED = '<dddd', '<ddd'
+local BUCKET, USED = '<ddd', '<ddd'
 
 local function read(key, limits)
   local names = { 'd', 'u' }
@@ -26,8 +26,8 @@ local function read(key, limits)
   local s = { key = key, fresh = not v[2], b = {} }
   if v[2] then s.um, s.uc, s.ub = struct.unpack(USED, v[2]) end
   for i, limit in ipairs(limits) do
-    local one = { t = 0, x = 0, i = 0, o = 0 }
-    if v[i + 2] then one.t, one.x, one.i, one.o = struct.unpack(BUCKET, v[i + 2]) end
+    local one = { t = 0, x = 0, i = 0 }
+    if v[i + 2] then one.t, one.x, one.i = struct.unpack(BUCKET, v[i + 2]) end
     s.b[limit.bucket] = one
   end
   if v[1] then
@@ -51,7 +51,7 @@ local function bucket(s, limit, rest)
     if b.i > 0 and b.i ~= interval and b[time] > from then b[time] = from + (b[time] - from) * interval / b.i end
     b[time] = math.min(b[time], most)
   end
-  b.i, b.o = interval, limit.tolerance
+  b.i = interval
   return b
 end
 

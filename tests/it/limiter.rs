@@ -37,16 +37,7 @@ pub(crate) fn demand(scope: &str, rates: &[&str]) -> Demand {
 }
 
 pub(crate) fn ask(demands: Vec<Demand>) -> Ask {
-    Ask {
-        demands,
-        lane: Lane::Bulk,
-        tenant: "a".to_owned(),
-        weight: 1.0,
-        fresh: true,
-        want: 1,
-        queue: true,
-        hold: true,
-    }
+    Ask::fresh(demands, Lane::Bulk, "a")
 }
 
 pub(crate) async fn in_redis() -> Result<(Store, Database)> {

@@ -28,14 +28,8 @@ fn story(workers: impl Into<Option<u32>>) -> Story {
 fn ask(scope: &str, rates: &[&str]) -> Ask {
     let limits = rates.iter().map(|rate| Limit::from(&rate.parse::<Rate>().unwrap()));
     Ask {
-        demands: vec![Demand { scope: scope.to_owned(), limits: limits.collect() }],
-        lane: Lane::Transactional,
-        tenant: "a".to_owned(),
-        weight: 1.0,
-        fresh: true,
         want: 5,
-        queue: true,
-        hold: true,
+        ..Ask::fresh(vec![Demand { scope: scope.to_owned(), limits: limits.collect() }], Lane::Transactional, "a")
     }
 }
 

@@ -16,16 +16,7 @@ const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedde
 
 fn ask(scope: &str, rate: &str) -> Ask {
     let limits = vec![Limit::from(&rate.parse::<Rate>().unwrap())];
-    Ask {
-        demands: vec![Demand { scope: scope.to_owned(), limits }],
-        lane: Lane::Transactional,
-        tenant: "a".to_owned(),
-        weight: 1.0,
-        fresh: true,
-        want: 1,
-        queue: true,
-        hold: true,
-    }
+    Ask::fresh(vec![Demand { scope: scope.to_owned(), limits }], Lane::Transactional, "a")
 }
 
 fn away() -> StoreError {

@@ -216,16 +216,9 @@ impl Limiter {
         if demands.is_empty() {
             return None;
         }
-        Some(Ask {
-            demands,
-            lane: subject.job.lane(),
-            tenant: subject.job.tenant().as_str().to_owned(),
-            weight: self.weight(subject.job.tenant()),
-            fresh: subject.fresh,
-            want: 1,
-            queue,
-            hold: subject.hold,
-        })
+        let Subject { job, fresh, hold, .. } = subject;
+        let weight = self.weight(job.tenant());
+        Some(Ask { weight, fresh, queue, hold, ..Ask::fresh(demands, job.lane(), job.tenant().as_str()) })
     }
 
     /// Asks until the message may go, or has to wait for longer than is waited in the worker. Whoever waits leaves its seat to others.

@@ -170,16 +170,7 @@ mod tests {
     fn fast(scopes: &[&str]) -> Ask {
         let limits = vec![Limit::from(&"1000/s".parse::<Rate>().unwrap())];
         let demand = |scope: &&str| Demand { scope: (*scope).to_owned(), limits: limits.clone() };
-        Ask {
-            demands: scopes.iter().map(demand).collect(),
-            lane: Lane::Transactional,
-            tenant: "a".to_owned(),
-            weight: 1.0,
-            fresh: true,
-            want: 1,
-            queue: true,
-            hold: true,
-        }
+        Ask::fresh(scopes.iter().map(demand).collect(), Lane::Transactional, "a")
     }
 
     #[test]

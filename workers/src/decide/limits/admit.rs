@@ -46,6 +46,14 @@ pub struct Ask {
     pub hold: bool,
 }
 
+impl Ask {
+    /// One message that was never put away, of a tenant without a weight, which waits where it has to.
+    pub fn fresh(demands: Vec<Demand>, lane: Lane, tenant: &str) -> Self {
+        let tenant = tenant.to_owned();
+        Self { demands, lane, tenant, weight: 1.0, fresh: true, want: 1, queue: true, hold: true }
+    }
+}
+
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Admission {

@@ -14,16 +14,7 @@ fn demand(scope: &str, rates: &[&str]) -> Demand {
 }
 
 fn ask(demands: Vec<Demand>) -> Ask {
-    Ask {
-        demands,
-        lane: Lane::Bulk,
-        tenant: "a".to_owned(),
-        weight: 1.0,
-        fresh: true,
-        want: 1,
-        queue: true,
-        hold: true,
-    }
+    Ask::fresh(demands, Lane::Bulk, "a")
 }
 
 fn urgent(ask: &Ask) -> Ask {

@@ -82,16 +82,7 @@ mod tests {
     #[test]
     fn a_line_is_about_as_long_as_what_waits_in_it() {
         let limits = vec![Limit::from(&"20/s".parse::<Rate>().unwrap())];
-        let ask = Ask {
-            demands: vec![Demand { scope: "g".to_owned(), limits: limits.clone() }],
-            lane: Lane::Bulk,
-            tenant: "a".to_owned(),
-            weight: 1.0,
-            fresh: true,
-            want: 1,
-            queue: true,
-            hold: true,
-        };
+        let ask = Ask::fresh(vec![Demand { scope: "g".to_owned(), limits: limits.clone() }], Lane::Bulk, "a");
         let (now, mut scopes) = (1.76e15, [Scope::default()]);
         for _ in 0..1000 {
             admit(&mut scopes, &ask, now);

@@ -225,11 +225,7 @@ mod tests {
 
     fn used_up(rate: &str, ahead_us: f64) -> Scope {
         let limit = limit(rate);
-        let bucket = Bucket {
-            all: NOW + ahead_us,
-            urgent: NOW,
-            interval_us: limit.interval_us,
-        };
+        let bucket = Bucket { all: NOW + ahead_us, urgent: NOW, interval_us: limit.interval_us };
         Scope { buckets: [(limit.bucket.to_owned(), bucket)].into(), ..Scope::default() }
     }
 

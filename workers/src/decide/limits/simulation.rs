@@ -87,16 +87,8 @@ fn run_from(scope: Scope, rate: &str, blasts: &[Blast]) -> Run {
     let mut run = Run::default();
     while let Some(Reverse((now, n, index, fresh))) = events.pop() {
         let blast = &blasts[index];
-        let ask = Ask {
-            demands: vec![Demand { scope: "g".to_owned(), limits: vec![limit.clone()] }],
-            lane: blast.lane,
-            tenant: blast.tenant.to_owned(),
-            weight: blast.weight,
-            fresh,
-            want: 1,
-            queue: true,
-            hold: true,
-        };
+        let demands = vec![Demand { scope: "g".to_owned(), limits: vec![limit.clone()] }];
+        let ask = Ask { weight: blast.weight, fresh, ..Ask::fresh(demands, blast.lane, blast.tenant) };
         run.asked += 1;
         match admit(&mut scopes, &ask, now as f64) {
             Admission::Go { wait_us, .. } => run.sent.push((now + wait_us as u64, blast.tenant)),

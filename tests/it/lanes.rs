@@ -1,4 +1,4 @@
-//! Somebody waits for transactional mail: a blast that keeps a slow relay busy lets it through. Told by the order of arrival, which no busy machine changes.
+//! Somebody waits for transactional mail: a blast that keeps a slow relay busy lets it through. Told by the order of arrival, which a busy machine changes little.
 
 use std::time::Duration;
 

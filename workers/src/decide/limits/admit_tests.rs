@@ -86,9 +86,7 @@ fn sent_in(minutes: f64, asks: &[Ask]) -> usize {
 
 #[test]
 fn workers_with_different_rates_for_a_while_do_not_void_either() {
-    for (one, other, most) in
-        [("10/min", "12/min", 125), ("1/h", "2/h", 3), ("100/h", "100/h burst 2", 22), ("20/s", "200/s", 120_100)]
-    {
+    for (one, other, most) in [("10/min", "12/min", 125), ("1/h", "2/h", 3), ("100/h", "100/h burst 2", 22)] {
         let both = [ask(vec![demand("t", &[one])]), ask(vec![demand("t", &[other])])];
         let sent = sent_in(10.0, &both);
         assert!((1..=most).contains(&sent), "{one} and {other}: {sent} in ten minutes");

@@ -12,6 +12,7 @@ mod circuit;
 mod collector;
 mod commands;
 mod conventions;
+mod crowds;
 mod degraded;
 mod deploy;
 mod dev;

@@ -73,6 +73,11 @@ impl QuietRelay {
         self.server.port()
     }
 
+    /// No silence any more, but those that are under way.
+    pub fn speak(&self) {
+        *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+    }
+
     /// The messages that it was given whole, in order.
     pub fn kept(&self) -> Vec<String> {
         self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -25,7 +25,7 @@ use crate::{
         settlement::Settlement,
     },
     failover::{self, Asked, Ended, Sent},
-    limiter::{Limiter, Slot},
+    limiter::{Limiter, slot::Slot},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
@@ -302,14 +302,15 @@ async fn expire(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
 /// Puts a job away until its slot, and says why.
 async fn wait_in_line(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, slot: Slot) {
     let (id, why) = (task.job.id(), &slot.why);
-    debug!(job.id = %id, why, slot = %slot.at, parks = task.meta.parks, "Job {id} waits for {why} until {}", slot.at);
+    debug!(job.id = %id, %why, slot = %slot.at, parks = task.meta.parks, "Job {id} waits for {why} until {}", slot.at);
     let mut event = Event::about(EventType::Deferred, task.job, task.meta, now());
     event.data.route = Some(task.route.name.clone());
-    event.data.reason = Some("limited".to_owned());
-    event.data.answer = Some(format!("limited by {why}"));
+    let (reason, answer) = why.told();
+    event.data.reason = Some(reason.to_owned());
+    event.data.answer = Some(answer);
     event.data.next_attempt_at = Some(park_until(task.job, slot.at));
     emit(world, &[event]).await;
-    park(world, delivery, task, right, (slot.at, slot.back), "limit").await;
+    park(world, delivery, task, right, (slot.at, slot.back), why.reason()).await;
 }
 
 /// From the outcome to its consequences.

@@ -20,16 +20,22 @@ use crate::{
         capabilities::Needs,
         due::is_over,
         failover::{Then, spokesman, then},
-        limits::admit::{Admission, Ask},
+        limits::{
+            admit::{Admission, Ask},
+            line::Who,
+        },
+        retry::spread,
         route::OnLimit,
+        settle::dice,
     },
     limiter::{
-        AtPlace, Permission, Slot, Subject, Token,
+        AtPlace, Permission, Subject, Token,
         recipients::{nobody_left, with_unreachable},
+        slot::{Slot, Why},
     },
     outcome::{Answer, Class, Outcome, Refusal, Stage},
     telemetry::{attempts, metrics},
-    transport::{Transport, cannot_be_made},
+    transport::{NoPlace, Transport, cannot_be_made, crowd::Comer},
 };
 
 /// How the attempt ended, and where.
@@ -54,7 +60,7 @@ impl Ended {
 pub(crate) enum Sent {
     /// An attempt that ended.
     Ended(Ended),
-    /// Nothing was tried: a limit makes the job wait until its slot.
+    /// Nothing was tried: a limit, or a transport for which too many wait, makes the job wait until its slot.
     Waits(Slot),
     /// Nothing was taken: the job is too late, or would be after the wait that a limit makes it wait.
     TooLate(Option<Refusal>),
@@ -184,12 +190,14 @@ enum NotNow {
     TooLate,
 }
 
-/// Why a job gives its connection back unused.
+/// Why a job gives its connection back unused, or does not wait for one.
 enum Back {
     /// Its token is late, and another one is not there yet.
     Token(AtPlace),
     /// Its time is over.
     TooLate,
+    /// Too many wait before it: for so long it is put away.
+    Crowd(Duration),
 }
 
 /// So often a job gives its place back to wait for another token; then it goes.
@@ -265,6 +273,22 @@ impl Tries<'_> {
         Subject { job: self.task.job, transport, groups: self.groups, fresh, hold: self.task.seat.may_hold() }
     }
 
+    /// The job as one of those who wait for a transport, where it may be put away instead: not what is finished where it was begun, nor the probe of a
+    /// circuit.
+    fn comer(&self, n: usize) -> Option<Comer<'_>> {
+        let Self { world, task, .. } = *self;
+        if task.meta.pin.is_some() || !world.circuits.is_closed(n) {
+            return None;
+        }
+        let who = Who { tenant: task.job.tenant().as_str(), weight: world.limiter.weight(task.job.tenant()) };
+        let dice = spread(dice(task.job), task.meta.parks);
+        Some(Comer { who, is_fresh: task.meta.generation == 0, seats: task.seat.in_hand()?, dice })
+    }
+
+    fn away(&self, n: usize, wait: Duration) -> Slot {
+        Slot::after(wait, Why::Crowd(self.world.transports[n].name.clone()))
+    }
+
     /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked. What was heard of a pause
     /// before `since` is older than what they will say.
     async fn when_admitted(
@@ -283,6 +307,10 @@ impl Tries<'_> {
             // who will be told to wait need not wait for that.
             let is_scarce = world.transports[n].is_crowded(task.job.lane()) && world.circuits.is_closed(n);
             let permission = if answer.is_none() && is_scarce && !world.limiter.is_paused(self.subject(n)) {
+                let comer = self.comer(n);
+                if let Some(wait) = comer.and_then(|one| world.transports[n].put_away(task.job.lane(), &one)) {
+                    return Err(NotNow::Waits(self.away(n, wait)));
+                }
                 Permission::Go(Token::NONE)
             } else {
                 world.limiter.admit(self.subject(n), queue, task.seat, answer.take()).await
@@ -298,6 +326,7 @@ impl Tries<'_> {
                 Err(Back::Token(AtPlace::Later(ask, admission))) => answer = Some((ask, admission)),
                 Err(Back::Token(_)) => return Err(NotNow::Away),
                 Err(Back::TooLate) => return Err(NotNow::TooLate),
+                Err(Back::Crowd(wait)) => return Err(NotNow::Waits(self.away(n, wait))),
             }
             round += 1;
         }
@@ -319,6 +348,7 @@ impl Tries<'_> {
             return Ok(Try::Refused(circuit_open(wait, &reason)));
         }
         let is_probe = !world.circuits.is_closed(n);
+        let comer = self.comer(n);
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
         let submitted = AtomicBool::new(false);
         let group = self.groups.first().map_or("", String::as_str);
@@ -330,9 +360,10 @@ impl Tries<'_> {
             // By reference: by value it would be a part of every future below it.
             let may_submit = pin!(may_submit(world, task, right, transport, call.as_ref(), &submitted));
             let mut delivery = pin!(async {
-                let place = match transport.place(letter).await {
+                let place = match transport.place(letter, comer.as_ref()).await {
                     Ok(place) => place,
-                    Err(outcome) => return Ok(outcome),
+                    Err(NoPlace::Outcome(outcome)) => return Ok(outcome),
+                    Err(NoPlace::Crowd(wait)) => return Err(Back::Crowd(wait)),
                 };
                 let now = Instant::now();
                 // What waited for others on purpose did not do so because of a stall.

@@ -24,8 +24,8 @@ struct Shared {
     state: Mutex<State>,
     /// Fresh jobs that wait for their turn at a limit, without a seat.
     holding: [AtomicUsize; 2],
-    /// Half of those that are fetched at once: more of them would keep what stands behind them from being fetched.
-    holding_max: [usize; 2],
+    /// Fresh jobs that are fetched at once.
+    fetched: [usize; 2],
 }
 
 #[derive(Default)]
@@ -56,6 +56,8 @@ pub struct Seat {
     taken: tokio::sync::Mutex<Option<Taken>>,
     /// While it waits, another one of its queue less is fetched.
     is_fresh: bool,
+    /// It is one besides all others.
+    is_beside: bool,
 }
 
 fn place(lane: Lane) -> usize {
@@ -75,7 +77,7 @@ impl Seats {
             bulk_max,
             state: Mutex::default(),
             holding: Default::default(),
-            holding_max: [transactional, bulk_max].map(|fetched| (fetched / 2).max(1)),
+            fetched: [transactional, bulk_max],
         }))
     }
 
@@ -87,7 +89,7 @@ impl Seats {
     /// Waits for a seat. `whose` names those among whom turns are taken; `is_fresh` is what comes from the queue of jobs.
     pub async fn take(&self, lane: Lane, whose: String, is_fresh: bool) -> Seat {
         let taken = self.wait(lane, &whose).await;
-        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken), is_fresh }
+        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken), is_fresh, is_beside: false }
     }
 
     async fn wait(&self, lane: Lane, whose: &str) -> Option<Taken> {
@@ -109,7 +111,7 @@ impl Seats {
     /// A seat besides all others, for what the queue hands out one at a time.
     pub fn beside(&self, lane: Lane) -> Seat {
         let taken = tokio::sync::Mutex::default();
-        Seat { seats: self.clone(), lane, whose: String::new(), taken, is_fresh: false }
+        Seat { seats: self.clone(), lane, whose: String::new(), taken, is_fresh: false, is_beside: true }
     }
 
     fn has_room(&self, state: &State, lane: Lane) -> bool {
@@ -180,11 +182,16 @@ impl Drop for Holding<'_> {
 }
 
 impl Seat {
+    /// So many fresh jobs of its lane are in hand at once; nothing for a seat besides all others.
+    pub fn in_hand(&self) -> Option<usize> {
+        (!self.is_beside).then(|| self.seats.0.fetched[place(self.lane)])
+    }
+
     /// Whether a wait for a limit may be spent in the worker. Where half of what is fetched at once does that already, fresh jobs wait
     /// elsewhere: what stands behind them in the queue may be for somebody who is not limited.
     pub fn may_hold(&self) -> bool {
-        let lane = place(self.lane);
-        !self.is_fresh || self.seats.0.holding[lane].load(Ordering::Relaxed) < self.seats.0.holding_max[lane]
+        let (lane, seats) = (place(self.lane), &self.seats.0);
+        !self.is_fresh || seats.holding[lane].load(Ordering::Relaxed) < (seats.fetched[lane] / 2).max(1)
     }
 
     /// Waits for its turn at a limit without the seat.
@@ -207,11 +214,9 @@ impl Seat {
     /// Waits for something without the seat, which somebody else may have meanwhile.
     pub async fn without<T>(&self, something: impl Future<Output = T>) {
         let mut taken = self.taken.lock().await;
-        let left = taken.take();
-        let is_beside = left.is_none();
-        drop(left);
+        drop(taken.take());
         let _ = something.await;
-        if is_beside {
+        if self.is_beside {
             return;
         }
         *taken = self.seats.wait(self.lane, &self.whose).await;

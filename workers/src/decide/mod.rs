@@ -2,6 +2,7 @@
 
 pub mod capabilities;
 pub mod classify;
+pub mod crowd;
 pub mod due;
 pub mod explain;
 pub mod failover;

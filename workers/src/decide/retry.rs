@@ -27,7 +27,7 @@ impl RetrySchedule {
 }
 
 /// A number from 0 to 1 out of a job's dice, another one for each try (`SplitMix64`'s finaliser).
-fn spread(dice: u64, tries: u32) -> f64 {
+pub fn spread(dice: u64, tries: u32) -> f64 {
     let mut z = dice.wrapping_add(u64::from(tries).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

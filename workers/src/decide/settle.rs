@@ -294,7 +294,8 @@ fn bury(reason: &str, refusal: &Refusal, pending: Option<Vec<u8>>, at: Situation
     Verdict { next: Next::Bury { reason: reason.to_owned(), detail, pending }, events: vec![event] }
 }
 
-fn dice(job: &Job) -> u64 {
+/// An evenly spread number, the same for a job each time.
+pub fn dice(job: &Job) -> u64 {
     let (_, low) = job.id().0.as_u64_pair();
     low
 }

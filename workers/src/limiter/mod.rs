@@ -9,6 +9,7 @@ mod pace;
 mod place;
 pub mod recipients;
 pub mod scopes;
+pub mod slot;
 mod tokens;
 pub mod uses;
 
@@ -18,22 +19,25 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use postrider_schemas::{Job, ladder};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::place::{AtPlace, Token};
-use self::{alone::Alone, connections::Parts, pace::Pace, tokens::Tokens, uses::Binding};
+use self::{
+    alone::Alone,
+    connections::Parts,
+    pace::Pace,
+    slot::{EARLY, LADDER_MIN, Slot, Why},
+    tokens::Tokens,
+    uses::Binding,
+};
 use crate::{
     config::{Config, DnsConfig, LimitsConfig},
-    decide::{
-        due,
-        limits::{
-            admit::{Admission, Ask, HOLD_US},
-            scope::Demand,
-        },
+    decide::limits::{
+        admit::{Admission, Ask, HOLD_US},
+        scope::Demand,
     },
     dns::{Dns, SetupError},
     outcome::{Answer, Class, Refusal, Stage},
@@ -50,15 +54,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRESENCE_LIFE: Duration = Duration::from_secs(20);
 /// Questions about one message before it is put away whatever the answer: jobs that wait in the worker may lose to others a few times.
 const QUESTIONS_MAX: u32 = 4;
-/// The shortest wait that is left to the ladder: two seconds, which are what it gives at least, and a hop.
-const LADDER_MIN: Duration = Duration::from_millis(2500);
-/// What the ladder gets is so much longer than what would be back at once: it is on its way for a while before that is looked at.
-const MARGIN: Duration = Duration::from_millis(200);
-/// The delay ladder rounds up to whole seconds, and a hop takes its time: a job is sent on its way so much early, and waits for its slot in
-/// the worker. Less than [`due::HERE_MAX`], from which on it would be put away again.
-const EARLY: Duration = Duration::from_millis(1400);
-const _: () = assert!(EARLY.as_millis() < due::HERE_MAX.as_millis());
-
 /// The limits as this worker sees them. Clones share it.
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
@@ -110,17 +105,6 @@ pub enum Permission {
     Full(Refusal),
     /// The store is away, and this job is not to go without it.
     Away,
-}
-
-/// When a job that was put away may ask again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// Its slot.
-    pub at: Timestamp,
-    /// When it is to be back at a worker.
-    pub back: Timestamp,
-    /// Which limit it waits for.
-    pub why: String,
 }
 
 impl Limiter {
@@ -267,9 +251,9 @@ impl Limiter {
                 Admission::Park { park_us, scope, .. } => {
                     let scope = why(&ask, scope);
                     self.0.binding.note(&scope, Instant::now());
-                    let mut wait = micros(park_us);
+                    let (mut wait, scope) = (micros(park_us), Why::Limit(scope));
                     if wait < LADDER_MIN && !seat.may_hold() {
-                        return Permission::Park(soon(wait, scope));
+                        return Permission::Park(Slot::soon(wait, scope));
                     }
                     if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
@@ -278,7 +262,7 @@ impl Limiter {
                         seat.hold(little).await;
                         wait = EARLY;
                     }
-                    return Permission::Park(slot(wait, scope));
+                    return Permission::Park(Slot::after(wait, scope));
                 }
                 Admission::Full { wait_us, scope } => {
                     let scope = why(&ask, scope);
@@ -331,24 +315,6 @@ fn micros(us: f64) -> Duration {
 
 fn why(ask: &Ask, scope: usize) -> String {
     ask.demands.get(scope).map(|one| one.scope.clone()).unwrap_or_default()
-}
-
-fn slot(wait: Duration, why: String) -> Slot {
-    // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
-    let least = ladder::WAIT_MIN + MARGIN;
-    if wait < ladder::WAIT_MIN {
-        return soon(wait, why);
-    }
-    Slot { at: after(wait), back: after(wait.saturating_sub(EARLY).max(least)), why }
-}
-
-/// A slot that is waited for among those that came back: they are fetched apart, and more of them.
-fn soon(wait: Duration, why: String) -> Slot {
-    Slot { at: after(wait), back: after(Duration::ZERO), why }
-}
-
-fn after(wait: Duration) -> Timestamp {
-    Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 fn full(wait_us: f64, scope: &str) -> Refusal {

@@ -122,7 +122,7 @@ impl Limiter {
     }
 
     /// The tenant's weight among others that wait.
-    pub(super) fn weight(&self, tenant: &Tenant) -> f64 {
+    pub fn weight(&self, tenant: &Tenant) -> f64 {
         self.0.config.tenants.get(tenant.as_str()).map_or(1.0, |one| one.weight)
     }
 

@@ -1,11 +1,13 @@
 //! The ways out. Each transport takes a letter and answers with an [`Outcome`].
 
 mod certificate;
+pub mod crowd;
 mod places;
 pub mod provider;
 pub mod smtp;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,11 +17,14 @@ use std::{
 
 use jiff::Timestamp;
 use postrider_schemas::Lane;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use self::provider::{
-    batch::Item,
-    batcher::{Batcher, Joined},
+use self::{
+    crowd::{Comer, Crowd},
+    provider::{
+        batch::Item,
+        batcher::{Batcher, Joined},
+    },
 };
 use crate::{
     compose::{ComposeError, letter::Letter},
@@ -31,6 +36,9 @@ use crate::{
 
 /// Who waits for a place for longer than this might have a token that is late by then.
 const LONG_WAIT_US: u64 = 50_000;
+
+/// So often those who wait for a place look whether too many wait before them.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A configured way out.
 pub struct Transport {
@@ -45,6 +53,8 @@ pub struct Transport {
     way: Way,
     /// How long the one waited, in microseconds, who got a place last, by lane.
     waited_us: [AtomicU64; 2],
+    /// Those who wait for one, by lane.
+    crowds: [Crowd; 2],
 }
 
 enum Way {
@@ -64,6 +74,15 @@ pub enum Place<'a> {
     Call(provider::Place<'a>),
     /// A part of a call that others share and that is about to be made.
     Shared(Joined),
+}
+
+/// Why a delivery gets none.
+#[derive(Debug)]
+pub enum NoPlace {
+    /// It ends here.
+    Outcome(Outcome),
+    /// Too many wait before it: it is put away for so long.
+    Crowd(Duration),
 }
 
 impl Way {
@@ -103,42 +122,73 @@ impl Transport {
         let (host, port) = way.address();
         let told = (config.name.as_str().into(), host.into(), port);
         let waited_us = Default::default();
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us })
+        let crowds = [(); 2].map(|()| Crowd::new(Instant::now()));
+        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us, crowds })
     }
 
-    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane tells.
+    /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
     pub fn is_crowded(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
             Way::Smtp(relay) => relay.is_crowded(),
             Way::Provider { provider, .. } => provider.is_crowded(),
         };
-        is_full && self.waited_us[lane as usize].load(Ordering::Relaxed) > LONG_WAIT_US
+        let is_long = |waited_us: u64| waited_us > LONG_WAIT_US;
+        let first_us = || self.crowds[lane as usize].first_waits(Instant::now()).as_micros();
+        is_full
+            && (is_long(self.waited_us[lane as usize].load(Ordering::Relaxed))
+                || first_us().try_into().is_ok_and(is_long))
     }
 
-    /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk mail.
-    pub async fn place(&self, letter: &Letter<'_>) -> Result<Place<'_>, Outcome> {
+    /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
+    /// come; nothing where it may.
+    pub fn put_away(&self, lane: Lane, comer: &Comer<'_>) -> Option<Duration> {
+        self.crowds[lane as usize].put_away(comer, Instant::now())
+    }
+
+    /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk
+    /// mail. A comer, where one is given, is put away instead once it turns out that too many wait before it.
+    pub async fn place(&self, letter: &Letter<'_>, comer: Option<&Comer<'_>>) -> Result<Place<'_>, NoPlace> {
         if let Way::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
             let composing = traces::step("compose");
             let composed = letter.mime().map(drop);
             drop(composing);
-            composed.map_err(|error| cannot_be_made(&error))?;
+            composed.map_err(|error| NoPlace::Outcome(cannot_be_made(&error)))?;
         }
         let (lane, begun) = (letter.job.lane(), Instant::now());
-        let mut on_purpose = Duration::ZERO;
+        let waiting = self.crowds[lane as usize].enter(begun);
+        let mut turn = pin!(self.turn(letter));
+        let (place, on_purpose) = loop {
+            match timeout(LOOK_EVERY, &mut turn).await {
+                Ok(place) => break place,
+                Err(_) => {
+                    if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, Instant::now())) {
+                        return Err(NoPlace::Crowd(wait));
+                    }
+                }
+            }
+        };
+        if place.is_ok() {
+            waiting.served(Instant::now());
+        }
+        let waited_us = u64::try_from(begun.elapsed().saturating_sub(on_purpose).as_micros()).unwrap_or(u64::MAX);
+        self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
+        place.map_err(NoPlace::Outcome)
+    }
+
+    /// The place, once it is this letter's turn, and how long at most it waits for others on purpose.
+    async fn turn(&self, letter: &Letter<'_>) -> (Result<Place<'_>, Outcome>, Duration) {
+        let lane = letter.job.lane();
         let place = match &self.way {
             Way::Smtp(relay) => relay.place(lane).await.map(Place::Connection),
             Way::Provider { provider, batcher } => match with_others(batcher.as_ref(), letter) {
                 Some((batcher, item)) => {
-                    on_purpose = batcher.linger();
-                    batcher.join(letter, item).await.map(Place::Shared)
+                    return (batcher.join(letter, item).await.map(Place::Shared), batcher.linger());
                 }
                 None => provider.place(lane).await.map(Place::Call),
             },
         };
-        let waited_us = u64::try_from(begun.elapsed().saturating_sub(on_purpose).as_micros()).unwrap_or(u64::MAX);
-        self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
-        place
+        (place, Duration::ZERO)
     }
 
     /// So long at most a letter that has this place waited for others on purpose. Its token is none the worse for that.
@@ -154,9 +204,11 @@ impl Transport {
     where
         F: Future<Output = bool>,
     {
-        match self.place(letter).await {
+        match self.place(letter, None).await {
             Ok(place) => self.deliver_at(place, letter, may_submit).await,
-            Err(outcome) => outcome,
+            Err(NoPlace::Outcome(outcome)) => outcome,
+            // Nobody came who could be put away.
+            Err(NoPlace::Crowd(_)) => Outcome::LostClaim,
         }
     }
 

@@ -384,7 +384,7 @@ async fn a_job_that_gives_its_place_back_leaves_the_call_to_the_others() {
     let jobs = jobs(3);
     let letters: Vec<_> = jobs.iter().map(letter).collect();
     let (given_back, one, two) = tokio::join!(
-        async { transport.place(&letters[0]).await.map(drop).is_ok() },
+        async { transport.place(&letters[0], None).await.map(drop).is_ok() },
         transport.deliver(&letters[1], async { true }),
         transport.deliver(&letters[2], async { true }),
     );
@@ -403,7 +403,7 @@ async fn a_place_in_a_shared_call_is_there_when_the_call_can_be_made() {
     let transport = transport_of(settings);
     let (urgent, jobs) = (job(json!({})), jobs(1));
     let (urgent, bulk) = (letter(&urgent), letter(&jobs[0]));
-    let held = transport.place(&urgent).await.ok().unwrap();
+    let held = transport.place(&urgent, None).await.ok().unwrap();
     let waiting = tokio::time::timeout(Duration::from_millis(150), transport.place(&bulk)).await;
     assert!(waiting.is_err(), "long after the linger, the only call is somebody else's");
     drop(held);

@@ -1,0 +1,122 @@
+//! A transport that gives out its connections more slowly than jobs come, or not at all: how many of a worker's jobs may wait for it there, and
+//! when the others come back. What stands behind them in the queue may be for a transport that is idle.
+//!
+//! There is no rate to go by but what was seen: so many got a connection of late. Those put away take turns by tenant like those who wait for a limit.
+
+use super::limits::line::{Who, join, waits_until};
+use crate::decide::limits::scope::Line;
+
+/// A line whose first one waits for less moves fast enough.
+const PATIENCE_US: f64 = 1e6;
+/// Nobody is put away for longer than this, in microseconds, which is how long a transport that is well again may stand idle...
+const REACH_US: f64 = 15e6;
+/// ...unless more than so many are put away each second: then longer in proportion, so that a large crowd does not come and go all the time, ...
+const PER_SECOND: f64 = 100.0;
+/// ...up to this.
+const REACH_MAX_US: f64 = 300e6;
+/// Those who would all come back at the end of that are spread over this part of it.
+const SPREAD: f64 = 0.25;
+
+/// What is seen of those who wait for a transport, by lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// So many wait before it.
+    pub ahead: usize,
+    /// The first one of them waits for so long, in microseconds.
+    pub first_us: f64,
+    /// So many a second had their turn of late.
+    pub per_second: f64,
+    /// So many a second were put away of late.
+    pub away_per_second: f64,
+    /// So many jobs of the lane a worker has in hand at most.
+    pub seats: usize,
+}
+
+/// When a job comes back that is not to wait for the transport in the worker; nothing where it may. `is_fresh`: it was never put away. `dice` is from 0 to 1.
+///
+/// Times are microseconds of one clock.
+pub fn put_away(line: &mut Line, who: Who<'_>, is_fresh: bool, seen: &Seen, now: f64, dice: f64) -> Option<f64> {
+    // Those who come back are let in before those who are fresh, and these before others of their own tenant who were put away.
+    // Both lanes together leave seats to others.
+    let eighths = match (is_fresh, waits_until(line, who.tenant, now + PATIENCE_US)) {
+        (false, _) => 4,
+        (true, false) => 3,
+        (true, true) => 2,
+    };
+    if seen.first_us < PATIENCE_US || seen.ahead < (seen.seats * eighths / 8).max(1) {
+        return None;
+    }
+    let reach = (REACH_US * (seen.away_per_second / PER_SECOND).max(1.0)).min(REACH_MAX_US);
+    let last = now + reach * (1.0 - SPREAD * dice);
+    if seen.per_second <= 0.0 {
+        return Some(last);
+    }
+    let interval = 1e6 / seen.per_second;
+    #[expect(clippy::cast_precision_loss, reason = "fewer than any worker has in hand")]
+    let through = now + seen.ahead as f64 * interval;
+    Some(join(line, who, through, interval, now, REACH_MAX_US).min(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: f64 = 1e9;
+    const SLOW: Seen = Seen { ahead: 8, first_us: 2e6, per_second: 4.0, away_per_second: 1.0, seats: 20 };
+
+    fn who(tenant: &str) -> Who<'_> {
+        Who { tenant, weight: 1.0 }
+    }
+
+    /// Seconds until a fresh job of a tenant comes back.
+    fn fresh(line: &mut Line, tenant: &str, seen: Seen) -> Option<f64> {
+        put_away(line, who(tenant), true, &seen, NOW, 0.0).map(|slot| ((slot - NOW) / 1e5).round() / 10.0)
+    }
+
+    #[track_caller]
+    fn check(seen: Seen, is_fresh: bool, expected: bool) {
+        let slot = put_away(&mut Line::default(), who("a"), is_fresh, &seen, NOW, 0.0);
+        assert_eq!(slot.is_some(), expected, "{seen:?}");
+    }
+
+    #[test]
+    fn three_eighths_of_what_is_in_hand_may_wait_for_a_transport_and_half_with_those_that_came_back() {
+        check(Seen { ahead: 6, ..SLOW }, true, false);
+        check(Seen { ahead: 7, ..SLOW }, true, true);
+        check(Seen { ahead: 9, ..SLOW }, false, false);
+        check(Seen { ahead: 10, ..SLOW }, false, true);
+        check(Seen { ahead: 0, seats: 1, ..SLOW }, true, false);
+        check(Seen { ahead: 1, seats: 1, ..SLOW }, true, true);
+    }
+
+    #[test]
+    fn nobody_is_put_away_while_the_line_moves_within_a_second() {
+        check(Seen { first_us: 0.9e6, ahead: 16, ..SLOW }, true, false);
+    }
+
+    #[test]
+    fn who_is_put_away_comes_back_when_the_others_are_through_and_tenants_take_turns() {
+        let mut line = Line::default();
+        let first: Vec<_> = (0..400).filter_map(|_| fresh(&mut line, "a", SLOW)).collect();
+        assert_eq!((first[0], first[4], first[399]), (2.0, 3.0, 15.0));
+        assert!(fresh(&mut line, "b", SLOW).unwrap() < 3.0, "not behind four hundred of another");
+    }
+
+    #[test]
+    fn a_fresh_job_does_not_overtake_those_of_its_tenant_that_were_put_away() {
+        let mut line = Line::default();
+        fresh(&mut line, "a", SLOW);
+        let few = Seen { ahead: 6, ..SLOW };
+        assert_eq!((fresh(&mut line, "a", few).is_some(), fresh(&mut line, "b", few)), (true, None));
+    }
+
+    #[test]
+    fn a_small_crowd_comes_back_within_seconds_and_a_large_one_does_not_come_and_go_all_the_time() {
+        let stalled = |away_per_second: f64, dice: f64| {
+            let seen = Seen { per_second: 0.0, away_per_second, ..SLOW };
+            put_away(&mut Line::default(), who("a"), true, &seen, NOW, dice).map(|slot| (slot - NOW) / 1e6)
+        };
+        assert_eq!([1.0, 100.0, 200.0, 1e4].map(|away| stalled(away, 0.0)), [15.0, 15.0, 30.0, 300.0].map(Some));
+        assert_eq!(stalled(1.0, 1.0), Some(11.25), "not all at once");
+    }
+}

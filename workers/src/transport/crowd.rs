@@ -1,0 +1,242 @@
+//! Those of one lane who wait for a connection or a call of a transport, and how fast they have their turn. What follows from it is decided in
+//! [`crate::decide::crowd`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::decide::{
+    crowd::{Seen, put_away},
+    limits::{line::Who, scope::Line},
+};
+
+/// Turns, and those put away, are counted over this time and the one before it.
+const COUNTED: Duration = Duration::from_secs(5);
+
+/// Who comes to a crowd.
+#[derive(Debug, Clone, Copy)]
+pub struct Comer<'a> {
+    /// Its tenant.
+    pub who: Who<'a>,
+    /// It was never put away.
+    pub is_fresh: bool,
+    /// So many fresh jobs of its lane are in hand at once.
+    pub seats: usize,
+    /// From 0 to 1, another one for each.
+    pub dice: f64,
+}
+
+/// The crowd of a lane.
+#[derive(Debug)]
+pub struct Crowd {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The number of who comes next.
+    next: u64,
+    /// Since when each one waits.
+    waiting: BTreeMap<u64, Instant>,
+    turns: Count,
+    away: Count,
+    /// The slots of those who were put away.
+    line: Line,
+}
+
+/// How many of late.
+#[derive(Debug)]
+struct Count {
+    since: Instant,
+    count: u32,
+    before: Option<u32>,
+}
+
+/// Somebody who waits, until it is dropped.
+pub struct Waiting<'a> {
+    crowd: &'a Crowd,
+    number: u64,
+}
+
+impl Crowd {
+    /// Of nobody.
+    pub fn new(now: Instant) -> Self {
+        let (turns, away) = (Count::new(now), Count::new(now));
+        let state = State { next: 0, waiting: BTreeMap::new(), turns, away, line: Line::default() };
+        Self { began: now, state: Mutex::new(state) }
+    }
+
+    /// One more who waits.
+    pub fn enter(&self, now: Instant) -> Waiting<'_> {
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.waiting.insert(number, now);
+        Waiting { crowd: self, number }
+    }
+
+    /// For how long the first one waits.
+    pub fn first_waits(&self, now: Instant) -> Duration {
+        self.state().first_waits(now)
+    }
+
+    /// For how long a job that would be the last one is put away; nothing where it may wait here.
+    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+        let mut state = self.state();
+        let ahead = state.waiting.len();
+        self.decide(&mut state, ahead, comer, now)
+    }
+
+    fn decide(&self, state: &mut State, ahead: usize, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+        let seen = Seen {
+            ahead,
+            first_us: us(state.first_waits(now)),
+            per_second: state.turns.per_second(now),
+            away_per_second: state.away.per_second(now),
+            seats: comer.seats,
+        };
+        let now_us = us(now.duration_since(self.began));
+        let back = put_away(&mut state.line, comer.who, comer.is_fresh, &seen, now_us, comer.dice)?;
+        state.away.one(now);
+        Some(Duration::from_secs_f64((back - now_us).max(0.0) / 1e6))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn first_waits(&self, now: Instant) -> Duration {
+        let first = self.waiting.first_key_value();
+        first.map(|(_, since)| now.saturating_duration_since(*since)).unwrap_or_default()
+    }
+}
+
+impl Waiting<'_> {
+    /// For how long it is put away, because too many wait before it and their turn does not come; nothing where it may go on waiting here.
+    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+        let mut state = self.crowd.state();
+        let ahead = state.waiting.range(..self.number).count();
+        self.crowd.decide(&mut state, ahead, comer, now)
+    }
+
+    /// Its turn came.
+    pub fn served(self, now: Instant) {
+        self.crowd.state().turns.one(now);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.crowd.state().waiting.remove(&self.number);
+    }
+}
+
+impl Count {
+    fn new(now: Instant) -> Self {
+        Self { since: now, count: 0, before: None }
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let age = now.duration_since(self.since);
+        if age >= COUNTED {
+            self.before = Some(if age < 2 * COUNTED { self.count } else { 0 });
+            (self.since, self.count) = (now, 0);
+        }
+    }
+
+    fn one(&mut self, now: Instant) {
+        self.roll(now);
+        self.count += 1;
+    }
+
+    fn per_second(&mut self, now: Instant) -> f64 {
+        self.roll(now);
+        let age = now.duration_since(self.since).as_secs_f64();
+        let (count, over) = match self.before {
+            Some(before) => (self.count + before, age + COUNTED.as_secs_f64()),
+            None => (self.count, age),
+        };
+        if count == 0 { 0.0 } else { f64::from(count) / over.max(0.1) }
+    }
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMER: Comer<'_> = Comer { who: Who { tenant: "a", weight: 1.0 }, is_fresh: true, seats: 4, dice: 0.0 };
+
+    fn after(begun: Instant, seconds: f64) -> Instant {
+        begun + Duration::from_secs_f64(seconds)
+    }
+
+    fn put_away_at(crowd: &Crowd, now: Instant) -> Option<Duration> {
+        crowd.put_away(&COMER, now)
+    }
+
+    #[test]
+    fn who_leaves_is_no_longer_waited_behind() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        let first = crowd.enter(begun);
+        let _second = crowd.enter(after(begun, 4.0));
+        let _third = crowd.enter(after(begun, 4.5));
+        assert!(put_away_at(&crowd, after(begun, 4.6)).is_some());
+        drop(first);
+        assert_eq!(put_away_at(&crowd, after(begun, 4.6)), None, "the first one now waits for less than a second");
+        assert!(put_away_at(&crowd, after(begun, 5.1)).is_some());
+    }
+
+    #[test]
+    fn only_those_leave_before_whom_too_many_wait() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        let waiting = [(); 3].map(|()| crowd.enter(begun));
+        let leaves = |seconds: f64| {
+            let now = after(begun, seconds);
+            waiting.each_ref().map(|one| one.put_away(&COMER, now).is_some())
+        };
+        assert_eq!((leaves(0.5), leaves(1.0)), ([false; 3], [false, true, true]));
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_last_seconds() {
+        let begun = Instant::now();
+        let mut turns = Count::new(begun);
+        let mut pace_at = |from: f64, to: f64, count: u32| {
+            for n in 0..count {
+                turns.one(after(begun, from + (to - from) * f64::from(n) / f64::from(count)));
+            }
+            format!("{:.0}", turns.per_second(after(begun, to)))
+        };
+        assert_eq!(pace_at(0.0, 2.0, 20), "10");
+        assert_eq!(pace_at(2.0, 4.9, 29), "10");
+        assert_eq!(pace_at(4.9, 9.0, 41), "10");
+        assert_eq!(pace_at(9.0, 14.0, 10), "6", "some of those before it are counted still");
+        assert_eq!(pace_at(14.0, 30.0, 0), "0", "it stands still");
+    }
+
+    #[test]
+    fn where_nothing_moves_jobs_are_put_away_for_a_while() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        let waiting = [(); 2].map(|()| crowd.enter(begun));
+        assert_eq!(put_away_at(&crowd, after(begun, 2.0)), Some(Duration::from_secs(15)));
+        for one in waiting {
+            one.served(after(begun, 2.0));
+        }
+        assert_eq!(put_away_at(&crowd, after(begun, 2.1)), None);
+    }
+}

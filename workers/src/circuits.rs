@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The wait of jobs while somebody probes.
 const PROBED_WAIT: Duration = Duration::from_secs(2);
 
+/// What hears an answer here: the circuit of the transport that gave it.
+const CIRCUIT: &str = "circuit";
+
 /// The circuits of all transports.
 pub struct Circuits {
     store: Store,
@@ -113,9 +116,10 @@ impl Circuits {
         }
     }
 
-    /// Draws the conclusion from an outcome. The event is to be published; one worker gets it.
+    /// Draws the conclusion from an outcome, once where several jobs have it from one call. The event is to be published; one worker gets it.
     pub async fn heard(&self, transport: usize, outcome: &Outcome) -> Option<Event> {
         match outcome {
+            Outcome::Refused { refusal, .. } if !refusal.answer.hear(CIRCUIT) => None,
             Outcome::Refused { refusal, .. } if refusal.class == Class::Config => {
                 self.broken(transport, &refusal.answer).await
             }

@@ -105,7 +105,8 @@ impl Limiter {
         });
     }
 
-    /// Each scope hears one answer of an attempt.
+    /// Each scope hears one answer of an attempt, and one of a call that several jobs share, from the job that comes first. The others do not wait
+    /// for what the store says to it.
     async fn react(&self, subject: Subject<'_>, group: &str, refusal: &Refusal, done: &mut Vec<String>) {
         // What was never said by a transport is no reason to slow down.
         if refusal.answer.code.is_none() && refusal.retry_after.is_none() {
@@ -118,7 +119,7 @@ impl Limiter {
         }
         let is_transport = rule.target.is_transport(refusal.answer.stage) || group.is_empty();
         let scope = if is_transport { scopes::transport(transport) } else { scopes::group(transport, group) };
-        if done.contains(&scope) {
+        if done.contains(&scope) || !refusal.answer.hear(&scope) {
             return;
         }
         let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
@@ -149,3 +150,7 @@ fn is_paused(paused: &HashMap<String, Paused>, scopes: &[String], since: Option<
     let counts = |one: &Paused| one.until > now && since.is_none_or(|since| one.heard >= since);
     scopes.iter().any(|scope| paused.get(scope).is_some_and(counts))
 }
+
+#[cfg(test)]
+#[path = "heard_tests.rs"]
+mod tests;

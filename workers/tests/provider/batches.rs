@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Bulk jobs with the same content for n different recipients, their numbers in the addresses and ids.
-fn jobs(count: usize) -> Vec<Job> {
+pub(crate) fn jobs(count: usize) -> Vec<Job> {
     let one = |n: usize| {
         job(json!({
             "id": format!("0190a5c0-7a10-7c3e-9d51-{n:012}"),
@@ -36,7 +36,7 @@ fn jobs(count: usize) -> Vec<Job> {
     (0..count).map(one).collect()
 }
 
-async fn deliver_all(transport: &Transport, jobs: &[Job]) -> Vec<Outcome> {
+pub(crate) async fn deliver_all(transport: &Transport, jobs: &[Job]) -> Vec<Outcome> {
     join_all(jobs.iter().map(|job| deliver(transport, job))).await
 }
 

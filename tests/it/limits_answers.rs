@@ -1,8 +1,11 @@
-//! What a Web API's refusals are to the limits: each answer counts once.
+//! What a Web API's refusals are to the limits: each answer counts once, and is believed where it says how long it means.
+
+use std::time::Duration;
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
     api::{Api, Reaction},
+    deadline,
     postrider::Postrider,
     story::{self, SOON},
     world::{Parts, World},
@@ -49,4 +52,17 @@ async fn a_call_that_many_jobs_share_is_refused_once() {
     assert!(sizes.len() >= 3, "each answer counts once: {sizes:?}");
     let row = row(&config);
     assert!(row["why"].as_str().unwrap().starts_with("often: ") && row["paused_for_s"].is_number(), "{row}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_quota_that_says_until_when_pauses_its_transport_until_then() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let api = Api::start(|_| refusal("daily_quota_exceeded", "Retry-After: 60")).unwrap();
+    let config = config(&world, &api, "");
+    let _worker = story::start(config.clone()).unwrap();
+    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    let paused = || row(&config)["paused_for_s"].as_f64().map(Duration::from_secs_f64);
+    let paused = deadline::wait_for("a pause", SOON, paused).unwrap();
+    assert!(paused <= Duration::from_mins(1), "{paused:?}");
 }

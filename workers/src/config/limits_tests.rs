@@ -112,6 +112,26 @@ fn a_used_up_quota_that_says_until_when_is_believed_and_patience_lasts_at_least_
     check_pause(Class::Throttled, Some(60), ("patience", 60.0));
 }
 
+/// What an answer of a Web API leads to: the rule.
+#[track_caller]
+fn check_call(status: u16, class: Class, text: &str, expected: &str) {
+    let limits = limits("").unwrap();
+    let refusal = Refusal { class, answer: Answer::new(Stage::Call, Some(status), None, text), retry_after: None };
+    let found = reaction::find(&limits.reactions, "api", "google", &refusal);
+    let acting = found.filter(|one| one.acts(&refusal)).map(|one| one.name.as_str());
+    assert_eq!(acting, Some(expected), "{status} {text}: {found:?}");
+}
+
+#[test]
+fn what_a_web_api_says_of_a_quota_is_about_the_account_not_about_one_mailbox() {
+    check_call(429, Class::Quota, "You are over quota for today", "quota");
+    check_call(402, Class::Quota, "Quota exceeded for this plan", "quota");
+    check_call(403, Class::Quota, "Your account is over quota", "quota");
+    check_call(420, Class::Quota, "Domain is over quota", "quota");
+    check_call(429, Class::Throttled, "Quota exceeded for requests per minute", "patience");
+    check_call(400, Class::Throttled, "You are over quota, try later", "patience");
+}
+
 /// What an answer of a large provider at `stage` leads to: the rule and whether the transport or the group is slowed down.
 #[track_caller]
 fn check(stage: Stage, reply: &str, expected: &str) {
@@ -158,6 +178,13 @@ fn google() {
         "452 4.2.2 The email account that you tried to reach is over quota and inactive.",
         "one mailbox: nothing",
     );
+    check(
+        Stage::RcptTo,
+        "450 The user is receiving mail at a rate that prevents it",
+        "one mailbox by its text: nothing",
+    );
+    check(Stage::RcptTo, "452 Mailbox is full", "one mailbox by its text: nothing");
+    check(Stage::RcptTo, "421 Quota exceeded for user", "one mailbox by its text: nothing");
     check(Stage::MailFrom, "421 4.7.0 Try again later, closing connection.", "patience: transport");
     check(Stage::Body, "550 5.4.5 Daily user sending limit exceeded.", "quota: transport");
     check(Stage::RcptTo, "550 5.1.1 The email account that you tried to reach does not exist.", "none");

@@ -309,10 +309,11 @@ pub fn order(scope: &mut Scope, order: &Order, now: f64) {
         Order::Resume => {
             (scope.paused_until, scope.cut, scope.set) = (0.0, None, None);
             scope.why.clear();
+            scope.set_why.clear();
         }
         Order::Set { interval_us, tolerance_us, for_us, why } => {
             scope.set = Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
-            scope.why.clone_from(why);
+            scope.set_why.clone_from(why);
         }
     }
 }
@@ -392,6 +393,17 @@ mod tests {
         assert_eq!((scope.paused_until, scope.why.as_str()), (1e9 + 3600e6, "maintenance"));
         react(&mut scope, &call, 1e9 + 3601e6);
         assert!(scope.why.starts_with("slow"), "{}", scope.why);
+    }
+
+    #[test]
+    fn a_rate_that_an_operator_set_keeps_its_reason_beside_that_of_a_reaction() {
+        let mut scope = Scope::default();
+        let why = "warming up".to_owned();
+        order(&mut scope, &Order::Set { interval_us: 1e5, tolerance_us: 0.0, for_us: 3600e6, why }, 1e9);
+        react(&mut scope, &rule(Match::default()).call(&refusal(421, None, "slowly"), None), 1e9 + 1e6);
+        assert_eq!((scope.set_why.as_str(), scope.why.as_str()), ("warming up", "slow: rcpt_to: 421 slowly"));
+        order(&mut scope, &Order::Resume, 1e9 + 2e6);
+        assert_eq!((scope.set_why.as_str(), scope.why.as_str()), ("", ""));
     }
 
     #[test]

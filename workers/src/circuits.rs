@@ -200,3 +200,37 @@ fn kept_away(circuit: &Circuit) -> Option<(Duration, String)> {
 fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::load_text,
+        outcome::{Refusal, Stage},
+        store::Options,
+    };
+
+    const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.api]\nkind = \"postmark\"\napi_key = \"k\"\n\
+                          [[route]]\nname = \"all\"\nsend = [\"api\"]\n";
+
+    #[tokio::test]
+    async fn an_answer_that_jobs_share_opens_the_circuit_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", folder.path().join("store.db").display());
+        let store = Store::connect(&url, Options::default()).await.unwrap();
+        let transports = load_text(CONFIG).unwrap().transports;
+        let circuits = Circuits::new(store.clone(), &transports, Duration::from_mins(1));
+        let refused = || {
+            let answer = Answer::new(Stage::Call, Some(401), None, "who are you");
+            let refusal = Refusal { class: Class::Config, answer, retry_after: None };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        };
+        let of_all = refused().of_all();
+        assert!(circuits.heard(0, &of_all).await.is_some());
+        store.circuit(&circuits.keys[0], &Ask::Close).await.unwrap();
+        // Somebody mended it before the others of that call had their turn.
+        assert!(circuits.heard(0, &of_all.clone()).await.is_none());
+        assert_eq!(store.circuits(&circuits.keys).await.unwrap(), [None]);
+        assert!(circuits.heard(0, &refused().of_all()).await.is_some(), "another call says it anew");
+    }
+}

@@ -225,7 +225,8 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let overview = store.overview(None).await?;
     for (name, scope) in overview.scopes {
         let expected = &model[&name];
-        assert_eq!((scope.used, scope.cut, &scope.why), (expected.used, expected.cut, &expected.why), "{name}");
+        let of = |scope: &Scope| (scope.used, scope.cut, scope.why.clone(), scope.set_why.clone());
+        assert_eq!(of(&scope), of(expected), "{name}");
         assert_eq!(scope.buckets.keys().collect::<Vec<_>>(), expected.buckets.keys().collect::<Vec<_>>());
         let waiting = |scope: &Scope| -> usize {
             let now = clock.load(Ordering::Relaxed) as f64;

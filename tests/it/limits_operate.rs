@@ -66,6 +66,7 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     assert!(limits(&["set", scope, "50/s", "--for", "10m", "--reason", "they allow more"]).status.success());
     let set = row(scope);
     assert!((set["per_second"].as_f64().unwrap() - 50.0).abs() < 0.1 && set["paused_for_s"].is_null(), "{set}");
+    assert_eq!(set["why"], "they allow more");
     // What was put away stays away until its slot; what is fresh goes at the new pace at once.
     story::publish(&file, &jobs(Lane::Transactional, "slow", 40)).await.unwrap();
     sink.wait_for(41, SOON).unwrap();

@@ -31,6 +31,7 @@ mod limiter;
 mod limiter_growth;
 mod limiter_servers;
 mod limits;
+mod limits_answers;
 mod limits_dns;
 mod limits_failures;
 mod limits_gauges;

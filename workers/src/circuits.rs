@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The wait of jobs while somebody probes.
 const PROBED_WAIT: Duration = Duration::from_secs(2);
 
+/// What hears an answer here: the circuit of the transport that gave it.
+const CIRCUIT: &str = "circuit";
+
 /// The circuits of all transports.
 pub struct Circuits {
     store: Store,
@@ -113,9 +116,10 @@ impl Circuits {
         }
     }
 
-    /// Draws the conclusion from an outcome. The event is to be published; one worker gets it.
+    /// Draws the conclusion from an outcome, once where several jobs have it from one call. The event is to be published; one worker gets it.
     pub async fn heard(&self, transport: usize, outcome: &Outcome) -> Option<Event> {
         match outcome {
+            Outcome::Refused { refusal, .. } if !refusal.answer.hear(CIRCUIT) => None,
             Outcome::Refused { refusal, .. } if refusal.class == Class::Config => {
                 self.broken(transport, &refusal.answer).await
             }
@@ -195,4 +199,38 @@ fn kept_away(circuit: &Circuit) -> Option<(Duration, String)> {
 
 fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::load_text,
+        outcome::{Refusal, Stage},
+        store::Options,
+    };
+
+    const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.api]\nkind = \"postmark\"\napi_key = \"k\"\n\
+                          [[route]]\nname = \"all\"\nsend = [\"api\"]\n";
+
+    #[tokio::test]
+    async fn an_answer_that_jobs_share_opens_the_circuit_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", folder.path().join("store.db").display());
+        let store = Store::connect(&url, Options::default()).await.unwrap();
+        let transports = load_text(CONFIG).unwrap().transports;
+        let circuits = Circuits::new(store.clone(), &transports, Duration::from_mins(1));
+        let refused = || {
+            let answer = Answer::new(Stage::Call, Some(401), None, "who are you");
+            let refusal = Refusal { class: Class::Config, answer, retry_after: None };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        };
+        let of_all = refused().of_all();
+        assert!(circuits.heard(0, &of_all).await.is_some());
+        store.circuit(&circuits.keys[0], &Ask::Close).await.unwrap();
+        // Somebody mended it before the others of that call had their turn.
+        assert!(circuits.heard(0, &of_all.clone()).await.is_none());
+        assert_eq!(store.circuits(&circuits.keys).await.unwrap(), [None]);
+        assert!(circuits.heard(0, &refused().of_all()).await.is_some(), "another call says it anew");
+    }
 }

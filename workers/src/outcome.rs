@@ -3,7 +3,12 @@
 //! Nothing here does IO, and nothing here holds a recipient's address: recipients are named by their position in the
 //! job's envelope, and the text of an answer is cleaned of addresses when it is made.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +33,18 @@ pub enum Outcome {
     Unknown(Answer),
     /// Nothing was handed over because the right to send was lost meanwhile (another worker took the job over).
     LostClaim,
+}
+
+impl Outcome {
+    /// The outcome of a call that several jobs share, where its answer is about the call and not about each of them: all clones of this are one
+    /// answer, see [`Answer::hear`].
+    #[must_use]
+    pub fn of_all(mut self) -> Self {
+        if let Self::Refused { refusal, .. } = &mut self {
+            refusal.answer.shared = Some(Shared::default());
+        }
+        self
+    }
 }
 
 /// Proof that a transport took a message.
@@ -166,6 +183,9 @@ pub struct Answer {
     pub enhanced: Option<EnhancedCode>,
     /// The text, at most 200 bytes, one line, without addresses.
     pub text: String,
+    /// Where several jobs have this very answer: what heard it. Is not written down.
+    #[serde(skip)]
+    shared: Option<Shared>,
 }
 
 impl Answer {
@@ -175,14 +195,40 @@ impl Answer {
     /// Keeps at most [`Self::TEXT_MAX`] bytes of `text`, on one line, with everything that looks like an address replaced:
     /// servers echo the recipient in their refusals, and an answer ends up in logs and events.
     pub fn new(stage: Stage, code: Option<u16>, enhanced: Option<EnhancedCode>, text: &str) -> Self {
-        Self { stage, code, enhanced, text: without_addresses(text) }
+        Self { stage, code, enhanced, text: without_addresses(text), shared: None }
     }
 
     /// Something that went wrong on our side of the conversation.
     pub fn local(stage: Stage, text: &str) -> Self {
         Self::new(stage, None, None, text)
     }
+
+    /// Whether the answer counts for `what` when this job hears it: always where it is the job's own; where several jobs have it, as members of one
+    /// call, for the first one that asks.
+    pub fn hear(&self, what: &str) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.hear(what))
+    }
 }
+
+/// What heard an answer that several jobs have. It ends with the last of them.
+#[derive(Debug, Clone, Default)]
+struct Shared(Arc<Mutex<BTreeSet<String>>>);
+
+impl Shared {
+    fn hear(&self, what: &str) -> bool {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(what.to_owned())
+    }
+}
+
+/// One call's, not one that reads the same.
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Shared {}
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,6 +287,26 @@ mod tests {
     #[test]
     fn an_answer_is_one_line() {
         check("first\r\nsecond\tthird\0", "first second third");
+    }
+
+    #[test]
+    fn an_answer_that_several_jobs_have_counts_once_for_each_thing_and_their_own_ones_each() {
+        let answer = || Answer::new(Stage::Call, Some(429), None, "slowly");
+        let refused = || {
+            let refusal = Refusal { class: Class::Throttled, answer: answer(), retry_after: None };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        };
+        let heard = |outcome: &Outcome, what: &str| match outcome {
+            Outcome::Refused { refusal, .. } => refusal.answer.hear(what),
+            other => panic!("{other:?}"),
+        };
+        let (of_all, of_another_call) = (refused().of_all(), refused().of_all());
+        let jobs = [of_all.clone(), of_all];
+        assert_eq!(jobs.each_ref().map(|one| heard(one, "transport:a")), [true, false]);
+        assert_eq!(jobs.each_ref().map(|one| heard(one, "group:a:b")), [true, false]);
+        assert!(heard(&of_another_call, "transport:a"));
+        let own = refused();
+        assert_eq!([&own, &own.clone()].map(|one| heard(one, "transport:a")), [true, true]);
     }
 
     #[test]

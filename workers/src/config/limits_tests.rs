@@ -6,7 +6,7 @@ use crate::{
         group::Exchangers,
         limits::reaction,
     },
-    outcome::{Answer, EnhancedCode, Refusal, Stage},
+    outcome::{Answer, Class, EnhancedCode, Refusal, Stage},
 };
 
 const RELAY: &str = "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n";
@@ -77,6 +77,11 @@ fn what_cannot_be_meant_is_refused() {
     check_refused("[[reaction]]\nname = \"a\"\nmatch = { transports = [\"other\"] }\n", &["reaction `a`", "`other`"]);
     check_refused("[[reaction]]\nname = \"a\"\nmatch = { codes = [\"4\"] }\n", &["421 or 45x"]);
     check_refused("[[reaction]]\nname = \"a\"\ntrigger = \"3\"\n", &["3/10m"]);
+    check_refused("[[reaction]]\nname = \"a\"\nretry_after = \"decides\"\n", &["reaction `a`", "needs a `pause`"]);
+    check_refused(
+        "[[reaction]]\nname = \"a\"\npause = \"1m\"\nretry_after = \"first\"\n",
+        &["retry_after", "`first` is neither `longer` nor `decides`"],
+    );
     check_refused("[dns]\nservers = \"resolver\"\n", &["dns.servers", "127.0.0.1:53"]);
 }
 
@@ -85,6 +90,46 @@ fn a_reaction_of_the_configuration_stands_first_and_replaces_its_namesake() {
     let limits = limits("[[reaction]]\nname = \"rate\"\nmatch = { text = [\"never\"] }\n").unwrap();
     assert_eq!(limits.reactions[0].name, "rate");
     assert_eq!(limits.reactions.iter().filter(|one| one.name == "rate").count(), 1);
+}
+
+/// For how long the set that ships pauses a transport after an answer of a Web API that asks for this wait, in seconds.
+#[track_caller]
+fn check_pause(class: Class, asks_for: Option<u64>, expected: (&str, f64)) {
+    let limits = limits("").unwrap();
+    let answer = Answer::new(Stage::Call, Some(429), None, "no more for the moment");
+    let refusal = Refusal { class, answer, retry_after: asks_for.map(Duration::from_secs) };
+    let found = reaction::find(&limits.reactions, "relay", "google", &refusal).unwrap();
+    assert_eq!((found.name.as_str(), found.call(&refusal, None).pause_us / 1e6), expected);
+}
+
+#[test]
+fn a_used_up_quota_that_says_until_when_is_believed_and_patience_lasts_at_least_as_long_as_its_rule_says() {
+    check_pause(Class::Quota, None, ("quota", 3600.0));
+    check_pause(Class::Quota, Some(60), ("quota", 60.0));
+    check_pause(Class::Quota, Some(36_000), ("quota", 36_000.0));
+    check_pause(Class::Throttled, None, ("patience", 10.0));
+    check_pause(Class::Throttled, Some(1), ("patience", 10.0));
+    check_pause(Class::Throttled, Some(60), ("patience", 60.0));
+}
+
+/// What an answer of a Web API leads to: the rule.
+#[track_caller]
+fn check_call(status: u16, class: Class, text: &str, expected: &str) {
+    let limits = limits("").unwrap();
+    let refusal = Refusal { class, answer: Answer::new(Stage::Call, Some(status), None, text), retry_after: None };
+    let found = reaction::find(&limits.reactions, "api", "google", &refusal);
+    let acting = found.filter(|one| one.acts(&refusal)).map(|one| one.name.as_str());
+    assert_eq!(acting, Some(expected), "{status} {text}: {found:?}");
+}
+
+#[test]
+fn what_a_web_api_says_of_a_quota_is_about_the_account_not_about_one_mailbox() {
+    check_call(429, Class::Quota, "You are over quota for today", "quota");
+    check_call(402, Class::Quota, "Quota exceeded for this plan", "quota");
+    check_call(403, Class::Quota, "Your account is over quota", "quota");
+    check_call(420, Class::Quota, "Domain is over quota", "quota");
+    check_call(429, Class::Throttled, "Quota exceeded for requests per minute", "patience");
+    check_call(400, Class::Throttled, "You are over quota, try later", "patience");
 }
 
 /// What an answer of a large provider at `stage` leads to: the rule and whether the transport or the group is slowed down.
@@ -133,6 +178,13 @@ fn google() {
         "452 4.2.2 The email account that you tried to reach is over quota and inactive.",
         "one mailbox: nothing",
     );
+    check(
+        Stage::RcptTo,
+        "450 The user is receiving mail at a rate that prevents it",
+        "one mailbox by its text: nothing",
+    );
+    check(Stage::RcptTo, "452 Mailbox is full", "one mailbox by its text: nothing");
+    check(Stage::RcptTo, "421 Quota exceeded for user", "one mailbox by its text: nothing");
     check(Stage::MailFrom, "421 4.7.0 Try again later, closing connection.", "patience: transport");
     check(Stage::Body, "550 5.4.5 Daily user sending limit exceeded.", "quota: transport");
     check(Stage::RcptTo, "550 5.1.1 The email account that you tried to reach does not exist.", "none");

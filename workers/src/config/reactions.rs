@@ -10,7 +10,7 @@ use super::{
     settings,
 };
 use crate::{
-    decide::limits::reaction::{Match, Reaction, Target, Trigger},
+    decide::limits::reaction::{Match, Reaction, RetryAfter, Target, Trigger},
     outcome::Class,
 };
 
@@ -25,6 +25,8 @@ pub(super) struct ReactionSettings {
     trigger: Option<Trigger>,
     #[serde(default, deserialize_with = "settings::duration")]
     pause: Duration,
+    #[serde(default, deserialize_with = "retry_after")]
+    retry_after: RetryAfter,
     #[serde(default = "one")]
     cut: f64,
     #[serde(default = "floor")]
@@ -92,6 +94,9 @@ fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigErro
     if settings.recover < Duration::from_secs(1) {
         return wrong("`recover` must be at least 1s");
     }
+    if settings.retry_after == RetryAfter::Decides && settings.pause.is_zero() {
+        return wrong("`retry_after = \"decides\"` needs a `pause`, for answers that do not say for how long");
+    }
     let (on, digits) = (settings.on, |c: char| c.is_ascii_digit() || c == 'x');
     if on.codes.iter().any(|code| code.len() != 3 || !code.chars().all(digits)) {
         return wrong("`codes` are reply codes such as 421 or 45x");
@@ -111,6 +116,7 @@ fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigErro
         },
         trigger: settings.trigger.unwrap_or(Trigger { count: 1, within: Duration::from_mins(1) }),
         pause: settings.pause,
+        retry_after: settings.retry_after,
         keep: settings.cut,
         floor: settings.floor,
         recover: settings.recover,
@@ -129,4 +135,12 @@ fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>
     let (count, within) = text.split_once('/').ok_or_else(bad)?;
     let count = count.parse().ok().filter(|count| *count > 0).ok_or_else(bad)?;
     Ok(Some(Trigger { count, within: settings::parse_duration(within).map_err(D::Error::custom)? }))
+}
+
+fn retry_after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryAfter, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "longer" => Ok(RetryAfter::Longer),
+        "decides" => Ok(RetryAfter::Decides),
+        other => Err(D::Error::custom(format!("`{other}` is neither `longer` nor `decides`"))),
+    }
 }

@@ -1,10 +1,7 @@
 //! What is made of an answer that asks for patience: the store hears it, so that every worker slows down, and so do those here who
 //! still wait for a connection.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::PoisonError,
-};
+use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -56,7 +53,7 @@ impl Limiter {
         // Those here who wait for a place hear of it last: each of them asks the store at once.
         match self.0.store.react(&scope, &reaction::used_up(rest_us())).await {
             Ok(_) => {
-                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
+                self.disturbed().note(&scope, Instant::now());
                 self.0.tokens.forget([scope.as_str()]);
                 self.note_pause(&scope, rest_us());
                 let pause_ms = (rest_us() / 1e3).round();
@@ -98,16 +95,18 @@ impl Limiter {
         });
     }
 
-    /// What is as configured again is not paused, whatever was heard here: an operator ended it.
-    pub(super) fn forget_pauses(&self, disturbed: &HashSet<String>) {
+    /// What is as configured again is not paused, whatever was heard here: an operator ended it. The store was asked for that at `asked`; what was
+    /// heard since it may not have known.
+    pub(super) fn forget_pauses(&self, asked: Instant, disturbed: &HashSet<String>) {
         self.0.paused.send_if_modified(|paused| {
-            paused.retain(|scope, _| disturbed.contains(scope));
+            paused.retain(|scope, one| one.heard >= asked || disturbed.contains(scope));
             // Nobody waits for that.
             false
         });
     }
 
-    /// Each scope hears one answer of an attempt.
+    /// Each scope hears one answer of an attempt, and one of a call that several jobs share, from the job that comes first. The others do not wait
+    /// for what the store says to it.
     async fn react(&self, subject: Subject<'_>, group: &str, refusal: &Refusal, done: &mut Vec<String>) {
         // What was never said by a transport is no reason to slow down.
         if refusal.answer.code.is_none() && refusal.retry_after.is_none() {
@@ -120,7 +119,7 @@ impl Limiter {
         }
         let is_transport = rule.target.is_transport(refusal.answer.stage) || group.is_empty();
         let scope = if is_transport { scopes::transport(transport) } else { scopes::group(transport, group) };
-        if done.contains(&scope) {
+        if done.contains(&scope) || !refusal.answer.hear(&scope) {
             return;
         }
         let demand = self.demands(subject).into_iter().find(|one| one.scope == scope);
@@ -128,7 +127,7 @@ impl Limiter {
         let seen = (!is_limited).then(|| self.0.pace.per_second(&scope, Instant::now()) * self.workers());
         match self.0.store.react(&scope, &rule.call(refusal, seen)).await {
             Ok(reacted) if reacted.fired => {
-                self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
+                self.disturbed().note(&scope, Instant::now());
                 self.0.tokens.forget([scope.as_str()]);
                 if reacted.pause_us > 0.0 {
                     self.note_pause(&scope, reacted.pause_us);
@@ -151,3 +150,7 @@ fn is_paused(paused: &HashMap<String, Paused>, scopes: &[String], since: Option<
     let counts = |one: &Paused| one.until > now && since.is_none_or(|since| one.heard >= since);
     scopes.iter().any(|scope| paused.get(scope).is_some_and(counts))
 }
+
+#[cfg(test)]
+#[path = "heard_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 mod alone;
 pub mod connections;
 mod debts;
+mod disturbed;
 mod heard;
 mod pace;
 mod place;
@@ -15,7 +16,7 @@ pub mod uses;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ pub use self::place::{AtPlace, Token};
 use self::{
     alone::Alone,
     connections::Parts,
+    disturbed::Disturbed,
     pace::Pace,
     slot::{EARLY, LADDER_MIN, Slot, Why},
     tokens::Tokens,
@@ -72,8 +74,8 @@ struct Inner {
     parts: Parts,
     pace: Pace,
     binding: Binding,
-    /// Scopes that are not as configured, as the store said of late.
-    disturbed: Mutex<HashSet<String>>,
+    /// Scopes that are not as configured, as the store said of late or an answer here made them.
+    disturbed: Mutex<Disturbed>,
     /// Scopes that this worker heard to be paused; others hear of it by asking.
     paused: watch::Sender<HashMap<String, heard::Paused>>,
     holder: String,
@@ -118,8 +120,8 @@ impl Limiter {
     pub fn renewed(&self, config: &Config) -> Result<Self, SetupError> {
         let (alone, parts) = (self.0.alone.renewed(config.limits.alone), self.0.parts.clone());
         let new = Self::held_by(self.0.holder.clone(), config, self.0.store.clone(), alone, parts)?;
-        let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        *new.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner) = disturbed;
+        let disturbed = self.disturbed().clone();
+        *new.disturbed() = disturbed;
         Ok(new)
     }
 
@@ -165,6 +167,7 @@ impl Limiter {
     /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then. A store that
     /// was away hears what went out meanwhile.
     pub async fn look(&self) {
+        let asked = Instant::now();
         let scopes: HashSet<String> = match self.0.store.disturbed().await {
             Ok(scopes) => scopes.into_iter().collect(),
             Err(error) if error.is_down() => return self.0.alone.begun(Instant::now()),
@@ -172,18 +175,22 @@ impl Limiter {
         };
         self.0.alone.ended(Instant::now());
         self.settle().await;
-        self.forget_pauses(&scopes);
+        self.forget_pauses(asked, &scopes);
         self.learn(&scopes).await;
-        let mut disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *disturbed != scopes {
-            self.0.tokens.forget(disturbed.symmetric_difference(&scopes).map(String::as_str));
-            *disturbed = scopes;
+        let changed = self.disturbed().looked(asked, &scopes);
+        if !changed.is_empty() {
+            self.0.tokens.forget(changed.iter().map(String::as_str));
         }
+    }
+
+    fn disturbed(&self) -> MutexGuard<'_, Disturbed> {
+        // Nothing in here can panic half-way.
+        self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Scopes that have something to say: those with limits, and those that are not as configured.
     fn to_be_asked(&self, demands: Vec<Demand>) -> Vec<Demand> {
-        let disturbed = self.0.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+        let disturbed = self.disturbed();
         demands.into_iter().filter(|one| !one.limits.is_empty() || disturbed.contains(&one.scope)).collect()
     }
 
@@ -361,9 +368,9 @@ mod tests {
         let config = load_text(CONFIG).unwrap();
         let limiter = Limiter::new(&config, store).unwrap();
         limiter.0.alone.workers(4);
-        limiter.0.disturbed.lock().unwrap().insert("transport:relay".to_owned());
+        limiter.disturbed().note("transport:relay", Instant::now());
         let renewed = limiter.renewed(&config).unwrap();
         assert_eq!(renewed.0.alone.known_workers(), Some(4.0));
-        assert!(renewed.0.disturbed.lock().unwrap().contains("transport:relay"));
+        assert!(renewed.disturbed().contains("transport:relay"));
     }
 }

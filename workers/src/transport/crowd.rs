@@ -53,7 +53,7 @@ struct State {
 #[derive(Debug)]
 struct Count {
     since: Instant,
-    count: u32,
+    since_then: u32,
     before: Option<u32>,
 }
 
@@ -141,28 +141,28 @@ impl Drop for Waiting<'_> {
 
 impl Count {
     fn new(now: Instant) -> Self {
-        Self { since: now, count: 0, before: None }
+        Self { since: now, since_then: 0, before: None }
     }
 
     fn roll(&mut self, now: Instant) {
         let age = now.duration_since(self.since);
         if age >= COUNTED {
-            self.before = Some(if age < 2 * COUNTED { self.count } else { 0 });
-            (self.since, self.count) = (now, 0);
+            self.before = Some(if age < 2 * COUNTED { self.since_then } else { 0 });
+            (self.since, self.since_then) = (now, 0);
         }
     }
 
     fn one(&mut self, now: Instant) {
         self.roll(now);
-        self.count += 1;
+        self.since_then += 1;
     }
 
     fn per_second(&mut self, now: Instant) -> f64 {
         self.roll(now);
         let age = now.duration_since(self.since).as_secs_f64();
         let (count, over) = match self.before {
-            Some(before) => (self.count + before, age + COUNTED.as_secs_f64()),
-            None => (self.count, age),
+            Some(before) => (self.since_then + before, age + COUNTED.as_secs_f64()),
+            None => (self.since_then, age),
         };
         if count == 0 { 0.0 } else { f64::from(count) / over.max(0.1) }
     }

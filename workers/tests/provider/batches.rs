@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Bulk jobs with the same content for n different recipients, their numbers in the addresses and ids.
-fn jobs(count: usize) -> Vec<Job> {
+pub(crate) fn jobs(count: usize) -> Vec<Job> {
     let one = |n: usize| {
         job(json!({
             "id": format!("0190a5c0-7a10-7c3e-9d51-{n:012}"),
@@ -36,7 +36,7 @@ fn jobs(count: usize) -> Vec<Job> {
     (0..count).map(one).collect()
 }
 
-async fn deliver_all(transport: &Transport, jobs: &[Job]) -> Vec<Outcome> {
+pub(crate) async fn deliver_all(transport: &Transport, jobs: &[Job]) -> Vec<Outcome> {
     join_all(jobs.iter().map(|job| deliver(transport, job))).await
 }
 
@@ -404,8 +404,8 @@ async fn a_place_in_a_shared_call_is_there_when_the_call_can_be_made() {
     let (urgent, jobs) = (job(json!({})), jobs(1));
     let (urgent, bulk) = (letter(&urgent), letter(&jobs[0]));
     let held = transport.place(&urgent, None).await.ok().unwrap();
-    let waiting = tokio::time::timeout(Duration::from_millis(150), transport.place(&bulk)).await;
+    let waiting = tokio::time::timeout(Duration::from_millis(150), transport.place(&bulk, None)).await;
     assert!(waiting.is_err(), "long after the linger, the only call is somebody else's");
     drop(held);
-    assert!(transport.place(&bulk).await.is_ok());
+    assert!(transport.place(&bulk, None).await.is_ok());
 }

@@ -4,6 +4,7 @@
 mod batches;
 mod brevo;
 mod calls;
+mod heard;
 mod mailjet;
 mod oracle;
 mod postmark;

@@ -13,7 +13,7 @@ pub struct Picture {
     pub set_for_s: Option<f64>,
     /// Nothing goes for so many seconds more.
     pub paused_for_s: Option<f64>,
-    /// Why it is paused, cut or set.
+    /// Why it is set, and why it is paused or cut: the reasons that hold.
     pub why: Option<String>,
     /// Messages that got a token in this minute and the one before.
     pub used: (f64, f64),
@@ -52,13 +52,16 @@ pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
         _ => (0.0, 0.0),
     };
     let set = scope.set.map(|set| (set.until - now) / 1e6).filter(|seconds| *seconds > 0.0);
-    let something = paused > 0.0 || left < WHOLE || set.is_some();
+    let is_slowed = paused > 0.0 || left < WHOLE;
+    let reasons = [(set.is_some(), &scope.set_why), (is_slowed, &scope.why)];
+    let reasons = reasons.into_iter().filter(|(holds, why)| *holds && !why.is_empty());
+    let reasons: Vec<&str> = reasons.map(|(_, why)| why.as_str()).collect();
     Picture {
         per_second: (slowest > 0.0).then(|| 1e6 / slowest),
         left_percent: left * 100.0 / WHOLE,
         set_for_s: set,
         paused_for_s: (paused > 0.0).then_some(paused / 1e6),
-        why: (something && !scope.why.is_empty()).then(|| scope.why.clone()),
+        why: (!reasons.is_empty()).then(|| reasons.join("; ")),
         used,
         waiting: if slowest > 0.0 && last > 0.0 { ((last - room).max(0.0) / slowest).round() } else { 0.0 },
         tenants: ends.iter().filter(|end| **end > now).count(),
@@ -97,6 +100,21 @@ mod tests {
         let idle = Scope::default();
         assert!(paused.binds() && !picture(&idle, &limits, now).binds());
         assert_eq!(picture(&scopes[0], &limits, now + 6e6).why, None);
+    }
+
+    #[test]
+    fn the_reasons_that_hold_are_shown_and_no_others() {
+        let (now, mut scope) = (1.76e15, Scope::default());
+        let why = |scope: &Scope, after_s: f64| picture(scope, &[], now + after_s * 1e6).why;
+        let set = |for_us, why: &str| Order::Set { interval_us: 1e5, tolerance_us: 0.0, for_us, why: why.to_owned() };
+        order(&mut scope, &set(3600e6, "warming up"), now);
+        assert_eq!(why(&scope, 1.0).as_deref(), Some("warming up"));
+        order(&mut scope, &Order::Pause { for_us: 60e6, why: "maintenance".to_owned() }, now);
+        assert_eq!(why(&scope, 1.0).as_deref(), Some("warming up; maintenance"));
+        assert_eq!(why(&scope, 61.0).as_deref(), Some("warming up"));
+        order(&mut scope, &set(30e6, ""), now);
+        assert_eq!(why(&scope, 31.0).as_deref(), Some("maintenance"));
+        assert_eq!(why(&scope, 3601.0), None);
     }
 
     #[test]

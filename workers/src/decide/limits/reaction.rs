@@ -16,8 +16,10 @@ pub struct Reaction {
     pub on: Match,
     /// How often such an answer has to come.
     pub trigger: Trigger,
-    /// Nothing goes for so long; a longer wait that the answer asks for wins.
+    /// Nothing goes for so long.
     pub pause: Duration,
+    /// What a wait that the answer asks for means for that.
+    pub retry_after: RetryAfter,
     /// What is left of the rate, from 0 to 1; 1 cuts nothing.
     pub keep: f64,
     /// The rate is never cut below this part of it.
@@ -53,6 +55,20 @@ pub struct Trigger {
     /// Within this time.
     pub within: Duration,
 }
+
+/// What counts where a rule has a pause and the answer asks for a wait of its own (`Retry-After`, RFC 9110 10.2.3, and what vendors have instead).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetryAfter {
+    /// The longer one of the two.
+    #[default]
+    Longer,
+    /// The answer's, which knows when it is over; the rule's where the answer does not say.
+    Decides,
+}
+
+/// Limits of a wait that decides alone: no answer keeps every worker asking without a pause, and none stops a transport for more than a day.
+const DECIDES_MIN: Duration = Duration::from_secs(1);
+const DECIDES_MAX: Duration = Duration::from_hours(24);
 
 /// Whose pace a reaction is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +152,11 @@ impl Reaction {
         if self.pause.is_zero() && self.keep >= 1.0 {
             return Duration::ZERO;
         }
-        self.pause.max(refusal.retry_after.unwrap_or_default())
+        match (self.retry_after, refusal.retry_after) {
+            (_, None) => self.pause,
+            (RetryAfter::Longer, Some(wait)) => self.pause.max(wait),
+            (RetryAfter::Decides, Some(wait)) => wait.clamp(DECIDES_MIN, DECIDES_MAX),
+        }
     }
 
     /// What is to be done to the scope. `seen_per_second` is the pace of the scope over all workers where no rate is configured.
@@ -289,10 +309,11 @@ pub fn order(scope: &mut Scope, order: &Order, now: f64) {
         Order::Resume => {
             (scope.paused_until, scope.cut, scope.set) = (0.0, None, None);
             scope.why.clear();
+            scope.set_why.clear();
         }
         Order::Set { interval_us, tolerance_us, for_us, why } => {
             scope.set = Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
-            scope.why.clone_from(why);
+            scope.set_why.clone_from(why);
         }
     }
 }
@@ -316,6 +337,7 @@ mod tests {
             on,
             trigger: Trigger { count: 1, within: Duration::ZERO },
             pause: Duration::from_secs(5),
+            retry_after: RetryAfter::Longer,
             keep: 0.5,
             floor: 0.1,
             recover: Duration::from_secs(100),
@@ -374,6 +396,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_that_an_operator_set_keeps_its_reason_beside_that_of_a_reaction() {
+        let mut scope = Scope::default();
+        let why = "warming up".to_owned();
+        order(&mut scope, &Order::Set { interval_us: 1e5, tolerance_us: 0.0, for_us: 3600e6, why }, 1e9);
+        react(&mut scope, &rule(Match::default()).call(&refusal(421, None, "slowly"), None), 1e9 + 1e6);
+        assert_eq!((scope.set_why.as_str(), scope.why.as_str()), ("warming up", "slow: rcpt_to: 421 slowly"));
+        order(&mut scope, &Order::Resume, 1e9 + 2e6);
+        assert_eq!((scope.set_why.as_str(), scope.why.as_str()), ("", ""));
+    }
+
+    #[test]
     fn a_trigger_counts_within_its_time() {
         let trigger = Trigger { count: 3, within: Duration::from_mins(10) };
         let call = Reaction { trigger, ..rule(Match::default()) }.call(&refusal(421, None, ""), None);
@@ -383,13 +416,39 @@ mod tests {
         assert!(!at(604.0), "counted anew");
     }
 
+    /// The pause of a rule that has one of 300 s, in seconds, where the answer asks for this one.
+    #[track_caller]
+    fn check_pause(retry_after: RetryAfter, asks_for: Option<u64>, expected: f64) {
+        let rule = Reaction { pause: Duration::from_secs(300), retry_after, ..rule(Match::default()) };
+        let refusal = Refusal { retry_after: asks_for.map(Duration::from_secs), ..refusal(429, None, "") };
+        let call = rule.call(&refusal, None);
+        assert_eq!((call.pause_us, call.incident_us), (expected * 1e6, expected.max(5.0) * 1e6));
+    }
+
     #[test]
-    fn a_longer_wait_that_the_answer_asks_for_wins_and_a_rule_without_action_does_nothing() {
-        let mut refusal = refusal(429, None, "");
-        refusal.retry_after = Some(Duration::from_secs(60));
-        assert_eq!(rule(Match::default()).call(&refusal, None).pause_us, 60e6);
-        let idle = Reaction { pause: Duration::ZERO, keep: 1.0, ..rule(Match::default()) };
-        assert!(!idle.acts(&refusal));
+    fn the_longer_wait_wins() {
+        check_pause(RetryAfter::Longer, None, 300.0);
+        check_pause(RetryAfter::Longer, Some(60), 300.0);
+        check_pause(RetryAfter::Longer, Some(600), 600.0);
+    }
+
+    #[test]
+    fn where_the_answer_decides_its_wait_does_and_the_rules_where_it_says_nothing() {
+        check_pause(RetryAfter::Decides, None, 300.0);
+        check_pause(RetryAfter::Decides, Some(60), 60.0);
+        check_pause(RetryAfter::Decides, Some(50_400), 50_400.0);
+        check_pause(RetryAfter::Decides, Some(0), 1.0);
+        check_pause(RetryAfter::Decides, Some(90_000), 86_400.0);
+    }
+
+    #[test]
+    fn a_rule_without_action_does_nothing_whatever_the_answer_asks_for() {
+        let refusal = Refusal { retry_after: Some(Duration::from_secs(60)), ..refusal(429, None, "") };
+        for retry_after in [RetryAfter::Longer, RetryAfter::Decides] {
+            assert!(
+                !Reaction { pause: Duration::ZERO, keep: 1.0, retry_after, ..rule(Match::default()) }.acts(&refusal)
+            );
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Scope {
     pub cut: Option<Cut>,
     /// What an operator set.
     pub set: Option<Set>,
+    /// Why it was set, for people: a pause or a cut meanwhile has a reason of its own.
+    pub set_why: String,
     /// How often each reaction was called for, and since when.
     pub calls: BTreeMap<String, Calls>,
     /// Messages of the present minute and the one before.

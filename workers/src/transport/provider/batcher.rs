@@ -187,7 +187,7 @@ impl Desk {
         let place = match self.provider.client.place(Lane::Bulk).await {
             Ok(place) => place,
             Err(lost) => {
-                let outcome = without_answer(lost);
+                let outcome = without_answer(lost).of_all();
                 // Told before the question is dropped: see `join`.
                 return waiting.into_iter().for_each(|one| tell(one.member, outcome.clone()));
             }
@@ -224,7 +224,7 @@ impl Desk {
             }
             let items: Vec<&Item> = members.iter().map(|one| &one.item).collect();
             let Some(request) = self.provider.batch_request(&items) else {
-                tell_all(members, &left_out("the provider takes no shared calls"));
+                tell_all(members, left_out("the provider takes no shared calls"));
                 return Default::default();
             };
             let jobs: Vec<traces::Context> = members.iter().filter_map(|one| one.context.clone()).collect();
@@ -240,7 +240,7 @@ impl Desk {
                 Err(Lost::After(text)) => (None, Batched::Whole(Verdict::Unclear(text))),
                 Err(Lost::Before { text, .. }) if in_doubt => (None, Batched::Whole(Verdict::Unclear(text))),
                 Err(lost) => {
-                    tell_all(members, &without_answer(lost));
+                    tell_all(members, without_answer(lost));
                     return Default::default();
                 }
             };
@@ -252,7 +252,7 @@ impl Desk {
                     return Default::default();
                 }
                 Step::All(verdict) => {
-                    tell_all(members, &self.provider.outcome(status, verdict));
+                    tell_all(members, self.provider.outcome(status, verdict));
                     return Default::default();
                 }
                 Step::Halve => {
@@ -285,7 +285,9 @@ async fn permitted(waiting: Vec<Waiting>) -> Vec<Member> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-fn tell_all(members: Vec<Member>, outcome: &Outcome) {
+/// An answer about the call is one, however many hear it.
+fn tell_all(members: Vec<Member>, outcome: Outcome) {
+    let outcome = outcome.of_all();
     for member in members {
         tell(member, outcome.clone());
     }

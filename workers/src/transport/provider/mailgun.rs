@@ -135,17 +135,19 @@ pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
 pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
     let body = reply.json();
     let text = body.as_ref().and_then(|body| body["message"].as_str()).map_or_else(|| reply.excerpt(), str::to_owned);
-    let wait = || reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
     match reply.status {
         // A wrong path is answered with 200 and a greeting, so that the id is needed.
         200 => match body.as_ref().and_then(|body| body["id"].as_str()).filter(|id| !id.is_empty() && reply.is_whole) {
             Some(id) => Verdict::Taken(id.to_owned()),
             None => reply.by_status(&text, now),
         },
-        // An hourly limit, as users report.
-        420 => Verdict::refused(Class::Quota, text).after(wait()),
-        429 => Verdict::refused(Class::Throttled, text).after(wait()),
-        403 if mentions(&text, "limit exceeded") => Verdict::refused(Class::Quota, text).after(wait()),
+        // An hourly limit, as users report. `x-ratelimit-reset` is about the pace, as far as Mailgun's own client tells, not about a quota.
+        420 => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        429 => {
+            let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
+            Verdict::refused(Class::Throttled, text).after(wait)
+        }
+        403 if mentions(&text, "limit exceeded") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
         // A new domain takes a moment to be known everywhere; one that is not there at all, or in another region, does not appear by waiting.
         404 if body.is_some() && !mentions(&text, "domain not found") => {
             Verdict::refused(Class::Transient, text).after(reply.retry_after(now))
@@ -309,6 +311,8 @@ mod tests {
         check(413, &[], "", "message");
         check(420, &[], &message("Enhance your calm"), "quota");
         check(420, &[("retry-after", "60")], "", "quota after 60");
+        check(420, &[("x-ratelimit-reset", "1795428060")], "", "quota");
+        check(403, &[("x-ratelimit-reset", "1795428060")], &message("limit exceeded"), "quota");
         check(429, &[("x-ratelimit-reset", "1795428060.5")], &message("too many requests"), "throttled after 60");
         check(429, &[("retry-after", "7")], "", "throttled after 7");
         check(429, &[], "", "throttled");

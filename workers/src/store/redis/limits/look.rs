@@ -43,6 +43,7 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
             recovery: number("cr").unwrap_or_default(),
             seen_interval_us: number("cs").unwrap_or_default(),
         }),
+        set_why: fields.get("ws").cloned().unwrap_or_default(),
         set: number("su").map(|until| Set {
             interval_us: number("si").unwrap_or_default(),
             tolerance_us: number("so").unwrap_or_default(),

@@ -7,9 +7,9 @@ if ARGV[3] == 'pause' then
   redis.call('HSET', KEYS[2], 'd', '1', 'p', text(s.p), 'w', ARGV[5])
 elseif ARGV[3] == 'set' then
   s.su = now + tonumber(ARGV[4])
-  redis.call('HSET', KEYS[2], 'd', '1', 'si', ARGV[6], 'so', ARGV[7], 'su', text(s.su), 'w', ARGV[5])
+  redis.call('HSET', KEYS[2], 'd', '1', 'si', ARGV[6], 'so', ARGV[7], 'su', text(s.su), 'ws', ARGV[5])
 else
-  redis.call('HDEL', KEYS[2], 'p', 'w', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su')
+  redis.call('HDEL', KEYS[2], 'p', 'w', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'ws')
   if not s.gg then redis.call('HDEL', KEYS[2], 'd') end
   s.p, s.su, s.cl = 0, nil, nil
 end

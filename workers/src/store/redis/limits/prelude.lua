@@ -2,7 +2,7 @@
 -- holds the two together, so operations stand in the same order here and there.
 -- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
 -- it; b:B of a bucket B all, urgent, interval. d tells that there may be more of these: p paused until, w why; cl, ca, cr, cs: what a cut left,
--- when, its recovery, the interval that was seen; si, so, su: set by an operator, until; gg: tenants have weights, g:T that of tenant T.
+-- when, its recovery, the interval that was seen; si, so, su, ws: set by an operator, until, why; gg: tenants have weights, g:T that of tenant T.
 -- Read by name where they are wanted: n:R, s:R calls for reaction R, since.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])

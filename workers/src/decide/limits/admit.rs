@@ -194,7 +194,8 @@ fn park(scopes: &mut [Scope], obstacle: &Obstacle, ask: &Ask, who: Who<'_>, now:
     let line = scopes[obstacle.scope].line(ask.lane);
     let slot = line::join(line, who, obstacle.at, obstacle.interval_us, now, reach);
     // Those beyond it come back spread over the last part of it, while the line is still full.
-    let park = if slot - now > reach { reach - now.floor() % 1e6 / 1e6 * reach * (1.0 - PARK_BACK) } else { slot - now };
+    let park =
+        if slot - now > reach { reach - now.floor() % 1e6 / 1e6 * reach * (1.0 - PARK_BACK) } else { slot - now };
     Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
 }
 

@@ -155,7 +155,10 @@ mod tests {
         let drawn = picture(&slow[0], &limits, NOW + 6e7);
         assert!(drawn.waiting_at_least && (2930.0..3000.0).contains(&drawn.waiting), "{drawn:?}");
         let late = picture(&slow[0], &limits, NOW + 1.3e9);
-        assert!(late.waiting_at_least && late.last_slot_s < 100.0, "the end of the line tells nothing of them: {late:?}");
+        assert!(
+            late.waiting_at_least && late.last_slot_s < 100.0,
+            "the end of the line tells nothing of them: {late:?}"
+        );
     }
 
     #[test]

@@ -90,7 +90,8 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
             let weight = weight(&tenant);
             (tenant, Place { end, weight })
         });
-        let line = Line { ends: places.collect(), shares: shares.into_iter().collect(), tally: tally.unwrap_or_default() };
+        let line =
+            Line { ends: places.collect(), shares: shares.into_iter().collect(), tally: tally.unwrap_or_default() };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

@@ -31,6 +31,7 @@ mod limiter_growth;
 mod limiter_servers;
 mod limits;
 mod limits_dns;
+mod limits_explain;
 mod limits_failures;
 mod limits_gauges;
 mod limits_headers;

@@ -57,6 +57,10 @@ async fn the_wait_that_is_shown_is_the_one_that_an_attempt_of_that_lane_and_tena
         assert_eq!(limits[0]["now"]["wait_s"], 0.0, "{told:#}");
         shown.push((wait["answer"].as_str().unwrap().to_owned(), wait["wait_s"].as_f64().unwrap(), lane, tenant));
     }
+    let text = explain(&config, &job(Lane::Bulk, "large"), &["--now"]);
+    assert!(text.contains("by relay: waits for ") && text.contains("because of group:relay:slow"), "{text}");
+    let text = explain(&config, &job(Lane::Transactional, "large"), &["--now"]);
+    assert!(text.contains("by relay: goes at once"), "{text}");
     assert_eq!(store.overview(None).await.unwrap().scopes, before, "explaining charges nothing and joins no line");
     for (answer, wait_s, lane, tenant) in shown {
         let (word, wait_us) = match store.admit(&ask(lane, tenant)).await.unwrap() {
@@ -76,10 +80,6 @@ async fn the_wait_that_is_shown_is_the_one_that_an_attempt_of_that_lane_and_tena
             _ => assert!(wait_s == 0.0, "{wait_s}"),
         }
     }
-    let text = explain(&config, &job(Lane::Bulk, "large"), &["--now"]);
-    assert!(text.contains("by relay: waits for ") && text.contains("because of group:relay:slow"), "{text}");
-    let text = explain(&config, &job(Lane::Transactional, "large"), &["--now"]);
-    assert!(text.contains("by relay: goes at once"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

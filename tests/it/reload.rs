@@ -164,7 +164,9 @@ fn a_throttle_whose_name_looks_like_a_mistake_is_told_once_for_each_configuratio
     };
     let worker = story::start_any(&config("gogle", "20/s")).unwrap();
     let warned = |name: &str| said(&worker, &format!("The throttle `{name}` names no domains"));
-    wait_for_said(&worker, "The throttle `gogle` names no domains", 1);
+    // Files are looked at from here on.
+    wait_for_said(&worker, "Consuming", 1);
+    assert_eq!(warned("gogle"), 1, "{}", worker.stderr());
     let file = worker.folder().join("postrider.toml");
     for (times, name, rate) in [(1, "gogle", "30/s"), (2, "yaho", "30/s"), (3, "others", "30/s")] {
         std::fs::write(&file, config(name, rate)).unwrap();

@@ -81,6 +81,48 @@ fn check_says_what_is_wrong_and_where() {
 }
 
 #[test]
+fn check_says_what_each_limit_is_for() {
+    let config = format!(
+        "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\nrate = [\"100/s\", \"1_000_000/d\"]\nsender_rate = \"10/s\"\n\
+         connections_total = 50\n{ROUTE}[limits]\ntenant_rate = \"50/s\"\n[limits.tenants.shop]\nrate = \"20/s\"\nweight = 2\n\
+         [groups]\nfriends = [\"friend.example\"]\n\
+         [[throttle]]\nname = \"google\"\nrate = \"20/s\"\n[[throttle]]\nname = \"friends\"\n\
+         [[throttle]]\nname = \"partner\"\ndomains = [\"partner.example\"]\nmx = [\".mail.partner.example\"]\nrate = [\"5/s\", \"1000/h\"]\n\
+         [[throttle]]\nname = \"others\"\nrate = \"10/s\"\n"
+    );
+    let check = |config: &str| {
+        let done = Postrider::command(["check"]).config(config).run(SOON).unwrap();
+        assert!(done.status.success(), "{}", done.stderr);
+        done
+    };
+    let done = check(&config);
+    for line in [
+        "limit transport relay: 100/s and 1000000/d; 10/s for each sender's domain; at most 50 connections over all workers\n",
+        "limit tenant shop: 20/s, weight 2\nlimit every other tenant: 50/s\n",
+        "throttle google: 20/s, for the group that ships: gmail.com, googlemail.com; mail exchangers .google.com",
+        "throttle friends: 10/s as for all others, for the domains of [groups] friend.example\n",
+        "throttle partner: 5/s and 1000/h, for partner.example; mail exchangers .mail.partner.example (which nobody looks at",
+        "throttle others: 10/s, for every other domain, each on its own",
+    ] {
+        assert!(done.stdout.contains(line), "{line:?} in {}", done.stdout);
+    }
+    assert!(!done.stderr.contains("warning"), "{}", done.stderr);
+    let looked_at = check(&format!("{config}[dns]\ngroups = true\n"));
+    assert!(looked_at.stdout.contains(".mail.partner.example\n"), "{}", looked_at.stdout);
+    let misspelt = check(&config.replace("\"others\"", "\"gogle\""));
+    assert!(
+        misspelt.stdout.contains("throttle gogle: 10/s, for every other domain, each on its own"),
+        "{}",
+        misspelt.stdout
+    );
+    assert!(
+        misspelt.stderr.contains("warning: The throttle `gogle`") && misspelt.stderr.contains("`google`"),
+        "{}",
+        misspelt.stderr
+    );
+}
+
+#[test]
 fn check_tells_which_credentials_are_there_and_never_what_they_are() {
     let config = r#"
 [transport.mg]

@@ -8,16 +8,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use postrider_tests::redis::Redis;
+use postrider_tests::{
+    deadline,
+    fault_proxy::{FaultProxy, Faults},
+    redis::Redis,
+};
 use postrider_workers::{
     decide::limits::{
         admit::{Admission, Ask},
         reaction::Call,
     },
-    store::{Options, Store},
+    store::{Options, Store, redis::RedisStore},
 };
 
-use crate::limiter::{START, ask, demand, in_a_file, in_redis};
+use crate::limiter::{LIMIT, START, ask, demand, in_a_file, in_redis};
 
 #[tokio::test]
 async fn scopes_that_redis_has_forgotten_leave_its_index_without_anybody_looking() -> Result<()> {
@@ -38,6 +42,46 @@ async fn scopes_that_redis_has_forgotten_leave_its_index_without_anybody_looking
     ensure!(index == 400, "{index}");
     let without_end: usize = database.cli(&["EVAL", ETERNAL, "0"])?.trim().parse()?;
     ensure!(without_end == 1, "only the index itself has no end: {without_end}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_scopes_of_which_nothing_is_left_leave_the_index() -> Result<()> {
+    let (store, database) = in_redis().await?;
+    for name in ["hash", "line", "gone"] {
+        store.admit(&ask(vec![demand(name, &["20/s"])])).await?;
+    }
+    database.cli(&["DEL", "postrider:{limits}:line", "postrider:{limits}:gone"])?;
+    database.cli(&["ZADD", "postrider:{limits}:ends:b:line", "1", "a"])?;
+    let names = ["hash", "line", "gone", "never"].map(str::to_owned);
+    RedisStore::connect(&database.url(), Options::default()).await?.forget(&names).await?;
+    let listed = database.cli(&["ZRANGE", "postrider:{limits}", "0", "-1"])?;
+    let mut listed: Vec<&str> = listed.split_whitespace().collect();
+    listed.sort_unstable();
+    ensure!(listed == ["hash", "line"], "{listed:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scope_that_comes_while_somebody_looks_for_it_keeps_its_place_in_the_index() -> Result<()> {
+    let Some(redis) = Redis::start_or_skip("a scope that comes during a look")? else { return Ok(()) };
+    let near = Store::connect(&redis.url(), Options::default()).await?;
+    let proxy = FaultProxy::start(redis.port())?;
+    let far = Store::connect(&format!("redis://127.0.0.1:{}/0", proxy.port()), Options::default()).await?;
+    let one = ask(vec![demand("group:r:one.example", &["20/s"])]);
+    near.admit(&one).await?;
+    // The scripts are known to the server from here on.
+    ensure!(far.overview(None).await?.scopes.len() == 1);
+    // As time does.
+    redis.cli(&["DEL", "postrider:{limits}:group:r:one.example"])?;
+    let (_, calls) = cost(&redis)?;
+    proxy.set(Faults::delay_replies(Duration::from_millis(800)));
+    let looking = tokio::spawn(async move { far.overview(None).await });
+    let looked = || cost(&redis).is_ok_and(|(_, now)| now > calls).then_some(());
+    deadline::wait_for("the look that does not find it", LIMIT, looked)?;
+    near.admit(&one).await?;
+    ensure!(looking.await??.scopes.is_empty(), "the look was earlier");
+    ensure!(near.overview(None).await?.scopes.len() == 1, "it is there and nobody sees it");
     Ok(())
 }
 

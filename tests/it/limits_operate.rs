@@ -83,6 +83,46 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_behind_a_pause_without_a_rate_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let config = story::config(&file, &file, sink.port(), ROUTE);
+    let run = |arguments: &[&str]| {
+        let done = Postrider::command(arguments.iter().copied()).config(config.clone()).run(SOON).unwrap();
+        assert!(done.status.success(), "{}", done.stderr);
+        done.stdout
+    };
+    let row = || -> Option<serde_json::Value> {
+        serde_json::from_str(run(&["limits", "ls", "transport:", "--format", "json"]).lines().next()?).ok()
+    };
+    let pause = |time: &str| run(&["limits", "pause", "transport:relay", "--for", time, "--reason", "maintenance"]);
+    pause("10m");
+    let _worker = story::start_any(&config).unwrap();
+    let counted = |count: f64, at_least: bool| {
+        let is = || row().filter(|row| row["waiting"] == count && row["waiting_at_least"] == at_least).map(drop);
+        deadline::wait_for(&format!("{count} that wait"), SOON, is)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", row()));
+    };
+    story::publish(&file, &jobs(Lane::Bulk, "any", 5)).await.unwrap();
+    counted(5.0, false);
+    let shown = run(&["limits", "ls"]);
+    assert!(
+        shown.contains("transport:relay  unlimited, paused for") && shown.contains("about 5 jobs of 1 tenant wait"),
+        "{shown}"
+    );
+    // Longer than the line reaches: who comes now gets no slot.
+    pause("2h");
+    story::publish(&file, &jobs(Lane::Bulk, "any", 3)).await.unwrap();
+    counted(8.0, true);
+    let shown = run(&["limits", "ls"]);
+    assert!(shown.contains("at least 8 jobs of 1 tenant wait"), "{shown}");
+    let status: serde_json::Value = serde_json::from_str(&run(&["status", "--format", "json"])).unwrap();
+    let limit = &status["limits"][0];
+    assert_eq!((&limit["waiting"], &limit["waiting_at_least"]), (&8.0.into(), &true.into()), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_route_says_whether_a_limit_means_waiting_another_transport_or_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());

@@ -33,6 +33,7 @@ mod limiter_servers;
 mod limits;
 mod limits_answers;
 mod limits_dns;
+mod limits_explain;
 mod limits_failures;
 mod limits_gauges;
 mod limits_headers;

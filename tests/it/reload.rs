@@ -8,7 +8,7 @@ use postrider_tests::{
     postrider::Postrider,
     process,
     sink::{self, SmtpSink, StoredMessage},
-    story::{self, SOON},
+    story::{self, ROUTE, SOON},
     world::{Parts, World},
 };
 
@@ -152,6 +152,27 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
         [world.sink().messages().unwrap(), other.messages().unwrap()].iter().flat_map(|one| ids(one)).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "sent twice");
     drop(worker);
+}
+
+#[test]
+fn a_throttle_whose_name_looks_like_a_mistake_is_told_once_for_each_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = format!("embedded:{}", folder.path().join("queue.db").display());
+    let config = |name: &str, rate: &str| {
+        let limits = format!("[[throttle]]\nname = \"{name}\"\nrate = \"{rate}\"\n");
+        story::config(&queue, &queue, 9, &format!("{ROUTE}{limits}"))
+    };
+    let worker = story::start_any(&config("gogle", "20/s")).unwrap();
+    let warned = |name: &str| said(&worker, &format!("The throttle `{name}` names no domains"));
+    // Files are looked at from here on.
+    wait_for_said(&worker, "Consuming", 1);
+    assert_eq!(warned("gogle"), 1, "{}", worker.stderr());
+    let file = worker.folder().join("postrider.toml");
+    for (times, name, rate) in [(1, "gogle", "30/s"), (2, "yaho", "30/s"), (3, "others", "30/s")] {
+        std::fs::write(&file, config(name, rate)).unwrap();
+        wait_for_said(&worker, APPLIES, times);
+    }
+    assert_eq!([warned("gogle"), warned("yaho"), warned("others")], [1, 1, 0], "{}", worker.stderr());
 }
 
 /// Publishes in the background until the jobs are used up.

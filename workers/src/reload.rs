@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     attempt::World,
     circuits::Circuits,
-    config::{self, Config, TransportConfig, TransportKind},
+    config::{self, Config, Throttle, TransportConfig, TransportKind},
     limiter::connections,
     telemetry::{
         self,
@@ -95,6 +95,7 @@ async fn reload(
     let (new, replaced) = renewed(&old, config, changed)?;
     level.set(&new.config.log.level)?;
     telemetry::learn(&new.config);
+    doubt(&new.config, Some(&old.config));
     info!(
         routes = new.config.routes.list().len(),
         transports = new.transports.len(),
@@ -110,6 +111,16 @@ async fn reload(
     drop(old);
     tokio::spawn(retire(world, replaced));
     Ok(())
+}
+
+/// Says which throttles may be meant for others than they are for, but for what was said of the configuration before.
+pub fn doubt(config: &Config, before: Option<&Config>) {
+    let warnings =
+        |config: &Config| config.limits.throttles.iter().filter_map(Throttle::warning).collect::<Vec<String>>();
+    let said = before.map(warnings).unwrap_or_default();
+    for warning in warnings(config).iter().filter(|one| !said.contains(one)) {
+        warn!("{warning}");
+    }
 }
 
 /// Settings that a process takes up at its start.

@@ -6,9 +6,13 @@ use url::Url;
 
 use super::{ConfigArguments, output};
 use crate::{
-    config::{Account, SesCredentials, TransportKind},
+    config::{Account, Config, Covers, SesCredentials, Throttle, TransportKind},
+    decide::limits::rate::Rate,
     transport::Transport,
 };
+
+/// Domains of a throttle that are shown.
+const DOMAINS_SHOWN: usize = 8;
 
 /// Arguments of `postrider check`.
 #[derive(clap::Args)]
@@ -40,11 +44,88 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let names: Vec<&str> = route.transports().map(|n| config.transports[n].name.as_str()).collect();
         output::line(&format!("route {}: by {}", route.name, names.join(", ")))?;
     }
+    for line in limits(&config) {
+        output::line(&line)?;
+    }
+    for warning in config.limits.throttles.iter().filter_map(Throttle::warning) {
+        output::remark(&format!("warning: {warning}"));
+    }
     if config.routes.is_empty() {
         output::remark("no transport is configured: commands that only publish work, `postrider worker` does not");
     }
     output::line("ok")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every limit that the configuration names, and whom it is for.
+fn limits(config: &Config) -> Vec<String> {
+    let limits = &config.limits;
+    let mut lines = Vec::new();
+    for (one, pace) in config.transports.iter().zip(&limits.transports) {
+        let mut parts = Vec::new();
+        if !pace.rates.is_empty() {
+            parts.push(rates(&pace.rates));
+        }
+        if !pace.sender_rates.is_empty() {
+            parts.push(format!("{} for each sender's domain", rates(&pace.sender_rates)));
+        }
+        parts.extend(pace.connections_total.map(|total| format!("at most {total} connections over all workers")));
+        if !parts.is_empty() {
+            lines.push(format!("limit transport {}: {}", one.name, parts.join("; ")));
+        }
+    }
+    for (name, tenant) in &limits.tenants {
+        let rate = rates(tenant.rates.as_ref().unwrap_or(&limits.tenant_rates));
+        lines.push(format!("limit tenant {name}: {rate}, weight {}", tenant.weight));
+    }
+    if !limits.tenant_rates.is_empty() {
+        let whom = if limits.tenants.is_empty() { "every tenant" } else { "every other tenant" };
+        lines.push(format!("limit {whom}: {}", rates(&limits.tenant_rates)));
+    }
+    lines.extend(limits.throttles.iter().map(|one| throttle(config, one)));
+    lines
+}
+
+fn throttle(config: &Config, throttle: &Throttle) -> String {
+    let Throttle { name, rates: own, covers } = throttle;
+    let rate = match (own.is_empty(), config.limits.other_rates.is_empty()) {
+        (false, _) => rates(own),
+        (true, true) => "unlimited".to_owned(),
+        (true, false) => format!("{} as for all others", rates(&config.limits.other_rates)),
+    };
+    let list = || members(config, name);
+    let whom = match covers {
+        Covers::Own => list(),
+        Covers::Listed => format!("the domains of [groups] {}", list()),
+        Covers::Shipped => format!("the group that ships: {}", list()),
+        Covers::Others { .. } => "every other domain, each on its own, and each group without a rate".to_owned(),
+    };
+    format!("throttle {name}: {rate}, for {whom}")
+}
+
+/// The lists of a group.
+fn members(config: &Config, name: &str) -> String {
+    let Some(group) = config.limits.groups.0.iter().find(|group| group.name == name) else { return String::new() };
+    let mut parts = Vec::new();
+    if !group.domains.is_empty() {
+        parts.push(first(&group.domains));
+    }
+    if !group.mx.is_empty() {
+        let looks = if config.dns.groups { "" } else { " (which nobody looks at: `dns.groups` is off)" };
+        parts.push(format!("mail exchangers {}{looks}", first(&group.mx)));
+    }
+    parts.join("; ")
+}
+
+fn first(list: &[String]) -> String {
+    let shown = list[..list.len().min(DOMAINS_SHOWN)].join(", ");
+    let more = list.len().saturating_sub(DOMAINS_SHOWN);
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+fn rates(rates: &[Rate]) -> String {
+    let texts: Vec<String> = rates.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "unlimited".to_owned() } else { texts.join(" and ") }
 }
 
 /// Where an API is. What stands behind the host may be a secret of a webhook, and is not shown.

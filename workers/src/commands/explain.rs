@@ -1,5 +1,7 @@
-//! `postrider explain`: why a job goes which way, and which limits apply. Sends nothing; connects to nothing, but to the store where it is
-//! asked for the present wait.
+//! `postrider explain`: why a job goes which way, and which limits apply. Sends nothing; connects to nothing, but to the store, and to DNS where
+//! groups follow from it, when it is asked for the present wait.
+
+mod limits;
 
 use std::{
     io::Read as _,
@@ -9,21 +11,14 @@ use std::{
 
 use anyhow::Context as _;
 use postrider_schemas::{Job, wire};
-use serde::Serialize;
 
 use super::{
     ConfigArguments,
     output::{self, Format},
-    world,
 };
 use crate::{
     config::Config,
-    decide::{
-        explain::{Explanation, Way, explain},
-        limits::{picture::picture, rate::Rate, scope::Limit},
-    },
-    limiter::scopes,
-    store::limiter::Overview,
+    decide::explain::{Explanation, Way, explain},
 };
 
 /// Arguments of `postrider explain`.
@@ -34,7 +29,7 @@ pub struct Arguments {
     job: PathBuf,
     #[command(flatten)]
     config: ConfigArguments,
-    /// Look into the store how long the job would have to wait now
+    /// Look into the store how long the job would have to wait now, and ask DNS for groups where `dns.groups` is on
     #[arg(long)]
     now: bool,
     /// Form of the answer
@@ -48,15 +43,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!config.routes.is_empty(), "the configuration has no route; see `[[route]]`");
     let job = read(&arguments.job, &config)?;
     let explanation = of(&config, &job);
-    let limits = limits(&config, &job, &explanation, arguments.now)?;
+    let told = super::block_on(limits::look(&config, &job, &explanation, arguments.now))?;
     match arguments.format {
         Format::Text => {
             print(&explanation)?;
-            print_limits(&limits)?;
+            limits::print(&told)?;
         }
         Format::Json => {
             let mut document = serde_json::to_value(&explanation)?;
-            document["limits"] = serde_json::to_value(&limits)?;
+            document["limits"] = serde_json::to_value(&told.limits)?;
+            if arguments.now {
+                document["waits"] = serde_json::to_value(&told.waits)?;
+                document["dns_silent"] = serde_json::to_value(&told.silent)?;
+            }
             output::json(&document)?;
         }
     }
@@ -72,79 +71,6 @@ pub fn of(config: &Config, job: &Job) -> Explanation {
         .map(|one| Way { name: &one.name, kind: one.kind(), capabilities: one.capabilities() })
         .collect();
     explain(&config.routes, &ways, job)
-}
-
-/// A limit that applies to the job.
-#[derive(Debug, Serialize)]
-struct Applies {
-    scope: String,
-    configured: Vec<String>,
-    /// The store was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    now: Option<Now>,
-}
-
-/// What the store says of it.
-#[derive(Debug, Serialize)]
-struct Now {
-    per_second: Option<f64>,
-    wait_s: f64,
-    waiting: f64,
-    why: Option<String>,
-}
-
-/// The limits at every transport that may be tried, each once. Groups are those of the lists: DNS is not asked.
-fn limits(config: &Config, job: &Job, explanation: &Explanation, now: bool) -> anyhow::Result<Vec<Applies>> {
-    let groups = scopes::groups_by_list(&config.limits, job);
-    let tried = |name: &str| {
-        let choices = explanation.parts.iter().flat_map(|part| &part.transports);
-        choices.into_iter().any(|one| one.transport == name && one.ruled_out.is_none())
-    };
-    let mut all: Vec<(String, Vec<Rate>)> = Vec::new();
-    for (position, transport) in config.transports.iter().enumerate().filter(|(_, one)| tried(&one.name)) {
-        for scope in scopes::of(&config.limits, position, &transport.name, job, &groups) {
-            if !all.contains(&scope) {
-                all.push(scope);
-            }
-        }
-    }
-    let names: Vec<String> = all.iter().map(|(scope, _)| scope.clone()).collect();
-    let overview = if now { Some(super::block_on(overview(config, names))?) } else { None };
-    let applies = all.into_iter().map(|(scope, rates)| {
-        let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
-        let now = overview.as_ref().map(|overview| {
-            let known = overview.scopes.iter().find(|(name, _)| *name == scope);
-            let state = known.map(|(_, state)| state.clone()).unwrap_or_default();
-            let drawn = picture(&state, &limits, overview.now);
-            let line = state.lines.get(job.lane().as_str());
-            let end = line.and_then(|line| line.ends.get(job.tenant().as_str())).map_or(0.0, |place| place.end);
-            let wait_s = drawn.next_room_s.max((end - overview.now) / 1e6);
-            Now { per_second: drawn.per_second, wait_s, waiting: drawn.waiting, why: drawn.why }
-        });
-        Applies { scope, configured: rates.iter().map(ToString::to_string).collect(), now }
-    });
-    Ok(applies.collect())
-}
-
-async fn overview(config: &Config, scopes: Vec<String>) -> anyhow::Result<Overview> {
-    let store = world::store(&config.store).await?;
-    Ok(store.overview(Some(&scopes)).await?)
-}
-
-fn print_limits(limits: &[Applies]) -> std::io::Result<()> {
-    output::line("\nlimits")?;
-    for one in limits {
-        let configured = if one.configured.is_empty() { "unlimited".to_owned() } else { one.configured.join(" and ") };
-        let mut line = format!("  {}  {configured}", one.scope);
-        if let Some(now) = &one.now {
-            line = match &now.why {
-                Some(why) => format!("{line}; now a wait of {:.1} s, because of {why}", now.wait_s),
-                None => format!("{line}; now a wait of {:.1} s", now.wait_s),
-            };
-        }
-        output::line(&line)?;
-    }
-    Ok(())
 }
 
 fn read(file: &Path, config: &Config) -> anyhow::Result<Job> {

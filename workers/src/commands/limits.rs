@@ -179,6 +179,7 @@ impl Row {
             "used_this_minute": drawn.used.0,
             "used_last_minute": drawn.used.1,
             "waiting": drawn.waiting,
+            "waiting_at_least": drawn.waiting_at_least,
             "tenants_waiting": drawn.tenants,
             "next_room_s": drawn.next_room_s,
             "last_slot_s": drawn.last_slot_s,
@@ -217,7 +218,11 @@ pub(super) fn text(name: &str, configured: &[String], drawn: &Picture) -> String
     if drawn.tenants > 0 {
         let (jobs, tenants, end) = (drawn.waiting, drawn.tenants, drawn.last_slot_s);
         let (jobs, tenants) = (output::count(jobs, "job"), output::count(tenants, "tenant"));
-        parts.push(format!("about {jobs} of {tenants} wait, the last one for {end:.0} s"));
+        parts.push(if drawn.waiting_at_least {
+            format!("at least {jobs} of {tenants} wait, the last one for more than {end:.0} s")
+        } else {
+            format!("about {jobs} of {tenants} wait, the last one for {end:.0} s")
+        });
     }
     parts.join(", ")
 }

@@ -46,6 +46,7 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
     let stop = CancellationToken::new();
     let signals = stop_on_signal(stop.clone())?;
     let admin = config.admin;
+    reload::doubt(&config, None);
     let worlds = Arc::new(ArcSwap::from_pointee(world::connect(config).await?));
     if let Some(address) = admin {
         // Neither changes with the configuration.

@@ -14,13 +14,12 @@ use super::{
     ConfigError,
     reactions::{self, ReactionSettings},
     settings,
+    throttles::{self, GroupLimits, Throttle, ThrottleSettings},
 };
 use crate::decide::{
-    group::{Group, Groups},
+    group::Groups,
     limits::{rate::Rate, reaction::Reaction},
 };
-
-const GROUPS: &str = include_str!("../config.groups.toml");
 
 /// How fast mail may go.
 #[derive(Debug, Clone)]
@@ -29,6 +28,8 @@ pub struct LimitsConfig {
     pub tenant_rates: Vec<Rate>,
     /// By name.
     pub tenants: BTreeMap<String, TenantLimits>,
+    /// Throttles as they were written, each with what it came to cover.
+    pub throttles: Vec<Throttle>,
     /// Mailbox providers: the configured ones, then those that ship.
     pub groups: Groups,
     /// Rates of groups at each transport, by the group's name.
@@ -103,17 +104,6 @@ pub(super) fn one() -> f64 {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ThrottleSettings {
-    name: String,
-    #[serde(default)]
-    domains: Vec<String>,
-    #[serde(default)]
-    mx: Vec<String>,
-    #[serde(default, deserialize_with = "rates")]
-    rate: Vec<Rate>,
-}
-
-#[derive(Deserialize)]
 pub(super) struct DnsSettings {
     groups: bool,
     check: bool,
@@ -141,7 +131,7 @@ pub(super) const PACE_KEYS: [&str; 3] = ["rate", "sender_rate", "connections_tot
 #[derive(Deserialize)]
 pub(super) struct Shipped {
     #[serde(default)]
-    group: Vec<ThrottleSettings>,
+    pub(super) group: Vec<ThrottleSettings>,
     #[serde(default)]
     pub(super) reaction: Vec<ReactionSettings>,
 }
@@ -179,7 +169,7 @@ pub(super) fn check(
         tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
     }
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
-    let (groups, group_rates, other_rates) = groups(throttles, names)?;
+    let GroupLimits { throttles, groups, group_rates, other_rates } = throttles::check(throttles, names)?;
     let mut transports = Vec::new();
     for name in &names.transports {
         let settings = paces.remove(*name).unwrap_or_default();
@@ -197,6 +187,7 @@ pub(super) fn check(
     Ok(LimitsConfig {
         tenant_rates: limits.tenant_rate,
         tenants,
+        throttles,
         groups,
         group_rates,
         other_rates,
@@ -225,69 +216,8 @@ pub(super) fn dns(settings: DnsSettings) -> Result<DnsConfig, ConfigError> {
     })
 }
 
-type GroupLimits = (Groups, BTreeMap<String, Vec<Rate>>, Vec<Rate>);
-
-fn groups(throttles: Vec<ThrottleSettings>, names: &Names<'_>) -> Result<GroupLimits, ConfigError> {
-    let shipped = shipped(GROUPS)?.group;
-    let (mut list, mut rates, mut other): (Vec<Group>, BTreeMap<_, _>, Option<Vec<Rate>>) = Default::default();
-    let mut seen = BTreeSet::new();
-    for throttle in throttles {
-        let at = format!("throttle `{}`", throttle.name);
-        if !seen.insert(throttle.name.clone()) {
-            return Err(ConfigError::value(at, "the name is used twice"));
-        }
-        distinct(&format!("{at}: rate"), &throttle.rate)?;
-        let own = !throttle.domains.is_empty() || !throttle.mx.is_empty();
-        let domains = names.groups.get(&throttle.name);
-        if !own && domains.is_none() && !shipped.iter().any(|one| one.name == throttle.name) {
-            if other.is_some() {
-                return Err(ConfigError::value(at, "there is a throttle for all other domains already"));
-            }
-            if throttle.rate.is_empty() {
-                return Err(ConfigError::value(at, "names neither domains, nor mx, nor a rate"));
-            }
-            other = Some(throttle.rate);
-            continue;
-        }
-        if own || domains.is_some() {
-            let domains =
-                if throttle.domains.is_empty() { domains.cloned().unwrap_or_default() } else { throttle.domains };
-            list.push(group(&at, throttle.name.clone(), domains, throttle.mx)?);
-        }
-        if !throttle.rate.is_empty() {
-            rates.insert(throttle.name, throttle.rate);
-        }
-    }
-    for one in shipped {
-        if !list.iter().any(|group| group.name == one.name) {
-            list.push(group("config.groups.toml", one.name, one.domains, one.mx)?);
-        }
-    }
-    Ok((Groups(list), rates, other.unwrap_or_default()))
-}
-
-fn group(at: &str, name: String, domains: Vec<String>, mx: Vec<String>) -> Result<Group, ConfigError> {
-    let lower = |list: Vec<String>| -> Result<Vec<String>, ConfigError> {
-        let one = |text: String| {
-            // As routes write it: `*.example.com` is everything below.
-            let text = text.strip_prefix('*').map_or(text.clone(), str::to_owned);
-            let text = text.trim_end_matches('.').to_ascii_lowercase();
-            let odd = |c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
-            if text.trim_start_matches('.').is_empty() || text.contains(odd) {
-                return Err(ConfigError::value(
-                    at,
-                    format!("`{text}` is no domain and no end of one, such as .google.com"),
-                ));
-            }
-            Ok(text)
-        };
-        list.into_iter().map(one).collect()
-    };
-    Ok(Group { name, domains: lower(domains)?, mx: lower(mx)? })
-}
-
 /// One bucket per unit.
-fn distinct(at: &str, rates: &[Rate]) -> Result<(), ConfigError> {
+pub(super) fn distinct(at: &str, rates: &[Rate]) -> Result<(), ConfigError> {
     let mut periods = BTreeSet::new();
     match rates.iter().find(|rate| !periods.insert(rate.period())) {
         Some(rate) => Err(ConfigError::value(at, format!("two rates per {}", rate.period().as_str()))),
@@ -300,7 +230,7 @@ fn one_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error
 }
 
 /// One rate, or several; none where the text is empty.
-fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Error> {
+pub(super) fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Error> {
     let texts = settings::texts(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
 }

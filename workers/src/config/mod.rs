@@ -8,6 +8,7 @@ mod provider;
 mod reactions;
 mod routes;
 mod settings;
+mod throttles;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -26,6 +27,7 @@ pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentia
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::parse_duration;
+pub use throttles::{Covers, Doubt, Throttle};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ pub(super) struct Settings {
     pub(super) route: Vec<Route>,
     pub(super) limits: super::limits::LimitsSettings,
     #[serde(default)]
-    pub(super) throttle: Vec<super::limits::ThrottleSettings>,
+    pub(super) throttle: Vec<super::throttles::ThrottleSettings>,
     #[serde(default)]
     pub(super) reaction: Vec<super::reactions::ReactionSettings>,
     pub(super) dns: super::limits::DnsSettings,

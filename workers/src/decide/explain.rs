@@ -33,6 +33,9 @@ pub struct Explanation {
 pub struct PartWay {
     /// The recipients, as `to[0]`.
     pub recipients: Vec<String>,
+    /// The same by their place in the job.
+    #[serde(skip)]
+    pub indices: Vec<u8>,
     /// The rule that takes them.
     pub route: String,
     /// The rules before it, and the condition that does not hold.
@@ -109,6 +112,7 @@ fn explain_part(routes: &Routes, ways: &[Way<'_>], job: &Job, part: &Part) -> Op
     };
     Some(PartWay {
         recipients: part.recipients.iter().map(named).collect(),
+        indices: part.recipients.clone(),
         route: route.name.clone(),
         passed: passed.collect(),
         transports: route.order(job.id()).into_iter().filter_map(choice).collect(),

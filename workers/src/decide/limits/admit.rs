@@ -18,6 +18,8 @@ pub const PARK_MAX_US: f64 = 1.8e9;
 pub const PARK_MAX_CUT_US: f64 = 6e7;
 /// The part of these for what is fresh: the rest of the line is for what was away for as long as that and comes back.
 const FRESH_REACH: f64 = 0.75;
+/// From this part of these times on come those back who found the line full.
+pub const PARK_BACK: f64 = 0.875;
 /// So far may transactional mail overdraw a bucket that bulk mail has filled; bulk mail pays it back.
 pub const DEBT_US: f64 = 1e5;
 /// So far may a tenant run ahead of its fair share while others wait, before it yields to them.
@@ -192,7 +194,8 @@ fn park(scopes: &mut [Scope], obstacle: &Obstacle, ask: &Ask, who: Who<'_>, now:
     let line = scopes[obstacle.scope].line(ask.lane);
     let slot = line::join(line, who, obstacle.at, obstacle.interval_us, now, reach);
     // Those beyond it come back spread over the last part of it, while the line is still full.
-    let park = if slot - now > reach { reach - now.floor() % 1e6 * reach / 8e6 } else { slot - now };
+    let park =
+        if slot - now > reach { reach - now.floor() % 1e6 / 1e6 * reach * (1.0 - PARK_BACK) } else { slot - now };
     Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
 }
 

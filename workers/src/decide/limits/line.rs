@@ -44,6 +44,7 @@ pub fn join(line: &mut Line, who: Who<'_>, at: f64, interval_us: f64, now: f64, 
     let fair = (base + step * (above + who.weight) / who.weight).min(last + step);
     let equals = line.ends.values().all(|place| place.weight == who.weight);
     let slot = if equals && last - fair < NEAR_US.max((last - now) * NEAR) { last + step } else { fair };
+    line.tally.note(slot, line.ends.is_empty(), now, horizon_us);
     let mut end = slot;
     if slot - now > horizon_us {
         end = line.ends.get(who.tenant).map_or(now + horizon_us, |place| place.end);

@@ -17,6 +17,7 @@ pub mod picture;
 pub mod rate;
 pub mod reaction;
 pub mod scope;
+pub mod tally;
 pub mod usage;
 
 #[cfg(test)]

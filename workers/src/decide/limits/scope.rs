@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use postrider_schemas::Lane;
 use serde::{Deserialize, Serialize};
 
-use super::rate::Rate;
+use super::{rate::Rate, tally::Tally};
 
 /// Tokens are given out no further ahead than this, and transactional mail overdraws by no more than bulk mail may be ahead besides.
 pub const REACH_US: f64 = 1e6;
@@ -133,6 +133,8 @@ pub struct Line {
     pub ends: BTreeMap<String, Place>,
     /// Until when each one has had its fair share.
     pub shares: BTreeMap<String, f64>,
+    /// How many they are.
+    pub tally: Tally,
 }
 
 /// The end of a tenant's line.

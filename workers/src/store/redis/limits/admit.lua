@@ -5,7 +5,7 @@ local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local hold = ARGV[8] == '1'
 local AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 250000, 1800000000, 100000, 500000, 5000
-local PARK_MAX_CUT, FRESH_REACH = 60000000, 0.75
+local PARK_MAX_CUT, FRESH_REACH, PARK_BACK = 60000000, 0.75, 0.875
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
 local function ahead_of(is_urgent, interval)
@@ -76,6 +76,25 @@ local function note_weight(scope)
   keep(scope)
 end
 
+-- decide/limits/tally.rs says the same.
+local function tally(scope, slot, is_new, reach)
+  local field, first, given, away, back, all_back = 'l:' .. ARGV[2], 0, 0, 0, 0, 0
+  local v = redis.call('HGET', scope.key, field)
+  if v then first, given, away, back, all_back = struct.unpack(TALLY, v) end
+  if is_new then given = 0 end
+  if slot - now > reach then
+    local soonest = now + reach * PARK_BACK
+    if now >= back then away, back = 0, soonest end
+    away, back = away + 1, math.min(back, soonest)
+    all_back = math.max(math.min(all_back, now + PARK_MAX), now + reach)
+  else
+    if given > 0 then first = math.min(first, slot) else first = slot end
+    given = given + 1
+  end
+  redis.call('HSET', scope.key, field, struct.pack(TALLY, first, given, away, back, all_back))
+  keep(scope)
+end
+
 local function join(scope, line, at, interval, reach)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
@@ -88,6 +107,7 @@ local function join(scope, line, at, interval, reach)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
+  tally(scope, slot, not top[2], reach)
   if slot - now > reach then
     redis.call('ZADD', line, 'NX', text(now + reach), tenant)
     last = math.max(last, now + reach)
@@ -164,7 +184,7 @@ if wait > 0 then
     if fresh then reach = reach * FRESH_REACH end
     local slot = join(scope, scope.line, at, spacing, reach)
     local park = slot - now
-    if park > reach then park = reach - math.floor(now) % 1000000 * reach / 8000000 end
+    if park > reach then park = reach - math.floor(now) % 1000000 / 1000000 * reach * (1 - PARK_BACK) end
     return { 'park', text(park), text(slot - now), text(bind - 1) }
   end
 end

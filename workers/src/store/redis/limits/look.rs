@@ -3,8 +3,12 @@
 use postrider_schemas::Lane;
 use redis::RedisResult;
 
+use super::letter;
 use crate::{
-    decide::limits::scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
+    decide::limits::{
+        scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
+        tally::Tally,
+    },
     store::redis::scripts::surprise,
 };
 
@@ -72,14 +76,23 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
     let weight = |tenant: &str| number(&format!("g:{tenant}")).unwrap_or(1.0);
     let [ends_t, shares_t, ends_b, shares_b] = sets;
     for (lane, ends, shares) in [(Lane::Transactional, ends_t, shares_t), (Lane::Bulk, ends_b, shares_b)] {
-        if ends.is_empty() && shares.is_empty() {
+        let of = |what: &str| number(&format!("l{what}:{}", letter(lane)));
+        let tally = of("f").map(|first| Tally {
+            first,
+            given: of("g").unwrap_or_default(),
+            away: of("a").unwrap_or_default(),
+            back: of("b").unwrap_or_default(),
+            all_back: of("e").unwrap_or_default(),
+        });
+        if ends.is_empty() && shares.is_empty() && tally.is_none() {
             continue;
         }
         let places = ends.into_iter().map(|(tenant, end)| {
             let weight = weight(&tenant);
             (tenant, Place { end, weight })
         });
-        let line = Line { ends: places.collect(), shares: shares.into_iter().collect() };
+        let line =
+            Line { ends: places.collect(), shares: shares.into_iter().collect(), tally: tally.unwrap_or_default() };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

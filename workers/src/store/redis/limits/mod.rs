@@ -41,6 +41,7 @@ struct Scripts {
     presence: Script,
     connections: Script,
     disturbed: Script,
+    forget: Script,
 }
 
 macro_rules! script {
@@ -70,6 +71,7 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     presence: Script::new(include_str!("presence.lua")),
     connections: script!("connections.lua"),
     disturbed: script!("disturbed.lua"),
+    forget: Script::new(include_str!("forget.lua")),
 });
 
 impl RedisStore {
@@ -175,19 +177,35 @@ impl RedisStore {
         for names in names.chunks(LOOK_MAX) {
             let (now, scopes) = self.look(names, "lines", now).await?;
             overview.now = now;
+            let mut gone = Vec::new();
             for (name, scope) in names.iter().zip(scopes) {
                 match scope {
                     Some(scope) => overview.scopes.push((name.clone(), scope)),
-                    None if only.is_none() => {
-                        let mut call = redis::cmd("ZREM");
-                        call.arg(INDEX).arg(name);
-                        self.link.query::<i64>(&call).await?;
-                    }
-                    None => {}
+                    None => gone.push(name.clone()),
                 }
+            }
+            if only.is_none() {
+                self.forget(&gone).await?;
             }
         }
         Ok(overview)
+    }
+
+    /// Takes those of these scopes out of the index that are not there, in one step with looking: one that came meanwhile is listed once, when it
+    /// begins, and has to stay.
+    pub async fn forget(&self, names: &[String]) -> Result<(), StoreError> {
+        for names in names.chunks(LOOK_MAX) {
+            let mut call = SCRIPTS.forget.prepare_invoke();
+            call.key(INDEX);
+            for name in names {
+                call.key(scope_key(name)).arg(name);
+                for lane in Lane::ALL {
+                    call.key(line_key("ends", lane, name));
+                }
+            }
+            self.link.invoke::<i64>(&call).await?;
+        }
+        Ok(())
     }
 
     /// See [`crate::store::Store::counts`].

@@ -1,8 +1,9 @@
 -- In front of every script of the limiter: the clock, and how a scope is read. decide/limits says the same in Rust; one contract suite
 -- holds the two together, so operations stand in the same order here and there.
 -- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
--- it; b:B of a bucket B all, urgent, interval. d tells that there may be more of these: p paused until, w why; cl, ca, cr, cs: what a cut left,
--- when, its recovery, the interval that was seen; si, so, su, ws: set by an operator, until, why; gg: tenants have weights, g:T that of tenant T.
+-- it; b:B of a bucket B all, urgent, interval; l:L the tally of lane L (t or b). d tells that there may be more of these: p paused until, w why;
+-- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, su, ws: set by an operator, until, why; gg: tenants
+-- have weights, g:T that of tenant T.
 -- Read by name where they are wanted: n:R, s:R calls for reaction R, since.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])
@@ -17,7 +18,7 @@ local GRACE = 3600000000
 local function text(n) return string.format('%.17g', n) end
 
 local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
-local BUCKET, USED = '<ddd', '<ddd'
+local BUCKET, USED, TALLY = '<ddd', '<ddd', '<ddddd'
 
 local function read(key, limits)
   local names = { 'd', 'u' }

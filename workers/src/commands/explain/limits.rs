@@ -1,0 +1,250 @@
+//! Which limits apply to a job, and with `--now` what they would tell an attempt at this moment: the store's states, decided on by the rule that
+//! workers ask, over copies, so that nothing is charged.
+
+use std::sync::Arc;
+
+use postrider_schemas::Job;
+use serde::Serialize;
+
+use crate::{
+    commands::{output, world},
+    config::Config,
+    decide::{
+        explain::Explanation,
+        group::Exchangers,
+        limits::{
+            admit::{Admission, Ask, admit},
+            picture::picture,
+            rate::Rate,
+            scope::{Demand, Limit, Scope},
+        },
+    },
+    dns::{Answer, Dns},
+    limiter::scopes,
+    store::limiter::Overview,
+};
+
+/// What is told of limits.
+pub(super) struct Told {
+    /// Each scope once.
+    pub(super) limits: Vec<Applies>,
+    /// Each transport of each part; nothing where the store was not asked.
+    pub(super) waits: Vec<Forecast>,
+    /// Domains of which DNS was asked, and told nothing.
+    pub(super) silent: Vec<String>,
+}
+
+/// A limit that applies to the job.
+#[derive(Debug, Serialize)]
+pub(super) struct Applies {
+    scope: String,
+    configured: Vec<String>,
+    /// The store was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<Now>,
+}
+
+/// What the store says of it.
+#[derive(Debug, Serialize)]
+struct Now {
+    per_second: Option<f64>,
+    /// For as long would this limit alone make the job wait.
+    wait_s: f64,
+    wait_at_least: bool,
+    waiting: f64,
+    waiting_at_least: bool,
+    why: Option<String>,
+}
+
+/// What an attempt by a transport would be told.
+#[derive(Debug, Serialize)]
+pub(super) struct Forecast {
+    /// The part, from 1.
+    part: usize,
+    transport: String,
+    /// `go`: it waits in the worker, if at all. `park`: it is put away until its slot. `full`: `on_limit` of the route says what follows.
+    answer: &'static str,
+    wait_s: f64,
+    /// The line does not reach that far: the job asks again before, and may have to wait longer.
+    wait_at_least: bool,
+    /// The limit that is in the way.
+    scope: Option<String>,
+    on_limit: &'static str,
+}
+
+/// A transport of a part, with what the job would be counted against there.
+struct Way<'a> {
+    part: usize,
+    transport: &'a str,
+    on_limit: &'static str,
+    scopes: Vec<(String, Vec<Rate>)>,
+}
+
+/// Looks at every transport that may be tried. Without `now` nobody is asked: groups are those of the lists.
+pub(super) async fn look(config: &Config, job: &Job, explanation: &Explanation, now: bool) -> anyhow::Result<Told> {
+    let dns = if now && config.dns.groups { Some(Dns::new(&config.dns)?) } else { None };
+    let (mut ways, mut silent) = (Vec::new(), Vec::new());
+    for (n, part) in explanation.parts.iter().enumerate() {
+        let (groups, more) = groups(config, job, &part.indices, dns.as_ref()).await;
+        silent.extend(more);
+        for one in part.transports.iter().filter(|one| one.ruled_out.is_none()) {
+            let transport = one.transport.as_str();
+            let Some(position) = config.transports.iter().position(|known| known.name == transport) else { continue };
+            let scopes = scopes::of(&config.limits, position, transport, job, &groups);
+            ways.push(Way { part: n + 1, transport, on_limit: part.on_limit, scopes });
+        }
+    }
+    silent.sort_unstable();
+    silent.dedup();
+    let overview = if now { Some(overview(config, &ways).await?) } else { None };
+    let mut limits: Vec<Applies> = Vec::new();
+    for way in &ways {
+        for one in &way.scopes {
+            if !limits.iter().any(|known| known.scope == one.0) {
+                limits.push(applies(config, job, way, one, overview.as_ref()));
+            }
+        }
+    }
+    let waits =
+        overview.iter().flat_map(|overview| ways.iter().map(|way| forecast(config, job, way, &way.scopes, overview)));
+    Ok(Told { waits: waits.collect(), limits, silent })
+}
+
+/// The groups of these recipients, each once, and the domains of which DNS tells nothing. Without `dns` the lists alone tell.
+async fn groups(config: &Config, job: &Job, indices: &[u8], dns: Option<&Arc<Dns>>) -> (Vec<String>, Vec<String>) {
+    let lists = &config.limits.groups;
+    let (mut groups, mut silent) = (Vec::new(), Vec::new());
+    let all = job.recipients();
+    for recipient in indices.iter().filter_map(|index| all.get(usize::from(*index))) {
+        let domain = recipient.address.domain().as_str();
+        let mut group = lists.find(domain, Exchangers::Unknown);
+        if let Some(dns) = dns.filter(|_| lists.needs_exchangers(domain)) {
+            match dns.look(domain).await {
+                Answer::Exchangers(names) => group = lists.find(domain, Exchangers::Names(&names)),
+                Answer::Unknown => silent.push(domain.to_owned()),
+                Answer::NoSuchDomain | Answer::TakesNoMail => {}
+            }
+        }
+        let name = group.map_or(domain, |group| group.name.as_str()).to_owned();
+        if !groups.contains(&name) {
+            groups.push(name);
+        }
+    }
+    (groups, silent)
+}
+
+/// One look at all of these scopes, with their buckets and lines.
+async fn overview(config: &Config, ways: &[Way<'_>]) -> anyhow::Result<Overview> {
+    let mut names: Vec<String> = ways.iter().flat_map(|way| &way.scopes).map(|(scope, _)| scope.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let store = world::store(&config.store).await?;
+    Ok(store.overview(Some(&names)).await?)
+}
+
+fn applies(
+    config: &Config,
+    job: &Job,
+    way: &Way<'_>,
+    one: &(String, Vec<Rate>),
+    overview: Option<&Overview>,
+) -> Applies {
+    let (scope, rates) = one;
+    let now = overview.map(|overview| {
+        let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
+        let drawn = picture(&state(overview, scope), &limits, overview.now);
+        let wait = forecast(config, job, way, std::slice::from_ref(one), overview);
+        Now {
+            per_second: drawn.per_second,
+            wait_s: wait.wait_s,
+            wait_at_least: wait.wait_at_least,
+            waiting: drawn.waiting,
+            waiting_at_least: drawn.waiting_at_least,
+            why: drawn.why,
+        }
+    });
+    Applies { scope: scope.clone(), configured: rates.iter().map(ToString::to_string).collect(), now }
+}
+
+/// What a first attempt would be told by these scopes.
+fn forecast(
+    config: &Config,
+    job: &Job,
+    way: &Way<'_>,
+    scopes: &[(String, Vec<Rate>)],
+    overview: &Overview,
+) -> Forecast {
+    let demand = |(scope, rates): &(String, Vec<Rate>)| Demand {
+        scope: scope.clone(),
+        limits: rates.iter().map(Limit::from).collect(),
+    };
+    let demands: Vec<Demand> = scopes.iter().map(demand).collect();
+    let mut states: Vec<Scope> = demands.iter().map(|one| state(overview, &one.scope)).collect();
+    let tenant = job.tenant().as_str();
+    let weight = config.limits.tenants.get(tenant).map_or(1.0, |one| one.weight);
+    let ask = Ask { weight, queue: way.on_limit == "wait", ..Ask::fresh(demands, job.lane(), tenant) };
+    let (answer, wait_us, wait_at_least, scope) = match admit(&mut states, &ask, overview.now) {
+        Admission::Free => ("go", 0.0, false, None),
+        Admission::Go { wait_us, .. } => ("go", wait_us, false, None),
+        Admission::Park { park_us, slot_us, scope } => ("park", slot_us, slot_us > park_us, Some(scope)),
+        Admission::Full { wait_us, scope } => ("full", wait_us, false, Some(scope)),
+    };
+    let scope = scope.and_then(|n| Some(scopes.get(n)?.0.clone()));
+    let (part, transport, on_limit) = (way.part, way.transport.to_owned(), way.on_limit);
+    Forecast { part, transport, answer, wait_s: wait_us / 1e6, wait_at_least, scope, on_limit }
+}
+
+fn state(overview: &Overview, scope: &str) -> Scope {
+    let known = overview.scopes.iter().find(|(name, _)| name == scope);
+    known.map(|(_, state)| state.clone()).unwrap_or_default()
+}
+
+/// For people.
+pub(super) fn print(told: &Told) -> std::io::Result<()> {
+    output::line("\nlimits")?;
+    for one in &told.limits {
+        let configured = if one.configured.is_empty() { "unlimited".to_owned() } else { one.configured.join(" and ") };
+        let mut line = format!("  {}  {configured}", one.scope);
+        if let Some(now) = &one.now {
+            line = format!("{line}; now a wait of {}", seconds(now.wait_s, now.wait_at_least));
+            if let Some(why) = &now.why {
+                line = format!("{line}, because of {why}");
+            }
+        }
+        output::line(&line)?;
+    }
+    if !told.silent.is_empty() {
+        output::line(&format!(
+            "  DNS did not tell the mail exchangers of {}: each is its own group here",
+            told.silent.join(", ")
+        ))?;
+    }
+    if told.waits.is_empty() {
+        return Ok(());
+    }
+    output::line("\nnow")?;
+    let has_parts = told.waits.iter().any(|one| one.part > 1);
+    for one in &told.waits {
+        let part = if has_parts { format!("part {} ", one.part) } else { String::new() };
+        output::line(&format!("  {part}by {}: {}", one.transport, sentence(one)))?;
+    }
+    Ok(())
+}
+
+fn sentence(wait: &Forecast) -> String {
+    let time = seconds(wait.wait_s, wait.wait_at_least);
+    let whom = wait.scope.as_deref().unwrap_or_default();
+    match (wait.answer, wait.on_limit) {
+        ("go", _) if wait.wait_s > 0.0 => format!("goes after {time}"),
+        ("go", _) => "goes at once".to_owned(),
+        ("park", _) => format!("waits for {time} because of {whom}"),
+        (_, "expire") => format!("would have to wait for {time} because of {whom}, and expires"),
+        (_, _) => format!(
+            "would have to wait for {time} because of {whom}, so the next one is tried; it waits where none takes it"
+        ),
+    }
+}
+
+fn seconds(seconds: f64, at_least: bool) -> String {
+    if at_least { format!("at least {seconds:.1} s") } else { format!("{seconds:.1} s") }
+}

@@ -4,6 +4,7 @@
 mod alone;
 pub mod connections;
 mod debts;
+pub mod domains;
 mod heard;
 mod pace;
 mod place;
@@ -35,7 +36,7 @@ use crate::{
             scope::Demand,
         },
     },
-    dns::{Dns, SetupError},
+    dns::{Dns, Domains, SetupError},
     outcome::{Answer, Class, Refusal, Stage},
     seats::Seat,
     store::Store,
@@ -93,6 +94,8 @@ pub struct Subject<'a> {
     pub transport: usize,
     /// The groups of its recipients.
     pub groups: &'a [String],
+    /// What is known of their domains.
+    pub domains: &'a Domains,
     /// It was never put away.
     pub fresh: bool,
     /// It may wait for its turn in the worker.

@@ -13,7 +13,6 @@ use crate::{
             scope::{Demand, Limit},
         },
     },
-    dns::Answer,
 };
 
 /// The scope of a transport.
@@ -124,52 +123,5 @@ impl Limiter {
     /// The tenant's weight among others that wait.
     pub(super) fn weight(&self, tenant: &Tenant) -> f64 {
         self.0.config.tenants.get(tenant.as_str()).map_or(1.0, |one| one.weight)
-    }
-
-    /// The groups of these recipients, each once, where the lists alone tell them and nothing is to be asked of DNS.
-    pub fn listed_groups(&self, job: &Job, pending: Option<&[u8]>) -> Option<Vec<String>> {
-        if self.0.groups_by_dns || self.0.checks_recipients {
-            return None;
-        }
-        let mut groups: Vec<String> = Vec::new();
-        for (index, recipient) in job.recipients().iter().enumerate() {
-            if pending.is_some_and(|list| !list.iter().any(|one| usize::from(*one) == index)) {
-                continue;
-            }
-            let group = by_list(&self.0.config, recipient.address.domain().as_str());
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
-        }
-        Some(groups)
-    }
-
-    /// The groups of these recipients, each once.
-    pub async fn groups(&self, job: &Job, indices: &[usize]) -> Vec<String> {
-        let all = job.recipients();
-        let mut groups: Vec<String> = Vec::new();
-        for recipient in indices.iter().filter_map(|index| all.get(*index)) {
-            let group = self.group(recipient.address.domain().as_str()).await;
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
-        }
-        groups
-    }
-
-    /// The group of a domain: by the lists, by its mail exchangers, else itself.
-    pub(super) async fn group(&self, domain: &str) -> String {
-        let groups = &self.0.config.groups;
-        if let Some(group) = groups.find(domain, Exchangers::Unknown) {
-            return group.name.clone();
-        }
-        if self.0.groups_by_dns
-            && groups.needs_exchangers(domain)
-            && let Answer::Exchangers(names) = self.0.dns.look(domain).await
-            && let Some(group) = groups.find(domain, Exchangers::Names(&names))
-        {
-            return group.name.clone();
-        }
-        domain.to_owned()
     }
 }

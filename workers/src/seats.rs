@@ -312,7 +312,8 @@ mod tests {
             begin.elapsed()
         };
         let other = async {
-            let _second = take(&seats, Lane::Transactional, "b").await;
+            let second = timeout(Duration::from_secs(10), take(&seats, Lane::Transactional, "b")).await;
+            assert!(second.is_ok(), "the seat was not left");
             let had_after = begin.elapsed();
             assert!(!first.may_hold(), "it counts among those who wait in the worker");
             sleep(4 * MOMENT).await;

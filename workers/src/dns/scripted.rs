@@ -1,6 +1,7 @@
 //! A DNS server for tests that says what a script tells it, late or never.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -28,7 +29,7 @@ pub(crate) enum Reply {
 /// A running server; it ends with its runtime.
 pub(crate) struct Scripted {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<BTreeSet<(String, [u8; 2])>>>,
 }
 
 impl Scripted {
@@ -36,14 +37,14 @@ impl Scripted {
     pub(crate) async fn start(script: impl Fn(&str) -> Reply + Send + 'static) -> Self {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = socket.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::new(Mutex::new(BTreeSet::new()));
         let told = Arc::clone(&asked);
         tokio::spawn(async move {
             let mut packet = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut packet).await {
                 let name = name(&packet[12..length]);
                 let reply = script(&name);
-                told.lock().unwrap().push(name);
+                told.lock().unwrap().insert((name, [packet[0], packet[1]]));
                 let (answer, after) = match reply {
                     Reply::Nothing => continue,
                     Reply::Late(after) => (answer(&packet[..length], Reply::NoSuchDomain), after),
@@ -64,12 +65,9 @@ impl Scripted {
         DnsConfig { groups: true, check: true, servers: vec![self.address], patience }
     }
 
-    /// Names that were asked about, each once however often its question came.
+    /// Names that were asked about, in their order, each as often as there were questions about it; one that is sent again is the same.
     pub(crate) fn asked(&self) -> Vec<String> {
-        let mut asked = self.asked.lock().unwrap().clone();
-        asked.sort();
-        asked.dedup();
-        asked
+        self.asked.lock().unwrap().iter().map(|(name, _)| name.clone()).collect()
     }
 }
 

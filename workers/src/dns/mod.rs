@@ -256,7 +256,10 @@ mod tests {
         let server = Scripted::start(|_| Reply::NoSuchDomain).await;
         let dns = Dns::new(&server.config(Duration::from_secs(10))).unwrap();
         assert_eq!(dns.recall(&["one.example"]), None);
-        let (first, second) = tokio::join!(dns.look(&["one.example"]), dns.look(&["one.example", "two.example"]));
+        let left = async { dns.questions.available_permits() };
+        let (first, second, left) =
+            tokio::join!(dns.look(&["one.example"]), dns.look(&["one.example", "two.example"]), left);
+        assert_eq!(left, ASKED_MAX - 2);
         assert_eq!((first.of("one.example"), second.of("one.example")), (&Answer::NoSuchDomain, &Answer::NoSuchDomain));
         assert_eq!(server.asked(), ["one.example", "two.example"]);
         assert_eq!(dns.recall(&["one.example", "two.example"]), Some(second));

@@ -26,10 +26,13 @@ pub(crate) enum Reply {
     Late(Duration),
 }
 
+/// Names that were asked about, with the numbers of the questions.
+type Questions = BTreeSet<(String, [u8; 2])>;
+
 /// A running server; it ends with its runtime.
 pub(crate) struct Scripted {
     address: SocketAddr,
-    asked: Arc<Mutex<BTreeSet<(String, [u8; 2])>>>,
+    asked: Arc<Mutex<Questions>>,
 }
 
 impl Scripted {
@@ -37,7 +40,7 @@ impl Scripted {
     pub(crate) async fn start(script: impl Fn(&str) -> Reply + Send + 'static) -> Self {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = socket.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(BTreeSet::new()));
+        let asked = Arc::new(Mutex::new(Questions::new()));
         let told = Arc::clone(&asked);
         tokio::spawn(async move {
             let mut packet = [0; 512];

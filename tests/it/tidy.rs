@@ -78,7 +78,7 @@ fn vendor_crates_stay_in_their_rooms() {
     assert_absent("workers/src", &["lettre::"], &["/compose/", "/transport/smtp/"]);
     assert_absent("workers/src", &["rusqlite"], &["/queue/embedded/", "/store/embedded"]);
     assert_absent("workers/src", &["reqwest"], &["/transport/provider/client.rs", "/telemetry/logs.rs"]);
-    assert_absent("workers/src", &["hickory"], &["/dns.rs", "/telemetry/logs.rs"]);
+    assert_absent("workers/src", &["hickory"], &["/dns/resolver.rs", "/telemetry/logs.rs"]);
     assert_absent("workers/src", &["opentelemetry"], &["/telemetry/"]);
     assert_absent("producer/src", &["lapin"], &["/rabbitmq/"]);
     assert_absent("producer/src", &["rusqlite"], &["/embedded/"]);

@@ -151,8 +151,8 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     // The limits are asked in the same round trip, where it will be the job's turn then.
     let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
     let question = if is_due { failover::question(world, task) } else { None };
-    let (claim, asked) = match claim(world, &delivery, task, question.as_ref().map(|(_, ask)| ask)).await {
-        Ok((claim, answer)) => (claim, question.and_then(|question| Asked::new(question, answer))),
+    let (claim, asked) = match claim(world, &delivery, task, question.as_ref().map(|one| &one.ask)).await {
+        Ok((claim, answer)) => (claim, question.map(|question| Asked { question, answer })),
         Err(error) if error.is_down() => {
             if may_have_been_begun(&delivery) || task.job.lane() != postrider_schemas::Lane::Transactional {
                 return close(world, delivery, Settlement::Return).await;
@@ -230,7 +230,7 @@ async fn claim(
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
                 let _waiting = traces::waiting("store");
-                task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
+                let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             }
             Ok((Claim::Busy { retry_in }, _)) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
@@ -277,7 +277,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::Away => {
             // As a claim does that finds no store.
             let _waiting = traces::waiting("store");
-            task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
+            let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
             if let Right::Claimed(lease) = right {
                 note(task, world.store.release(lease).await);
             }

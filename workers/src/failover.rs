@@ -15,7 +15,7 @@ use crate::{
     announce::{may_submit, renew, withdraw},
     attempt::{Right, Task, World, emit},
     circuits::Permit,
-    compose::letter::Letter,
+    compose::letter::{Letter, indices},
     decide::{
         capabilities::Needs,
         due::is_over,
@@ -28,6 +28,7 @@ use crate::{
         route::OnLimit,
         settle::dice,
     },
+    dns::Domains,
     limiter::{
         AtPlace, Permission, Subject, Token,
         recipients::{nobody_left, with_unreachable},
@@ -68,28 +69,34 @@ pub(crate) enum Sent {
     Away,
 }
 
-/// What the limits said when the job was claimed.
-pub(crate) struct Asked {
-    /// Of this transport, by its position.
+/// A question to the limits that is asked with the claim of a job.
+pub(crate) struct Question {
+    /// About this transport, by its position.
     transport: usize,
     /// The question, which may have to be asked again.
-    ask: Ask,
-    answer: Admission,
+    pub(crate) ask: Ask,
+    /// What was known of the recipients' domains: the groups in it are by this.
+    domains: Domains,
 }
 
-impl Asked {
-    /// An answer about a transport, where there is one.
-    pub(crate) fn new((transport, ask): (usize, Ask), answer: Option<Admission>) -> Option<Self> {
-        Some(Self { transport, ask, answer: answer? })
-    }
+/// What was asked when the job was claimed, with the answer where there was one.
+pub(crate) struct Asked {
+    pub(crate) question: Question,
+    pub(crate) answer: Option<Admission>,
 }
 
-/// The question to ask with the claim of a job, and about which transport. Nothing for what goes another way than straight to the first one.
-pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
+/// The question to ask with the claim of a job. Nothing for what goes another way than straight to the first transport, or has to wait for DNS.
+pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<Question> {
     if task.meta.pin.is_some() {
         return None;
     }
-    let groups = world.limiter.listed_groups(task.job, task.meta.pending.as_deref())?;
+    let indices = indices(task.job, task.meta.pending.as_deref());
+    let domains = world.limiter.domains_at_hand(task.job, &indices)?;
+    // Those who are left out change the groups, and may leave nobody.
+    if !world.limiter.unreachable(task.job, &indices, &domains).is_empty() {
+        return None;
+    }
+    let groups = world.limiter.groups(task.job, &indices, &domains);
     let transport = task.route.order(task.job.id()).first().copied()?;
     // No token for a transport that would be passed over.
     let is_passed_over = world.transports[transport].capabilities.lack(&Needs::of(task.job)).is_some();
@@ -99,8 +106,10 @@ pub(crate) fn question(world: &World, task: &Task<'_>) -> Option<(usize, Ask)> {
         return None;
     }
     let fresh = task.meta.generation == 0;
-    let subject = Subject { job: task.job, transport, groups: &groups, fresh, hold: task.seat.may_hold() };
-    Some((transport, world.limiter.question(subject, task.route.on_limit == OnLimit::Wait)?))
+    let hold = task.seat.may_hold();
+    let subject = Subject { job: task.job, transport, groups: &groups, domains: &domains, fresh, hold };
+    let ask = world.limiter.question(subject, task.route.on_limit == OnLimit::Wait)?;
+    Some(Question { transport, ask, domains })
 }
 
 /// Delivers by the first transport that takes the job, with the claim kept alive meanwhile.
@@ -132,10 +141,15 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
         Ok(letter) => letter,
         Err(error) => return Sent::Ended(Ended::at(&world.transports[order[0]].name, cannot_be_made(&error))),
     };
-    let mut unreachable = Vec::new();
-    if task.meta.pin.is_none() {
-        unreachable = world.limiter.unreachable(task.job, &letter.indices).await;
-    }
+    // A call that may have been taken goes to whom it went to.
+    let checks = task.meta.pin.is_none();
+    let (domains, answer) = match asked {
+        Some(Asked { question: Question { transport, ask, domains }, answer }) => {
+            (domains, answer.map(|answer| (transport, ask, answer)))
+        }
+        None => (task.seat.hold_while(world.limiter.domains(task.job, &letter.indices, checks)).await, None),
+    };
+    let unreachable = if checks { world.limiter.unreachable(task.job, &letter.indices, &domains) } else { Vec::new() };
     if !unreachable.is_empty() {
         letter.indices.retain(|index| !unreachable.iter().any(|one| one.index == *index));
         if letter.indices.is_empty()
@@ -144,11 +158,11 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
             return Sent::Ended(Ended::at(&world.transports[order[0]].name, outcome));
         }
     }
-    let groups = world.limiter.groups(task.job, &letter.indices).await;
+    let groups = world.limiter.groups(task.job, &letter.indices, &domains);
     // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
     let is_repeatable = unreachable.is_empty();
-    let tries = Tries { world, task, right, letter: &letter, groups: &groups, is_repeatable };
-    let mut sent = tries.in_order(&order, asked).await;
+    let tries = Tries { world, task, right, letter: &letter, groups: &groups, domains: &domains, is_repeatable };
+    let mut sent = tries.in_order(&order, answer).await;
     if let Sent::Ended(ended) = &mut sent
         && !unreachable.is_empty()
     {
@@ -165,6 +179,7 @@ struct Tries<'a> {
     right: &'a Right,
     letter: &'a Letter<'a>,
     groups: &'a [String],
+    domains: &'a Domains,
     is_repeatable: bool,
 }
 
@@ -204,7 +219,8 @@ enum Back {
 const ROUNDS_MAX: u32 = 3;
 
 impl Tries<'_> {
-    async fn in_order(&self, order: &[usize], mut asked: Option<Asked>) -> Sent {
+    /// `asked` is what the limits said before of a transport, by its position.
+    async fn in_order(&self, order: &[usize], mut asked: Option<(usize, Ask, Admission)>) -> Sent {
         let needs = Needs::of(self.task.job);
         let mut refusals: Vec<(usize, Refusal)> = Vec::new();
         let mut limited = None;
@@ -214,7 +230,7 @@ impl Tries<'_> {
                 continue;
             }
             let queue = self.on_limit() == OnLimit::Wait;
-            let answer = asked.take_if(|asked| asked.transport == n).map(|asked| (asked.ask, asked.answer));
+            let answer = asked.take_if(|(transport, ..)| *transport == n).map(|(_, ask, answer)| (ask, answer));
             let tried = match self.when_admitted(n, queue, answer, &refusals, None).await {
                 Ok(tried) => tried,
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
@@ -270,7 +286,8 @@ impl Tries<'_> {
 
     fn subject(&self, transport: usize) -> Subject<'_> {
         let fresh = self.task.meta.generation == 0;
-        Subject { job: self.task.job, transport, groups: self.groups, fresh, hold: self.task.seat.may_hold() }
+        let hold = self.task.seat.may_hold();
+        Subject { job: self.task.job, transport, groups: self.groups, domains: self.domains, fresh, hold }
     }
 
     /// The job as one of those who wait for a transport, where it may be put away instead: not what is finished where it was begun, nor the probe of a

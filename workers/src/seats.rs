@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +13,13 @@ use std::{
 };
 
 use postrider_schemas::Lane;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+/// What is there as soon as this is waited for with the seat.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// All seats of a worker. Clones share them.
 #[derive(Clone)]
@@ -22,7 +29,7 @@ struct Shared {
     all: usize,
     bulk_max: usize,
     state: Mutex<State>,
-    /// Fresh jobs that wait for their turn at a limit, without a seat.
+    /// Fresh jobs that wait for their turn at a limit, or for what has to be known before, without a seat.
     holding: [AtomicUsize; 2],
     /// Fresh jobs that are fetched at once.
     fetched: [usize; 2],
@@ -196,12 +203,27 @@ impl Seat {
 
     /// Waits for its turn at a limit without the seat.
     pub async fn hold(&self, time: Duration) {
-        let _holding = self.is_fresh.then(|| {
+        let _holding = self.holding();
+        self.wait(time).await;
+    }
+
+    /// Waits for what is most often there in a moment: longer than that without the seat. It cannot be waited for elsewhere, so it is waited for here
+    /// however many do; those who wait for a limit make room for them.
+    pub async fn hold_while<T>(&self, something: impl Future<Output = T>) -> T {
+        let mut something = pin!(something);
+        if let Ok(done) = timeout(MOMENT, &mut something).await {
+            return done;
+        }
+        let _holding = self.holding();
+        self.without(something).await
+    }
+
+    fn holding(&self) -> Option<Holding<'_>> {
+        self.is_fresh.then(|| {
             let holding = &self.seats.0.holding[place(self.lane)];
             holding.fetch_add(1, Ordering::Relaxed);
             Holding(holding)
-        });
-        self.wait(time).await;
+        })
     }
 
     /// Waits for its time without the seat.
@@ -212,14 +234,14 @@ impl Seat {
     }
 
     /// Waits for something without the seat, which somebody else may have meanwhile.
-    pub async fn without<T>(&self, something: impl Future<Output = T>) {
+    pub async fn without<T>(&self, something: impl Future<Output = T>) -> T {
         let mut taken = self.taken.lock().await;
         drop(taken.take());
-        let _ = something.await;
-        if self.is_beside {
-            return;
+        let done = something.await;
+        if !self.is_beside {
+            *taken = self.seats.wait(self.lane, &self.whose).await;
         }
-        *taken = self.seats.wait(self.lane, &self.whose).await;
+        done
     }
 }
 
@@ -283,6 +305,30 @@ mod tests {
         assert!(!held[0].may_hold() && returned.may_hold() && urgent.may_hold());
         drop(waits);
         assert!(held[0].may_hold(), "who gave up does not count");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_longer_than_a_moment_leaves_its_seat_and_has_one_again() {
+        let seats = Seats::new(1, 0);
+        let first = take(&seats, Lane::Transactional, "a").await;
+        let begin = tokio::time::Instant::now();
+        let slow = async {
+            first.hold_while(sleep(2 * MOMENT)).await;
+            begin.elapsed()
+        };
+        let other = async {
+            let second = timeout(Duration::from_secs(10), take(&seats, Lane::Transactional, "b")).await;
+            assert!(second.is_ok(), "the seat was not left");
+            let had_after = begin.elapsed();
+            assert!(!first.may_hold(), "it counts among those who wait in the worker");
+            sleep(4 * MOMENT).await;
+            had_after
+        };
+        let (took, had_after) = tokio::join!(slow, other);
+        assert!(had_after >= MOMENT && took >= had_after + 4 * MOMENT, "{had_after:?}, {took:?}");
+        assert_eq!(seats.state().taken, [1, 0]);
+        let quick = first.hold_while(async { seats.state().taken }).await;
+        assert_eq!(quick, [1, 0], "a moment is waited for with the seat");
     }
 
     #[tokio::test]

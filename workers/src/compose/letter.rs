@@ -39,14 +39,19 @@ pub struct Addressees<'a> {
     pub bcc: Vec<&'a Mailbox>,
 }
 
+/// Envelope indices of the recipients that are still to be served: all where `pending` does not name them.
+pub fn indices(job: &Job, pending: Option<&[u8]>) -> Vec<usize> {
+    let all = job.recipients().len();
+    match pending {
+        None => (0..all).collect(),
+        Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
+    }
+}
+
 impl<'a> Letter<'a> {
     /// Renders the job for the recipients at these envelope indices (all where absent). `part` is the number of the part that they are.
     pub fn new(job: &'a Job, pending: Option<&[u8]>, part: Option<u8>, dated: Timestamp) -> Result<Self, ComposeError> {
-        let all = job.recipients().len();
-        let indices = match pending {
-            None => (0..all).collect(),
-            Some(list) => list.iter().map(|index| usize::from(*index)).filter(|index| *index < all).collect(),
-        };
+        let indices = indices(job, pending);
         let content = template::render(job)?;
         Ok(Self { job, indices, dated, part, is_repeated: false, content, mime: OnceLock::new() })
     }

@@ -40,7 +40,7 @@ impl Limiter {
         let all = if single.is_empty() { Vec::new() } else { subject.job.recipients() };
         for one in single {
             if let Some(recipient) = all.get(one.index) {
-                let group = self.group(recipient.address.domain().as_str()).await;
+                let group = self.group(recipient.address.domain().as_str(), subject.domains);
                 self.react(subject, &group, &one.refusal, &mut done).await;
             }
         }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     config::load_text,
+    dns::Domains,
     outcome::{Answer, Class, Stage},
     store::{Options, Store},
 };
@@ -38,7 +39,8 @@ async fn hear(limiter: &Limiter, outcomes: &[Outcome]) {
     let heard = outcomes.iter().enumerate().map(|(n, outcome)| {
         let (job, group) = (&job, format!("g{}", n % 3));
         async move {
-            let subject = Subject { job, transport: 0, groups: &[group], fresh: true, hold: false };
+            let (groups, domains) = (&[group], &Domains::default());
+            let subject = Subject { job, transport: 0, groups, domains, fresh: true, hold: false };
             limiter.heard(subject, outcome).await;
         }
     });

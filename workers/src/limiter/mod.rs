@@ -5,6 +5,7 @@ mod alone;
 pub mod connections;
 mod debts;
 mod disturbed;
+pub mod domains;
 mod heard;
 mod pace;
 mod place;
@@ -41,7 +42,7 @@ use crate::{
         admit::{Admission, Ask, HOLD_US},
         scope::Demand,
     },
-    dns::{Dns, SetupError},
+    dns::{Dns, Domains, SetupError},
     outcome::{Answer, Class, Refusal, Stage},
     seats::Seat,
     store::Store,
@@ -90,6 +91,8 @@ pub struct Subject<'a> {
     pub transport: usize,
     /// The groups of its recipients.
     pub groups: &'a [String],
+    /// What is known of their domains.
+    pub domains: &'a Domains,
     /// It was never put away.
     pub fresh: bool,
     /// It may wait for its turn in the worker.

@@ -5,13 +5,13 @@ use postrider_schemas::Job;
 
 use super::Limiter;
 use crate::{
-    dns::Answer as Known,
+    dns::{Answer as Known, Domains},
     outcome::{Answer, Class, EnhancedCode, Outcome, RecipientRefusal, Refusal, Stage},
 };
 
 impl Limiter {
-    /// Those of these recipients who cannot be reached, and why.
-    pub async fn unreachable(&self, job: &Job, indices: &[usize]) -> Vec<RecipientRefusal> {
+    /// Those of these recipients who cannot be reached by what is known of their domains, and why.
+    pub fn unreachable(&self, job: &Job, indices: &[usize], known: &Domains) -> Vec<RecipientRefusal> {
         if !self.0.checks_recipients {
             return Vec::new();
         }
@@ -19,7 +19,7 @@ impl Limiter {
         let mut refused = Vec::new();
         for index in indices {
             let Some(recipient) = all.get(*index) else { continue };
-            let (code, text) = match self.0.dns.look(recipient.address.domain().as_str()).await {
+            let (code, text) = match known.of(recipient.address.domain().as_str()) {
                 Known::NoSuchDomain => (EnhancedCode(5, 1, 2), "the domain does not exist"),
                 Known::TakesNoMail => (EnhancedCode(5, 1, 10), "the domain says that it takes no mail (null MX)"),
                 Known::Exchangers(_) | Known::Unknown => continue,

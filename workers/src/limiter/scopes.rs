@@ -6,14 +6,10 @@ use postrider_schemas::{Job, Tenant};
 use super::{Limiter, Subject};
 use crate::{
     config::LimitsConfig,
-    decide::{
-        group::Exchangers,
-        limits::{
-            rate::Rate,
-            scope::{Demand, Limit},
-        },
+    decide::limits::{
+        rate::Rate,
+        scope::{Demand, Limit},
     },
-    dns::Answer,
 };
 
 /// The scope of a transport.
@@ -52,23 +48,6 @@ pub fn of(
         scopes.push((format!("sender:{name}:{domain}"), limits.sender_rates.clone()));
     }
     scopes
-}
-
-/// The groups of a job's recipients as the lists tell them, without DNS.
-pub fn groups_by_list(config: &LimitsConfig, job: &Job) -> Vec<String> {
-    let mut groups: Vec<String> = Vec::new();
-    for recipient in job.recipients() {
-        let group = by_list(config, recipient.address.domain().as_str());
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
-    }
-    groups
-}
-
-fn by_list(config: &LimitsConfig, domain: &str) -> String {
-    let found = config.groups.find(domain, Exchangers::Unknown);
-    found.map_or_else(|| domain.to_owned(), |group| group.name.clone())
 }
 
 impl Limiter {
@@ -124,52 +103,5 @@ impl Limiter {
     /// The tenant's weight among others that wait.
     pub fn weight(&self, tenant: &Tenant) -> f64 {
         self.0.config.tenants.get(tenant.as_str()).map_or(1.0, |one| one.weight)
-    }
-
-    /// The groups of these recipients, each once, where the lists alone tell them and nothing is to be asked of DNS.
-    pub fn listed_groups(&self, job: &Job, pending: Option<&[u8]>) -> Option<Vec<String>> {
-        if self.0.groups_by_dns || self.0.checks_recipients {
-            return None;
-        }
-        let mut groups: Vec<String> = Vec::new();
-        for (index, recipient) in job.recipients().iter().enumerate() {
-            if pending.is_some_and(|list| !list.iter().any(|one| usize::from(*one) == index)) {
-                continue;
-            }
-            let group = by_list(&self.0.config, recipient.address.domain().as_str());
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
-        }
-        Some(groups)
-    }
-
-    /// The groups of these recipients, each once.
-    pub async fn groups(&self, job: &Job, indices: &[usize]) -> Vec<String> {
-        let all = job.recipients();
-        let mut groups: Vec<String> = Vec::new();
-        for recipient in indices.iter().filter_map(|index| all.get(*index)) {
-            let group = self.group(recipient.address.domain().as_str()).await;
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
-        }
-        groups
-    }
-
-    /// The group of a domain: by the lists, by its mail exchangers, else itself.
-    pub(super) async fn group(&self, domain: &str) -> String {
-        let groups = &self.0.config.groups;
-        if let Some(group) = groups.find(domain, Exchangers::Unknown) {
-            return group.name.clone();
-        }
-        if self.0.groups_by_dns
-            && groups.needs_exchangers(domain)
-            && let Answer::Exchangers(names) = self.0.dns.look(domain).await
-            && let Some(group) = groups.find(domain, Exchangers::Names(&names))
-        {
-            return group.name.clone();
-        }
-        domain.to_owned()
     }
 }

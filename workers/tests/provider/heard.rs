@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use postrider_schemas::Job;
 use postrider_workers::{
     config::load_text,
+    dns::Domains,
     limiter::{Limiter, Subject},
     outcome::{Class, Outcome},
     store::{Options, Store},
@@ -31,9 +32,10 @@ async fn limiter(folder: &tempfile::TempDir, on: &str) -> (Limiter, Store) {
 
 /// Every job tells the limiter what it heard, all at once.
 async fn hear(limiter: &Limiter, jobs: &[Job], outcomes: &[Outcome]) {
-    let groups = ["dest.example".to_owned()];
+    let (groups, domains) = (["dest.example".to_owned()], Domains::default());
     let heard = jobs.iter().zip(outcomes).map(|(job, outcome)| {
-        limiter.heard(Subject { job, transport: 0, groups: &groups, fresh: true, hold: false }, outcome)
+        limiter
+            .heard(Subject { job, transport: 0, groups: &groups, domains: &domains, fresh: true, hold: false }, outcome)
     });
     join_all(heard).await;
 }

@@ -1,8 +1,6 @@
 //! Which limits apply to a job, and with `--now` what they would tell an attempt at this moment: the store's states, decided on by the rule that
 //! workers ask, over copies, so that nothing is charged.
 
-use std::sync::Arc;
-
 use postrider_schemas::Job;
 use serde::Serialize;
 
@@ -11,7 +9,6 @@ use crate::{
     config::Config,
     decide::{
         explain::Explanation,
-        group::Exchangers,
         limits::{
             admit::{Admission, Ask, admit},
             picture::picture,
@@ -19,8 +16,8 @@ use crate::{
             scope::{Demand, Limit, Scope},
         },
     },
-    dns::{Answer, Dns},
-    limiter::scopes,
+    dns::Dns,
+    limiter::{domains::groups_of, scopes},
     store::limiter::Overview,
 };
 
@@ -85,7 +82,8 @@ pub(super) async fn look(config: &Config, job: &Job, explanation: &Explanation, 
     let dns = if now && config.dns.groups { Some(Dns::new(&config.dns)?) } else { None };
     let (mut ways, mut silent) = (Vec::new(), Vec::new());
     for (n, part) in explanation.parts.iter().enumerate() {
-        let (groups, more) = groups(config, job, &part.indices, dns.as_ref()).await;
+        let indices: Vec<usize> = part.indices.iter().copied().map(usize::from).collect();
+        let (groups, more) = groups_of(&config.limits, job, &indices, dns.as_ref()).await;
         silent.extend(more);
         for one in part.transports.iter().filter(|one| one.ruled_out.is_none()) {
             let transport = one.transport.as_str();
@@ -108,29 +106,6 @@ pub(super) async fn look(config: &Config, job: &Job, explanation: &Explanation, 
     let waits =
         overview.iter().flat_map(|overview| ways.iter().map(|way| forecast(config, job, way, &way.scopes, overview)));
     Ok(Told { waits: waits.collect(), limits, silent })
-}
-
-/// The groups of these recipients, each once, and the domains of which DNS tells nothing. Without `dns` the lists alone tell.
-async fn groups(config: &Config, job: &Job, indices: &[u8], dns: Option<&Arc<Dns>>) -> (Vec<String>, Vec<String>) {
-    let lists = &config.limits.groups;
-    let (mut groups, mut silent) = (Vec::new(), Vec::new());
-    let all = job.recipients();
-    for recipient in indices.iter().filter_map(|index| all.get(usize::from(*index))) {
-        let domain = recipient.address.domain().as_str();
-        let mut group = lists.find(domain, Exchangers::Unknown);
-        if let Some(dns) = dns.filter(|_| lists.needs_exchangers(domain)) {
-            match dns.look(domain).await {
-                Answer::Exchangers(names) => group = lists.find(domain, Exchangers::Names(&names)),
-                Answer::Unknown => silent.push(domain.to_owned()),
-                Answer::NoSuchDomain | Answer::TakesNoMail => {}
-            }
-        }
-        let name = group.map_or(domain, |group| group.name.as_str()).to_owned();
-        if !groups.contains(&name) {
-            groups.push(name);
-        }
-    }
-    (groups, silent)
 }
 
 /// One look at all of these scopes, with their buckets and lines.

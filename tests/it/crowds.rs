@@ -66,6 +66,28 @@ async fn a_transport_that_answers_nobody_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_at_a_transport_that_answers_nobody_goes_to_the_next_one() {
+    let silent = QuietRelay::start(Silence::Greeting, u32::MAX).unwrap();
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let config = format!(
+        "[queue]\nurl = \"{file}\"\n[store]\nurl = \"{file}\"\n[worker]\ntransactional = 16\nbulk = 16\n{}{}\
+         [[route]]\nname = \"all\"\nsend = [\"silent\", \"spare\"]\n",
+        relay("silent", silent.port()),
+        relay("spare", sink.port()),
+    );
+    let worker = story::start_any(&config).unwrap();
+    story::publish(&file, &jobs(Lane::Transactional, "crowd", CROWD)).await.unwrap();
+    // Four at a time that give up after five seconds, and then go to the next one, would be six minutes.
+    let arrived = || (times(&sink, "crowd").len() == CROWD).then_some(());
+    deadline::wait_for("the mail by the next transport", 3 * SOON, arrived).unwrap();
+    drop(worker);
+    let once: HashSet<String> = sink.arrivals().unwrap().into_iter().map(|(_, to)| to).collect();
+    assert_eq!((once.len(), silent.kept().len()), (CROWD, 0), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_one_tenant_at_a_slow_transport_is_passed_by_another_one() {
     let slow = PacingRelay::start(100_000).unwrap();
     slow.answer_after(Duration::from_secs(1));

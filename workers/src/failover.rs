@@ -1,6 +1,8 @@
 //! Tries the transports of a route in the job's order until one of them ends the attempt. Which outcome leads to the next one is decided in
 //! [`crate::decide::failover`]; what follows from the end is not decided here.
 
+mod refusals;
+
 use std::{
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -11,6 +13,7 @@ use jiff::Timestamp;
 use postrider_schemas::{event::PassedOver, meta::Pin};
 use tokio::time::Instant;
 
+use self::refusals::{circuit_open, crowded, nobody, not_asked, passed_over, paused};
 use crate::{
     announce::{may_submit, renew, withdraw},
     attempt::{Right, Task, World, emit},
@@ -19,7 +22,7 @@ use crate::{
     decide::{
         capabilities::Needs,
         due::is_over,
-        failover::{Then, spokesman, then},
+        failover::{Then, leaves_crowd, then},
         limits::{
             admit::{Admission, Ask},
             line::Who,
@@ -34,7 +37,7 @@ use crate::{
         recipients::{nobody_left, with_unreachable},
         slot::{Slot, Why},
     },
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    outcome::{Answer, Outcome, Refusal, Stage},
     telemetry::{attempts, metrics},
     transport::{NoPlace, Transport, cannot_be_made, crowd::Comer},
 };
@@ -199,6 +202,8 @@ enum NotNow {
     Waits(Slot),
     /// It has to wait, and is in no line.
     Full(Refusal),
+    /// Too many wait for it: the job would be put away until then.
+    Crowded(Slot),
     /// The store is away, and the job is not to go without it.
     Away,
     /// Its time was over when there was a connection.
@@ -223,7 +228,7 @@ impl Tries<'_> {
     async fn in_order(&self, order: &[usize], mut asked: Option<(usize, Ask, Admission)>) -> Sent {
         let needs = Needs::of(self.task.job);
         let mut refusals: Vec<(usize, Refusal)> = Vec::new();
-        let mut limited = None;
+        let (mut limited, mut crowd) = (None, None);
         for n in order.iter().copied() {
             if let Some(refusal) = not_asked(self.world, n, &needs) {
                 refusals.push((n, refusal));
@@ -244,6 +249,15 @@ impl Tries<'_> {
                     refusals.push((n, refusal));
                     continue;
                 }
+                Err(NotNow::Crowded(slot)) => {
+                    let is_silent = self.world.transports[n].is_silent(self.task.job.lane());
+                    if !leaves_crowd(self.on_limit(), is_silent) {
+                        return Sent::Waits(slot);
+                    }
+                    crowd = crowd.or(Some(slot));
+                    refusals.push((n, crowded()));
+                    continue;
+                }
             };
             match tried {
                 Try::Ended(ended) => return Sent::Ended(ended),
@@ -258,11 +272,14 @@ impl Tries<'_> {
                 },
             }
         }
-        // Nobody else took it: the job waits for the first transport that only a limit kept it from.
+        // Nobody else took it: the job waits for its turn at the first one where too many did, or for the first one that only a limit kept it from.
+        if let Some(slot) = crowd {
+            return Sent::Waits(slot);
+        }
         if let Some(n) = limited {
             let others: Vec<_> = refusals.iter().filter(|(one, _)| *one != n).cloned().collect();
             match self.when_admitted(n, true, None, &others, Some(Instant::now())).await {
-                Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
+                Err(NotNow::Waits(slot) | NotNow::Crowded(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
                 Err(NotNow::TooLate) => return Sent::TooLate(None),
                 Err(NotNow::Full(_)) => {}
@@ -302,8 +319,8 @@ impl Tries<'_> {
         Some(Comer { who, is_fresh: task.meta.generation == 0, seats: task.seat.in_hand()?, dice })
     }
 
-    fn away(&self, n: usize, wait: Duration) -> Slot {
-        Slot::after(wait, Why::Crowd(self.world.transports[n].name.clone()))
+    fn away(&self, n: usize, wait: Duration) -> NotNow {
+        NotNow::Crowded(Slot::after(wait, Why::Crowd(self.world.transports[n].name.clone())))
     }
 
     /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked. What was heard of a pause
@@ -326,7 +343,7 @@ impl Tries<'_> {
             let permission = if answer.is_none() && is_scarce && !world.limiter.is_paused(self.subject(n)) {
                 let comer = self.comer(n);
                 if let Some(wait) = comer.and_then(|one| world.transports[n].put_away(task.job.lane(), &one)) {
-                    return Err(NotNow::Waits(self.away(n, wait)));
+                    return Err(self.away(n, wait));
                 }
                 Permission::Go(Token::NONE)
             } else {
@@ -343,7 +360,7 @@ impl Tries<'_> {
                 Err(Back::Token(AtPlace::Later(ask, admission))) => answer = Some((ask, admission)),
                 Err(Back::Token(_)) => return Err(NotNow::Away),
                 Err(Back::TooLate) => return Err(NotNow::TooLate),
-                Err(Back::Crowd(wait)) => return Err(NotNow::Waits(self.away(n, wait))),
+                Err(Back::Crowd(wait)) => return Err(self.away(n, wait)),
             }
             round += 1;
         }
@@ -415,6 +432,7 @@ impl Tries<'_> {
         attempts::note_outcome(&step, &outcome);
         drop(step);
         metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
+        transport.heard(&outcome);
         if let Some(event) = world.circuits.heard(n, &outcome).await {
             emit(world, &[event]).await;
         }
@@ -434,55 +452,6 @@ impl Tries<'_> {
         }
         Ok(Try::Refused(refusal))
     }
-}
-
-fn paused() -> Refusal {
-    let answer = Answer::local(Stage::Connect, "paused while the job waited for a connection");
-    Refusal { class: Class::Throttled, answer, retry_after: None }
-}
-
-/// Why this transport is not even asked; nothing where it is.
-fn not_asked(world: &World, n: usize, needs: &Needs) -> Option<Refusal> {
-    if let Some(lack) = world.transports[n].capabilities.lack(needs) {
-        let answer = Answer::local(Stage::Compose, &lack.to_string());
-        return Some(Refusal { class: Class::Misfit, answer, retry_after: None });
-    }
-    world.circuits.kept_away(n).map(|(wait, reason)| circuit_open(wait, &reason))
-}
-
-fn circuit_open(wait: Duration, reason: &str) -> Refusal {
-    let answer = Answer::local(Stage::Connect, &format!("circuit open: {reason}"));
-    Refusal { class: Class::Config, answer, retry_after: Some(wait) }
-}
-
-/// No transport took the job: the refusal with the most hope speaks for all.
-fn nobody(world: &World, mut refusals: Vec<(usize, Refusal)>) -> Ended {
-    let Some(position) = spokesman(&refusals) else {
-        let answer = Answer::local(Stage::Compose, "the route names no transport");
-        let refusal = Refusal { class: Class::Misfit, answer, retry_after: None };
-        return Ended::at("", Outcome::Refused { refusal, recipients: Vec::new() });
-    };
-    let passed_over = passed_over(world, &refusals, Some(position));
-    let (n, mut refusal) = refusals.swap_remove(position);
-    if refusal.class == Class::Misfit && !refusals.is_empty() {
-        let all: Vec<String> = passed_over.iter().map(|one| format!("{}: {}", one.transport, one.answer)).collect();
-        let text = format!("{} {}; {}", world.transports[n].name, refusal.answer.text, all.join("; "));
-        refusal.answer = Answer::local(Stage::Compose, &text);
-    }
-    let outcome = Outcome::Refused { refusal, recipients: Vec::new() };
-    Ended { outcome, transport: world.transports[n].name.clone(), passed_over, pin: None }
-}
-
-/// Every refusal but the one at `except`, for the event.
-fn passed_over(world: &World, refusals: &[(usize, Refusal)], except: Option<usize>) -> Vec<PassedOver> {
-    let others = refusals.iter().enumerate().filter(|(position, _)| Some(*position) != except);
-    others
-        .map(|(_, (n, refusal))| PassedOver {
-            transport: world.transports[*n].name.clone(),
-            reason: refusal.class.as_str().to_owned(),
-            answer: refusal.answer.to_string(),
-        })
-        .collect()
 }
 
 /// The call that is about to be made, where the transport will recognise it.

@@ -34,6 +34,12 @@ pub fn then(outcome: &Outcome, on_limit: OnLimit) -> Then {
     }
 }
 
+/// Whether a job that too many others wait before is tried at the next transport, where there is one, and not put away: where the route wants that of limits, and
+/// where the transport is silent, which says that it is broken.
+pub fn leaves_crowd(on_limit: OnLimit, is_silent: bool) -> bool {
+    is_silent || on_limit == OnLimit::Next
+}
+
 /// The position of the refusal that leaves the most hope, the first of those; nothing for an empty list.
 pub fn spokesman(refusals: &[(usize, Refusal)]) -> Option<usize> {
     mildest_of(refusals.iter().map(|(_, refusal)| refusal.class))
@@ -81,6 +87,13 @@ mod tests {
             check(&whole(class), OnLimit::Wait, Then::Settle);
             check(&whole(class), OnLimit::Expire, Then::Settle);
         }
+    }
+
+    #[test]
+    fn a_crowd_at_a_transport_that_is_silent_leads_to_the_next_as_the_route_may_want_it_of_any() {
+        let leaves =
+            |is_silent| [OnLimit::Wait, OnLimit::Next, OnLimit::Expire].map(|one| leaves_crowd(one, is_silent));
+        assert_eq!((leaves(true), leaves(false)), ([true; 3], [false, true, false]));
     }
 
     #[test]

@@ -43,6 +43,8 @@ struct State {
     next: u64,
     /// Since when each one waits.
     waiting: BTreeMap<u64, Instant>,
+    /// Since when somebody does.
+    since: Instant,
     turns: Count,
     away: Count,
     /// The slots of those who were put away.
@@ -67,7 +69,7 @@ impl Crowd {
     /// Of nobody.
     pub fn new(now: Instant) -> Self {
         let (turns, away) = (Count::new(now), Count::new(now));
-        let state = State { next: 0, waiting: BTreeMap::new(), turns, away, line: Line::default() };
+        let state = State { next: 0, waiting: BTreeMap::new(), since: now, turns, away, line: Line::default() };
         Self { began: now, state: Mutex::new(state) }
     }
 
@@ -76,6 +78,9 @@ impl Crowd {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
+        if state.waiting.is_empty() {
+            state.since = now;
+        }
         state.waiting.insert(number, now);
         Waiting { crowd: self, number }
     }
@@ -83,6 +88,12 @@ impl Crowd {
     /// For how long the first one waits.
     pub fn first_waits(&self, now: Instant) -> Duration {
         self.state().first_waits(now)
+    }
+
+    /// Since when there was somebody who waited, all the time; nothing where nobody does.
+    pub fn since(&self) -> Option<Instant> {
+        let state = self.state();
+        (!state.waiting.is_empty()).then_some(state.since)
     }
 
     /// For how long a job that would be the last one is put away; nothing where it may wait here.
@@ -197,6 +208,18 @@ mod tests {
         drop(first);
         assert_eq!(put_away_at(&crowd, after(begun, 4.6)), None, "the first one now waits for less than a second");
         assert!(put_away_at(&crowd, after(begun, 5.1)).is_some());
+    }
+
+    #[test]
+    fn a_crowd_begins_when_nobody_waited_before() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        assert_eq!(crowd.since(), None);
+        drop(crowd.enter(begun));
+        let first = crowd.enter(after(begun, 1.0));
+        let _second = crowd.enter(after(begun, 2.0));
+        drop(first);
+        assert_eq!(crowd.since(), Some(after(begun, 1.0)));
     }
 
     #[test]

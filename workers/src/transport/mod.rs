@@ -40,6 +40,9 @@ const LONG_WAIT_US: u64 = 50_000;
 /// So often those who wait for a place look whether too many wait before them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A transport that answers nobody for so long, while jobs wait for it, is silent.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+
 /// A configured way out.
 pub struct Transport {
     /// Its name in the configuration.
@@ -55,6 +58,9 @@ pub struct Transport {
     waited_us: [AtomicU64; 2],
     /// Those who wait for one, by lane.
     crowds: [Crowd; 2],
+    began: Instant,
+    /// When it answered last, in microseconds since then.
+    answered_us: AtomicU64,
 }
 
 enum Way {
@@ -122,8 +128,10 @@ impl Transport {
         let (host, port) = way.address();
         let told = (config.name.as_str().into(), host.into(), port);
         let waited_us = Default::default();
-        let crowds = [(); 2].map(|()| Crowd::new(Instant::now()));
-        Ok(Self { name: config.name.clone(), capabilities, kind: config.kind(), told, way, waited_us, crowds })
+        let began = Instant::now();
+        let crowds = [(); 2].map(|()| Crowd::new(began));
+        let (name, kind, answered_us) = (config.name.clone(), config.kind(), AtomicU64::default());
+        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
@@ -133,10 +141,27 @@ impl Transport {
             Way::Provider { provider, .. } => provider.is_crowded(),
         };
         let is_long = |waited_us: u64| waited_us > LONG_WAIT_US;
-        let first_us = || self.crowds[lane as usize].first_waits(Instant::now()).as_micros();
-        is_full
-            && (is_long(self.waited_us[lane as usize].load(Ordering::Relaxed))
-                || first_us().try_into().is_ok_and(is_long))
+        let first_us = || micros(self.crowds[lane as usize].first_waits(Instant::now()));
+        is_full && (is_long(self.waited_us[lane as usize].load(Ordering::Relaxed)) || is_long(first_us()))
+    }
+
+    /// Hears what came of an attempt.
+    pub fn heard(&self, outcome: &Outcome) {
+        let is_answer = match outcome {
+            Outcome::Accepted { .. } => true,
+            Outcome::Refused { refusal, .. } => refusal.answer.code.is_some(),
+            Outcome::Unknown(_) | Outcome::LostClaim => false,
+        };
+        if is_answer {
+            self.answered_us.store(micros(self.began.elapsed()), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it answered nobody for a while, though somebody of the lane waited for it.
+    pub fn is_silent(&self, lane: Lane) -> bool {
+        let answered = self.began + Duration::from_micros(self.answered_us.load(Ordering::Relaxed));
+        let since = self.crowds[lane as usize].since();
+        since.is_some_and(|since| since.max(answered).elapsed() > SILENT_AFTER)
     }
 
     /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
@@ -171,7 +196,7 @@ impl Transport {
         if place.is_ok() {
             waiting.served(Instant::now());
         }
-        let waited_us = u64::try_from(begun.elapsed().saturating_sub(on_purpose).as_micros()).unwrap_or(u64::MAX);
+        let waited_us = micros(begun.elapsed().saturating_sub(on_purpose));
         self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
         place.map_err(NoPlace::Outcome)
     }
@@ -293,6 +318,10 @@ impl Transport {
             relay.close().await;
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The item of a letter that may share a call, and who brings those together.

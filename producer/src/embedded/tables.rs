@@ -25,8 +25,10 @@ CREATE TABLE IF NOT EXISTS message (
     lease_until INTEGER NOT NULL DEFAULT 0,
     body BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS message_by_turn ON message (queue, lane, due_at, id);
+DROP INDEX IF EXISTS message_by_turn;
+CREATE INDEX IF NOT EXISTS message_free ON message (queue, lane, due_at, id) WHERE owner IS NULL;
 CREATE INDEX IF NOT EXISTS message_in_hand ON message (owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS message_by_lease ON message (queue, lane, lease_until) WHERE owner IS NOT NULL;
 CREATE TABLE IF NOT EXISTS event (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL,

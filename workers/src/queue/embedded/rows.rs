@@ -95,10 +95,14 @@ pub struct Taken {
 macro_rules! take_where {
     ($which:literal) => {
         concat!(
-            "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN \
-             (SELECT id FROM message WHERE ",
+            "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN (SELECT id FROM (\
+             SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND ",
             $which,
-            " AND due_at <= ?5 AND (owner IS NULL OR lease_until < ?5 AND owner <> ?1) ORDER BY due_at, id LIMIT ?6) \
+            " ORDER BY due_at, id LIMIT ?6) UNION ALL \
+             SELECT id, due_at FROM message INDEXED BY message_by_lease \
+             WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND ",
+            $which,
+            ") ORDER BY due_at, id LIMIT ?6) \
              RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body"
         )
     };
@@ -116,7 +120,8 @@ pub fn take(
 ) -> Result<Vec<Taken>, DbError> {
     let now = now_ms();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look.
+    // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look. And two indexes: what is in
+    // hand stands in front of what is free, and is not to be read for every look either.
     let mut statement = db.prepare_cached(match lane {
         Some(_) => take_where!("queue = ?3 AND lane = ?4"),
         None => take_where!("queue = ?3 AND ?4 IS NULL"),
@@ -142,19 +147,20 @@ pub fn take(
 macro_rules! next_where {
     ($which:literal) => {
         concat!(
-            "SELECT min(at) FROM (SELECT * FROM (SELECT due_at AS at FROM message WHERE ",
+            "SELECT min(at) FROM (\
+             SELECT * FROM (SELECT due_at AS at FROM message INDEXED BY message_free WHERE owner IS NULL AND ",
             $which,
-            " AND owner IS NULL ORDER BY due_at LIMIT 1) UNION ALL \
-             SELECT max(due_at, lease_until) FROM message INDEXED BY message_in_hand WHERE owner IS NOT NULL AND owner <> ?3 AND ",
+            " ORDER BY due_at LIMIT 1) UNION ALL SELECT * FROM (SELECT max(due_at, lease_until) FROM message \
+             INDEXED BY message_by_lease WHERE owner IS NOT NULL AND owner <> ?3 AND ",
             $which,
-            ")"
+            " ORDER BY lease_until LIMIT 1))"
         )
     };
 }
 
 /// The time, in ms, at which the next row of a queue becomes free or due for an owner.
 pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>, owner: &str) -> Result<Option<i64>, DbError> {
-    // Of those that nobody has in hand the first one; of the few that somebody has, the one whose lease ends first.
+    // Of those that nobody has in hand the first one; of those that somebody has, the one whose lease ends first.
     let text = match lane {
         Some(_) => next_where!("queue = ?1 AND lane = ?2"),
         None => next_where!("queue = ?1 AND ?2 IS NULL"),
@@ -314,5 +320,31 @@ mod tests {
         check_take(&db, "a", 60_000, &[]);
         assert!(!settle(&db, 1, "a", &Change::Delete).unwrap(), "it belongs to somebody else now");
         assert!(settle(&db, 1, "b", &Change::Delete).unwrap());
+    }
+
+    /// How a statement would be carried out.
+    fn plan(db: &Connection, text: &str) -> String {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+        let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+        let rows = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).unwrap();
+        rows.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
+    }
+
+    #[test]
+    fn a_look_for_free_rows_reads_neither_what_is_in_hand_nor_what_is_not_due() {
+        let db = file();
+        let take = plan(&db, take_where!("queue = ?3 AND lane = ?4"));
+        assert!(take.contains("message_free (queue=? AND lane=? AND due_at<?)"), "{take}");
+        assert!(
+            take.contains("message_by_lease (queue=? AND lane=? AND lease_until<?)") && !take.contains("SCAN message"),
+            "{take}"
+        );
+        let next = plan(&db, next_where!("queue = ?1 AND lane = ?2"));
+        assert!(
+            next.contains("message_free (queue=? AND lane=?)")
+                && next.contains("message_by_lease (queue=? AND lane=?)"),
+            "{next}"
+        );
+        assert!(!next.contains("TEMP B-TREE"), "the first one is enough: {next}");
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::error::DbError;
 
-/// Makes the tables of the queue; changes nothing where they are.
+/// Makes the tables of the queue; changes nothing where they are, but for an index of earlier files that others took the place of.
 pub const DDL: &str = "
 CREATE TABLE IF NOT EXISTS message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

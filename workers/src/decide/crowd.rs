@@ -3,12 +3,14 @@
 //!
 //! There is no rate to go by but what was seen: so many got a connection of late. Those put away take turns by tenant like those who wait for a limit.
 
-use super::limits::line::{Who, join, waits_until};
-use crate::decide::limits::scope::Line;
+use super::limits::{
+    line::{Who, join, waits_until},
+    scope::Line,
+};
 
 /// A line whose first one waits for less moves fast enough.
 const PATIENCE_US: f64 = 1e6;
-/// Nobody is put away for longer than this, in microseconds, which is how long a transport that is well again may stand idle...
+/// Nobody is put away for longer than this, in microseconds, which is about how long a transport that is well again may stand idle...
 const REACH_US: f64 = 15e6;
 /// ...unless more than so many are put away each second: then longer in proportion, so that a large crowd does not come and go all the time, ...
 const PER_SECOND: f64 = 100.0;
@@ -36,8 +38,8 @@ pub struct Seen {
 ///
 /// Times are microseconds of one clock.
 pub fn put_away(line: &mut Line, who: Who<'_>, is_fresh: bool, seen: &Seen, now: f64, dice: f64) -> Option<f64> {
-    // Those who come back are let in before those who are fresh, and these before others of their own tenant who were put away.
-    // Both lanes together leave seats to others.
+    // Those who came back are let in first, those who are fresh next, and last those who are fresh while others of their tenant are put away, whom
+    // they are not to overtake. Both lanes together leave seats to others.
     let eighths = match (is_fresh, waits_until(line, who.tenant, now + PATIENCE_US)) {
         (false, _) => 4,
         (true, false) => 3,

@@ -26,20 +26,25 @@ fn relay(name: &str, port: u16) -> String {
     )
 }
 
+/// A worker with few seats, a transport that says nothing and a sound one.
+fn config(file: &str, silent: &QuietRelay, sink: &SmtpSink, routes: &str) -> String {
+    format!(
+        "[queue]\nurl = \"{file}\"\n[store]\nurl = \"{file}\"\n[worker]\ntransactional = 16\nbulk = 16\n\
+         [retry]\nschedule = [\"2s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n{}{}{routes}",
+        relay("silent", silent.port()),
+        relay("sound", sink.port()),
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_answers_nobody_holds_up_no_other() {
     let silent = QuietRelay::start(Silence::Greeting, u32::MAX).unwrap();
     let sink = SmtpSink::start(Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
-    let config = format!(
-        "[queue]\nurl = \"{file}\"\n[store]\nurl = \"{file}\"\n[worker]\ntransactional = 16\nbulk = 16\n\
-         [retry]\nschedule = [\"2s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n{}{}\
-         [[route]]\nname = \"silent\"\nsend = [\"silent\"]\nwhen = {{ recipient_domains = [\".silent.example\"] }}\n\
-         [[route]]\nname = \"all\"\nsend = [\"sound\"]\n",
-        relay("silent", silent.port()),
-        relay("sound", sink.port()),
-    );
+    let routes = "[[route]]\nname = \"silent\"\nsend = [\"silent\"]\nwhen = { recipient_domains = [\".silent.example\"] }\n\
+                  [[route]]\nname = \"all\"\nsend = [\"sound\"]\n";
+    let config = config(&file, &silent, &sink, routes);
     let worker = story::start_any(&config).unwrap();
     let begun = Instant::now();
     for lane in Lane::ALL {
@@ -71,12 +76,8 @@ async fn a_crowd_at_a_transport_that_answers_nobody_goes_to_the_next_one() {
     let sink = SmtpSink::start(Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
-    let config = format!(
-        "[queue]\nurl = \"{file}\"\n[store]\nurl = \"{file}\"\n[worker]\ntransactional = 16\nbulk = 16\n{}{}\
-         [[route]]\nname = \"all\"\nsend = [\"silent\", \"spare\"]\n",
-        relay("silent", silent.port()),
-        relay("spare", sink.port()),
-    );
+    let routes = "[[route]]\nname = \"all\"\nsend = [\"silent\", \"sound\"]\n";
+    let config = config(&file, &silent, &sink, routes);
     let worker = story::start_any(&config).unwrap();
     story::publish(&file, &jobs(Lane::Transactional, "crowd", CROWD)).await.unwrap();
     // Four at a time that give up after five seconds, and then go to the next one, would be six minutes.

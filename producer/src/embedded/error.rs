@@ -7,7 +7,8 @@ use rusqlite::{Error, ErrorCode};
 /// Why an operation changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DbError {
-    /// No room: nothing of the operation was kept. Works again as soon as there is room.
+    /// No room: nothing of the operation was kept. Works again as soon as there is room, of which SQLite's log takes up to some 5 MB before it is
+    /// written back to the file.
     #[error("the disk under the embedded queue is full; nothing was changed")]
     Full,
     /// Other processes kept the file locked for longer than the limit.

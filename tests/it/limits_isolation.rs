@@ -11,9 +11,10 @@ use postrider_producer::Publisher;
 use postrider_schemas::Lane;
 use postrider_tests::{
     deadline,
+    fault_proxy::{FaultProxy, Faults},
     postrider::Postrider,
     sink::SmtpSink,
-    story::{self, SOON},
+    story::{self, ROUTE, SOON},
     usage,
     world::{Parts, World},
 };
@@ -222,4 +223,25 @@ async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_wa
         println!("{name}: {:.1}/s, busiest 10 s {}", times.len() as f64 / span(&times), busiest(&times, 10.0));
         assert!(busiest(&times, 10.0) <= 780, "{}", busiest(&times, 10.0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blast_to_a_limit_whose_tokens_come_in_batches_is_put_away_side_by_side_however_far_the_store_is() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    let redis = world.redis_url();
+    let port = redis.rsplit(':').next().unwrap().split('/').next().unwrap();
+    let far = FaultProxy::start(port.parse().unwrap()).unwrap();
+    far.set(Faults::delay_replies(Duration::from_millis(20)));
+    let store = redis.replace(&format!(":{port}"), &format!(":{}", far.port()));
+    let more = format!("{}{ROUTE}", throttle("first", "120/s"));
+    let _worker = story::start(story::config(&world.amqp_url(), &store, world.sink().port(), &more)).unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "first", BLAST)).await.unwrap();
+    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "news", 50)).await.unwrap();
+    deadline::wait_for("the others", LONG, || (times(world.sink(), "news").len() == 50).then_some(())).unwrap();
+    let last = times(world.sink(), "news").into_iter().fold(0.0, f64::max);
+    let before = times(world.sink(), "first").into_iter().filter(|at| *at < last).count();
+    println!("{before} of {BLAST} went before the last of the others");
+    // One question after the other, 20 ms each, takes longer than all of them.
+    assert!(before < BLAST * 3 / 4, "{before}");
 }

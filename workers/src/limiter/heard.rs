@@ -80,7 +80,8 @@ impl Limiter {
         !paused.is_empty() && is_paused(&paused, &self.pausable(subject), None)
     }
 
-    fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
+    /// The scopes that answers of the attempt's transport may slow down.
+    pub(super) fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
         let name = &self.0.transports[subject.transport];
         let mut scopes = vec![scopes::transport(name)];
         scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));

@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use postrider_schemas::{JobLimits, wire};
+use postrider_schemas::{Job, JobLimits, Lane, wire};
 use serde_json::json;
 
 use super::*;
 use crate::{
     config::load_text,
+    decide::limits::admit::{Admission, Ask},
     dns::Domains,
+    limiter::Permission,
     outcome::{Answer, Class, Stage},
+    seats::Seats,
     store::{Options, Store},
 };
 
 const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.api]\nkind = \"postmark\"\napi_key = \"k\"\n\
                       [[reaction]]\nname = \"often\"\nmatch = { codes = [\"429\"] }\ntrigger = \"3/10m\"\npause = \"1h\"\n\
                       [[reaction]]\nname = \"of a group\"\nmatch = { codes = [\"420\"] }\npause = \"1h\"\ntarget = \"group\"\n\
+                      [[reaction]]\nname = \"half\"\nmatch = { codes = [\"430\"] }\ncut = 0.5\n\
+                      [[throttle]]\nname = \"slow\"\ndomains = [\"slow.example\"]\nrate = \"1/min\"\n\
                       [[route]]\nname = \"all\"\nsend = [\"api\"]\n";
 
 async fn limiter(folder: &tempfile::TempDir) -> Limiter {
@@ -29,13 +34,17 @@ fn refused(code: u16) -> Outcome {
     Outcome::Refused { refusal, recipients: Vec::new() }
 }
 
-/// So many jobs hear these outcomes, all at once; their groups are `g0`, `g1` and `g2` in turns.
-async fn hear(limiter: &Limiter, outcomes: &[Outcome]) {
+fn job() -> Job {
     let job = json!({
         "id": "0190a5c0-7a10-7c3e-9d51-000000000001", "lane": "bulk",
         "from": "news@sender.example", "to": ["ada@dest.example"], "subject": "s", "text": "t",
     });
-    let job = wire::decode(job.to_string().as_bytes(), None, &JobLimits::DEFAULT).unwrap();
+    wire::decode(job.to_string().as_bytes(), None, &JobLimits::DEFAULT).unwrap()
+}
+
+/// So many jobs hear these outcomes, all at once; their groups are `g0`, `g1` and `g2` in turns.
+async fn hear(limiter: &Limiter, outcomes: &[Outcome]) {
+    let job = job();
     let heard = outcomes.iter().enumerate().map(|(n, outcome)| {
         let (job, group) = (&job, format!("g{}", n % 3));
         async move {
@@ -96,4 +105,37 @@ async fn a_pause_that_was_heard_after_the_store_was_asked_is_not_forgotten() {
     assert!(is_paused(), "the store says so too");
     limiter.forget_pauses(Instant::now() + Duration::from_nanos(1), &HashSet::new());
     assert!(!is_paused());
+}
+
+#[tokio::test]
+async fn a_cut_without_a_rate_is_a_part_of_what_goes_and_not_of_what_another_limit_puts_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let limiter = limiter(&folder).await;
+    let (job, seat) = (job(), Seats::new(1, 1).beside(Lane::Bulk));
+    let (groups, domains) = (&["slow".to_owned()], &Domains::default());
+    let subject = Subject { job: &job, transport: 0, groups, domains, fresh: true, hold: false };
+    let mut gone = 0;
+    for _ in 0..500 {
+        gone += u32::from(matches!(limiter.admit(subject, true, &seat, None).await, Permission::Go(_)));
+    }
+    assert_eq!(gone, 1);
+    limiter.heard(subject, &refused(430)).await;
+    let overview = limiter.0.store.overview(None).await.unwrap();
+    let (_, scope) = overview.scopes.iter().find(|(name, _)| name == "transport:api").unwrap();
+    let per_second = 1e6 / scope.cut.as_ref().unwrap().seen_interval_us;
+    assert!((0.1..=1.0).contains(&per_second), "{per_second}");
+}
+
+#[tokio::test]
+async fn what_this_worker_answered_by_itself_is_no_sign_of_the_store() {
+    // Nothing listens there.
+    let store = Store::connect("redis://127.0.0.1:1/", Options::default()).await.unwrap();
+    let limiter = Limiter::new(&load_text(CONFIG).unwrap(), store).unwrap();
+    let (job, seat, now) = (job(), Seats::new(1, 1).beside(Lane::Bulk), Instant::now());
+    limiter.0.alone.begun(now.checked_sub(Duration::from_secs(5)).unwrap());
+    let (groups, domains) = (&["slow".to_owned()], &Domains::default());
+    let subject = Subject { job: &job, transport: 0, groups, domains, fresh: true, hold: true };
+    let asked = (Ask::fresh(Vec::new(), Lane::Bulk, "a"), Admission::Go { wait_us: 1e3, tokens: 1, step_us: 0.0 });
+    assert!(matches!(limiter.admit(subject, true, &seat, Some(asked)).await, Permission::Go(_)));
+    assert_eq!(limiter.0.alone.settles(Instant::now()), None);
 }

@@ -203,10 +203,12 @@ impl Limiter {
         if !self.0.tokens.are_asked_for_one_by_one(&demands) || self.has_to_settle() {
             return None;
         }
-        self.counted(subject, demands, queue)
+        self.ask(subject, demands, queue)
     }
 
+    /// Nothing where nothing limits the attempt.
     fn ask(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
+        let demands = self.to_be_asked(demands);
         if demands.is_empty() {
             return None;
         }
@@ -224,19 +226,30 @@ impl Limiter {
         seat: &Seat,
         asked: Option<(Ask, Admission)>,
     ) -> Permission {
+        let permission = self.permission(subject, queue, seat, asked).await;
+        if matches!(permission, Permission::Go(_)) {
+            self.goes(subject);
+        }
+        permission
+    }
+
+    async fn permission(
+        &self,
+        subject: Subject<'_>,
+        queue: bool,
+        seat: &Seat,
+        asked: Option<(Ask, Admission)>,
+    ) -> Permission {
         let (mut ask, mut answer) = match asked {
             Some((ask, answer)) => (ask, Some(answer)),
-            None => match self.counted(subject, self.demands(subject), queue) {
+            None => match self.ask(subject, self.demands(subject), queue) {
                 Some(ask) => (ask, None),
                 None => return Permission::Go(Token::UNLIMITED),
             },
         };
         for question in 1..=QUESTIONS_MAX {
             let admission = match answer.take() {
-                Some(admission) => {
-                    self.0.alone.ended(Instant::now());
-                    admission
-                }
+                Some(admission) => admission,
                 None => match self.asked(&ask).await {
                     Some(admission) => admission,
                     None => return Permission::Away,
@@ -285,11 +298,10 @@ impl Limiter {
         Permission::Go(Token::UNLIMITED)
     }
 
-    /// The question of an attempt that is about to be asked, and counted where nothing is configured; nothing where nothing limits it.
-    fn counted(&self, subject: Subject<'_>, demands: Vec<Demand>, queue: bool) -> Option<Ask> {
-        let unlimited = demands.iter().filter(|one| one.limits.is_empty());
-        self.0.pace.count(unlimited.map(|one| one.scope.as_str()), Instant::now());
-        self.ask(subject, self.to_be_asked(demands), queue)
+    /// A message may go: it counts where a cut would be a part of how fast they go.
+    fn goes(&self, subject: Subject<'_>) {
+        let unlimited = self.pausable(subject).into_iter().filter(|scope| self.configured(scope).is_empty());
+        self.0.pace.count(unlimited, Instant::now());
     }
 
     /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.

@@ -24,10 +24,10 @@ struct Count {
 
 impl Pace {
     /// One more message to each of these.
-    pub fn count<'a>(&self, scopes: impl Iterator<Item = &'a str>, now: Instant) {
+    pub fn count(&self, scopes: impl Iterator<Item = String>, now: Instant) {
         let mut counts = self.counts();
         for scope in scopes {
-            if let Some(count) = counts.get_mut(scope) {
+            if let Some(count) = counts.get_mut(&scope) {
                 count.turn(now);
                 count.present += 1;
                 continue;
@@ -36,7 +36,7 @@ impl Pace {
                 counts.retain(|_, count| now.duration_since(count.since) < 2 * WINDOW);
             }
             if counts.len() < KEPT_MAX {
-                counts.insert(scope.to_owned(), Count { since: now, present: 1, before: 0 });
+                counts.insert(scope, Count { since: now, present: 1, before: 0 });
             }
         }
     }
@@ -77,7 +77,7 @@ mod tests {
         let pace = Pace::default();
         let mut now = Instant::now();
         for _ in 0..120 {
-            pace.count(["a"].into_iter(), now);
+            pace.count(["a".to_owned()].into_iter(), now);
             now += Duration::from_millis(100);
         }
         let seen = pace.per_second("a", now);

@@ -67,17 +67,19 @@ impl Token {
 impl Limiter {
     /// Asks for a token for who has a connection, and waits for its time where that is near. `again`: it had one before, and had to give it back.
     pub async fn at_place(&self, subject: Subject<'_>, queue: bool, again: bool) -> AtPlace {
-        let Some(ask) = self.counted(subject, self.demands(subject), queue) else { return AtPlace::Go };
-        let Some(admission) = self.asked(&ask).await else { return AtPlace::Away };
-        match admission {
-            Admission::Free => AtPlace::Go,
-            Admission::Go { wait_us, .. } if micros(wait_us) <= if again { KEPT_AGAIN } else { KEPT } => {
-                let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
-                sleep(micros(wait_us)).await;
-                AtPlace::Go
+        if let Some(ask) = self.ask(subject, self.demands(subject), queue) {
+            match self.asked(&ask).await {
+                None => return AtPlace::Away,
+                Some(Admission::Free) => {}
+                Some(Admission::Go { wait_us, .. }) if micros(wait_us) <= if again { KEPT_AGAIN } else { KEPT } => {
+                    let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
+                    sleep(micros(wait_us)).await;
+                }
+                Some(later) => return AtPlace::Later(ask, later),
             }
-            later => AtPlace::Later(ask, later),
         }
+        self.goes(subject);
+        AtPlace::Go
     }
 }
 

@@ -27,6 +27,8 @@ const BATCH_SECONDS: f64 = 0.05;
 const BATCH_MAX: u32 = 200;
 /// A token that is so old is not used: many together would be a burst.
 const STALE: Duration = Duration::from_millis(100);
+/// Once somebody was put away, all of its kind (fresh, or come back) ask side by side for so long: such an answer is of no use to the next one.
+const APART_FOR: Duration = Duration::from_millis(250);
 /// Sets that are kept.
 const KEPT_MAX: usize = 20_000;
 
@@ -39,6 +41,8 @@ pub struct Tokens {
 #[derive(Default)]
 struct Held {
     free_until: Option<Instant>,
+    /// Until when those who came back, and those who are fresh, ask side by side.
+    apart_until: [Option<Instant>; 2],
     tokens: VecDeque<Instant>,
     /// Tokens used since, and in the window before: what a batch is made for.
     window: Option<Instant>,
@@ -87,6 +91,11 @@ impl Tokens {
             let wait_us = at.saturating_duration_since(now).as_secs_f64() * 1e6;
             return Ok(Admission::Go { wait_us, tokens: 1, step_us: 0.0 });
         }
+        let kind = usize::from(ask.fresh);
+        if held.apart_until[kind].is_some_and(|until| until > now) {
+            drop(held);
+            return store.admit(ask).await;
+        }
         let want = slowest.map_or(1, |pace| held.want(pace));
         let admission = store.admit(&Ask { want, ..ask.clone() }).await?;
         match admission {
@@ -95,7 +104,9 @@ impl Tokens {
                 let after = |n: u32| now + Duration::from_secs_f64((wait_us + f64::from(n) * step_us) / 1e6);
                 held.tokens.extend((1..tokens).map(after));
             }
-            Admission::Park { .. } | Admission::Full { .. } => {}
+            Admission::Park { .. } | Admission::Full { .. } => {
+                held.apart_until[kind] = Some(Instant::now() + APART_FOR);
+            }
         }
         Ok(admission)
     }

@@ -68,7 +68,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Another rate for a time. It holds at once for whatever asks; jobs that were put away ask again at the slot they got, after half an hour at most
+    /// Another rate for a time, in place of those for the same unit of time and for shorter ones. It holds at once for whatever asks; jobs that were put away ask again at the slot they got, after half an hour at most
     Set {
         /// The scope
         scope: String,
@@ -103,8 +103,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Set { scope, rate, time, reason, common } => {
             let done = format!("{scope} is held to {rate} for {time:?}");
             let limit = Limit::from(&rate);
-            let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
-            (scope, Order::Set { interval_us, tolerance_us, for_us: us(time), why: short(reason)? }, done, common)
+            let (bucket, interval_us, tolerance_us) = (limit.bucket.to_owned(), limit.interval_us, limit.tolerance_us);
+            let why = short(reason)?;
+            (scope, Order::Set { bucket, interval_us, tolerance_us, for_us: us(time), why }, done, common)
         }
     };
     let (store, limiter) = connect(&common).await?;

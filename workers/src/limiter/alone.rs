@@ -250,7 +250,7 @@ impl State {
         for demand in &mut ask.demands {
             let mut scope = self.own.get(&demand.scope).map(|own| own.scope.clone()).unwrap_or_default();
             if let Some(known) = self.disturbed.get(&demand.scope) {
-                (scope.paused_until, scope.cut, scope.set) = (known.paused_until, known.cut, known.set);
+                (scope.paused_until, scope.cut, scope.set) = (known.paused_until, known.cut, known.set.clone());
             }
             let limits = scope.limits(&demand.limits, clock);
             // Where nothing is to be divided nobody need know by how many.

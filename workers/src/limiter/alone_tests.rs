@@ -157,7 +157,8 @@ fn fewer_workers_are_believed_when_it_is_said_twice() {
 fn a_pause_an_operators_rate_and_a_cut_hold_by_this_workers_clock() {
     let set = |rate: &str, until: f64| {
         let limit = Limit::from(&rate.parse::<Rate>().unwrap());
-        Some(Set { interval_us: limit.interval_us, tolerance_us: limit.tolerance_us, until })
+        let (bucket, interval_us, tolerance_us) = (limit.bucket.to_owned(), limit.interval_us, limit.tolerance_us);
+        Some(Set { bucket, interval_us, tolerance_us, until })
     };
     let cut = |left: f64, seen_interval_us: f64| {
         Some(Cut { left: left * WHOLE, at: STORE_NOW, recovery: 1e4, seen_interval_us })

@@ -102,13 +102,14 @@ struct Obstacle {
     interval_us: f64,
 }
 
-/// Decides, and charges `scopes`, which are those of `ask.demands` in the same order. A `Free` or `Full` changes nothing.
+/// Decides, and charges `scopes`, which are those of `ask.demands` in the same order. A `Free` changes nothing, a `Full` nothing but what a clock
+/// that was set back left behind.
 pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
     let mut obstacle = Obstacle { at: now, scope: 0, interval_us: PAUSE_SPACING_US };
     let mut charges = Vec::new();
     let mut step_us: f64 = 0.0;
     let mut is_paused = false;
-    for (index, (scope, demand)) in scopes.iter().zip(&ask.demands).enumerate() {
+    for (index, (scope, demand)) in scopes.iter_mut().zip(&ask.demands).enumerate() {
         let pause = scope.paused_until;
         if pause > now {
             is_paused = true;
@@ -117,6 +118,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
             obstacle = Obstacle { at: pause, scope: index, interval_us: PAUSE_SPACING_US };
         }
         for limit in scope.limits(&demand.limits, now) {
+            scope.mend(&limit, now);
             let bucket = scope.bucket(&limit, now);
             let (interval, tolerance) = (bucket.interval_us, limit.tolerance_us);
             let all = bucket.all.max(now).max(pause);
@@ -128,7 +130,9 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
                     (urgent - tolerance).max(bucket.all - tolerance - debt).max(pause)
                 }
             };
-            if at > now && at >= obstacle.at {
+            // Among those that have room at the same time the slowest one spaces the slots; one with room for more at the end of a pause does not.
+            let has_more = at == pause && all - tolerance + interval <= pause;
+            if at > now && (at > obstacle.at || at == obstacle.at && interval >= obstacle.interval_us) && !has_more {
                 obstacle = Obstacle { at, scope: index, interval_us: interval };
             }
             step_us = step_us.max(interval);
@@ -187,15 +191,23 @@ fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
 }
 
 fn park(scopes: &mut [Scope], obstacle: &Obstacle, ask: &Ask, who: Who<'_>, now: f64) -> Admission {
-    // A cut recovers: those who wait behind it come back soon to see.
-    let is_cut = scopes[obstacle.scope].left(now) < WHOLE;
-    let most = if is_cut { PARK_MAX_CUT_US } else { PARK_MAX_US };
-    let reach = if ask.fresh { most * FRESH_REACH } else { most };
+    let (left, pause) = (scopes[obstacle.scope].left(now), (scopes[obstacle.scope].paused_until - now).max(0.0));
+    let share = if ask.fresh { FRESH_REACH } else { 1.0 };
+    // A cut recovers: those who wait behind it come back soon to see, but not before a pause is over.
+    let is_cut = left < WHOLE;
+    let reach = if is_cut { (pause + PARK_MAX_CUT_US * share).min(PARK_MAX_US) } else { PARK_MAX_US * share };
     let line = scopes[obstacle.scope].line(ask.lane);
     let slot = line::join(line, who, obstacle.at, obstacle.interval_us, now, reach);
-    // Those beyond it come back spread over the last part of it, while the line is still full.
-    let park =
-        if slot - now > reach { reach - now.floor() % 1e6 / 1e6 * reach * (1.0 - PARK_BACK) } else { slot - now };
+    let mut park = slot - now;
+    if park > reach {
+        // Those beyond it come back one after the other, as they could go if the rate was whole again at once. Where that is too late, or nothing was cut,
+        // they come back spread over the last part of the longest time, while the line is still full.
+        let (mut most, mut wait) = (reach, f64::INFINITY);
+        if is_cut {
+            (most, wait) = (PARK_MAX_US, line.tally.behind(obstacle.interval_us * left / WHOLE, now, reach));
+        }
+        park = if wait <= most { wait } else { most - now.floor() % 1e6 / 1e6 * most * (1.0 - PARK_BACK) };
+    }
     Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
 }
 

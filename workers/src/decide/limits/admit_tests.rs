@@ -68,12 +68,16 @@ fn all_scopes_are_charged_or_none() {
 
 /// How many messages go in so many minutes where each of these always has one that waits, and comes back when it is told to.
 fn sent_in(minutes: f64, asks: &[Ask]) -> usize {
-    let (mut scopes, mut sent) = ([Scope::default()], 0);
-    let mut next = vec![NOW; asks.len()];
+    sent_from(Scope::default(), NOW, minutes, asks)
+}
+
+fn sent_from(scope: Scope, from: f64, minutes: f64, asks: &[Ask]) -> usize {
+    let (mut scopes, mut sent) = ([scope], 0);
+    let mut next = vec![from; asks.len()];
     loop {
         let who = (0..asks.len()).min_by(|a, b| next[*a].total_cmp(&next[*b])).unwrap();
         let now = next[who];
-        if now > NOW + minutes * 60e6 {
+        if now > from + minutes * 60e6 {
             return sent;
         }
         match admit(&mut scopes, &Ask { fresh: false, ..asks[who].clone() }, now) {
@@ -106,18 +110,70 @@ fn a_rate_that_was_cut_is_whole_again_once_the_cut_is_over() {
     }
 }
 
-#[test]
-fn a_clock_that_is_set_back_stops_nobody_for_as_long() {
-    let ask = ask(vec![demand("t", &["20/s"])]);
+/// A scope that goes no faster than this for now, by either lane.
+fn used_up(rate: &str) -> Scope {
+    let ask = ask(vec![demand("t", &[rate])]);
     let mut scopes = [Scope::default()];
     while matches!(admit(&mut scopes, &ask, NOW), Admission::Go { .. }) {}
-    for ask in [Ask { queue: false, fresh: false, ..ask.clone() }, Ask { queue: false, ..urgent(&ask) }] {
-        let waits = match admit(&mut scopes.clone(), &ask, NOW - 600e6) {
-            Admission::Go { wait_us, .. } | Admission::Full { wait_us, .. } => wait_us,
-            other => panic!("{other:?}"),
-        };
-        assert!(waits <= 2.2e6, "{waits}");
+    while matches!(admit(&mut scopes, &urgent(&ask), NOW), Admission::Go { .. }) {}
+    scopes[0].lines.clear();
+    scopes.into_iter().next().unwrap()
+}
+
+/// Who asks again whenever it is told to goes this often in so many minutes, whichever its lane.
+#[track_caller]
+fn check_goes_on(scope: &Scope, from: f64, rate: &str, minutes: f64, expected: std::ops::RangeInclusive<usize>) {
+    let bulk = ask(vec![demand("t", &[rate])]);
+    for ask in [urgent(&bulk), bulk] {
+        let sent = sent_from(scope.clone(), from, minutes, std::slice::from_ref(&ask));
+        assert!(expected.contains(&sent), "{rate} {}: {sent}", ask.lane);
     }
+}
+
+#[test]
+fn a_burst_that_was_used_up_does_not_keep_another_rate_waiting() {
+    check_goes_on(&used_up("1/s burst 3600"), NOW, "1/s", 1.0, 55..=62);
+    check_goes_on(&used_up("1000/h burst 1000"), NOW, "2000/h", 1.0, 30..=35);
+    check_goes_on(&used_up("20/s"), NOW, "10/s burst 100", 1.0, 570..=602);
+}
+
+#[test]
+fn a_burst_that_was_used_up_goes_at_what_a_cut_left() {
+    let mut scope = used_up("1000/h burst 1000");
+    scope.cut = Some(Cut { left: WHOLE / 2.0, at: NOW, recovery: 0.0, seen_interval_us: 0.0 });
+    check_goes_on(&scope, NOW, "1000/h burst 1000", 5.0, 38..=44);
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nobody_for_as_long() {
+    check_goes_on(&used_up("20/s"), NOW - 600e6, "20/s", 1.0, 1130..=1202);
+    let mut scopes = [used_up("20/s")];
+    for ask in [ask(vec![demand("t", &["20/s"])]), urgent(&ask(vec![demand("t", &["20/s"])]))] {
+        let ask = Ask { queue: false, ..ask };
+        let Admission::Full { wait_us, .. } = admit(&mut scopes, &ask, NOW - 600e6) else { panic!() };
+        assert!(wait_us <= 2.2e6, "{wait_us}");
+        assert!(wait(admit(&mut scopes.clone(), &ask, NOW - 598e6)).is_some(), "it was not put away, and goes then");
+    }
+}
+
+#[test]
+fn behind_a_pause_slots_are_as_far_apart_as_what_has_no_room_then() {
+    let paused = || [Scope { paused_until: NOW + 60e6, ..Scope::default() }];
+    let last = |rates: &[&str]| {
+        let (mut scopes, ask) = (paused(), ask(vec![demand("t", rates)]));
+        let slots = (0..100).map(|_| admit(&mut scopes, &ask, NOW)).map(|answer| match answer {
+            Admission::Park { slot_us, .. } => slot_us,
+            other => panic!("{other:?}"),
+        });
+        (slots.fold(0.0, f64::max) - 60e6) / 1e6
+    };
+    for rates in [["20/s", "50_000/d burst 50_000"], ["50_000/d burst 50_000", "20/s"]] {
+        assert!((4.5..5.1).contains(&last(&rates)), "{rates:?}: {}", last(&rates));
+    }
+    for rates in [["20/s", "1000/h"], ["1000/h", "20/s"]] {
+        assert!((350.0..360.0).contains(&last(&rates)), "{rates:?}: {}", last(&rates));
+    }
+    assert!(last(&["1000/h burst 1000"]) < 1.0, "all of them may go then");
 }
 
 #[test]

@@ -47,7 +47,8 @@ mod tests {
     fn check(rate: &str, ahead_us: f64, messages: f64, expected_us: f64) {
         let limit = Limit::from(&rate.parse::<Rate>().unwrap());
         let time = NOW + ahead_us;
-        let bucket = Bucket { all: time, urgent: time, interval_us: limit.interval_us };
+        let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
+        let bucket = Bucket { all: time, urgent: time, interval_us, tolerance_us };
         let mut scope = Scope { buckets: [(limit.bucket.to_owned(), bucket)].into(), ..Scope::default() };
         charge(&mut scope, &[Charge { limit, messages }], NOW);
         let bucket = scope.buckets.values().next().unwrap();

@@ -54,7 +54,7 @@ pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
         1.0 => (0.0, scope.used.count),
         _ => (0.0, 0.0),
     };
-    let set = scope.set.map(|set| (set.until - now) / 1e6).filter(|seconds| *seconds > 0.0);
+    let set = scope.set.as_ref().map(|set| (set.until - now) / 1e6).filter(|seconds| *seconds > 0.0);
     let is_slowed = paused > 0.0 || left < WHOLE;
     let reasons = [(set.is_some(), &scope.set_why), (is_slowed, &scope.why)];
     let reasons = reasons.into_iter().filter(|(holds, why)| *holds && !why.is_empty());
@@ -168,7 +168,10 @@ mod tests {
     fn the_reasons_that_hold_are_shown_and_no_others() {
         let (now, mut scope) = (1.76e15, Scope::default());
         let why = |scope: &Scope, after_s: f64| picture(scope, &[], now + after_s * 1e6).why;
-        let set = |for_us, why: &str| Order::Set { interval_us: 1e5, tolerance_us: 0.0, for_us, why: why.to_owned() };
+        let set = |for_us, why: &str| {
+            let (bucket, why) = ("s".to_owned(), why.to_owned());
+            Order::Set { bucket, interval_us: 1e5, tolerance_us: 0.0, for_us, why }
+        };
         order(&mut scope, &set(3600e6, "warming up"), now);
         assert_eq!(why(&scope, 1.0).as_deref(), Some("warming up"));
         order(&mut scope, &Order::Pause { for_us: 60e6, why: "maintenance".to_owned() }, now);

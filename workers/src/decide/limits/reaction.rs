@@ -267,7 +267,9 @@ pub fn react(scope: &mut Scope, call: &Call, now: f64) -> Reacted {
             Some(cut) if reacted.left < WHOLE && cut.seen_interval_us > 0.0 => cut.seen_interval_us,
             _ => call.seen_interval_us,
         };
-        reacted.left = (reacted.left * call.keep / WHOLE).floor().max(call.floor);
+        // The floor of one rule is no reason to go faster than another one left.
+        let floor = call.floor.min(reacted.left);
+        reacted.left = (reacted.left * call.keep / WHOLE).floor().max(floor);
         reacted.is_cut = true;
         scope.cut = Some(Cut { left: reacted.left, at: now, recovery: call.recovery, seen_interval_us: seen });
     }
@@ -286,8 +288,10 @@ pub enum Order {
     },
     /// Whatever was paused, cut or set is over.
     Resume,
-    /// Another rate for a time.
+    /// Another rate for a time, beside the configured ones for longer times.
     Set {
+        /// The name of the bucket of such a configured rate: the unit.
+        bucket: String,
         /// Time between two messages.
         interval_us: f64,
         /// How far the bucket may run ahead.
@@ -311,8 +315,9 @@ pub fn order(scope: &mut Scope, order: &Order, now: f64) {
             scope.why.clear();
             scope.set_why.clear();
         }
-        Order::Set { interval_us, tolerance_us, for_us, why } => {
-            scope.set = Some(Set { interval_us: *interval_us, tolerance_us: *tolerance_us, until: now + for_us });
+        Order::Set { bucket, interval_us, tolerance_us, for_us, why } => {
+            let (bucket, until) = (bucket.clone(), now + for_us);
+            scope.set = Some(Set { bucket, interval_us: *interval_us, tolerance_us: *tolerance_us, until });
             scope.set_why.clone_from(why);
         }
     }
@@ -368,6 +373,22 @@ mod tests {
     }
 
     #[test]
+    fn the_floor_of_one_rule_does_not_lift_what_another_one_cut() {
+        let call = |floor: f64| Call {
+            keep: WHOLE / 2.0,
+            floor: floor * WHOLE,
+            incident_us: 1.0,
+            recovery: 1.0,
+            ..used_up(0.0)
+        };
+        let (mut scope, mut now) = (Scope::default(), 1e9);
+        for (floor, left) in [(0.02, 0.5), (0.02, 0.25), (0.6, 0.25), (0.2, 0.2)] {
+            now += 10.0;
+            assert!((react(&mut scope, &call(floor), now).left / WHOLE - left).abs() < 1e-3, "{floor}");
+        }
+    }
+
+    #[test]
     fn one_incident_cuts_once_and_the_floor_holds() {
         let mut scope = Scope::default();
         let call = rule(Match::default()).call(&refusal(421, None, ""), None);
@@ -399,7 +420,11 @@ mod tests {
     fn a_rate_that_an_operator_set_keeps_its_reason_beside_that_of_a_reaction() {
         let mut scope = Scope::default();
         let why = "warming up".to_owned();
-        order(&mut scope, &Order::Set { interval_us: 1e5, tolerance_us: 0.0, for_us: 3600e6, why }, 1e9);
+        order(
+            &mut scope,
+            &Order::Set { bucket: "s".to_owned(), interval_us: 1e5, tolerance_us: 0.0, for_us: 3600e6, why },
+            1e9,
+        );
         react(&mut scope, &rule(Match::default()).call(&refusal(421, None, "slowly"), None), 1e9 + 1e6);
         assert_eq!((scope.set_why.as_str(), scope.why.as_str()), ("warming up", "slow: rcpt_to: 421 slowly"));
         order(&mut scope, &Order::Resume, 1e9 + 2e6);

@@ -10,6 +10,8 @@ use super::{rate::Rate, tally::Tally};
 
 /// Tokens are given out no further ahead than this, and transactional mail overdraws by no more than bulk mail may be ahead besides.
 pub const REACH_US: f64 = 1e6;
+/// For so long are slots and shares remembered that are over.
+const OVER_FOR_US: f64 = 6e8;
 /// A whole rate; cuts are parts per million of it.
 pub const WHOLE: f64 = 1e6;
 /// The bucket of a rate that an operator set for a time.
@@ -76,6 +78,9 @@ pub struct Bucket {
     pub urgent: f64,
     /// The interval that these times were made with: what a cut had left of the rate then.
     pub interval_us: f64,
+    /// How far the bucket could run ahead then. Its times less this are when there is room for one more.
+    #[serde(default)]
+    pub tolerance_us: f64,
 }
 
 /// A rate that was cut after an answer, and recovers.
@@ -92,8 +97,11 @@ pub struct Cut {
 }
 
 /// A rate that an operator set for a time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Set {
+    /// The name of the configured bucket whose place it takes, and that of those for shorter times.
+    #[serde(default)]
+    pub bucket: String,
     /// Time between two messages.
     pub interval_us: f64,
     /// How far the bucket may run ahead.
@@ -146,6 +154,11 @@ pub struct Place {
     pub weight: f64,
 }
 
+/// Places of the times that rates are counted over, from the shortest; nothing for other buckets.
+fn length(bucket: &str) -> Option<usize> {
+    ["s", "min", "h", "d"].iter().position(|one| *one == bucket)
+}
+
 impl Scope {
     /// What is left of the rate now, in millionths.
     pub fn left(&self, now: f64) -> f64 {
@@ -156,11 +169,13 @@ impl Scope {
         }
     }
 
-    /// The limits that hold now: an operator's before the configured ones; the pace that was seen where there are none and the
-    /// scope is cut.
+    /// The limits that hold now. An operator's takes the place of the configured ones for the same time and for shorter ones: a quota of a day holds
+    /// beside a rate by the second. The pace that was seen where none is configured and the scope is cut.
     pub fn limits(&self, configured: &[Limit], now: f64) -> Vec<Limit> {
-        if let Some(set) = self.set.filter(|set| set.until > now) {
-            return vec![Limit { bucket: SET, interval_us: set.interval_us, tolerance_us: set.tolerance_us }];
+        if let Some(set) = self.set.as_ref().filter(|set| set.until > now) {
+            let longer = configured.iter().filter(|one| length(one.bucket) > length(&set.bucket)).cloned();
+            let own = Limit { bucket: SET, interval_us: set.interval_us, tolerance_us: set.tolerance_us };
+            return std::iter::once(own).chain(longer).collect();
         }
         match self.cut {
             Some(cut) if configured.is_empty() && cut.seen_interval_us > 0.0 && self.left(now) < WHOLE => {
@@ -170,20 +185,41 @@ impl Scope {
         }
     }
 
-    /// A bucket in terms of `limit`, with the interval that a cut left of it now: times that were made with another interval count as many
-    /// messages as they did. No bucket is ahead by more than its rate can bring about, whatever the clock did: nobody waits for longer.
+    /// A bucket in terms of `limit`, with the interval that a cut left of it now. When there is room for one more is what stays: whoever waits for it
+    /// waits for as many messages as before, and neither a smaller burst nor a larger one makes anybody wait for longer, or lets a second burst
+    /// through. Nor does a clock that was set back: no bucket has room later than its rate can bring about.
     pub fn bucket(&self, limit: &Limit, now: f64) -> Bucket {
+        self.turned(limit, now).0
+    }
+
+    /// Keeps what [`Self::bucket`] says where a clock that was ahead of this one left its times behind: who is only told so hears the same until the
+    /// clock has caught up.
+    pub fn mend(&mut self, limit: &Limit, now: f64) -> bool {
+        let (bucket, is_mended) = self.turned(limit, now);
+        if is_mended {
+            self.buckets.insert(limit.bucket.to_owned(), bucket);
+        }
+        is_mended
+    }
+
+    fn turned(&self, limit: &Limit, now: f64) -> (Bucket, bool) {
         let bucket = self.buckets.get(limit.bucket).copied().unwrap_or_default();
-        let interval_us = limit.interval_us * WHOLE / self.left(now);
+        let (interval_us, tolerance_us) = (limit.interval_us * WHOLE / self.left(now), limit.tolerance_us);
         let from = now.max(self.paused_until);
-        let most = from + limit.tolerance_us + 2.0 * (REACH_US + interval_us);
-        let turned = |time: f64| {
-            let is_same = bucket.interval_us == interval_us || bucket.interval_us == 0.0;
-            let time =
-                if is_same || time <= from { time } else { from + (time - from) * interval_us / bucket.interval_us };
-            time.min(most)
+        let most = from + 2.0 * (REACH_US + interval_us);
+        let room = |time: f64| {
+            let room = time - bucket.tolerance_us;
+            let is_other = bucket.interval_us > 0.0 && bucket.interval_us != interval_us;
+            if is_other && room > from { from + (room - from) * interval_us / bucket.interval_us } else { room }
         };
-        Bucket { all: turned(bucket.all), urgent: turned(bucket.urgent), interval_us }
+        let (all, urgent) = (room(bucket.all), room(bucket.urgent));
+        let turned = Bucket {
+            all: all.min(most) + tolerance_us,
+            urgent: urgent.min(most) + tolerance_us,
+            interval_us,
+            tolerance_us,
+        };
+        (turned, all > most || urgent > most)
     }
 
     /// Counts messages that may go.
@@ -201,10 +237,20 @@ impl Scope {
         self.lines.entry(lane.as_str().to_owned()).or_default()
     }
 
+    /// Forgets whose slots and shares are over. No rule reads them, unless the clock is set back, but whoever keeps a scope as a whole keeps them
+    /// with every message.
+    pub fn forget_tenants(&mut self, now: f64) {
+        let before = now - OVER_FOR_US;
+        for line in self.lines.values_mut() {
+            line.ends.retain(|_, place| place.end > before);
+            line.shares.retain(|_, until| *until > before);
+        }
+    }
+
     /// Until when it is paused, cut, or held to an operator's rate; a time that has passed where it is as configured.
     pub fn disturbed_until(&self) -> f64 {
         let cut = self.cut.map_or(0.0, |cut| cut.at + (WHOLE - cut.left) / cut.recovery.max(1.0) * 1e6);
-        let set = self.set.map_or(0.0, |set| set.until);
+        let set = self.set.as_ref().map_or(0.0, |set| set.until);
         self.paused_until.max(cut).max(set)
     }
 
@@ -229,23 +275,57 @@ mod tests {
 
     fn used_up(rate: &str, ahead_us: f64) -> Scope {
         let limit = limit(rate);
-        let bucket = Bucket { all: NOW + ahead_us, urgent: NOW, interval_us: limit.interval_us };
+        let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
+        let bucket = Bucket { all: NOW + ahead_us, urgent: NOW, interval_us, tolerance_us };
         Scope { buckets: [(limit.bucket.to_owned(), bucket)].into(), ..Scope::default() }
     }
 
-    #[test]
-    fn a_changed_rate_counts_in_messages_not_in_time() {
-        let scope = used_up("10/s burst 10", 500_000.0);
-        let bucket = scope.bucket(&limit("100/s burst 10"), NOW);
-        assert_eq!(bucket.all - NOW, 50_000.0, "five messages ahead stay five messages ahead");
-        assert_eq!(scope.bucket(&limit("10/s burst 10"), NOW).all, NOW + 500_000.0);
+    /// A bucket that was ahead by so much, by its first rate; what it is ahead by another one.
+    #[track_caller]
+    fn check_changed(from: &str, ahead_us: f64, to: &str, expected_us: f64) {
+        assert_eq!(used_up(from, ahead_us).bucket(&limit(to), NOW).all - NOW, expected_us, "{from} to {to}");
     }
 
     #[test]
-    fn a_slow_rate_that_was_used_up_does_not_keep_its_successor_waiting() {
-        let scope = used_up("1/s burst 3600", 3.6e9);
-        let bucket = scope.bucket(&limit("1/s"), NOW);
-        assert_eq!(bucket.all - NOW, 4e6);
+    fn when_there_is_room_for_one_more_stays_by_another_rate() {
+        check_changed("10/s burst 10", 500_000.0, "10/s burst 10", 500_000.0);
+        check_changed("10/s", 500_000.0, "50/s", 100_000.0);
+        check_changed("50/s", 100_000.0, "10/s", 500_000.0);
+        // Used up stays used up, whatever the burst.
+        check_changed("1/s burst 3600", 3599e6, "1/s", 0.0);
+        check_changed("1000/h burst 1000", 3596.4e6, "2000/h", 0.0);
+        check_changed("10/s", 0.0, "10/s burst 10", 900_000.0);
+        check_changed("100/s burst 10", 90_000.0, "10/s burst 10", 900_000.0);
+    }
+
+    #[test]
+    fn an_operators_rate_takes_the_place_of_those_for_its_time_and_for_shorter_ones() {
+        let configured = [limit("14/s"), limit("100/min"), limit("50_000/d burst 50_000")];
+        let rates = |bucket: &str| -> Vec<&str> {
+            let bucket = bucket.to_owned();
+            let set = Set { bucket, interval_us: 1e5, tolerance_us: 0.0, until: NOW + 1.0 };
+            let scope = Scope { set: Some(set), ..Scope::default() };
+            scope.limits(&configured, NOW).iter().map(|one| one.bucket).collect()
+        };
+        assert_eq!(rates("s"), [SET, "min", "d"]);
+        assert_eq!(rates("min"), [SET, "d"]);
+        assert_eq!(rates("h"), [SET, "d"]);
+        assert_eq!(rates("d"), [SET]);
+    }
+
+    #[test]
+    fn slots_and_shares_that_are_over_are_forgotten() {
+        let line = Line {
+            ends: [("a", NOW), ("b", NOW + 1.0)]
+                .map(|(name, end)| (name.to_owned(), Place { end, weight: 1.0 }))
+                .into(),
+            shares: [("a", NOW), ("b", NOW + 1.0)].map(|(name, until)| (name.to_owned(), until)).into(),
+            ..Line::default()
+        };
+        let mut scope = Scope { lines: [("bulk".to_owned(), line)].into(), ..Scope::default() };
+        scope.forget_tenants(NOW + OVER_FOR_US);
+        let line = &scope.lines["bulk"];
+        assert!(line.ends.keys().eq(["b"]) && line.shares.keys().eq(["b"]), "{line:?}");
     }
 
     #[test]

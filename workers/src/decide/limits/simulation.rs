@@ -185,6 +185,31 @@ fn a_line_behind_a_cut_that_does_not_recover_drains_at_what_is_left() {
 }
 
 #[test]
+fn a_line_behind_a_pause_and_a_cut_comes_back_when_it_could_go() {
+    let cut = |left, recovery| Some(Cut { left, at: START as f64, recovery, seen_interval_us: 0.0 });
+    for (left, recovery, pause_s, jobs) in
+        [(500_000.0, 556.0, 300, 20_000), (500_000.0, 1e-9, 0, 10_000), (20_000.0, 1667.0, 60, 5000)]
+    {
+        let paused_until = (START + pause_s * 1_000_000) as f64;
+        let run = run_from(
+            Scope { paused_until, cut: cut(left, recovery), ..Scope::default() },
+            "20/s",
+            &[blast("a", 0, jobs)],
+        );
+        // Second by second, at what is left of the rate.
+        let mut gone = 0.0;
+        let seconds = (pause_s..10_000).find(|second| {
+            gone += 20.0 * (left + recovery * *second as f64).min(1e6) / 1e6;
+            gone >= jobs as f64
+        });
+        let ideal = seconds.unwrap() as f64;
+        println!("{left}: {:.1} s (ideal {ideal:.1}), {:.3} parks a job", run.end(None), run.parks_per_job());
+        assert!(run.end(None) <= ideal * 1.05 + 5.0, "{}", run.end(None));
+        assert!(run.parks_per_job() <= 3.0, "{}", run.parks_per_job());
+    }
+}
+
+#[test]
 fn what_came_first_is_not_overtaken_for_ever_by_what_keeps_coming() {
     let mut dice = Dice(5);
     let run = run("2/s", &[blast("old", 0, 4000), stream("new", 1.2, 3600.0, &mut dice)]);

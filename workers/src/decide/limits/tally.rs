@@ -44,6 +44,16 @@ impl Tally {
         }
     }
 
+    /// Somebody more found no slot, and comes back behind all others who did not, one each `every_us`: when, from now. As many of them are away then
+    /// as that makes. Nobody stays away for longer than the longest park.
+    pub fn behind(&mut self, every_us: f64, now: f64, reach_us: f64) -> f64 {
+        let (soonest, latest) = (now + reach_us, now + PARK_MAX_US);
+        let back = self.all_back.max(soonest) + every_us;
+        (self.away, self.back) = (((back.min(latest) - soonest) / every_us).ceil(), soonest);
+        self.all_back = back.min(latest);
+        back - now
+    }
+
     /// About so many wait in a line with this last slot, where slots are spread evenly over it; at least so many while [`Self::is_full`].
     pub fn waiting(&self, last: f64, now: f64) -> f64 {
         let mut waiting = 0.0;

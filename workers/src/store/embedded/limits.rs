@@ -57,15 +57,13 @@ impl EmbeddedStore {
             let now = clock(now);
             let read_one = |demand: &crate::decide::limits::scope::Demand| read(db, &demand.scope, now);
             let mut scopes = ask.demands.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
+            let before = scopes.clone();
             let admission = admit::admit(&mut scopes, &ask, now);
-            match admission {
-                Admission::Go { .. } => {
-                    for (demand, scope) in ask.demands.iter().zip(&scopes) {
-                        write(db, &demand.scope, scope, now)?;
-                    }
+            for ((demand, mut scope), before) in ask.demands.iter().zip(scopes).zip(before) {
+                if scope != before {
+                    scope.forget_tenants(now);
+                    write(db, &demand.scope, &scope, now)?;
                 }
-                Admission::Park { scope, .. } => write(db, &ask.demands[scope].scope, &scopes[scope], now)?,
-                Admission::Free | Admission::Full { .. } => {}
             }
             Ok(admission)
         })

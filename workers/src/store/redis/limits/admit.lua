@@ -6,6 +6,7 @@ local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local hold = ARGV[8] == '1'
 local AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 250000, 1800000000, 100000, 500000, 5000
 local PARK_MAX_CUT, FRESH_REACH, PARK_BACK = 60000000, 0.75, 0.875
+local LENGTH = { s = 1, min = 2, h = 3, d = 4 }
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
 local function ahead_of(is_urgent, interval)
@@ -76,10 +77,11 @@ local function note_weight(scope)
   keep(scope)
 end
 
--- decide/limits/tally.rs says the same.
-local function tally(scope, slot, is_new, reach)
+-- decide/limits/tally.rs says the same. `every`: the others who found no slot come back one each such time, and this one behind them; the
+-- time until then is the answer.
+local function tally(scope, slot, is_new, reach, every)
   local field, first, given, away, back, all_back = 'l:' .. ARGV[2], 0, 0, 0, 0, 0
-  local v = redis.call('HGET', scope.key, field)
+  local v, wait = redis.call('HGET', scope.key, field), nil
   if v then first, given, away, back, all_back = struct.unpack(TALLY, v) end
   if is_new then given = 0 end
   if slot - now > reach then
@@ -87,15 +89,23 @@ local function tally(scope, slot, is_new, reach)
     if now >= back then away, back = 0, soonest end
     away, back = away + 1, math.min(back, soonest)
     all_back = math.max(math.min(all_back, now + PARK_MAX), now + reach)
+    if every then
+      local latest, mine = now + PARK_MAX, 0
+      soonest = now + reach
+      mine = math.max(all_back, soonest) + every
+      away, back = math.ceil((math.min(mine, latest) - soonest) / every), soonest
+      all_back, wait = math.min(mine, latest), mine - now
+    end
   else
     if given > 0 then first = math.min(first, slot) else first = slot end
     given = given + 1
   end
   redis.call('HSET', scope.key, field, struct.pack(TALLY, first, given, away, back, all_back))
   keep(scope)
+  return wait
 end
 
-local function join(scope, line, at, interval, reach)
+local function join(scope, line, at, interval, reach, every)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
   note_weight(scope)
@@ -107,7 +117,7 @@ local function join(scope, line, at, interval, reach)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
-  tally(scope, slot, not top[2], reach)
+  local wait = tally(scope, slot, not top[2], reach, every)
   if slot - now > reach then
     redis.call('ZADD', line, 'NX', text(now + reach), tenant)
     last = math.max(last, now + reach)
@@ -116,7 +126,7 @@ local function join(scope, line, at, interval, reach)
     last = math.max(last, slot)
   end
   redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
-  return slot
+  return slot, wait
 end
 
 local function is_far(s)
@@ -143,7 +153,11 @@ for index = 1, (#KEYS - 1) / 3 do
   if s.p > at then at, bind, spacing = s.p, index, SPACING end
   local rest = left(s)
   if s.su and s.su > now then
-    limits = { { bucket = 'set', interval = s.si, tolerance = s.so } }
+    local taken, kept = LENGTH[redis.call('HGET', s.key, 'sb')] or 0, { { bucket = 'set', interval = s.si, tolerance = s.so } }
+    for _, limit in ipairs(limits) do
+      if LENGTH[limit.bucket] > taken then kept[#kept + 1] = limit end
+    end
+    limits = kept
     s.b = read(s.key, limits).b
   elseif s.cl and count == 0 and s.cs > 0 and rest < WHOLE then
     limits = { { bucket = 'seen', interval = s.cs, tolerance = 0 } }
@@ -159,9 +173,12 @@ for index = 1, (#KEYS - 1) / 3 do
     else
       free = math.max(all - tolerance, s.p)
     end
-    if free > now and free >= at then at, bind, spacing = free, index, interval end
+    local has_more = free == s.p and all - tolerance + interval <= s.p
+    if free > now and (free > at or free == at and interval >= spacing) and not has_more then
+      at, bind, spacing = free, index, interval
+    end
     step = math.max(step, interval)
-    charges[#charges + 1] = { s = s, name = limit.bucket, all = all, own = own, interval = interval }
+    charges[#charges + 1] = { s = s, name = limit.bucket, all = all, own = own, b = b }
   end
 end
 if #charges == 0 and not paused then return { 'free' } end
@@ -179,12 +196,23 @@ if wait > 0 then
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
     if scope.fresh then enlist(scope) end
-    local reach = PARK_MAX
-    if left(scope) < WHOLE then reach = PARK_MAX_CUT end
-    if fresh then reach = reach * FRESH_REACH end
-    local slot = join(scope, scope.line, at, spacing, reach)
+    local part, reach, every, most = fresh and FRESH_REACH or 1, PARK_MAX, nil, nil
+    local rest = left(scope)
+    if rest < WHOLE then
+      reach, every = math.min(math.max(scope.p - now, 0) + PARK_MAX_CUT * part, PARK_MAX), spacing * rest / WHOLE
+    else
+      reach = PARK_MAX * part
+    end
+    local slot, back = join(scope, scope.line, at, spacing, reach, every)
     local park = slot - now
-    if park > reach then park = reach - math.floor(now) % 1000000 / 1000000 * reach * (1 - PARK_BACK) end
+    if park > reach then
+      most = every and PARK_MAX or reach
+      if back and back <= most then
+        park = back
+      else
+        park = most - math.floor(now) % 1000000 / 1000000 * most * (1 - PARK_BACK)
+      end
+    end
     return { 'park', text(park), text(slot - now), text(bind - 1) }
   end
 end
@@ -213,11 +241,11 @@ for _, c in ipairs(charges) do
     s.uc = s.uc + tokens
     s.write = { 'u', struct.pack(USED, s.um, s.uc, s.ub) }
   end
-  local w, all, own = s.write, c.all + tokens * c.interval, c.own
-  if urgent then own = own + tokens * c.interval end
-  s.b[c.name].t = all
+  local w, b = s.write, c.b
+  b.t, b.x = c.all + tokens * b.i, c.own
+  if urgent then b.x = b.x + tokens * b.i end
   w[#w + 1] = 'b:' .. c.name
-  w[#w + 1] = struct.pack(BUCKET, all, own, c.interval)
+  w[#w + 1] = packed(b)
 end
 for _, s in ipairs(scopes) do
   if s.write then

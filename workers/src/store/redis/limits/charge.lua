@@ -22,7 +22,7 @@ for index = 2, #KEYS do
     b.t = math.max(b.t, math.min(math.max(b.t, now) + more, most))
     b.x = math.max(b.x, math.min(math.max(b.x, now) + more, most))
     w[#w + 1] = 'b:' .. limit.bucket
-    w[#w + 1] = struct.pack(BUCKET, b.t, b.x, b.i)
+    w[#w + 1] = packed(b)
   end
   redis.call('HSET', KEYS[index], unpack(w))
   keep(s)

@@ -11,7 +11,7 @@ for at = 1, #KEYS, 5 do
   if all then
     found = redis.call('HGETALL', KEYS[at])
   else
-    local names = { 'u', unpack(REST) }
+    local names = { 'u', 'sb', unpack(REST) }
     found = {}
     for i, value in ipairs(redis.call('HMGET', KEYS[at], unpack(names))) do
       if value then found[#found + 1] = names[i]; found[#found + 1] = value end
@@ -23,7 +23,7 @@ for at = 1, #KEYS, 5 do
       unpacked(fields, { 'um', 'uc', 'ub' }, USED, value)
     elseif string.sub(name, 1, 2) == 'b:' then
       local bucket = string.sub(name, 3)
-      unpacked(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket }, BUCKET, value)
+      unpacked(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, BUCKET, value)
     elseif string.sub(name, 1, 2) == 'l:' then
       local lane = string.sub(name, 3)
       unpacked(fields, { 'lf:' .. lane, 'lg:' .. lane, 'la:' .. lane, 'lb:' .. lane, 'le:' .. lane }, TALLY, value)

@@ -49,6 +49,7 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
         }),
         set_why: fields.get("ws").cloned().unwrap_or_default(),
         set: number("su").map(|until| Set {
+            bucket: fields.get("sb").cloned().unwrap_or_default(),
             interval_us: number("si").unwrap_or_default(),
             tolerance_us: number("so").unwrap_or_default(),
             until,
@@ -63,7 +64,7 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
     for name in fields.keys() {
         if let Some(bucket) = name.strip_prefix("t:") {
             let of = |letter: &str| number(&format!("{letter}:{bucket}")).unwrap_or_default();
-            let state = Bucket { all: of("t"), urgent: of("x"), interval_us: of("i") };
+            let state = Bucket { all: of("t"), urgent: of("x"), interval_us: of("i"), tolerance_us: of("o") };
             scope.buckets.insert(bucket.to_owned(), state);
         }
         if let Some(reaction) = name.strip_prefix("n:") {

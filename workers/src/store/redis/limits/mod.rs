@@ -155,8 +155,8 @@ impl RedisStore {
         match order {
             Order::Pause { for_us, why } => call.arg("pause").arg(for_us).arg(why),
             Order::Resume => call.arg("resume"),
-            Order::Set { interval_us, tolerance_us, for_us, why } => {
-                call.arg("set").arg(for_us).arg(why).arg(interval_us).arg(tolerance_us)
+            Order::Set { bucket, interval_us, tolerance_us, for_us, why } => {
+                call.arg("set").arg(for_us).arg(why).arg(interval_us).arg(tolerance_us).arg(bucket)
             }
         };
         self.link.invoke::<String>(&call).await.map(drop)

@@ -1,9 +1,9 @@
 -- In front of every script of the limiter: the clock, and how a scope is read. decide/limits says the same in Rust; one contract suite
 -- holds the two together, so operations stand in the same order here and there.
 -- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
--- it; b:B of a bucket B all, urgent, interval; l:L the tally of lane L (t or b). d tells that there may be more of these: p paused until, w why;
--- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, su, ws: set by an operator, until, why; gg: tenants
--- have weights, g:T that of tenant T.
+-- it; b:B of a bucket B all, urgent, interval, tolerance; l:L the tally of lane L (t or b). d tells that there may be more of these: p paused until, w why;
+-- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, sb, su, ws: set by an operator, in place of
+-- which bucket, until, why; gg: tenants have weights, g:T that of tenant T.
 -- Read by name where they are wanted: n:R, s:R calls for reaction R, since.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])
@@ -18,7 +18,7 @@ local GRACE = 3600000000
 local function text(n) return string.format('%.17g', n) end
 
 local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
-local BUCKET, USED, TALLY = '<ddd', '<ddd', '<ddddd'
+local BUCKET, USED, TALLY = '<dddd', '<ddd', '<ddddd'
 
 local function read(key, limits)
   local names = { 'd', 'u' }
@@ -27,8 +27,8 @@ local function read(key, limits)
   local s = { key = key, fresh = not v[2], b = {} }
   if v[2] then s.um, s.uc, s.ub = struct.unpack(USED, v[2]) end
   for i, limit in ipairs(limits) do
-    local one = { t = 0, x = 0, i = 0 }
-    if v[i + 2] then one.t, one.x, one.i = struct.unpack(BUCKET, v[i + 2]) end
+    local one = { t = 0, x = 0, i = 0, o = 0 }
+    if v[i + 2] then one.t, one.x, one.i, one.o = struct.unpack(BUCKET, v[i + 2]) end
     s.b[limit.bucket] = one
   end
   if v[1] then
@@ -44,15 +44,20 @@ local function left(s)
   return math.min(WHOLE, s.cl + s.cr * math.max(now - s.ca, 0) / 1000000)
 end
 
--- A bucket in terms of a limit, with the interval that a cut left of it now.
+local function packed(b) return struct.pack(BUCKET, b.t, b.x, b.i, b.o) end
+
+-- A bucket in terms of a limit, with the interval that a cut left of it now. What a clock that was ahead of this one left behind is set right.
 local function bucket(s, limit, rest)
   local b, interval, from = s.b[limit.bucket], limit.interval * 1000000 / rest, math.max(now, s.p)
-  local most = from + limit.tolerance + 2 * (HOLD + interval)
+  local most, is_mended = from + 2 * (HOLD + interval), false
   for _, time in ipairs({ 't', 'x' }) do
-    if b.i > 0 and b.i ~= interval and b[time] > from then b[time] = from + (b[time] - from) * interval / b.i end
-    b[time] = math.min(b[time], most)
+    local room = b[time] - b.o
+    if b.i > 0 and b.i ~= interval and room > from then room = from + (room - from) * interval / b.i end
+    if room > most then room, is_mended = most, true end
+    b[time] = room + limit.tolerance
   end
-  b.i = interval
+  b.i, b.o = interval, limit.tolerance
+  if is_mended then redis.call('HSET', s.key, 'b:' .. limit.bucket, packed(b)) end
   return b
 end
 

@@ -32,7 +32,7 @@ if fired then
   if kept < WHOLE and not (s.cl and now >= s.ca and now - s.ca <= tonumber(ARGV[10])) then
     local seen = tonumber(ARGV[11])
     if s.cl and rest < WHOLE and s.cs > 0 then seen = s.cs end
-    rest = math.max(math.floor(rest * kept / WHOLE), floor)
+    rest = math.max(math.floor(rest * kept / WHOLE), math.min(floor, rest))
     cut = true
     s.cl, s.ca, s.cr, s.cs = rest, now, tonumber(ARGV[9]), seen
     put('cl', text(s.cl)); put('ca', text(s.ca)); put('cr', text(s.cr)); put('cs', text(s.cs))

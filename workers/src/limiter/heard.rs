@@ -81,7 +81,7 @@ impl Limiter {
     }
 
     /// The scopes that answers of the attempt's transport may slow down.
-    pub(super) fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
+    fn pausable(&self, subject: Subject<'_>) -> Vec<String> {
         let name = &self.0.transports[subject.transport];
         let mut scopes = vec![scopes::transport(name)];
         scopes.extend(subject.groups.iter().map(|group| scopes::group(name, group)));

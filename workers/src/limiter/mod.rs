@@ -300,8 +300,11 @@ impl Limiter {
 
     /// A message may go: it counts where a cut would be a part of how fast they go.
     fn goes(&self, subject: Subject<'_>) {
-        let unlimited = self.pausable(subject).into_iter().filter(|scope| self.configured(scope).is_empty());
-        self.0.pace.count(unlimited, Instant::now());
+        let (config, name) = (&self.0.config, &self.0.transports[subject.transport]);
+        let is_free = |group: &&String| config.group_rates.get(*group).unwrap_or(&config.other_rates).is_empty();
+        let groups = subject.groups.iter().filter(is_free).map(|group| scopes::group(name, group));
+        let whole = config.transports[subject.transport].rates.is_empty().then(|| scopes::transport(name));
+        self.0.pace.count(whole.into_iter().chain(groups), Instant::now());
     }
 
     /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.

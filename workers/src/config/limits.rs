@@ -30,8 +30,10 @@ pub struct LimitsConfig {
     pub tenants: BTreeMap<String, TenantLimits>,
     /// Throttles as they were written, each with what it came to cover.
     pub throttles: Vec<Throttle>,
-    /// Mailbox providers: the configured ones, then those that ship.
+    /// Mailbox providers and lists: those with a throttle, then those of `[groups]`, then the others that ship.
     pub groups: Groups,
+    /// Groups of `[groups]` that no throttle names. What holds for all others holds for each of them as a whole.
+    pub lists: Vec<String>,
     /// Rates of groups at each transport, by the group's name.
     pub group_rates: BTreeMap<String, Vec<Rate>>,
     /// Of each domain that is in no group with a rate.
@@ -169,7 +171,7 @@ pub(super) fn check(
         tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
     }
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
-    let GroupLimits { throttles, groups, group_rates, other_rates } = throttles::check(throttles, names)?;
+    let GroupLimits { throttles, groups, group_rates, other_rates, lists } = throttles::check(throttles, names)?;
     let mut transports = Vec::new();
     for name in &names.transports {
         let settings = paces.remove(*name).unwrap_or_default();
@@ -189,6 +191,7 @@ pub(super) fn check(
         tenants,
         throttles,
         groups,
+        lists,
         group_rates,
         other_rates,
         transports,
@@ -214,6 +217,17 @@ pub(super) fn dns(settings: DnsSettings) -> Result<DnsConfig, ConfigError> {
         servers: settings.servers.iter().map(address).collect::<Result<_, _>>()?,
         patience: settings.patience,
     })
+}
+
+/// A name that people can read and write.
+pub(super) fn named(at: &str, name: &str) -> Result<(), ConfigError> {
+    if name.trim().is_empty() {
+        return Err(ConfigError::value(at, "the name is empty"));
+    }
+    if name.contains(char::is_control) {
+        return Err(ConfigError::value(at.escape_debug().to_string(), "the name has a control character"));
+    }
+    Ok(())
 }
 
 /// One bucket per unit.

@@ -1,3 +1,5 @@
+use postrider_schemas::address::Domain;
+
 use super::*;
 use crate::{
     config::load_text,
@@ -5,6 +7,7 @@ use crate::{
         classify::{Event, Handover, Verdict, verdict},
         group::Exchangers,
         limits::reaction,
+        route::Condition,
     },
     outcome::{Answer, Class, EnhancedCode, Refusal, Stage},
 };
@@ -59,6 +62,53 @@ fn a_throttle_may_replace_the_lists_of_a_group_or_use_those_of_routes() {
     let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
     assert_eq!([group("gmail.com"), group("googlemail.com")], [Some("google"), None]);
     assert_eq!([group("friend.example"), group("a.friend.example")], [Some("friends"), Some("friends")]);
+}
+
+#[test]
+fn a_list_without_a_throttle_is_a_group_for_routes_and_for_limits() {
+    let list = "[groups]\nuniversities = [\".edu\", \"*.ac.uk\"]\ngoogle = [\"corp.example\"]\nours = [\"gmx.de\", \"free.fr\"]\n\
+                [[throttle]]\nname = \"gmx\"\nrate = \"1/s\"\n";
+    let route = "[[route]]\nname = \"some\"\nwhen = { recipient_groups = [\"universities\", \"google\"] }\nsend = [\"relay\"]\n";
+    let config = load_text(&format!("{RELAY}{list}{route}{ROUTE}")).unwrap();
+    let shown = config.routes.list()[0].when.to_string();
+    assert_eq!(shown, "recipient_groups = universities, google");
+    let Condition::RecipientGroups(_, members) = &config.routes.list()[0].when.0[0] else { panic!("{shown}") };
+    let takes = |domain: &str| members.matches(&Domain::parse(domain).unwrap());
+    assert_eq!(["mit.edu", "a.ac.uk", "corp.example", "gmail.com"].map(takes), [true, true, true, false]);
+    let groups = &config.limits.groups;
+    let group = |domain: &str| groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    assert_eq!(
+        [group("mit.edu"), group("corp.example"), group("gmail.com")],
+        [Some("universities"), Some("google"), None]
+    );
+    assert_eq!(
+        [group("gmx.de"), group("free.fr")],
+        [Some("gmx"), Some("ours")],
+        "a list takes nothing away from a throttle"
+    );
+    assert_eq!(config.limits.lists, ["google", "ours", "universities"]);
+    check_refused("[groups]\nu = [\"@@\"]\n", &["groups.u", "`@@` is no domain"]);
+    check_refused("[groups]\nu = []\n", &["groups.u", "lists no domain"]);
+    check_refused("[groups]\n\" \" = [\"a.example\"]\n", &["groups. ", "the name is empty"]);
+}
+
+#[test]
+fn domains_of_groups_are_read_as_addresses_have_them() {
+    let limits = limits(
+        "[groups]\nbooks = [\"B\u{fc}cher.example\", \".m\u{fc}ller.example\", \".\u{440}\u{444}\"]\n\
+         [[throttle]]\nname = \"a\"\ndomains = [\"stra\u{df}e.example.\"]\nmx = [\".Google.com\", \"mx_1.a.example\", \".com\"]\n",
+    )
+    .unwrap();
+    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let found = ["xn--bcher-kva.example", "a.xn--mller-kva.example", "a.xn--p1ai"].map(group);
+    assert_eq!((found, group("xn--strae-oqa.example")), ([Some("books"); 3], Some("a")));
+    let mx = limits.groups.0.iter().find(|one| one.name == "a").map(|one| one.mx.clone());
+    assert_eq!(mx.unwrap(), [".google.com", "mx_1.a.example", ".com"]);
+    for wrong in ["a..b", "..b", "*a.example", "*", ".", "a_b.example", "a.example..", ""] {
+        let text = format!("[[throttle]]\nname = \"a\"\ndomains = [\"{wrong}\"]\n");
+        check_refused(&text, &["throttle `a`", "is no domain and no end of one"]);
+    }
+    check_refused("[[throttle]]\nname = \"a\"\nmx = [\"a..b\"]\n", &["throttle `a`", "`a..b` is no domain"]);
 }
 
 #[test]

@@ -292,3 +292,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }?;
     if duration > DURATION_MAX { Err("at most 3650d".to_owned()) } else { Ok(duration) }
 }
+
+/// A duration as it is written: in the longest unit of which it is a whole number.
+pub(crate) fn show_duration(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let whole = units.into_iter().find(|(_, unit)| ms > 0 && ms.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{ms}ms"), |(name, unit)| format!("{}{name}", ms / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_shown_as_they_are_written() {
+        for text in ["500ms", "30s", "90s", "30m", "90m", "12h", "7d"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(show_duration(Duration::from_mins(60)), "1h");
+    }
+}

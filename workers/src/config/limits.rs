@@ -11,7 +11,7 @@ use postrider_schemas::Tenant;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
-    ConfigError,
+    ConfigError, TransportConfig, TransportKind,
     reactions::{self, ReactionSettings},
     settings,
     throttles::{self, GroupLimits, Throttle, ThrottleSettings},
@@ -148,7 +148,13 @@ pub(super) struct Names<'a> {
     /// Groups of domains that routes use, which throttles may use too.
     pub(super) groups: &'a BTreeMap<String, Vec<String>>,
     /// Transports in order.
-    pub(super) transports: Vec<&'a str>,
+    pub(super) transports: &'a [TransportConfig],
+}
+
+impl Names<'_> {
+    pub(super) fn knows_transport(&self, name: &str) -> bool {
+        self.transports.iter().any(|one| one.name == name)
+    }
 }
 
 pub(super) fn check(
@@ -173,12 +179,21 @@ pub(super) fn check(
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
     let GroupLimits { throttles, groups, group_rates, other_rates, lists } = throttles::check(throttles, names)?;
     let mut transports = Vec::new();
-    for name in &names.transports {
-        let settings = paces.remove(*name).unwrap_or_default();
+    for TransportConfig { name, kind } in names.transports {
+        let settings = paces.remove(name).unwrap_or_default();
         distinct(&format!("transport.{name}.rate"), &settings.rate)?;
         distinct(&format!("transport.{name}.sender_rate"), &settings.sender_rate)?;
-        if settings.connections_total == Some(0) {
-            return Err(ConfigError::value(format!("transport.{name}.connections_total"), "must be at least 1"));
+        if let Some(total) = settings.connections_total {
+            let wrong = |reason: &str| Err(ConfigError::value(format!("transport.{name}.connections_total"), reason));
+            match kind {
+                TransportKind::Smtp(_) if total == 0 => return wrong("must be at least 1"),
+                TransportKind::Smtp(_) => {}
+                TransportKind::Provider(_) => {
+                    return wrong(
+                        "is for SMTP relays: a Web API has `connections` for each worker, and `rate` over all of them",
+                    );
+                }
+            }
         }
         transports.push(TransportLimits {
             rates: settings.rate,
@@ -186,6 +201,7 @@ pub(super) fn check(
             connections_total: settings.connections_total,
         });
     }
+    let reactions = reactions::check(reactions, names, &groups)?;
     Ok(LimitsConfig {
         tenant_rates: limits.tenant_rate,
         tenants,
@@ -195,7 +211,7 @@ pub(super) fn check(
         group_rates,
         other_rates,
         transports,
-        reactions: reactions::check(reactions, names)?,
+        reactions,
         lease_above: limits.lease_above.per_second(),
         alone: limits.alone,
     })

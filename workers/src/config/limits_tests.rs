@@ -133,6 +133,67 @@ fn what_cannot_be_meant_is_refused() {
         &["retry_after", "`first` is neither `longer` nor `decides`"],
     );
     check_refused("[dns]\nservers = \"resolver\"\n", &["dns.servers", "127.0.0.1:53"]);
+    check_refused("rate = \"5000000000/s\"\n", &["transport.relay.rate", "the largest 4294967295"]);
+    check_refused("[[throttle]]\nname = \" \"\nrate = \"1/s\"\n", &["throttle ` `", "the name is empty"]);
+    check_refused("[[throttle]]\nrate = \"1/s\"\n", &["`throttle[0]`", "`name` is missing"]);
+    check_refused("connections_total = -1\n", &["transport.relay.connections_total"]);
+    let api = "[transport.api]\nkind = \"resend\"\napi_key = \"x\"\nconnections_total = 5\n";
+    check_refused(api, &["transport.api.connections_total", "is for SMTP relays"]);
+}
+
+#[test]
+fn a_reaction_that_can_never_be_meant_is_refused() {
+    let one = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
+    let check = |more: &str, expected: &[&str]| check_refused(&one(more), expected);
+    check("match = { groups = [\"gogle\"] }", &["reaction `a`: match.groups", "`gogle` is neither", "google"]);
+    check("match = { groups = [\"gmail.com\"] }", &["`gmail.com` belongs to the group `google`"]);
+    check("match = { groups = [\".edu\"] }", &["`.edu` is neither"]);
+    check("trigger = \"3/0s\"", &["reaction `a`", "at least 1s"]);
+    check("match = { enhanced = [\"a.b.c\"] }", &["4.7.28 or 4.7.x"]);
+    check("match = { enhanced = [\"4..1\"] }", &["4.7.28 or 4.7.x"]);
+    check("match = { text = [\"busy\", \"\"] }", &["reaction `a`", "matches every answer"]);
+    check("match = { text = [\"*\"] }", &["reaction `a`", "matches every answer"]);
+    check_refused("[[reaction]]\nname = \"\"\n", &["reaction ``", "the name is empty"]);
+    let limits = limits(&format!(
+        "[groups]\nedu = [\".edu\"]\n{}",
+        one("match = { groups = [\"edu\", \"google\", \"B\u{fc}cher.example\"] }")
+    ));
+    assert_eq!(limits.unwrap().reactions[0].on.groups, ["edu", "google", "xn--bcher-kva.example"]);
+}
+
+#[test]
+fn a_word_that_is_none_is_told_those_that_there_are() {
+    let reaction = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
+    check_refused(&reaction("target = \"all\""), &["reaction[0].target", "`all`", "`stage`, `group`, `transport`"]);
+    check_refused(
+        &reaction("match = { classes = [\"spam\"] }"),
+        &["reaction[0].match.classes", "`spam`", "`throttled`"],
+    );
+    check_refused("tls = \"yes\"\n", &["transport.relay.tls", "`yes`", "`none`, `starttls`, `implicit`"]);
+    check_refused("mechanism = \"cram\"\n", &["transport.relay.mechanism", "`cram`", "`xoauth2`"]);
+    let route = "[[route]]\nname = \"a\"\nsend = [\"relay\"]\n";
+    check_refused(
+        &format!("{route}on_limit = \"stop\"\n"),
+        &["route[0].on_limit", "`stop`", "`wait`, `next`, `expire`"],
+    );
+    check_refused(&format!("{route}on_unknown = \"stop\"\n"), &["route[0].on_unknown", "`hold` or `resend`"]);
+    check_refused(
+        &format!("{route}when = {{ lane = \"slow\" }}\n"),
+        &["route[0].when.lane", "`transactional` or `bulk`"],
+    );
+    check_refused("[queue]\ntopology = \"make\"\n", &["queue.topology", "`apply` or `verify`"]);
+    check_refused("[log]\nformat = \"xml\"\n", &["log.format", "`json`, `pretty`, `auto`"]);
+    assert!(limits("tls = \"STARTTLS\"\n").is_ok(), "in any case");
+}
+
+#[test]
+fn a_transport_has_a_name_that_its_scopes_can_hold() {
+    for name in ["a:b", "", "a b", "a\\tb", " "] {
+        check_refused(
+            &format!("[transport.\"{name}\"]\nkind = \"smtp\"\nhost = \"b\"\n"),
+            &["transport.", "without colons, blanks and control characters"],
+        );
+    }
 }
 
 #[test]

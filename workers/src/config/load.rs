@@ -147,7 +147,14 @@ fn read<'de, T: Deserialize<'de>>(
     let value = serde_ignored::deserialize(reader, |path| {
         unknown.insert(whole(path.to_string()));
     });
-    value.map_err(|error: config::ConfigError| ConfigError::value(whole(track.path().to_string()), error))
+    value.map_err(|error: config::ConfigError| match error {
+        // It comes as the whole path of the field, or as a part of it.
+        config::ConfigError::NotFound(field) => {
+            let field = field.rsplit(['.', ']']).next().unwrap_or_default().to_owned();
+            ConfigError::value(whole(track.path().to_string()), format!("`{field}` is missing"))
+        }
+        error => ConfigError::value(whole(track.path().to_string()), error),
+    })
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.

@@ -99,7 +99,10 @@ impl fmt::Display for Rate {
 
 /// Says what a rate looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d or 5/s burst 20; the smallest number is 1")]
+#[error(
+    "expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d or 5/s burst 20; the smallest number is 1, the largest {}",
+    u32::MAX
+)]
 pub struct NotARate;
 
 impl FromStr for Rate {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -32,7 +33,8 @@ pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
 pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config, ConfigError> {
     let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     match file {
-        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment),
+        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment)
+            .map_err(|error| located(error, path)),
         None => build(layers, &environment),
     }
 }
@@ -88,6 +90,26 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     }
     let config = check::check(settings, sections, paces, environment)?;
     Ok(Config { files, ..config })
+}
+
+/// The parser does not say where a number is too large.
+fn located(error: ConfigError, path: &Path) -> ConfigError {
+    let text = if error.to_string().contains("number too large") { fs::read_to_string(path).ok() } else { None };
+    let Some((n, line)) =
+        text.as_deref().and_then(|text| text.lines().enumerate().find(|(_, line)| is_too_large(line)))
+    else {
+        return error;
+    };
+    let key = line.split('=').next().unwrap_or_default().trim();
+    let place = format!("{}, line {}", path.display(), n + 1);
+    ConfigError::value(key, format!("a number is too large; the largest is {} ({place})", i64::MAX))
+}
+
+/// Whether a line of TOML sets something to a whole number that is too large.
+fn is_too_large(line: &str) -> bool {
+    let Some((_, value)) = line.split_once('=') else { return false };
+    let mut numbers = value.split(|c: char| !c.is_ascii_digit() && c != '_').map(|number| number.replace('_', ""));
+    numbers.any(|number| !number.is_empty() && number.parse::<i64>().is_err())
 }
 
 /// The files that a configuration names: `{ file = ".." }` wherever a secret may stand, and authorities.
@@ -238,6 +260,8 @@ mod tests {
         check_refused("[retry]\nconfig_wait = \"4000d\"\n", &["retry.config_wait", "at most 3650d"]);
         check_refused("[store]\nretention = \"0s\"\n", &["store.retention", "at least 1s"]);
         check_refused("[queue\n", &[".toml"]);
+        let large = format!("{RELAY}connections_total = 99_999_999_999_999_999_999\n{CATCH_ALL}");
+        check_refused(&large, &["`connections_total`", "too large", "line 4", ".toml"]);
     }
 
     #[test]

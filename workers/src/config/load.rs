@@ -175,8 +175,14 @@ fn read<'de, T: Deserialize<'de>>(
             let field = field.rsplit(['.', ']']).next().unwrap_or_default().to_owned();
             ConfigError::value(whole(track.path().to_string()), format!("`{field}` is missing"))
         }
-        error => ConfigError::value(whole(track.path().to_string()), error),
+        error => ConfigError::value(whole(track.path().to_string()), without_key(&error.to_string())),
     })
+}
+
+/// The key stands in front already, with its whole path.
+fn without_key(error: &str) -> String {
+    let parts = error.split_once(" for key `").and_then(|(what, rest)| Some((what, rest.split_once('`')?.1)));
+    parts.map_or_else(|| error.to_owned(), |(what, place)| format!("{what}{place}"))
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.
@@ -259,6 +265,8 @@ mod tests {
         check_refused("[retry]\nconfig_wait = \"soon\"\n", &["retry.config_wait", "duration such as"]);
         check_refused("[retry]\nconfig_wait = \"4000d\"\n", &["retry.config_wait", "at most 3650d"]);
         check_refused("[store]\nretention = \"0s\"\n", &["store.retention", "at least 1s"]);
+        let error = read("[worker]\nthreads = \"x\"\n", &[]).unwrap_err();
+        assert!(error.starts_with("setting `worker.threads`: ") && !error.contains("for key"), "{error}");
         check_refused("[queue\n", &[".toml"]);
         let large = format!("{RELAY}connections_total = 99_999_999_999_999_999_999\n{CATCH_ALL}");
         check_refused(&large, &["`connections_total`", "too large", "line 4", ".toml"]);

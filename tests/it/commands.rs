@@ -85,7 +85,7 @@ fn check_says_what_each_limit_is_for() {
     let config = format!(
         "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\nrate = [\"100/s\", \"1_000_000/d\"]\nsender_rate = \"10/s\"\n\
          connections_total = 50\n{ROUTE}[limits]\ntenant_rate = \"50/s\"\n[limits.tenants.shop]\nrate = \"20/s\"\nweight = 2\n\
-         [groups]\nfriends = [\"friend.example\"]\n\
+         [groups]\nfriends = [\"friend.example\"]\nuniversities = [\".edu\"]\n\
          [[throttle]]\nname = \"google\"\nrate = \"20/s\"\n[[throttle]]\nname = \"friends\"\n\
          [[throttle]]\nname = \"partner\"\ndomains = [\"partner.example\"]\nmx = [\".mail.partner.example\"]\nrate = [\"5/s\", \"1000/h\"]\n\
          [[throttle]]\nname = \"others\"\nrate = \"10/s\"\n"
@@ -103,6 +103,7 @@ fn check_says_what_each_limit_is_for() {
         "throttle friends: 10/s as for all others, for the domains of [groups] friend.example\n",
         "throttle partner: 5/s and 1000/h, for partner.example; mail exchangers .mail.partner.example (which nobody looks at",
         "throttle others: 10/s, for every other domain, each on its own",
+        "group universities: 10/s as for all others, for .edu\n",
     ] {
         assert!(done.stdout.contains(line), "{line:?} in {}", done.stdout);
     }

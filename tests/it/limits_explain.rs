@@ -37,11 +37,12 @@ fn job(lane: Lane, tenant: &str) -> Job {
 async fn the_wait_that_is_shown_is_the_one_that_an_attempt_of_that_lane_and_tenant_gets() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
-    let config = story::config(&file, &file, 9, &format!("{}{ROUTE}", throttle("slow", "1/s")));
+    let config = story::config(&file, &file, 9, &format!("{}{ROUTE}", throttle("slow", "6/min")));
     let store = Store::connect(&file, Options::default()).await.unwrap();
     let scope = "group:relay:slow";
-    let ask = |lane, tenant: &str| Ask::fresh(vec![demand(scope, &["1/s"])], lane, tenant);
-    for _ in 0..300 {
+    // Slow enough that nothing gets free while commands start.
+    let ask = |lane, tenant: &str| Ask::fresh(vec![demand(scope, &["6/min"])], lane, tenant);
+    for _ in 0..100 {
         store.admit(&ask(Lane::Bulk, "large")).await.unwrap();
     }
     let before = store.overview(None).await.unwrap().scopes;
@@ -76,7 +77,7 @@ async fn the_wait_that_is_shown_is_the_one_that_an_attempt_of_that_lane_and_tena
         );
         match (lane, tenant) {
             (Lane::Bulk, "large") => assert!(wait_s > 250.0, "{wait_s}"),
-            (Lane::Bulk, _) => assert!((0.1..20.0).contains(&wait_s), "{wait_s}"),
+            (Lane::Bulk, _) => assert!((0.1..30.0).contains(&wait_s), "{wait_s}"),
             _ => assert!(wait_s == 0.0, "{wait_s}"),
         }
     }

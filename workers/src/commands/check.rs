@@ -83,16 +83,25 @@ fn limits(config: &Config) -> Vec<String> {
         lines.push(format!("limit {whom}: {}", rates(&limits.tenant_rates)));
     }
     lines.extend(limits.throttles.iter().map(|one| throttle(config, one)));
+    lines.extend(
+        limits.lists.iter().map(|name| format!("group {name}: {}, for {}", of_others(config), members(config, name))),
+    );
     lines
+}
+
+/// What holds for a group without a rate of its own, as a whole.
+fn of_others(config: &Config) -> String {
+    let rates_of_others = &config.limits.other_rates;
+    if rates_of_others.is_empty() {
+        "unlimited".to_owned()
+    } else {
+        format!("{} as for all others", rates(rates_of_others))
+    }
 }
 
 fn throttle(config: &Config, throttle: &Throttle) -> String {
     let Throttle { name, rates: own, covers } = throttle;
-    let rate = match (own.is_empty(), config.limits.other_rates.is_empty()) {
-        (false, _) => rates(own),
-        (true, true) => "unlimited".to_owned(),
-        (true, false) => format!("{} as for all others", rates(&config.limits.other_rates)),
-    };
+    let rate = if own.is_empty() { of_others(config) } else { rates(own) };
     let list = || members(config, name);
     let whom = match covers {
         Covers::Own => list(),

@@ -12,10 +12,10 @@ use super::{
     world,
 };
 use crate::{
-    config::parse_duration,
+    config::{parse_duration, show_duration},
     decide::limits::{
         picture::{Picture, picture},
-        rate::Rate,
+        rate::{Rate, pace},
         reaction::Order,
         scope::{Limit, Scope},
     },
@@ -52,8 +52,8 @@ enum Command {
     Pause {
         /// Such as transport:relay, group:relay:google, tenant:shop
         scope: String,
-        /// How long: 500ms, 30s, 2m, 12h, 7d
-        #[arg(long = "for", value_parser = parse_duration, default_value = "1h")]
+        /// How long, at least 1s: 30s, 2m, 12h, 7d
+        #[arg(long = "for", value_parser = order_time, default_value = "1h")]
         time: Duration,
         /// Why, for those who look
         #[arg(long)]
@@ -74,8 +74,8 @@ enum Command {
         scope: String,
         /// Such as 20/s or 100/min
         rate: Rate,
-        /// How long: 500ms, 30s, 2m, 12h, 7d
-        #[arg(long = "for", value_parser = parse_duration, default_value = "1h")]
+        /// How long, at least 1s: 30s, 2m, 12h, 7d
+        #[arg(long = "for", value_parser = order_time, default_value = "1h")]
         time: Duration,
         /// Why, for those who look
         #[arg(long)]
@@ -93,15 +93,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (scope, order, done, common) = match arguments.command {
         Command::Ls { prefix, common } => return list(&prefix.unwrap_or_default(), &common).await,
         Command::Pause { scope, time, reason, common } => {
-            let done = format!("{scope} is paused for {time:?}");
+            let done = format!("is paused for {}", show_duration(time));
             (scope, Order::Pause { for_us: us(time), why: short(reason)? }, done, common)
         }
-        Command::Resume { scope, common } => {
-            let done = format!("{scope} is as configured");
-            (scope, Order::Resume, done, common)
-        }
+        Command::Resume { scope, common } => (scope, Order::Resume, "is as configured".to_owned(), common),
         Command::Set { scope, rate, time, reason, common } => {
-            let done = format!("{scope} is held to {rate} for {time:?}");
+            let done = format!("is held to {rate} for {}", show_duration(time));
             let limit = Limit::from(&rate);
             let (bucket, interval_us, tolerance_us) = (limit.bucket.to_owned(), limit.interval_us, limit.tolerance_us);
             let why = short(reason)?;
@@ -109,12 +106,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     let (store, limiter) = connect(&common).await?;
-    anyhow::ensure!(
-        limiter.knows(&scope),
-        "`{scope}` is no scope of this configuration: transport:NAME, group:TRANSPORT:GROUP, tenant:NAME or sender:TRANSPORT:DOMAIN, where a group has a \
-         name of the lists (such as google), of a [[throttle]], or is a domain"
-    );
+    let is_stored =
+        || async { anyhow::Ok(!store.overview(Some(std::slice::from_ref(&scope))).await?.scopes.is_empty()) };
+    // What an earlier configuration left may be ended as well.
+    let scope = if matches!(order, Order::Resume) && is_stored().await? {
+        scope
+    } else {
+        limiter.scope(&scope).map_err(anyhow::Error::msg)?
+    };
     store.order(&scope, &order).await.context("the store did not take the order")?;
+    let done = format!("{scope} {done}");
     match common.format {
         Format::Text => output::line(&done)?,
         Format::Json => output::json(&json!({ "scope": scope, "done": done }))?,
@@ -129,11 +130,18 @@ async fn connect(common: &Common) -> anyhow::Result<(Store, Limiter)> {
     Ok((store, limiter))
 }
 
+/// A time that an order holds for.
+fn order_time(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time < Duration::from_secs(1) { Err("at least 1s".to_owned()) } else { Ok(time) }
+}
+
 fn us(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
 fn short(reason: String) -> anyhow::Result<String> {
+    anyhow::ensure!(!reason.trim().is_empty(), "--reason: say why, for those who look");
     anyhow::ensure!(reason.len() <= REASON_MAX, "--reason: at most {REASON_MAX} bytes");
     anyhow::ensure!(!reason.contains(char::is_control), "--reason: one line");
     Ok(reason)
@@ -210,12 +218,16 @@ pub(super) fn text(name: &str, configured: &[String], drawn: &Picture) -> String
         parts.push(format!("cut to {:.0} %", drawn.left_percent));
     }
     match (drawn.set_for_s, drawn.per_second) {
-        (Some(seconds), Some(pace)) => parts.push(format!("held to {pace:.2}/s for {seconds:.0} s")),
-        (None, Some(pace)) if is_cut => parts.push(format!("that is {pace:.2}/s")),
+        (Some(seconds), Some(per_second)) => parts.push(format!("held to {} for {seconds:.0} s", pace(per_second))),
+        (None, Some(per_second)) if is_cut => parts.push(format!("that is {}", pace(per_second))),
         _ => {}
     }
     parts.extend(drawn.why.as_ref().map(|why| format!("because of {why}")));
     parts.push(format!("used {} this minute and {} the last", drawn.used.0, drawn.used.1));
+    // Behind a pause there is room when it ends, and behind a line nobody asks when there would be without it.
+    if drawn.is_used_up() && drawn.tenants == 0 && drawn.paused_for_s.is_none() {
+        parts.push(format!("room in {:.0} s", drawn.next_room_s.ceil()));
+    }
     if drawn.tenants > 0 {
         let (jobs, tenants, end) = (drawn.waiting, drawn.tenants, drawn.last_slot_s);
         let (jobs, tenants) = (output::count(jobs, "job"), output::count(tenants, "tenant"));
@@ -226,4 +238,63 @@ pub(super) fn text(name: &str, configured: &[String], drawn: &Picture) -> String
         });
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(drawn: Picture, expected: &str) {
+        assert_eq!(text("transport:relay", &["1/d".to_owned()], &drawn), format!("transport:relay  1/d, {expected}"));
+    }
+
+    #[test]
+    fn people_see_when_there_is_room_and_slow_rates_as_they_write_them() {
+        let whole = Picture { left_percent: 100.0, used: (1, 2), ..Picture::default() };
+        check(whole.clone(), "used 1 this minute and 2 the last");
+        let used_up = Picture { next_room_s: 86_399.5, ..whole.clone() };
+        check(used_up.clone(), "used 1 this minute and 2 the last, room in 86400 s");
+        check(
+            Picture { tenants: 1, waiting: 3, last_slot_s: 90_000.0, ..used_up.clone() },
+            "used 1 this minute and 2 the last, about 3 jobs of 1 tenant wait, the last one for 90000 s",
+        );
+        check(
+            Picture { paused_for_s: Some(60.0), next_room_s: 60.0, ..whole.clone() },
+            "paused for 60 s, used 1 this minute and 2 the last",
+        );
+        check(
+            Picture { left_percent: 50.0, per_second: Some(0.5 / 86_400.0), ..whole.clone() },
+            "cut to 50 %, that is 0.5/d, used 1 this minute and 2 the last",
+        );
+        check(
+            Picture { set_for_s: Some(9.0), per_second: Some(1.0 / 60.0), ..whole },
+            "held to 1/min for 9 s, used 1 this minute and 2 the last",
+        );
+    }
+
+    #[test]
+    fn counts_are_whole_numbers_for_programs() {
+        let row = Row {
+            scope: "tenant:a".to_owned(),
+            configured: Vec::new(),
+            drawn: picture(&Scope::default(), &[], 1.76e15),
+        };
+        let told = row.json();
+        for count in ["waiting", "used_this_minute", "used_last_minute", "tenants_waiting"] {
+            assert_eq!(told[count].to_string(), "0", "{count}");
+        }
+        assert!(!told.to_string().contains("-0"), "{told}");
+    }
+
+    #[test]
+    fn an_order_has_a_reason_and_a_time() {
+        assert_eq!(order_time("30m"), Ok(Duration::from_mins(30)));
+        for wrong in ["0s", "999ms"] {
+            assert_eq!(order_time(wrong), Err("at least 1s".to_owned()), "{wrong}");
+        }
+        for wrong in ["", "  ", "two\nlines"] {
+            assert!(short(wrong.to_owned()).is_err(), "{wrong:?}");
+        }
+    }
 }

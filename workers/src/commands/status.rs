@@ -48,7 +48,7 @@ struct Status {
     suspect: u64,
     unroutable: u64,
     circuits: Vec<CircuitStatus>,
-    /// Scopes of limits that make mail wait, or are paused, cut or held to another rate than the configured one: those with the most waiting first, in
+    /// Scopes of limits that make mail wait or are used up, or are paused, cut or held to another rate than the configured one: those with the most waiting first, in
     /// the shape of `postrider limits ls`.
     limits: Vec<serde_json::Value>,
     #[serde(skip)]
@@ -121,7 +121,7 @@ async fn binding(store: &Store, config: &Config) -> anyhow::Result<Vec<limits::R
     let limiter = Limiter::new(config, store.clone())?;
     let mut rows = limits::rows(store, &limiter).await?;
     rows.retain(|row| row.drawn.binds());
-    rows.sort_by(|one, other| other.drawn.waiting.total_cmp(&one.drawn.waiting));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.drawn.waiting));
     rows.truncate(LIMITS_SHOWN);
     Ok(rows)
 }

@@ -31,10 +31,7 @@ pub(super) fn check(
         .into_iter()
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let names = limits::Names {
-        groups: &settings.groups,
-        transports: transports.iter().map(|one| one.name.as_str()).collect(),
-    };
+    let names = limits::Names { groups: &settings.groups, transports: &transports };
     let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
     let dns = limits::dns(settings.dns)?;
     let routes = routes::check(settings.route, &limits.groups, &transports)?;
@@ -109,6 +106,11 @@ pub(super) fn check(
 }
 
 fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
+    // A colon parts the name from what follows it in the names of scopes; a blank parts words in commands and log lines.
+    if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
+        let reason = "a transport has a name without colons, blanks and control characters";
+        return Err(ConfigError::value(format!("transport.{}", name.escape_debug()), reason));
+    }
     let kind = match section {
         Section::Relay(settings) => TransportKind::Smtp(relay(&name, *settings, environment)?),
         Section::Provider(kind, settings) => {

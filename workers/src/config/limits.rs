@@ -11,7 +11,7 @@ use postrider_schemas::Tenant;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
-    ConfigError,
+    ConfigError, TransportConfig, TransportKind,
     reactions::{self, ReactionSettings},
     settings,
     throttles::{self, GroupLimits, Throttle, ThrottleSettings},
@@ -30,8 +30,10 @@ pub struct LimitsConfig {
     pub tenants: BTreeMap<String, TenantLimits>,
     /// Throttles as they were written, each with what it came to cover.
     pub throttles: Vec<Throttle>,
-    /// Mailbox providers: the configured ones, then those that ship.
+    /// Mailbox providers and lists: those with a throttle, then those of `[groups]`, then the others that ship.
     pub groups: Groups,
+    /// Groups of `[groups]` that no throttle names. What holds for all others holds for each of them as a whole.
+    pub lists: Vec<String>,
     /// Rates of groups at each transport, by the group's name.
     pub group_rates: BTreeMap<String, Vec<Rate>>,
     /// Of each domain that is in no group with a rate.
@@ -146,7 +148,13 @@ pub(super) struct Names<'a> {
     /// Groups of domains that routes use, which throttles may use too.
     pub(super) groups: &'a BTreeMap<String, Vec<String>>,
     /// Transports in order.
-    pub(super) transports: Vec<&'a str>,
+    pub(super) transports: &'a [TransportConfig],
+}
+
+impl Names<'_> {
+    pub(super) fn knows_transport(&self, name: &str) -> bool {
+        self.transports.iter().any(|one| one.name == name)
+    }
 }
 
 pub(super) fn check(
@@ -169,14 +177,23 @@ pub(super) fn check(
         tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
     }
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
-    let GroupLimits { throttles, groups, group_rates, other_rates } = throttles::check(throttles, names)?;
+    let GroupLimits { throttles, groups, group_rates, other_rates, lists } = throttles::check(throttles, names)?;
     let mut transports = Vec::new();
-    for name in &names.transports {
-        let settings = paces.remove(*name).unwrap_or_default();
+    for TransportConfig { name, kind } in names.transports {
+        let settings = paces.remove(name).unwrap_or_default();
         distinct(&format!("transport.{name}.rate"), &settings.rate)?;
         distinct(&format!("transport.{name}.sender_rate"), &settings.sender_rate)?;
-        if settings.connections_total == Some(0) {
-            return Err(ConfigError::value(format!("transport.{name}.connections_total"), "must be at least 1"));
+        if let Some(total) = settings.connections_total {
+            let wrong = |reason: &str| Err(ConfigError::value(format!("transport.{name}.connections_total"), reason));
+            match kind {
+                TransportKind::Smtp(_) if total == 0 => return wrong("must be at least 1"),
+                TransportKind::Smtp(_) => {}
+                TransportKind::Provider(_) => {
+                    return wrong(
+                        "is for SMTP relays: a Web API has `connections` for each worker, and `rate` over all of them",
+                    );
+                }
+            }
         }
         transports.push(TransportLimits {
             rates: settings.rate,
@@ -184,15 +201,17 @@ pub(super) fn check(
             connections_total: settings.connections_total,
         });
     }
+    let reactions = reactions::check(reactions, names, &groups)?;
     Ok(LimitsConfig {
         tenant_rates: limits.tenant_rate,
         tenants,
         throttles,
         groups,
+        lists,
         group_rates,
         other_rates,
         transports,
-        reactions: reactions::check(reactions, names)?,
+        reactions,
         lease_above: limits.lease_above.per_second(),
         alone: limits.alone,
     })
@@ -214,6 +233,17 @@ pub(super) fn dns(settings: DnsSettings) -> Result<DnsConfig, ConfigError> {
         servers: settings.servers.iter().map(address).collect::<Result<_, _>>()?,
         patience: settings.patience,
     })
+}
+
+/// A name that people can read and write.
+pub(super) fn named(at: &str, name: &str) -> Result<(), ConfigError> {
+    if name.trim().is_empty() {
+        return Err(ConfigError::value(at, "the name is empty"));
+    }
+    if name.contains(char::is_control) {
+        return Err(ConfigError::value(at.escape_debug().to_string(), "the name has a control character"));
+    }
+    Ok(())
 }
 
 /// One bucket per unit.

@@ -1,3 +1,5 @@
+use postrider_schemas::address::Domain;
+
 use super::*;
 use crate::{
     config::load_text,
@@ -5,6 +7,7 @@ use crate::{
         classify::{Event, Handover, Verdict, verdict},
         group::Exchangers,
         limits::reaction,
+        route::Condition,
     },
     outcome::{Answer, Class, EnhancedCode, Refusal, Stage},
 };
@@ -62,6 +65,53 @@ fn a_throttle_may_replace_the_lists_of_a_group_or_use_those_of_routes() {
 }
 
 #[test]
+fn a_list_without_a_throttle_is_a_group_for_routes_and_for_limits() {
+    let list = "[groups]\nuniversities = [\".edu\", \"*.ac.uk\"]\ngoogle = [\"corp.example\"]\nours = [\"gmx.de\", \"free.fr\"]\n\
+                [[throttle]]\nname = \"gmx\"\nrate = \"1/s\"\n";
+    let route = "[[route]]\nname = \"some\"\nwhen = { recipient_groups = [\"universities\", \"google\"] }\nsend = [\"relay\"]\n";
+    let config = load_text(&format!("{RELAY}{list}{route}{ROUTE}")).unwrap();
+    let shown = config.routes.list()[0].when.to_string();
+    assert_eq!(shown, "recipient_groups = universities, google");
+    let Condition::RecipientGroups(_, members) = &config.routes.list()[0].when.0[0] else { panic!("{shown}") };
+    let takes = |domain: &str| members.matches(&Domain::parse(domain).unwrap());
+    assert_eq!(["mit.edu", "a.ac.uk", "corp.example", "gmail.com"].map(takes), [true, true, true, false]);
+    let groups = &config.limits.groups;
+    let group = |domain: &str| groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    assert_eq!(
+        [group("mit.edu"), group("corp.example"), group("gmail.com")],
+        [Some("universities"), Some("google"), None]
+    );
+    assert_eq!(
+        [group("gmx.de"), group("free.fr")],
+        [Some("gmx"), Some("ours")],
+        "a list takes nothing away from a throttle"
+    );
+    assert_eq!(config.limits.lists, ["google", "ours", "universities"]);
+    check_refused("[groups]\nu = [\"@@\"]\n", &["groups.u", "`@@` is no domain"]);
+    check_refused("[groups]\nu = []\n", &["groups.u", "lists no domain"]);
+    check_refused("[groups]\n\" \" = [\"a.example\"]\n", &["groups. ", "the name is empty"]);
+}
+
+#[test]
+fn domains_of_groups_are_read_as_addresses_have_them() {
+    let limits = limits(
+        "[groups]\nbooks = [\"B\u{fc}cher.example\", \".m\u{fc}ller.example\", \".\u{440}\u{444}\"]\n\
+         [[throttle]]\nname = \"a\"\ndomains = [\"stra\u{df}e.example.\"]\nmx = [\".Google.com\", \"mx_1.a.example\", \".com\"]\n",
+    )
+    .unwrap();
+    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let found = ["xn--bcher-kva.example", "a.xn--mller-kva.example", "a.xn--p1ai"].map(group);
+    assert_eq!((found, group("xn--strae-oqa.example")), ([Some("books"); 3], Some("a")));
+    let mx = limits.groups.0.iter().find(|one| one.name == "a").map(|one| one.mx.clone());
+    assert_eq!(mx.unwrap(), [".google.com", "mx_1.a.example", ".com"]);
+    for wrong in ["a..b", "..b", "*a.example", "*", ".", "a_b.example", "a.example..", ""] {
+        let text = format!("[[throttle]]\nname = \"a\"\ndomains = [\"{wrong}\"]\n");
+        check_refused(&text, &["throttle `a`", "is no domain and no end of one"]);
+    }
+    check_refused("[[throttle]]\nname = \"a\"\nmx = [\"a..b\"]\n", &["throttle `a`", "`a..b` is no domain"]);
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused() {
     check_refused("rate = \"fast\"\n", &["transport.relay.rate", "20/s"]);
     check_refused("rate = [\"20/s\", \"5/s\"]\n", &["transport.relay.rate", "two rates per s"]);
@@ -83,6 +133,67 @@ fn what_cannot_be_meant_is_refused() {
         &["retry_after", "`first` is neither `longer` nor `decides`"],
     );
     check_refused("[dns]\nservers = \"resolver\"\n", &["dns.servers", "127.0.0.1:53"]);
+    check_refused("rate = \"5000000000/s\"\n", &["transport.relay.rate", "the largest 4294967295"]);
+    check_refused("[[throttle]]\nname = \" \"\nrate = \"1/s\"\n", &["throttle ` `", "the name is empty"]);
+    check_refused("[[throttle]]\nrate = \"1/s\"\n", &["`throttle[0]`", "`name` is missing"]);
+    check_refused("connections_total = -1\n", &["transport.relay.connections_total"]);
+    let api = "[transport.api]\nkind = \"resend\"\napi_key = \"x\"\nconnections_total = 5\n";
+    check_refused(api, &["transport.api.connections_total", "is for SMTP relays"]);
+}
+
+#[test]
+fn a_reaction_that_can_never_be_meant_is_refused() {
+    let one = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
+    let check = |more: &str, expected: &[&str]| check_refused(&one(more), expected);
+    check("match = { groups = [\"gogle\"] }", &["reaction `a`: match.groups", "`gogle` is neither", "google"]);
+    check("match = { groups = [\"gmail.com\"] }", &["`gmail.com` belongs to the group `google`"]);
+    check("match = { groups = [\".edu\"] }", &["`.edu` is neither"]);
+    check("trigger = \"3/0s\"", &["reaction `a`", "at least 1s"]);
+    check("match = { enhanced = [\"a.b.c\"] }", &["4.7.28 or 4.7.x"]);
+    check("match = { enhanced = [\"4..1\"] }", &["4.7.28 or 4.7.x"]);
+    check("match = { text = [\"busy\", \"\"] }", &["reaction `a`", "matches every answer"]);
+    check("match = { text = [\"*\"] }", &["reaction `a`", "matches every answer"]);
+    check_refused("[[reaction]]\nname = \"\"\n", &["reaction ``", "the name is empty"]);
+    let limits = limits(&format!(
+        "[groups]\nedu = [\".edu\"]\n{}",
+        one("match = { groups = [\"edu\", \"google\", \"B\u{fc}cher.example\"] }")
+    ));
+    assert_eq!(limits.unwrap().reactions[0].on.groups, ["edu", "google", "xn--bcher-kva.example"]);
+}
+
+#[test]
+fn a_word_that_is_none_is_told_those_that_there_are() {
+    let reaction = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
+    check_refused(&reaction("target = \"all\""), &["reaction[0].target", "`all`", "`stage`, `group`, `transport`"]);
+    check_refused(
+        &reaction("match = { classes = [\"spam\"] }"),
+        &["reaction[0].match.classes", "`spam`", "`throttled`"],
+    );
+    check_refused("tls = \"yes\"\n", &["transport.relay.tls", "`yes`", "`none`, `starttls`, `implicit`"]);
+    check_refused("mechanism = \"cram\"\n", &["transport.relay.mechanism", "`cram`", "`xoauth2`"]);
+    let route = "[[route]]\nname = \"a\"\nsend = [\"relay\"]\n";
+    check_refused(
+        &format!("{route}on_limit = \"stop\"\n"),
+        &["route[0].on_limit", "`stop`", "`wait`, `next`, `expire`"],
+    );
+    check_refused(&format!("{route}on_unknown = \"stop\"\n"), &["route[0].on_unknown", "`hold` or `resend`"]);
+    check_refused(
+        &format!("{route}when = {{ lane = \"slow\" }}\n"),
+        &["route[0].when.lane", "`transactional` or `bulk`"],
+    );
+    check_refused("[queue]\ntopology = \"make\"\n", &["queue.topology", "`apply` or `verify`"]);
+    check_refused("[log]\nformat = \"xml\"\n", &["log.format", "`json`, `pretty`, `auto`"]);
+    assert!(limits("tls = \"STARTTLS\"\n").is_ok(), "in any case");
+}
+
+#[test]
+fn a_transport_has_a_name_that_its_scopes_can_hold() {
+    for name in ["a:b", "", "a b", "a\\tb", " "] {
+        check_refused(
+            &format!("[transport.\"{name}\"]\nkind = \"smtp\"\nhost = \"b\"\n"),
+            &["transport.", "without colons, blanks and control characters"],
+        );
+    }
 }
 
 #[test]

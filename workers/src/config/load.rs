@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -32,7 +33,8 @@ pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
 pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config, ConfigError> {
     let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     match file {
-        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment),
+        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment)
+            .map_err(|error| located(error, path)),
         None => build(layers, &environment),
     }
 }
@@ -88,6 +90,26 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
     }
     let config = check::check(settings, sections, paces, environment)?;
     Ok(Config { files, ..config })
+}
+
+/// The parser does not say where a number is too large.
+fn located(error: ConfigError, path: &Path) -> ConfigError {
+    let text = if error.to_string().contains("number too large") { fs::read_to_string(path).ok() } else { None };
+    let Some((n, line)) =
+        text.as_deref().and_then(|text| text.lines().enumerate().find(|(_, line)| is_too_large(line)))
+    else {
+        return error;
+    };
+    let key = line.split('=').next().unwrap_or_default().trim();
+    let place = format!("{}, line {}", path.display(), n + 1);
+    ConfigError::value(key, format!("a number is too large; the largest is {} ({place})", i64::MAX))
+}
+
+/// Whether a line of TOML sets something to a whole number that is too large.
+fn is_too_large(line: &str) -> bool {
+    let Some((_, value)) = line.split_once('=') else { return false };
+    let mut numbers = value.split(|c: char| !c.is_ascii_digit() && c != '_').map(|number| number.replace('_', ""));
+    numbers.any(|number| !number.is_empty() && number.parse::<i64>().is_err())
 }
 
 /// The files that a configuration names: `{ file = ".." }` wherever a secret may stand, and authorities.
@@ -147,7 +169,20 @@ fn read<'de, T: Deserialize<'de>>(
     let value = serde_ignored::deserialize(reader, |path| {
         unknown.insert(whole(path.to_string()));
     });
-    value.map_err(|error: config::ConfigError| ConfigError::value(whole(track.path().to_string()), error))
+    value.map_err(|error: config::ConfigError| match error {
+        // It comes as the whole path of the field, or as a part of it.
+        config::ConfigError::NotFound(field) => {
+            let field = field.rsplit(['.', ']']).next().unwrap_or_default().to_owned();
+            ConfigError::value(whole(track.path().to_string()), format!("`{field}` is missing"))
+        }
+        error => ConfigError::value(whole(track.path().to_string()), without_key(&error.to_string())),
+    })
+}
+
+/// The key stands in front already, with its whole path.
+fn without_key(error: &str) -> String {
+    let parts = error.split_once(" for key `").and_then(|(what, rest)| Some((what, rest.split_once('`')?.1)));
+    parts.map_or_else(|| error.to_owned(), |(what, place)| format!("{what}{place}"))
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.
@@ -230,7 +265,11 @@ mod tests {
         check_refused("[retry]\nconfig_wait = \"soon\"\n", &["retry.config_wait", "duration such as"]);
         check_refused("[retry]\nconfig_wait = \"4000d\"\n", &["retry.config_wait", "at most 3650d"]);
         check_refused("[store]\nretention = \"0s\"\n", &["store.retention", "at least 1s"]);
+        let error = read("[worker]\nthreads = \"x\"\n", &[]).unwrap_err();
+        assert!(error.starts_with("setting `worker.threads`: ") && !error.contains("for key"), "{error}");
         check_refused("[queue\n", &[".toml"]);
+        let large = format!("{RELAY}connections_total = 99_999_999_999_999_999_999\n{CATCH_ALL}");
+        check_refused(&large, &["`connections_total`", "too large", "line 4", ".toml"]);
     }
 
     #[test]

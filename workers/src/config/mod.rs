@@ -26,7 +26,7 @@ pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentia
 
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
-pub(crate) use settings::parse_duration;
+pub(crate) use settings::{parse_duration, show_duration};
 pub use throttles::{Covers, Doubt, Throttle};
 
 /// A checked configuration.

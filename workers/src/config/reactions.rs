@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use postrider_schemas::address::Domain;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     ConfigError,
-    limits::{Names, one, shipped},
+    limits::{Names, named, one, shipped},
     settings,
 };
 use crate::{
-    decide::limits::reaction::{Match, Reaction, RetryAfter, Target, Trigger},
+    decide::{
+        group::{Exchangers, Groups},
+        limits::reaction::{Match, Reaction, RetryAfter, Target, Trigger},
+    },
     outcome::Class,
 };
 
@@ -33,7 +37,7 @@ pub(super) struct ReactionSettings {
     floor: f64,
     #[serde(default = "recover", deserialize_with = "settings::duration")]
     recover: Duration,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "settings::word")]
     target: TargetSettings,
 }
 
@@ -48,6 +52,7 @@ fn recover() -> Duration {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct MatchSettings {
+    #[serde(deserialize_with = "settings::words")]
     classes: Vec<Class>,
     codes: Vec<String>,
     enhanced: Vec<String>,
@@ -66,15 +71,23 @@ enum TargetSettings {
 }
 
 /// The configured ones, then those that ship.
-pub(super) fn check(own: Vec<ReactionSettings>, names: &Names<'_>) -> Result<Vec<Reaction>, ConfigError> {
+pub(super) fn check(
+    own: Vec<ReactionSettings>,
+    names: &Names<'_>,
+    known: &Groups,
+) -> Result<Vec<Reaction>, ConfigError> {
     let mut list: Vec<Reaction> = Vec::new();
-    for settings in own {
+    for mut settings in own {
         let at = format!("reaction `{}`", settings.name);
+        named(&at, &settings.name)?;
         if list.iter().any(|one| one.name == settings.name) {
             return Err(ConfigError::value(at, "the name is used twice"));
         }
-        if let Some(unknown) = settings.on.transports.iter().find(|name| !names.transports.contains(&name.as_str())) {
+        if let Some(unknown) = settings.on.transports.iter().find(|name| !names.knows_transport(name)) {
             return Err(ConfigError::value(at, format!("there is no transport `{unknown}`")));
+        }
+        for name in &mut settings.on.groups {
+            *name = group(name, known).map_err(|error| ConfigError::value(format!("{at}: match.groups"), error))?;
         }
         list.push(reaction(&at, settings)?);
     }
@@ -84,6 +97,22 @@ pub(super) fn check(own: Vec<ReactionSettings>, names: &Names<'_>) -> Result<Vec
         }
     }
     Ok(list)
+}
+
+/// The group that is meant, as mail has it: one of the lists, or a domain that stands for itself.
+fn group(name: &str, known: &Groups) -> Result<String, String> {
+    if known.0.iter().any(|one| one.name == name) {
+        return Ok(name.to_owned());
+    }
+    let domain = Domain::parse(name).ok().filter(|domain| domain.as_str().contains('.'));
+    let domain = domain.ok_or_else(|| {
+        let names: Vec<&str> = known.0.iter().map(|one| one.name.as_str()).collect();
+        format!("`{name}` is neither a domain nor a known group; there are: {}", names.join(", "))
+    })?;
+    match known.find(domain.as_str(), Exchangers::Unknown) {
+        Some(one) => Err(format!("`{name}` belongs to the group `{}`: name that", one.name)),
+        None => Ok(domain.as_str().to_owned()),
+    }
 }
 
 fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigError> {
@@ -97,12 +126,19 @@ fn reaction(at: &str, settings: ReactionSettings) -> Result<Reaction, ConfigErro
     if settings.retry_after == RetryAfter::Decides && settings.pause.is_zero() {
         return wrong("`retry_after = \"decides\"` needs a `pause`, for answers that do not say for how long");
     }
+    if settings.trigger.is_some_and(|trigger| trigger.within < Duration::from_secs(1)) {
+        return wrong("`trigger` counts within at least 1s, such as 3/10m");
+    }
     let (on, digits) = (settings.on, |c: char| c.is_ascii_digit() || c == 'x');
+    let part = |part: &str| part == "x" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
     if on.codes.iter().any(|code| code.len() != 3 || !code.chars().all(digits)) {
         return wrong("`codes` are reply codes such as 421 or 45x");
     }
-    if on.enhanced.iter().any(|code| code.split('.').count() != 3) {
+    if on.enhanced.iter().any(|code| code.split('.').count() != 3 || !code.split('.').all(part)) {
         return wrong("`enhanced` are codes such as 4.7.28 or 4.7.x");
+    }
+    if on.text.iter().any(|text| text.chars().all(|c| c == '*' || c.is_whitespace())) {
+        return wrong("`text` with nothing to look for matches every answer: leave it out, or name a part of the text");
     }
     Ok(Reaction {
         name: settings.name,

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, IntoDeserializer as _, value::StrDeserializer},
+};
 
 use super::{Mechanism, Tls};
 
@@ -31,6 +34,7 @@ pub(super) struct Settings {
 #[derive(Deserialize)]
 pub(super) struct Queue {
     pub(super) url: Secret,
+    #[serde(deserialize_with = "word")]
     pub(super) topology: Topology,
     pub(super) shards: u16,
 }
@@ -86,6 +90,7 @@ pub(super) struct Admin {
 #[derive(Deserialize)]
 pub(super) struct Log {
     pub(super) level: String,
+    #[serde(deserialize_with = "word")]
     pub(super) format: Format,
 }
 
@@ -104,13 +109,13 @@ pub(super) struct Relay {
     _kind: String,
     pub(super) host: Option<String>,
     pub(super) port: Option<u16>,
-    #[serde(default = "starttls")]
+    #[serde(default = "starttls", deserialize_with = "word")]
     pub(super) tls: Tls,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) hello: Option<String>,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub(super) mechanism: Mechanism,
     #[serde(default)]
     pub(super) plaintext_auth: bool,
@@ -156,8 +161,9 @@ pub(super) struct Route {
     #[serde(default)]
     pub(super) when: When,
     pub(super) send: Send,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub(super) on_limit: OnLimit,
+    #[serde(default, deserialize_with = "some_word")]
     pub(super) on_unknown: Option<OnUnknown>,
 }
 
@@ -170,6 +176,7 @@ pub(super) enum Send {
 
 #[derive(Deserialize, Default)]
 pub(super) struct When {
+    #[serde(default, deserialize_with = "some_word")]
     pub(super) lane: Option<postrider_schemas::Lane>,
     pub(super) tenants: Option<Vec<String>>,
     pub(super) tags: Option<Texts>,
@@ -244,6 +251,28 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
+/// One of the words that a setting takes, in any case.
+pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    read_word(&String::deserialize(deserializer)?)
+}
+
+pub(super) fn some_word<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    word(deserializer).map(Some)
+}
+
+pub(super) fn words<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    texts(deserializer)?.iter().map(|text| read_word(text)).collect()
+}
+
+/// The error names the words that there are.
+fn read_word<T: DeserializeOwned, E: serde::de::Error>(text: &str) -> Result<T, E> {
+    let lower = text.to_lowercase();
+    let word: StrDeserializer<'_, serde::de::value::Error> = lower.as_str().into_deserializer();
+    T::deserialize(word).map_err(|error| E::custom(error.to_string().replacen("unknown variant", "unknown word", 1)))
+}
+
 /// A text, several of them in a list, or separated by commas as the environment writes them.
 pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -291,4 +320,25 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => Err(bad()),
     }?;
     if duration > DURATION_MAX { Err("at most 3650d".to_owned()) } else { Ok(duration) }
+}
+
+/// A duration as it is written: in the longest unit of which it is a whole number.
+pub(crate) fn show_duration(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let whole = units.into_iter().find(|(_, unit)| ms > 0 && ms.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{ms}ms"), |(name, unit)| format!("{}{name}", ms / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_shown_as_they_are_written() {
+        for text in ["500ms", "30s", "90s", "30m", "90m", "12h", "7d"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(show_duration(Duration::from_mins(60)), "1h");
+    }
 }

@@ -7,11 +7,12 @@ use serde::Deserialize;
 
 use super::{
     ConfigError,
-    limits::{Names, distinct, rates, shipped},
+    limits::{Names, distinct, named, rates, shipped},
 };
 use crate::decide::{
     group::{Group, Groups},
     limits::rate::Rate,
+    route::pattern::domain_or_end,
 };
 
 const GROUPS: &str = include_str!("../config.groups.toml");
@@ -101,6 +102,7 @@ pub(super) struct GroupLimits {
     pub(super) groups: Groups,
     pub(super) group_rates: BTreeMap<String, Vec<Rate>>,
     pub(super) other_rates: Vec<Rate>,
+    pub(super) lists: Vec<String>,
 }
 
 pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Result<GroupLimits, ConfigError> {
@@ -108,10 +110,12 @@ pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Resul
     let mut known: Vec<String> = shipped.iter().map(|one| one.name.clone()).collect();
     known.extend(names.groups.keys().cloned());
     known.extend(settings.iter().filter(|one| one.is_own()).map(|one| one.name.clone()));
+    let mut listed = lists(names)?;
     let (mut throttles, mut list): (Vec<Throttle>, Vec<Group>) = Default::default();
     let mut seen = BTreeSet::new();
     for one in settings {
         let at = format!("throttle `{}`", one.name);
+        named(&at, &one.name)?;
         if !seen.insert(one.name.clone()) {
             return Err(ConfigError::value(at, "the name is used twice"));
         }
@@ -126,17 +130,26 @@ pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Resul
             others(&at, &one, &throttles, &known)?
         };
         if matches!(covers, Covers::Own | Covers::Listed) {
-            let listed = || names.groups.get(&one.name).cloned().unwrap_or_default();
-            let domains = if one.domains.is_empty() { listed() } else { one.domains };
-            list.push(group(&at, one.name.clone(), domains, one.mx)?);
+            let own = group(&at, one.name.clone(), &one.domains, &one.mx)?;
+            let listed = listed.remove(&one.name).filter(|_| own.domains.is_empty());
+            list.push(Group { domains: listed.map_or(own.domains, |group| group.domains), ..own });
         }
         throttles.push(Throttle { name: one.name, rates: one.rate, covers });
     }
-    for one in shipped {
-        if !list.iter().any(|group| group.name == one.name) {
-            list.push(group("config.groups.toml", one.name, one.domains, one.mx)?);
+    // Who has a throttle comes first: a list that routes use takes no domain away from it.
+    let (limited, rest): (Vec<_>, Vec<_>) = shipped.into_iter().partition(|one| seen.contains(&one.name));
+    let lists: Vec<String> = listed.keys().cloned().collect();
+    let ships = |some: Vec<ThrottleSettings>, list: &mut Vec<Group>| {
+        for one in some {
+            if !list.iter().any(|group| group.name == one.name) {
+                list.push(group("config.groups.toml", one.name, &one.domains, &one.mx)?);
+            }
         }
-    }
+        Ok::<(), ConfigError>(())
+    };
+    ships(limited, &mut list)?;
+    list.extend(listed.into_values());
+    ships(rest, &mut list)?;
     let (mut group_rates, mut other_rates) = (BTreeMap::new(), Vec::new());
     for one in throttles.iter().filter(|one| !one.rates.is_empty()) {
         match one.covers {
@@ -146,7 +159,20 @@ pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Resul
             }
         }
     }
-    Ok(GroupLimits { throttles, groups: Groups(list), group_rates, other_rates })
+    Ok(GroupLimits { throttles, groups: Groups(list), group_rates, other_rates, lists })
+}
+
+/// The lists of `[groups]` by name, whoever uses them.
+fn lists(names: &Names<'_>) -> Result<BTreeMap<String, Group>, ConfigError> {
+    let list = |(name, domains): (&String, &Vec<String>)| {
+        let at = format!("groups.{name}");
+        named(&at, name)?;
+        if domains.is_empty() {
+            return Err(ConfigError::value(at, "lists no domain"));
+        }
+        Ok((name.clone(), group(&at, name.clone(), domains, &[])?))
+    };
+    names.groups.iter().map(list).collect()
 }
 
 impl ThrottleSettings {
@@ -202,24 +228,27 @@ fn distance(name: &str, group: &str) -> Option<usize> {
     row.pop().filter(|letters| *letters <= FAR && 2 * letters <= group.len())
 }
 
-fn group(at: &str, name: String, domains: Vec<String>, mx: Vec<String>) -> Result<Group, ConfigError> {
-    let lower = |list: Vec<String>| -> Result<Vec<String>, ConfigError> {
-        let one = |text: String| {
-            // As routes write it: `*.example.com` is everything below.
-            let text = text.strip_prefix('*').map_or(text.clone(), str::to_owned);
-            let text = text.trim_end_matches('.').to_ascii_lowercase();
-            let odd = |c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
-            if text.trim_start_matches('.').is_empty() || text.contains(odd) {
-                return Err(ConfigError::value(
-                    at,
-                    format!("`{text}` is no domain and no end of one, such as .google.com"),
-                ));
-            }
-            Ok(text)
+fn group(at: &str, name: String, domains: &[String], mx: &[String]) -> Result<Group, ConfigError> {
+    let all = |list: &[String], read: fn(&str) -> Result<String, String>| -> Result<Vec<String>, ConfigError> {
+        let one = |text: &String| {
+            // `*.example.com` is written for `.example.com` as well, and a name may end with the dot of the root.
+            let text = text.strip_prefix('*').filter(|end| end.starts_with('.')).unwrap_or(text);
+            let end = format!("`{text}` is no domain and no end of one, such as .google.com");
+            read(text.strip_suffix('.').unwrap_or(text)).map_err(|_| ConfigError::value(at, end))
         };
-        list.into_iter().map(one).collect()
+        list.iter().map(one).collect()
     };
-    Ok(Group { name, domains: lower(domains)?, mx: lower(mx)? })
+    Ok(Group { name, domains: all(domains, domain_or_end)?, mx: all(mx, host_or_end)? })
+}
+
+/// The name of a mail exchanger or the end of one. Unlike a domain of addresses it may have underscores.
+fn host_or_end(text: &str) -> Result<String, String> {
+    let (known, labels) = (domain_or_end(text), text.strip_prefix('.').unwrap_or(text));
+    let is_label = |label: &str| {
+        let is_plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        (1..=63).contains(&label.len()) && is_plain
+    };
+    known.or_else(|error| if labels.split('.').all(is_label) { Ok(text.to_ascii_lowercase()) } else { Err(error) })
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ struct Now {
     /// For as long would this limit alone make the job wait.
     wait_s: f64,
     wait_at_least: bool,
-    waiting: f64,
+    waiting: u64,
     waiting_at_least: bool,
     why: Option<String>,
 }

@@ -16,9 +16,9 @@ pub struct Picture {
     /// Why it is set, and why it is paused or cut: the reasons that hold.
     pub why: Option<String>,
     /// Messages that got a token in this minute and the one before.
-    pub used: (f64, f64),
+    pub used: (u64, u64),
     /// About so many jobs wait for their slot.
-    pub waiting: f64,
+    pub waiting: u64,
     /// They may be more: some found the line full, and were put away without a slot.
     pub waiting_at_least: bool,
     /// Tenants that wait.
@@ -30,9 +30,15 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Whether it makes mail wait, or goes at another pace than configured.
+    /// Whether it makes mail wait, or would make the next message, or goes at another pace than configured.
     pub fn binds(&self) -> bool {
-        self.tenants > 0 || self.paused_for_s.is_some() || self.set_for_s.is_some() || self.left_percent < 100.0
+        let is_as_configured = self.paused_for_s.is_none() && self.set_for_s.is_none() && self.left_percent >= 100.0;
+        self.tenants > 0 || self.is_used_up() || !is_as_configured
+    }
+
+    /// Whether a message would have to wait for so long that it is put away.
+    pub fn is_used_up(&self) -> bool {
+        self.next_room_s >= 1.0
     }
 }
 
@@ -65,13 +71,19 @@ pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
         set_for_s: set,
         paused_for_s: (paused > 0.0).then_some(paused / 1e6),
         why: (!reasons.is_empty()).then(|| reasons.join("; ")),
-        used,
-        waiting: lines.iter().map(|(count, _)| count).sum(),
+        used: (whole(used.0), whole(used.1)),
+        waiting: lines.iter().map(|(count, _)| whole(*count)).sum(),
         waiting_at_least: lines.iter().any(|(_, at_least)| *at_least),
         tenants: ends.iter().filter(|end| **end > now).count(),
         next_room_s: room / 1e6,
         last_slot_s: last / 1e6,
     }
+}
+
+/// A count of the store, which keeps all numbers alike.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 0 and far below 2^52")]
+fn whole(count: f64) -> u64 {
+    count.round().max(0.0) as u64
 }
 
 /// How many wait in a line, one for each tenant with a slot at the least, and whether they may be more.
@@ -106,8 +118,8 @@ mod tests {
             admit(&mut scopes, &ask, now);
         }
         let drawn = picture(&scopes[0], &limits, now);
-        assert_eq!((drawn.per_second, drawn.used, drawn.tenants), (Some(20.0), (6.0, 0.0), 1));
-        assert_eq!((drawn.waiting, drawn.waiting_at_least), (994.0, false));
+        assert_eq!((drawn.per_second, drawn.used, drawn.tenants), (Some(20.0), (6, 0), 1));
+        assert_eq!((drawn.waiting, drawn.waiting_at_least), (994, false));
         assert!(drawn.binds() && !picture(&scopes[0], &limits, now + 60e6).binds());
         order(&mut scopes[0], &Order::Pause { for_us: 5e6, why: "maintenance".to_owned() }, now);
         let paused = picture(&scopes[0], &limits, now);
@@ -136,11 +148,11 @@ mod tests {
         joined(&mut scope, 10, Lane::Bulk, NOW);
         joined(&mut scope, 5, Lane::Transactional, NOW);
         let drawn = picture(&scope, &[], NOW + 1e6);
-        assert_eq!((drawn.waiting, drawn.waiting_at_least, drawn.tenants), (15.0, false, 2));
+        assert_eq!((drawn.waiting, drawn.waiting_at_least, drawn.tenants), (15, false, 2));
         order(&mut scope, &Order::Resume, NOW + 2e6);
-        assert_eq!(picture(&scope, &[], NOW + 3e6).waiting, 15.0, "they stay away until their slots");
+        assert_eq!(picture(&scope, &[], NOW + 3e6).waiting, 15, "they stay away until their slots");
         let over = picture(&scope, &[], NOW + 11.0 * 6e7);
-        assert_eq!((over.waiting, over.waiting_at_least), (0.0, false));
+        assert_eq!((over.waiting, over.waiting_at_least), (0, false));
     }
 
     #[test]
@@ -148,7 +160,7 @@ mod tests {
         let mut scope = paused(60.0);
         joined(&mut scope, 10, Lane::Bulk, NOW);
         let drawn = picture(&scope, &[], NOW + 6e7);
-        assert_eq!((drawn.waiting, drawn.waiting_at_least), (10.0, true));
+        assert_eq!((drawn.waiting, drawn.waiting_at_least), (10, true));
         let limits = vec![Limit::from(&"1/s".parse::<Rate>().unwrap())];
         let ask = Ask::fresh(vec![Demand { scope: "g".to_owned(), limits: limits.clone() }], Lane::Bulk, "a");
         let mut slow = [Scope::default()];
@@ -156,7 +168,7 @@ mod tests {
             admit(&mut slow, &ask, NOW + f64::from(n) * 10.0);
         }
         let drawn = picture(&slow[0], &limits, NOW + 6e7);
-        assert!(drawn.waiting_at_least && (2930.0..3000.0).contains(&drawn.waiting), "{drawn:?}");
+        assert!(drawn.waiting_at_least && (2930..3000).contains(&drawn.waiting), "{drawn:?}");
         let late = picture(&slow[0], &limits, NOW + 1.3e9);
         assert!(
             late.waiting_at_least && late.last_slot_s < 100.0,
@@ -183,8 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_used_up_binds_though_nobody_waits() {
+        let limits = vec![Limit::from(&"1/d".parse::<Rate>().unwrap())];
+        let ask = Ask::fresh(vec![Demand { scope: "g".to_owned(), limits: limits.clone() }], Lane::Bulk, "a");
+        let mut scopes = [Scope::default()];
+        assert!(!picture(&scopes[0], &limits, NOW).binds());
+        admit(&mut scopes, &ask, NOW);
+        let drawn = picture(&scopes[0], &limits, NOW);
+        assert_eq!((drawn.tenants, drawn.next_room_s.round(), drawn.binds()), (0, 86_400.0, true));
+        assert!(!picture(&scopes[0], &limits, NOW + 8.64e10).binds());
+    }
+
+    #[test]
     fn a_scope_without_limits_is_unlimited() {
         let drawn = picture(&Scope::default(), &[], 1.76e15);
-        assert_eq!((drawn.per_second, drawn.left_percent, drawn.waiting), (None, 100.0, 0.0));
+        assert_eq!((drawn.per_second, drawn.left_percent, drawn.waiting), (None, 100.0, 0));
     }
 }

@@ -47,6 +47,15 @@ impl Period {
     }
 }
 
+/// A pace in messages a second as people write it: in the first unit in which it is at least one.
+pub fn pace(per_second: f64) -> String {
+    let units = [Period::Second, Period::Minute, Period::Hour, Period::Day];
+    let is_one = |unit: &Period| per_second * unit.seconds() >= 0.995;
+    let unit = units.into_iter().find(is_one).unwrap_or(Period::Day);
+    let number = format!("{:.2}", per_second * unit.seconds());
+    format!("{}/{}", number.trim_end_matches('0').trim_end_matches('.'), unit.as_str())
+}
+
 impl Rate {
     /// Its unit.
     pub fn period(&self) -> Period {
@@ -90,7 +99,10 @@ impl fmt::Display for Rate {
 
 /// Says what a rate looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d or 5/s burst 20; the smallest number is 1")]
+#[error(
+    "expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d or 5/s burst 20; the smallest number is 1, the largest {}",
+    u32::MAX
+)]
 pub struct NotARate;
 
 impl FromStr for Rate {
@@ -145,6 +157,13 @@ mod tests {
         check("1_000_000/d", 86_400.0, 1, "1000000/d");
         check("5/s burst 20", 200_000.0, 20, "5/s burst 20");
         check(" 3/day  burst 2 ", 28_800_000_000.0, 2, "3/d burst 2");
+    }
+
+    #[test]
+    fn a_pace_is_shown_in_a_unit_that_makes_it_a_number() {
+        let shown =
+            [50.0, 12.345, 0.999, 0.5, 1.0 / 60.0, 10.0 / 3600.0, 1.0 / 86_400.0, 0.25 / 86_400.0, 1000.0].map(pace);
+        assert_eq!(shown, ["50/s", "12.35/s", "1/s", "30/min", "1/min", "10/h", "1/d", "0.25/d", "1000/s"]);
     }
 
     #[test]

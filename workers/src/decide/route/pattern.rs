@@ -91,6 +91,20 @@ impl fmt::Display for Texts {
     }
 }
 
+/// A domain, or with a dot in front the end of one, in ASCII and lower case as addresses have them. International names are accepted.
+pub fn domain_or_end(text: &str) -> Result<String, String> {
+    let end = text.strip_prefix('.');
+    let name = end.unwrap_or(text);
+    // A top-level domain by itself is no domain of a mailbox, but a fine suffix.
+    let is_top_level = end.is_some() && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let name = match Domain::parse(name) {
+        Ok(domain) => domain.as_str().to_owned(),
+        Err(_) if is_top_level => name.to_ascii_lowercase(),
+        Err(error) => return Err(format!("`{text}`: {error}")),
+    };
+    Ok(if end.is_some() { format!(".{name}") } else { name })
+}
+
 /// Domains: any of these.
 #[derive(Debug, Clone, Default)]
 pub struct Domains {
@@ -105,20 +119,9 @@ impl Domains {
     pub fn parse<'a>(list: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut domains = Self::default();
         for text in list {
-            let (below, name) = match text.strip_prefix('.') {
-                Some(name) => (true, name),
-                None => (false, text),
-            };
-            // A top-level domain by itself is no domain of a mailbox, but a fine suffix.
-            let name = match Domain::parse(name) {
-                Ok(domain) => domain.as_str().to_owned(),
-                Err(_) if below && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric()) => {
-                    name.to_ascii_lowercase()
-                }
-                Err(error) => return Err(format!("`{text}`: {error}")),
-            };
-            if below {
-                domains.suffixes.push(format!(".{name}").into());
+            let name = domain_or_end(text)?;
+            if name.starts_with('.') {
+                domains.suffixes.push(name.into());
             } else {
                 domains.exact.insert(name.into());
             }

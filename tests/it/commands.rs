@@ -103,7 +103,7 @@ fn check_says_what_each_limit_is_for() {
         "throttle friends: 10/s as for all others, for the domains of [groups] friend.example\n",
         "throttle partner: 5/s and 1000/h, for partner.example; mail exchangers .mail.partner.example (which nobody looks at",
         "throttle others: 10/s, for every other domain, each on its own",
-        "group universities: 10/s as for all others, for .edu\n",
+        "list universities: for routes alone: .edu\n",
     ] {
         assert!(done.stdout.contains(line), "{line:?} in {}", done.stdout);
     }

@@ -83,9 +83,8 @@ fn limits(config: &Config) -> Vec<String> {
         lines.push(format!("limit {whom}: {}", rates(&limits.tenant_rates)));
     }
     lines.extend(limits.throttles.iter().map(|one| throttle(config, one)));
-    lines.extend(
-        limits.lists.iter().map(|name| format!("group {name}: {}, for {}", of_others(config), members(config, name))),
-    );
+    lines
+        .extend(limits.lists.iter().map(|one| format!("list {}: for routes alone: {}", one.name, first(&one.domains))));
     lines
 }
 

@@ -13,7 +13,7 @@ use super::{
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, retry::RetrySchedule};
+use crate::decide::{capabilities::Kind, group::Groups, retry::RetrySchedule};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -34,7 +34,8 @@ pub(super) fn check(
     let names = limits::Names { groups: &settings.groups, transports: &transports };
     let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
     let dns = limits::dns(settings.dns)?;
-    let routes = routes::check(settings.route, &limits.groups, &transports)?;
+    let groups = Groups(limits.groups.0.iter().chain(&limits.lists).cloned().collect());
+    let routes = routes::check(settings.route, &groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
     };

@@ -17,7 +17,7 @@ use super::{
     throttles::{self, GroupLimits, Throttle, ThrottleSettings},
 };
 use crate::decide::{
-    group::Groups,
+    group::{Group, Groups},
     limits::{rate::Rate, reaction::Reaction},
 };
 
@@ -30,10 +30,10 @@ pub struct LimitsConfig {
     pub tenants: BTreeMap<String, TenantLimits>,
     /// Throttles as they were written, each with what it came to cover.
     pub throttles: Vec<Throttle>,
-    /// Mailbox providers and lists: those with a throttle, then those of `[groups]`, then the others that ship.
+    /// Mailbox providers: those with a throttle, then the others that ship.
     pub groups: Groups,
-    /// Groups of `[groups]` that no throttle names. What holds for all others holds for each of them as a whole.
-    pub lists: Vec<String>,
+    /// Lists of `[groups]` that only routes use: limits know their domains by other groups.
+    pub lists: Vec<Group>,
     /// Rates of groups at each transport, by the group's name.
     pub group_rates: BTreeMap<String, Vec<Rate>>,
     /// Of each domain that is in no group with a rate.

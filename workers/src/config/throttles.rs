@@ -102,7 +102,7 @@ pub(super) struct GroupLimits {
     pub(super) groups: Groups,
     pub(super) group_rates: BTreeMap<String, Vec<Rate>>,
     pub(super) other_rates: Vec<Rate>,
-    pub(super) lists: Vec<String>,
+    pub(super) lists: Vec<Group>,
 }
 
 pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Result<GroupLimits, ConfigError> {
@@ -136,20 +136,16 @@ pub(super) fn check(settings: Vec<ThrottleSettings>, names: &Names<'_>) -> Resul
         }
         throttles.push(Throttle { name: one.name, rates: one.rate, covers });
     }
-    // Who has a throttle comes first: a list that routes use takes no domain away from it.
+    // Who has a throttle comes first.
     let (limited, rest): (Vec<_>, Vec<_>) = shipped.into_iter().partition(|one| seen.contains(&one.name));
-    let lists: Vec<String> = listed.keys().cloned().collect();
-    let ships = |some: Vec<ThrottleSettings>, list: &mut Vec<Group>| {
-        for one in some {
-            if !list.iter().any(|group| group.name == one.name) {
-                list.push(group("config.groups.toml", one.name, &one.domains, &one.mx)?);
-            }
+    for one in limited.into_iter().chain(rest) {
+        if let Some(own) = listed.remove(&one.name) {
+            list.push(own);
+        } else if !list.iter().any(|group| group.name == one.name) {
+            list.push(group("config.groups.toml", one.name, &one.domains, &one.mx)?);
         }
-        Ok::<(), ConfigError>(())
-    };
-    ships(limited, &mut list)?;
-    list.extend(listed.into_values());
-    ships(rest, &mut list)?;
+    }
+    let lists = listed.into_values().collect();
     let (mut group_rates, mut other_rates) = (BTreeMap::new(), Vec::new());
     for one in throttles.iter().filter(|one| !one.rates.is_empty()) {
         match one.covers {

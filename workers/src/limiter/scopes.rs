@@ -167,7 +167,7 @@ mod tests {
         let store = Store::connect(&url, Options::default()).await.unwrap();
         let config = "[transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\n\
                       [transport.spare]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\nsender_rate = \"1/s\"\n\
-                      [groups]\nuniversities = [\".edu\"]\n[[throttle]]\nname = \"others\"\nrate = \"1/s\"\n\
+                      [groups]\nuniversities = [\".edu\"]\n[[throttle]]\nname = \"universities\"\n[[throttle]]\nname = \"others\"\nrate = \"1/s\"\n\
                       [[route]]\nname = \"all\"\nsend = [\"relay\", \"spare\"]\n";
         let limiter = Limiter::new(&load_text(config).unwrap(), store).unwrap();
         let same = |text: &str| assert_eq!(limiter.scope(text).as_deref(), Ok(text));

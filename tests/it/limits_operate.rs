@@ -15,7 +15,12 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let sink = SmtpSink::start(Options::default()).unwrap();
-    let config = story::config(&file, &file, sink.port(), &format!("{}{ROUTE}", throttle("slow", "5/s")));
+    let config = story::config(
+        &file,
+        &file,
+        sink.port(),
+        &format!("{}{ROUTE}", throttle("slow", "5/s")).replace("\"5/s\"", "[\"5/s\", \"5000/d burst 5000\"]"),
+    );
     let limits = |arguments: &[&str]| {
         let arguments = ["limits"].into_iter().chain(arguments.iter().copied());
         Postrider::command(arguments).config(config.clone()).run(SOON).unwrap()
@@ -38,7 +43,7 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     assert_eq!((&paused["why"], &paused["configured"][0]), (&"maintenance at theirs".into(), &"5/s".into()));
     assert!(paused["paused_for_s"].as_f64().unwrap() > 3000.0, "{paused}");
     let shown = limits(&["ls", "group:"]).stdout;
-    assert!(shown.contains("group:relay:slow  5/s, paused for") && shown.contains("maintenance"), "{shown}");
+    assert!(shown.contains("group:relay:slow  5/s and 5000/d burst 5000, paused for") && shown.contains("maintenance"), "{shown}");
 
     let status = |format: &str| {
         Postrider::command(["status", "--format", format]).config(config.clone()).run(SOON).unwrap().stdout
@@ -46,7 +51,7 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let told: serde_json::Value = serde_json::from_str(&status("json")).unwrap();
     let binds: Vec<&serde_json::Value> = told["limits"].as_array().unwrap().iter().map(|one| &one["scope"]).collect();
     assert_eq!(binds, [scope], "{told:#}");
-    assert!(status("text").contains("limit group:relay:slow  5/s, paused for"), "{}", status("text"));
+    assert!(status("text").contains("limit group:relay:slow  5/s and 5000/d burst 5000, paused for"), "{}", status("text"));
 
     let job = wire::encode(&story::job(Lane::Bulk, "ada@slow.example"));
     let explain = |format: &str| {
@@ -63,7 +68,8 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     assert!(explain("text").contains("because of maintenance at theirs"), "{}", explain("text"));
 
     assert!(limits(&["resume", scope]).status.success());
-    assert!(limits(&["set", scope, "50/s", "--for", "10m", "--reason", "they allow more"]).status.success());
+    let done = limits(&["set", scope, "50/s", "--for", "10m", "--reason", "they allow more"]);
+    assert_eq!(done.stdout.trim(), format!("{scope} is held to 50/s for 10m, and to 5000/d burst 5000 as configured"));
     let set = row(scope);
     assert!((set["per_second"].as_f64().unwrap() - 50.0).abs() < 0.1 && set["paused_for_s"].is_null(), "{set}");
     assert_eq!(set["why"], "they allow more");

@@ -90,6 +90,7 @@ const REASON_MAX: usize = 200;
 
 /// Runs it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut set = None;
     let (scope, order, done, common) = match arguments.command {
         Command::Ls { prefix, common } => return list(&prefix.unwrap_or_default(), &common).await,
         Command::Pause { scope, time, reason, common } => {
@@ -99,6 +100,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Resume { scope, common } => (scope, Order::Resume, "is as configured".to_owned(), common),
         Command::Set { scope, rate, time, reason, common } => {
             let done = format!("is held to {rate} for {}", show_duration(time));
+            set = Some(rate);
             let limit = Limit::from(&rate);
             let (bucket, interval_us, tolerance_us) = (limit.bucket.to_owned(), limit.interval_us, limit.tolerance_us);
             let why = short(reason)?;
@@ -115,7 +117,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         limiter.scope(&scope).map_err(anyhow::Error::msg)?
     };
     store.order(&scope, &order).await.context("the store did not take the order")?;
-    let done = format!("{scope} {done}");
+    let longer =
+        limiter.configured(&scope).into_iter().filter(|one| set.is_some_and(|set| one.period() > set.period()));
+    let beside = longer.fold(String::new(), |beside, one| format!("{beside}, and to {one} as configured"));
+    let done = format!("{scope} {done}{beside}");
     match common.format {
         Format::Text => output::line(&done)?,
         Format::Json => output::json(&json!({ "scope": scope, "done": done }))?,

@@ -1,6 +1,6 @@
 //! A scope as people want to see it: how fast it is now and why, what was used, who waits and for how long.
 
-use super::scope::{Limit, Line, Scope, WHOLE};
+use super::scope::{Limit, Line, SET, Scope, WHOLE};
 
 /// What `limits ls` and `explain` show of a scope.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,7 +47,9 @@ pub fn picture(scope: &Scope, configured: &[Limit], now: f64) -> Picture {
     let left = scope.left(now);
     let limits = scope.limits(configured, now);
     let interval = |limit: &Limit| limit.interval_us * WHOLE / left;
-    let slowest = limits.iter().map(interval).fold(0.0, f64::max);
+    // What an operator set stands first: it is that which is to be seen, whatever holds beside it.
+    let is_set = limits.first().is_some_and(|limit| limit.bucket == SET);
+    let slowest = limits.iter().take(if is_set { 1 } else { usize::MAX }).map(interval).fold(0.0, f64::max);
     let paused = (scope.paused_until - now).max(0.0);
     let room = limits.iter().map(|limit| scope.bucket(limit, now).all - limit.tolerance_us - now);
     let lines: Vec<(f64, bool)> = scope.lines.values().map(|line| waiting(line, now)).collect();

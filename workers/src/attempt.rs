@@ -70,6 +70,8 @@ pub(crate) struct Task<'a> {
     key: LedgerKey,
     /// The right to work on it; left while it only waits.
     pub(crate) seat: &'a Seat,
+    /// Ends the waits of what is not under way.
+    pub(crate) stop: &'a CancellationToken,
 }
 
 /// The right to attempt a job.
@@ -81,7 +83,8 @@ pub(crate) enum Right {
     Unguarded(Lease),
 }
 
-/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes first.
+/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes while it only waits: for a seat, its
+/// time, the store, a limit or a connection.
 pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     if !world.queue.usable(&delivery) {
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
@@ -125,7 +128,8 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     let _in_hand = metrics::taken(&delivery, now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
-    let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key, seat: &seat };
+    let (published_at, seat, stop) = (delivery.published_at, &seat, &stop);
+    let task = Task { job: &job, meta: &meta, published_at, route, parts, key, seat, stop };
     attempts::describe(&task);
     guarded(&world, delivery, &task).await;
 }
@@ -145,8 +149,10 @@ fn routed<'a>(world: &'a World, job: &Job, meta: &Meta) -> Option<(&'a Route, Op
 /// From the claim on.
 async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     // What came back early for its slot waits for it without a claim.
-    if let Due::Wait(wait) = due(task.job, task.meta, now()) {
-        task.seat.wait(wait).await;
+    if let Due::Wait(wait) = due(task.job, task.meta, now())
+        && task.stop.run_until_cancelled(task.seat.wait(wait)).await.is_none()
+    {
+        return close(world, delivery, Settlement::Return).await;
     }
     // The limits are asked in the same round trip, where it will be the job's turn then.
     let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
@@ -211,7 +217,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     }
 }
 
-/// Asks the ledger; waits for a store that is down unless the job may go without it, and for a claim that ends soon.
+/// Asks the ledger; waits for a store that is down unless the job may go without it or the worker stops, and for a claim that ends soon.
 async fn claim(
     world: &World,
     delivery: &Delivery,
@@ -230,7 +236,10 @@ async fn claim(
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
                 let _waiting = traces::waiting("store");
-                let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
+                let back = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back()));
+                if task.stop.run_until_cancelled(back).await.is_none() {
+                    return Err(error);
+                }
             }
             Ok((Claim::Busy { retry_in }, _)) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
@@ -261,7 +270,9 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Due::Now => {}
         Due::Wait(wait) => {
             let _waiting = traces::waiting("due");
-            task.seat.wait(wait).await;
+            if task.stop.run_until_cancelled(task.seat.wait(wait)).await.is_none() {
+                return hand_back(world, delivery, task, right).await;
+            }
         }
         Due::Park(at) => return park(world, delivery, task, right, (at, at), "send_at").await,
         Due::Expired => return expire(world, delivery, task, right, None).await,
@@ -277,13 +288,21 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::Away => {
             // As a claim does that finds no store.
             let _waiting = traces::waiting("store");
-            let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
-            if let Right::Claimed(lease) = right {
-                note(task, world.store.release(lease).await);
-            }
-            close(world, delivery, Settlement::Return).await;
+            let back = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back()));
+            // Handed back in any case.
+            let _ = task.stop.run_until_cancelled(back).await;
+            hand_back(world, delivery, task, right).await;
         }
+        Sent::Stopped => hand_back(world, delivery, task, right).await,
     }
+}
+
+/// Hands back a job for which nothing was begun. Its claim ends first: whoever gets it next need not wait for that.
+async fn hand_back(world: &World, delivery: Delivery, task: &Task<'_>, right: Right) {
+    if let Right::Claimed(lease) = right {
+        note(task, world.store.release(lease).await);
+    }
+    close(world, delivery, Settlement::Return).await;
 }
 
 /// A job that is too late to be of use, or would be after the wait that a limit asks for.

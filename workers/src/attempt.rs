@@ -20,6 +20,7 @@ use crate::{
         due::{Due, due, park_until},
         limits::admit::{Admission, Ask},
         poison::{losses, poison},
+        retry::spread,
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict},
         settlement::Settlement,
@@ -38,6 +39,8 @@ use crate::{
 /// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
 /// messages, which is 30 minutes by default.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long on average a job is put away that is not to go without the store.
+const AWAY_WAIT: Duration = Duration::from_secs(15);
 /// A claim that is busy for no longer than this is waited for in the worker.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
 
@@ -285,16 +288,27 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
         Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
         Sent::TooLate(refusal) => expire(world, delivery, task, right, refusal.as_ref()).await,
+        // What stands behind those that wait in hand may go without the store.
+        Sent::Away if matches!(right, Right::Unguarded(_)) && !task.seat.may_hold() => {
+            let at = now().checked_add(away_wait(task)).unwrap_or(Timestamp::MAX);
+            park(world, delivery, task, right, (at, at), "store").await;
+        }
         Sent::Away => {
             // As a claim does that finds no store.
             let _waiting = traces::waiting("store");
-            let back = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back()));
+            let back = task.seat.hold_until(timeout(STORE_WAIT_MAX, world.store.back()));
             // Handed back in any case.
             let _ = task.stop.run_until_cancelled(back).await;
             hand_back(world, delivery, task, right).await;
         }
         Sent::Stopped => hand_back(world, delivery, task, right).await,
     }
+}
+
+/// How long a job is put away that is not to go without the store, where it cannot wait for it in hand: each for another time, so that they do not come
+/// back all at once.
+fn away_wait(task: &Task<'_>) -> Duration {
+    AWAY_WAIT.mul_f64(0.75 + spread(settle::dice(task.job), task.meta.parks) / 2.0)
 }
 
 /// Hands back a job for which nothing was begun. Its claim ends first: whoever gets it next need not wait for that.

@@ -95,6 +95,7 @@ impl Publisher {
                     headers: meta.to_pairs(),
                     body: wire::encode(job),
                     mandatory: true,
+                    published_at: None,
                 };
                 link.publish(&message).await
             }

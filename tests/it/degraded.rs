@@ -5,8 +5,11 @@ use std::time::Duration;
 use postrider_schemas::topology::jobs_queue;
 use postrider_schemas::{Job, Lane};
 use postrider_tests::deadline;
-use postrider_tests::story::{self, SOON};
+use postrider_tests::redis::Redis;
+use postrider_tests::story::{self, ROUTE, SOON};
 use postrider_tests::world::{Parts, Server, World};
+
+use crate::limits::{jobs, throttle, times};
 
 /// Mail that nothing is in the way of is there after this, slow machine included.
 const NOT_DELAYED: Duration = Duration::from_secs(10);
@@ -64,4 +67,33 @@ async fn a_queue_that_is_deleted_under_its_consumer_is_declared_again_and_consum
     world.sink().wait_for(jobs.len(), NOT_DELAYED).unwrap();
     drop(worker);
     assert_eq!(world.sink().count().unwrap(), jobs.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limited_mail_that_has_to_wait_for_redis_keeps_no_other_mail_from_being_fetched() {
+    let Some(mut redis) = Redis::start_or_skip("limited mail without Redis").unwrap() else { return };
+    let world = World::start(&Parts { rabbit: Server::Absent, redis: Server::Absent, ..Parts::usual() }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    redis.kill9().unwrap();
+    story::publish(&file, &jobs(Lane::Transactional, "a", 32)).await.unwrap();
+    story::publish(&file, &jobs(Lane::Transactional, "b", 5)).await.unwrap();
+    let config = story::config(&file, &redis.url(), world.sink().port(), &format!("{}{ROUTE}", throttle("a", "50/s")));
+    // It never heard how many workers there are, so it knows no share of a limit.
+    let worker = story::start_any(&config.replace("transactional = 32", "transactional = 16")).unwrap();
+    let arrived = |domain: &str, count: usize| (times(world.sink(), domain).len() == count).then_some(());
+    deadline::wait_for("mail that is not limited", NOT_DELAYED, || arrived("b", 5)).unwrap();
+    assert_eq!(times(world.sink(), "a").len(), 0, "nobody may send what is limited");
+    let db = rusqlite::Connection::open(folder.path().join("queue.db")).unwrap();
+    db.busy_timeout(SOON).unwrap();
+    let count = |which: &str| {
+        let text = format!("SELECT count(*) FROM message WHERE {which}");
+        db.query_row(&text, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert!(count("queue = 'due'") > 0 && count("meta LIKE '%postrider-attempt%'") == 0, "waiting is no try");
+    redis.restart().unwrap();
+    deadline::wait_for("mail that is", SOON, || arrived("a", 32)).unwrap();
+    deadline::wait_for("an empty queue", SOON, || (count("true") == 0).then_some(())).unwrap();
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 37, "each once");
 }

@@ -24,6 +24,7 @@ use postrider_tests::{
     operator, ports,
     postrider::Postrider,
     process::{self, find, only_foreign},
+    quiet_relay::{QuietRelay, Silence},
     rabbitmq::{Options, Rabbit},
     say_skipped,
     story::{self, ROUTE, SOON},
@@ -254,18 +255,16 @@ async fn a_stop_whose_drain_is_cut_ends_within_the_margin_of_the_grace_period() 
     let margin = Duration::from_secs(10);
     let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
     story::declare(&world).unwrap();
-    // It takes connections and never says a word.
-    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = relay.local_addr().unwrap().port();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), port, ROUTE);
+    // It takes the message and never says a word about it.
+    let relay = QuietRelay::start(Silence::Dot, u32::MAX).unwrap();
+    let config = story::config(&world.amqp_url(), &world.redis_url(), relay.port(), ROUTE);
     let mut worker = Postrider::worker(config.replace("drain = \"10s\"", "drain = \"1s\"")).unwrap();
     let job = story::job(Lane::Transactional, "ada@customer.example");
     story::publish(&world.amqp_url(), &[job]).await.unwrap();
-    let held = tokio::time::timeout(SOON, relay.accept()).await.unwrap().unwrap();
+    deadline::wait_for("the message at the relay", SOON, || (relay.kept().len() == 1).then_some(())).unwrap();
     worker.terminate().unwrap();
     let done = worker.finish(Duration::from_secs(1) + margin).unwrap();
     assert!(done.status.code() == Some(1) && done.stderr.contains("The drain limit passed"), "{}", done.stderr);
-    drop(held);
 }
 
 #[test]

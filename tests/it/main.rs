@@ -52,6 +52,7 @@ mod scrape;
 mod ses;
 mod silence;
 mod status;
+mod stops;
 mod telemetry;
 mod tidy;
 mod traces;

@@ -20,6 +20,7 @@ use crate::{
         due::{Due, due, park_until},
         limits::admit::{Admission, Ask},
         poison::{losses, poison},
+        retry::spread,
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict},
         settlement::Settlement,
@@ -38,6 +39,8 @@ use crate::{
 /// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
 /// messages, which is 30 minutes by default.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long on average a job is put away that is not to go without the store.
+const AWAY_WAIT: Duration = Duration::from_secs(15);
 /// A claim that is busy for no longer than this is waited for in the worker.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
 
@@ -70,6 +73,8 @@ pub(crate) struct Task<'a> {
     key: LedgerKey,
     /// The right to work on it; left while it only waits.
     pub(crate) seat: &'a Seat,
+    /// Ends the waits of what is not under way.
+    pub(crate) stop: &'a CancellationToken,
 }
 
 /// The right to attempt a job.
@@ -81,7 +86,8 @@ pub(crate) enum Right {
     Unguarded(Lease),
 }
 
-/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes first.
+/// Takes one delivery to its settlement, once it has a seat, and tells of it. Hands it back where `stop` comes while it only waits: for a seat, its
+/// time, the store, a limit or a connection.
 pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     if !world.queue.usable(&delivery) {
         // Its channel died: the broker delivers it again, and an acknowledgement of ours could not arrive.
@@ -125,7 +131,8 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     let _in_hand = metrics::taken(&delivery, now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
-    let task = Task { job: &job, meta: &meta, published_at: delivery.published_at, route, parts, key, seat: &seat };
+    let (published_at, seat, stop) = (delivery.published_at, &seat, &stop);
+    let task = Task { job: &job, meta: &meta, published_at, route, parts, key, seat, stop };
     attempts::describe(&task);
     guarded(&world, delivery, &task).await;
 }
@@ -145,8 +152,10 @@ fn routed<'a>(world: &'a World, job: &Job, meta: &Meta) -> Option<(&'a Route, Op
 /// From the claim on.
 async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     // What came back early for its slot waits for it without a claim.
-    if let Due::Wait(wait) = due(task.job, task.meta, now()) {
-        task.seat.wait(wait).await;
+    if let Due::Wait(wait) = due(task.job, task.meta, now())
+        && task.stop.run_until_cancelled(task.seat.wait(wait)).await.is_none()
+    {
+        return close(world, delivery, Settlement::Return).await;
     }
     // The limits are asked in the same round trip, where it will be the job's turn then.
     let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
@@ -211,7 +220,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     }
 }
 
-/// Asks the ledger; waits for a store that is down unless the job may go without it, and for a claim that ends soon.
+/// Asks the ledger; waits for a store that is down unless the job may go without it or the worker stops, and for a claim that ends soon.
 async fn claim(
     world: &World,
     delivery: &Delivery,
@@ -230,7 +239,10 @@ async fn claim(
             Err(error) if error.is_down() && !may_go_alone && !waited => {
                 waited = true;
                 let _waiting = traces::waiting("store");
-                let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
+                let back = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back()));
+                if task.stop.run_until_cancelled(back).await.is_none() {
+                    return Err(error);
+                }
             }
             Ok((Claim::Busy { retry_in }, _)) if retry_in <= BUSY_WAIT_MAX && !waited => {
                 waited = true;
@@ -261,7 +273,9 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Due::Now => {}
         Due::Wait(wait) => {
             let _waiting = traces::waiting("due");
-            task.seat.wait(wait).await;
+            if task.stop.run_until_cancelled(task.seat.wait(wait)).await.is_none() {
+                return hand_back(world, delivery, task, right).await;
+            }
         }
         Due::Park(at) => return park(world, delivery, task, right, (at, at), "send_at").await,
         Due::Expired => return expire(world, delivery, task, right, None).await,
@@ -274,16 +288,35 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
         Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
         Sent::TooLate(refusal) => expire(world, delivery, task, right, refusal.as_ref()).await,
+        // What stands behind those that wait in hand may go without the store.
+        Sent::Away if matches!(right, Right::Unguarded(_)) && !task.seat.may_hold() => {
+            let at = now().checked_add(away_wait(task)).unwrap_or(Timestamp::MAX);
+            park(world, delivery, task, right, (at, at), "store").await;
+        }
         Sent::Away => {
             // As a claim does that finds no store.
             let _waiting = traces::waiting("store");
-            let _ = task.seat.without(timeout(STORE_WAIT_MAX, world.store.back())).await;
-            if let Right::Claimed(lease) = right {
-                note(task, world.store.release(lease).await);
-            }
-            close(world, delivery, Settlement::Return).await;
+            let back = task.seat.hold_until(timeout(STORE_WAIT_MAX, world.store.back()));
+            // Handed back in any case.
+            let _ = task.stop.run_until_cancelled(back).await;
+            hand_back(world, delivery, task, right).await;
         }
+        Sent::Stopped => hand_back(world, delivery, task, right).await,
     }
+}
+
+/// How long a job is put away that is not to go without the store, where it cannot wait for it in hand: each for another time, so that they do not come
+/// back all at once.
+fn away_wait(task: &Task<'_>) -> Duration {
+    AWAY_WAIT.mul_f64(0.75 + spread(settle::dice(task.job), task.meta.parks) / 2.0)
+}
+
+/// Hands back a job for which nothing was begun. Its claim ends first: whoever gets it next need not wait for that.
+async fn hand_back(world: &World, delivery: Delivery, task: &Task<'_>, right: Right) {
+    if let Right::Claimed(lease) = right {
+        note(task, world.store.release(lease).await);
+    }
+    close(world, delivery, Settlement::Return).await;
 }
 
 /// A job that is too late to be of use, or would be after the wait that a limit asks for.

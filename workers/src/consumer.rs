@@ -49,6 +49,8 @@ pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Draine
     // Not held for as long as the worker runs: worlds go when their last attempt has ended.
     drop(world);
     let tasks = TaskTracker::new();
+    // Nothing more is fetched: what only waits is handed back. Not before, or this worker would fetch it again.
+    let leave = CancellationToken::new();
     let hard = CancellationToken::new();
     loop {
         let delivery = tokio::select! {
@@ -57,11 +59,11 @@ pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Draine
             delivery = deliveries.recv() => delivery,
         };
         let Some(delivery) = delivery else { break };
-        let (world, stop, hard, seats) = (worlds.load_full(), stop.clone(), hard.clone(), seats.clone());
+        let (world, leave, hard, seats) = (worlds.load_full(), leave.clone(), hard.clone(), seats.clone());
         // The number of tasks is bounded by the broker, which delivers no more than it was asked for.
         tasks.spawn(async move {
             tokio::select! {
-                () = attempt(world, delivery, seats, stop) => {}
+                () = attempt(world, delivery, seats, leave) => {}
                 () = hard.cancelled() => {}
             }
         });
@@ -70,9 +72,14 @@ pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Draine
     present.abort();
     let world = worlds.load_full();
     let end = Instant::now() + world.config.worker.drain;
-    world.queue.stop_consuming().await;
+    let handed_back = async {
+        world.queue.stop_consuming().await;
+        leave.cancel();
+        give_back(&world, deliveries).await;
+    };
     // What is not handed back in time comes back with the connection.
-    let _ = timeout_at(end, give_back(&world, deliveries)).await;
+    let _ = timeout_at(end, handed_back).await;
+    leave.cancel();
     let drained = drain(&world, &tasks, &hard, end).await;
     unleased.cancel();
     let returned = async {

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 use postrider_schemas::{event::PassedOver, meta::Pin};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::refusals::{circuit_open, crowded, nobody, not_asked, passed_over, paused};
 use crate::{
@@ -70,6 +70,8 @@ pub(crate) enum Sent {
     TooLate(Option<Refusal>),
     /// Nothing was tried: the store is away, and the job is not to go without it.
     Away,
+    /// Nothing was taken: the worker stops, and the job was only waiting.
+    Stopped,
 }
 
 /// A question to the limits that is asked with the claim of a job.
@@ -146,11 +148,12 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
     };
     // A call that may have been taken goes to whom it went to.
     let checks = task.meta.pin.is_none();
-    let (domains, answer) = match asked {
-        Some(Asked { question: Question { transport, ask, domains }, answer }) => {
-            (domains, answer.map(|answer| (transport, ask, answer)))
-        }
-        None => (task.seat.hold_while(world.limiter.domains(task.job, &letter.indices, checks)).await, None),
+    let (domains, answer) = if let Some(Asked { question: Question { transport, ask, domains }, answer }) = asked {
+        (domains, answer.map(|answer| (transport, ask, answer)))
+    } else {
+        let domains = task.seat.hold_while(world.limiter.domains(task.job, &letter.indices, checks));
+        let Some(domains) = task.stop.run_until_cancelled(domains).await else { return Sent::Stopped };
+        (domains, None)
     };
     let unreachable = if checks { world.limiter.unreachable(task.job, &letter.indices, &domains) } else { Vec::new() };
     if !unreachable.is_empty() {
@@ -208,6 +211,8 @@ enum NotNow {
     Away,
     /// Its time was over when there was a connection.
     TooLate,
+    /// The worker stops.
+    Stopped,
 }
 
 /// Why a job gives its connection back unused, or does not wait for one.
@@ -218,7 +223,12 @@ enum Back {
     TooLate,
     /// Too many wait before it: for so long it is put away.
     Crowd(Duration),
+    /// The worker stops.
+    Stopped,
 }
+
+/// A worker that stops leaves so long to a job that has a connection, at most, until the message itself is on its way.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 
 /// So often a job gives its place back to wait for another token; then it goes.
 const ROUNDS_MAX: u32 = 3;
@@ -241,6 +251,7 @@ impl Tries<'_> {
                 Err(NotNow::Waits(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
                 Err(NotNow::TooLate) => return Sent::TooLate(None),
+                Err(NotNow::Stopped) => return Sent::Stopped,
                 Err(NotNow::Full(refusal)) if self.on_limit() == OnLimit::Expire => {
                     return Sent::TooLate(Some(refusal));
                 }
@@ -282,6 +293,7 @@ impl Tries<'_> {
                 Err(NotNow::Waits(slot) | NotNow::Crowded(slot)) => return Sent::Waits(slot),
                 Err(NotNow::Away) => return Sent::Away,
                 Err(NotNow::TooLate) => return Sent::TooLate(None),
+                Err(NotNow::Stopped) => return Sent::Stopped,
                 Err(NotNow::Full(_)) => {}
                 Ok(tried) => {
                     refusals = others;
@@ -319,6 +331,14 @@ impl Tries<'_> {
         Some(Comer { who, is_fresh: task.meta.generation == 0, seats: task.seat.in_hand()?, dice })
     }
 
+    /// Resolves when the worker stops: at once for who waits for a connection or a call. Who has one is done in a moment, unless nobody answers.
+    async fn stopped(&self, has_place: &AtomicBool) {
+        self.task.stop.cancelled().await;
+        if has_place.load(Ordering::Relaxed) {
+            sleep(FINISH_MAX.min(self.world.config.worker.drain / 2)).await;
+        }
+    }
+
     fn away(&self, n: usize, wait: Duration) -> NotNow {
         NotNow::Crowded(Slot::after(wait, Why::Crowd(self.world.transports[n].name.clone())))
     }
@@ -347,7 +367,8 @@ impl Tries<'_> {
                 }
                 Permission::Go(Token::NONE)
             } else {
-                world.limiter.admit(self.subject(n), queue, task.seat, answer.take()).await
+                let admitted = world.limiter.admit(self.subject(n), queue, task.seat, answer.take());
+                task.stop.run_until_cancelled(admitted).await.ok_or(NotNow::Stopped)?
             };
             let token = match permission {
                 Permission::Go(token) => token,
@@ -361,6 +382,7 @@ impl Tries<'_> {
                 Err(Back::Token(_)) => return Err(NotNow::Away),
                 Err(Back::TooLate) => return Err(NotNow::TooLate),
                 Err(Back::Crowd(wait)) => return Err(self.away(n, wait)),
+                Err(Back::Stopped) => return Err(NotNow::Stopped),
             }
             round += 1;
         }
@@ -384,7 +406,7 @@ impl Tries<'_> {
         let is_probe = !world.circuits.is_closed(n);
         let comer = self.comer(n);
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
-        let submitted = AtomicBool::new(false);
+        let (has_place, submitted) = (AtomicBool::new(false), AtomicBool::new(false));
         let group = self.groups.first().map_or("", String::as_str);
         if round == 0 {
             metrics::begun(task.job, &transport.name, group);
@@ -399,6 +421,7 @@ impl Tries<'_> {
                     Err(NoPlace::Outcome(outcome)) => return Ok(outcome),
                     Err(NoPlace::Crowd(wait)) => return Err(Back::Crowd(wait)),
                 };
+                has_place.store(true, Ordering::Relaxed);
                 let now = Instant::now();
                 // What waited for others on purpose did not do so because of a stall.
                 let without_linger = now.checked_sub(transport.lingered(&place)).unwrap_or(now);
@@ -424,6 +447,12 @@ impl Tries<'_> {
                 () = world.limiter.paused(self.subject(n), since) => {
                     if !submitted.load(Ordering::Relaxed) {
                         return Ok(Try::Paused);
+                    }
+                    delivery.await?
+                }
+                () = self.stopped(&has_place) => {
+                    if !submitted.load(Ordering::Relaxed) {
+                        return Err(Back::Stopped);
                     }
                     delivery.await?
                 }

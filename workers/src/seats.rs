@@ -207,6 +207,12 @@ impl Seat {
         self.wait(time).await;
     }
 
+    /// Waits for something that may take long without the seat. Meanwhile it is one of those that [`Self::may_hold`] counts.
+    pub async fn hold_until<T>(&self, something: impl Future<Output = T>) -> T {
+        let _holding = self.holding();
+        self.without(something).await
+    }
+
     /// Waits for what is most often there in a moment: longer than that without the seat. It cannot be waited for elsewhere, so it is waited for here
     /// however many do; those who wait for a limit make room for them.
     pub async fn hold_while<T>(&self, something: impl Future<Output = T>) -> T {

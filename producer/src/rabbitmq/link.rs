@@ -49,6 +49,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// Refuse a message that no queue wants.
     pub mandatory: bool,
+    /// When it was published, where that was before: the copy of a message that nobody began keeps its time.
+    pub published_at: Option<Timestamp>,
 }
 
 /// Why a message was not published. The same message may be published again: its id is the same.
@@ -179,12 +181,13 @@ impl Link {
         if !self.wait_unblocked(live).await {
             return Try::Refused(PublishError::Busy);
         }
+        let published_at = message.published_at.unwrap_or_else(Timestamp::now);
         let properties = BasicProperties::default()
             .with_delivery_mode(2)
             .with_content_type(short(message.content_type))
             .with_type(short(&message.kind))
             .with_message_id(short(&message.message_id))
-            .with_timestamp(u64::try_from(Timestamp::now().as_second()).unwrap_or_default())
+            .with_timestamp(u64::try_from(published_at.as_second()).unwrap_or_default())
             .with_headers(table(&message.headers));
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
         let confirmed = async {

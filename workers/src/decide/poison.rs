@@ -28,6 +28,11 @@ pub fn losses(meta: &Meta, deliveries: u32) -> u32 {
     meta.losses.saturating_add(deliveries)
 }
 
+/// The headers of the copy that stands for a message which nobody began. That it was delivered before goes along as a loss: the queue marks no copy.
+pub fn handed_back(meta: &Meta, redelivered: bool, deliveries: u32) -> Meta {
+    Meta { losses: losses(meta, deliveries).max(redelivered.into()), ..meta.clone() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +57,16 @@ mod tests {
         check(0, 3, false, "quarantine 4 3");
         check(2, 1, false, "quarantine 4 3");
         check(5, 0, false, "quarantine 4 5");
+    }
+
+    #[test]
+    fn a_message_that_is_handed_back_has_lost_no_more_workers_than_before() {
+        let back = |losses, redelivered, deliveries| {
+            handed_back(&Meta { losses, generation: 4, ..Meta::default() }, redelivered, deliveries)
+        };
+        assert_eq!(back(0, false, 0), Meta { generation: 4, ..Meta::default() });
+        assert_eq!([back(0, true, 2).losses, back(1, true, 1).losses, back(2, false, 0).losses], [2, 2, 2]);
+        assert_eq!(back(0, true, 0).losses, 1, "a broker that does not count returns");
     }
 
     #[test]

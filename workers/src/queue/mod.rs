@@ -323,7 +323,7 @@ impl Queue {
     pub async fn stop_consuming(&self) {
         match self {
             Self::Rabbit(queue) => queue.stop_consuming().await,
-            Self::Embedded(queue) => queue.stop_consuming(),
+            Self::Embedded(queue) => queue.stop_consuming().await,
         }
     }
 

@@ -90,6 +90,9 @@ impl Fetcher {
             {
                 permits.push(more);
             }
+            if self.stop.is_cancelled() {
+                return;
+            }
             let taken = self.take(permits.len()).await;
             let Ok(taken) = taken else {
                 // Not at once: a full disk stays full for a while, and its log may lie on it too.

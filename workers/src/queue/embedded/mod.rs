@@ -57,6 +57,7 @@ pub struct EmbeddedQueue {
     up: Arc<AtomicBool>,
     stop: CancellationToken,
     end: CancellationToken,
+    fetchers: TaskTracker,
     tasks: TaskTracker,
 }
 
@@ -71,6 +72,7 @@ impl EmbeddedQueue {
             up: Arc::default(),
             stop: CancellationToken::new(),
             end: CancellationToken::new(),
+            fetchers: TaskTracker::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -87,7 +89,7 @@ impl EmbeddedQueue {
                 deliveries: deliveries.clone(),
                 stop: self.stop.clone(),
             };
-            self.tasks.spawn(fetcher.run());
+            self.fetchers.spawn(fetcher.run());
         }
         self.tasks.spawn(fetch::renew(self.db.clone(), Arc::clone(&self.owner), LEASE, self.end.clone()));
     }
@@ -141,17 +143,20 @@ impl EmbeddedQueue {
         self.up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stop_consuming(&self) {
+    /// Returns once nothing more is taken. What is being taken when this is called is handed on like what was taken before.
+    pub(super) async fn stop_consuming(&self) {
         self.up.store(false, Ordering::Relaxed);
         self.stop.cancel();
+        self.fetchers.close();
+        self.fetchers.wait().await;
     }
 
     pub(super) async fn close(&self) {
-        self.stop_consuming();
         self.end.cancel();
         self.tasks.close();
         // The tasks look at their tokens; what they wait for is bounded by the file's own limit.
-        let _ = timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        let ended = async { tokio::join!(self.stop_consuming(), self.tasks.wait()) };
+        let _ = timeout(Duration::from_secs(5), ended).await;
         let owner = Arc::clone(&self.owner);
         // A file that cannot be written to now gives its rows back when their leases end.
         let _ = self.db.call(move |db| rows::free_all(db, &owner)).await;
@@ -229,4 +234,42 @@ impl EmbeddedQueue {
 /// The clock of the edge, in the file's unit.
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_producer::embedded::tables;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_being_taken_at_a_stop_is_handed_on_and_can_be_handed_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.db");
+        let queue = EmbeddedQueue::open(&path).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch(tables::DDL).unwrap();
+        other
+            .execute_batch(
+                "BEGIN IMMEDIATE; INSERT INTO message (queue, lane, published_at, body) \
+                 VALUES ('jobs', 'bulk', 0, x'00'), ('jobs', 'bulk', 0, x'00'), ('due', 'bulk', 0, x'00')",
+            )
+            .unwrap();
+        let (sender, mut deliveries) = mpsc::unbounded_channel();
+        queue.subscribe(SubscribeOptions { shards: 1, transactional: 8, bulk: 8 }, sender);
+        // The file's thread waits for the other connection and answers nobody: the fetchers take.
+        while timeout(Duration::from_millis(200), queue.db.look(|_| Ok(()))).await.is_ok() {}
+        let stopping = queue.stop_consuming();
+        let writing = async { other.execute_batch("COMMIT").unwrap() };
+        tokio::join!(stopping, writing);
+        let mut count = 0;
+        while let Ok(delivery) = deliveries.try_recv() {
+            queue.settle(delivery, Settlement::Return).await.unwrap();
+            count += 1;
+        }
+        let free = "SELECT count(*) FROM message WHERE owner IS NULL AND deliveries = 0";
+        assert_eq!((count, other.query_row(free, [], |row| row.get(0))), (3, Ok(3)));
+        queue.close().await;
+    }
 }

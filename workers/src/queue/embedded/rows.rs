@@ -211,19 +211,26 @@ pub fn decided(db: &Connection, row: i64, verdict: &RestVerdict) -> Result<(), D
     Ok(())
 }
 
+/// What waits, by queue and lane. Nothing but the index is read: the file's only thread does this every few seconds, over some 100,000 rows at times.
+const WAITING: &str = "SELECT queue, lane, count(*) FROM message INDEXED BY message_free \
+                       WHERE owner IS NULL AND due_at <= ?1 GROUP BY queue, lane";
+/// Since when the next row of a queue and lane waits: it is the one that waits for longest.
+const OLDEST: &str = "SELECT max(due_at, published_at) FROM message INDEXED BY message_free \
+                      WHERE owner IS NULL AND queue = ?2 AND lane IS ?3 AND due_at <= ?1 ORDER BY due_at, id LIMIT 1";
+/// When what is parked is due.
+const PARKED: &str = "SELECT due_at FROM message INDEXED BY message_free \
+                      WHERE owner IS NULL AND queue = 'due' AND lane = ?2 AND due_at > ?1";
+
 /// How much waits where. What nobody has in hand waits; a row whose time has not come is on the level of the ladder where a broker would have it.
 pub fn depths(db: &Connection) -> Result<Depths, DbError> {
     let now = now_ms();
     let mut depths = Depths { ladder: Some([0; 7]), ..Depths::default() };
-    let mut waiting = db.prepare_cached(
-        "SELECT queue, lane, count(*), min(max(due_at, published_at)) FROM message \
-         WHERE owner IS NULL AND due_at <= ?1 GROUP BY queue, lane",
-    )?;
+    let (mut waiting, mut oldest) = (db.prepare_cached(WAITING)?, db.prepare_cached(OLDEST)?);
     let mut rows = waiting.query([now])?;
     while let Some(row) = rows.next()? {
-        let (queue, lane, count): (String, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (queue, text, count): (String, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let count = u64::try_from(count).unwrap_or(0);
-        let lane: Lane = lane.and_then(|lane| lane.parse().ok()).unwrap_or_default();
+        let lane: Lane = text.as_ref().and_then(|lane| lane.parse().ok()).unwrap_or_default();
         let jobs = match queue.as_str() {
             "jobs" => &mut depths.jobs[place(lane)],
             "due" => &mut depths.due[place(lane)],
@@ -232,20 +239,24 @@ pub fn depths(db: &Connection) -> Result<Depths, DbError> {
             _ => &mut depths.suspect,
         };
         *jobs += count;
-        if matches!(queue.as_str(), "jobs" | "due") {
-            let age = Duration::from_millis(u64::try_from(now - row.get::<_, i64>(3)?).unwrap_or(0));
+        if matches!(queue.as_str(), "jobs" | "due")
+            && let Some(since) = oldest.query_row(params![now, queue, text], |row| row.get::<_, i64>(0)).optional()?
+        {
+            let age = Duration::from_millis(u64::try_from(now - since).unwrap_or(0));
             let oldest = &mut depths.oldest[place(lane)];
             *oldest = Some(oldest.map_or(age, |known| known.max(age)));
         }
     }
-    let mut parked = db.prepare_cached("SELECT due_at FROM message WHERE due_at > ?1")?;
-    let mut rows = parked.query([now])?;
-    while let Some(row) = rows.next()? {
-        let seconds = u64::try_from((row.get::<_, i64>(0)? - now) / 1000).unwrap_or(0);
-        // The place of the highest octal digit.
-        let level = usize::try_from(seconds.checked_ilog2().unwrap_or(0) / 3).unwrap_or(0).min(6);
-        if let Some(levels) = &mut depths.ladder {
-            levels[level] += 1;
+    let mut parked = db.prepare_cached(PARKED)?;
+    for lane in Lane::ALL {
+        let mut rows = parked.query(params![now, lane.as_str()])?;
+        while let Some(row) = rows.next()? {
+            let seconds = u64::try_from((row.get::<_, i64>(0)? - now) / 1000).unwrap_or(0);
+            // The place of the highest octal digit.
+            let level = usize::try_from(seconds.checked_ilog2().unwrap_or(0) / 3).unwrap_or(0).min(6);
+            if let Some(levels) = &mut depths.ladder {
+                levels[level] += 1;
+            }
         }
     }
     Ok(depths)
@@ -346,5 +357,41 @@ mod tests {
             "{next}"
         );
         assert!(!next.contains("TEMP B-TREE"), "the first one is enough: {next}");
+    }
+
+    #[test]
+    fn depths_read_the_index_and_tell_what_waits_for_how_long_and_what_is_parked() {
+        let db = file();
+        let now = now_ms();
+        let insert =
+            "INSERT INTO message (queue, lane, due_at, published_at, owner, body) VALUES (?1, ?2, ?3, ?4, ?5, x'00')";
+        let none = None::<&str>;
+        for (queue, lane, due_at, published_at, owner) in [
+            ("jobs", Some("bulk"), 0, now - 70_000, none),
+            ("jobs", Some("bulk"), 0, now - 60_000, none),
+            ("jobs", Some("bulk"), 0, now - 90_000, Some("a")),
+            ("due", Some("transactional"), now - 40_000, now - 80_000, none),
+            ("due", Some("transactional"), now - 30_000, now - 80_000, none),
+            ("due", Some("transactional"), now + 5_000, now, none),
+            ("due", Some("bulk"), now + 70_000, now, none),
+            ("dead", none, 0, now, none),
+        ] {
+            db.execute(insert, params![queue, lane, due_at, published_at, owner]).unwrap();
+        }
+        db.execute("DELETE FROM message WHERE message_id = 'm'", []).unwrap();
+        let depths = depths(&db).unwrap();
+        let of = |counts: [u64; 2]| Lane::ALL.map(|lane| counts[place(lane)]);
+        assert_eq!((of(depths.jobs), of(depths.due), depths.dead), ([0, 2], [2, 0], 1));
+        let ages = Lane::ALL.map(|lane| depths.oldest[place(lane)].unwrap().as_secs());
+        assert!((40..50).contains(&ages[0]) && (70..80).contains(&ages[1]), "{ages:?}");
+        assert_eq!(depths.ladder, Some([1, 0, 1, 0, 0, 0, 0]));
+        for (text, expected) in [
+            (WAITING, "SCAN message USING INDEX message_free"),
+            (OLDEST, "message_free (queue=? AND lane=? AND due_at<?)"),
+            (PARKED, "message_free (queue=? AND lane=? AND due_at>?)"),
+        ] {
+            let plan = plan(&db, text);
+            assert!(plan.contains(expected) && !plan.contains("TEMP B-TREE"), "{plan}");
+        }
     }
 }

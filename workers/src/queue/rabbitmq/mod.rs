@@ -44,7 +44,10 @@ use tracing::warn;
 
 use self::acks::Acks;
 use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
-use crate::{config::TopologyMode, decide::settlement::Settlement};
+use crate::{
+    config::TopologyMode,
+    decide::{poison, settlement::Settlement},
+};
 
 /// Longest wait for a broker that confirms no copies: well below its own limit on unacknowledged messages, 30 minutes by default.
 const COPY_WAIT_MAX: Duration = Duration::from_mins(10);
@@ -138,8 +141,8 @@ impl RabbitQueue {
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
         let AnyReceipt::Rabbit(receipt) = &delivery.receipt else { return Err(SettleError::AckLost) };
-        // A message that comes back keeps the mark that it was delivered before: the ledger goes by it.
-        if settlement == Settlement::Return && delivery.redelivered {
+        // A message that was delivered before has to keep its time, which the ledger goes by.
+        if settlement == Settlement::Return && delivery.redelivered && delivery.published_at.is_none() {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
         let is_begun = settlement != Settlement::Return;
@@ -181,6 +184,7 @@ impl RabbitQueue {
             headers: Vec::new(),
             body: Bytes::from(event.encode()),
             mandatory: false,
+            published_at: None,
         };
         self.together().await;
         Box::pin(self.publishing.publish(&message)).await
@@ -262,8 +266,12 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
     };
     match settlement {
         Settlement::Done => Vec::new(),
-        // A fresh message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
-        Settlement::Return => vec![one(at_once(), &delivery.meta)],
+        // A message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
+        Settlement::Return => {
+            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.deliveries);
+            let published_at = delivery.published_at.filter(|_| delivery.redelivered);
+            vec![Outgoing { published_at, ..one(at_once(), &meta) }]
+        }
         Settlement::Again { at, meta } => vec![one(due_at(at, Timestamp::now(), lane, shard), &meta)],
         Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),
         Settlement::Hold(meta) => vec![one(at_rest("hold"), &meta)],
@@ -298,6 +306,7 @@ fn outgoing(
         headers: meta.to_pairs(),
         body,
         mandatory: true,
+        published_at: None,
     }
 }
 

@@ -12,6 +12,8 @@ use super::limits::{
 const PATIENCE_US: f64 = 1e6;
 /// Nobody is put away for longer than this, in microseconds, which is about how long a transport that is well again may stand idle...
 const REACH_US: f64 = 15e6;
+/// ...nor for longer than this where the worker has no connection there now, because others have their turn...
+const REACH_SHUT_US: f64 = 3e6;
 /// ...unless more than so many are put away each second: then longer in proportion, so that a large crowd does not come and go all the time, ...
 const PER_SECOND: f64 = 100.0;
 /// ...up to this.
@@ -32,6 +34,8 @@ pub struct Seen {
     pub away_per_second: f64,
     /// So many jobs of the lane a worker has in hand at most.
     pub seats: usize,
+    /// The transport gives out nothing now: other workers have all the connections that there may be.
+    pub is_shut: bool,
 }
 
 /// When a job comes back that is not to wait for the transport in the worker; nothing where it may. `is_fresh`: it was never put away. `dice` is from 0 to 1.
@@ -48,7 +52,8 @@ pub fn put_away(line: &mut Line, who: Who<'_>, is_fresh: bool, seen: &Seen, now:
     if seen.first_us < PATIENCE_US || seen.ahead < (seen.seats * eighths / 8).max(1) {
         return None;
     }
-    let reach = (REACH_US * (seen.away_per_second / PER_SECOND).max(1.0)).min(REACH_MAX_US);
+    let reach = if seen.is_shut { REACH_SHUT_US } else { REACH_US };
+    let reach = (reach * (seen.away_per_second / PER_SECOND).max(1.0)).min(REACH_MAX_US);
     let last = now + reach * (1.0 - SPREAD * dice);
     if seen.per_second <= 0.0 {
         return Some(last);
@@ -64,7 +69,8 @@ mod tests {
     use super::*;
 
     const NOW: f64 = 1e9;
-    const SLOW: Seen = Seen { ahead: 8, first_us: 2e6, per_second: 4.0, away_per_second: 1.0, seats: 20 };
+    const SLOW: Seen =
+        Seen { ahead: 8, first_us: 2e6, per_second: 4.0, away_per_second: 1.0, seats: 20, is_shut: false };
 
     fn who(tenant: &str) -> Who<'_> {
         Who { tenant, weight: 1.0 }
@@ -120,5 +126,14 @@ mod tests {
         };
         assert_eq!([1.0, 100.0, 200.0, 1e4].map(|away| stalled(away, 0.0)), [15.0, 15.0, 30.0, 300.0].map(Some));
         assert_eq!(stalled(1.0, 1.0), Some(11.25), "not all at once");
+    }
+
+    #[test]
+    fn where_others_have_the_connections_a_crowd_comes_back_soon() {
+        let shut = |away_per_second: f64| {
+            let seen = Seen { per_second: 0.0, away_per_second, is_shut: true, ..SLOW };
+            put_away(&mut Line::default(), who("a"), true, &seen, NOW, 0.0).map(|slot| (slot - NOW) / 1e6)
+        };
+        assert_eq!([1.0, 1000.0].map(shut), [3.0, 30.0].map(Some));
     }
 }

@@ -106,8 +106,7 @@ impl Limiter {
     /// Renews one lease. Without the store it is what was given out last, or one connection where nothing ever was.
     async fn renew(&self, one: &Capped<'_>) -> Result<(), StoreError> {
         let (wanted, using) = one.relay.demand();
-        // One more than was needed, so that a worker which is idle begins at once.
-        match self.connections(one, (wanted + 1).min(one.most), using).await {
+        match self.connections(one, wanted.min(one.most), using).await {
             Ok(part) => {
                 debug!(transport = one.name, part, wanted, using, "Connections to the relay");
                 self.0.parts.known().insert(one.name.to_owned(), part);
@@ -127,6 +126,8 @@ impl Limiter {
         let want = Want {
             worker: self.0.holder.clone(),
             wanted: number(wanted),
+            // One more than was needed, so that a worker which is idle begins at once.
+            spare: u32::from(wanted < one.most),
             using: number(using),
             total: number(one.total),
             life_us: LIFE.as_secs_f64() * 1e6,

@@ -96,20 +96,28 @@ impl Crowd {
         (!state.waiting.is_empty()).then_some(state.since)
     }
 
-    /// For how long a job that would be the last one is put away; nothing where it may wait here.
-    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    /// For how long a job that would be the last one is put away; nothing where it may wait here. `is_shut`: the transport gives out nothing now.
+    pub fn put_away(&self, comer: &Comer<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
         let mut state = self.state();
         let ahead = state.waiting.len();
-        self.decide(&mut state, ahead, comer, now)
+        self.decide(&mut state, ahead, comer, is_shut, now)
     }
 
-    fn decide(&self, state: &mut State, ahead: usize, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    fn decide(
+        &self,
+        state: &mut State,
+        ahead: usize,
+        comer: &Comer<'_>,
+        is_shut: bool,
+        now: Instant,
+    ) -> Option<Duration> {
         let seen = Seen {
             ahead,
             first_us: us(state.first_waits(now)),
             per_second: state.turns.per_second(now),
             away_per_second: state.away.per_second(now),
             seats: comer.seats,
+            is_shut,
         };
         let now_us = us(now.duration_since(self.began));
         let back = put_away(&mut state.line, comer.who, comer.is_fresh, &seen, now_us, comer.dice)?;
@@ -132,10 +140,10 @@ impl State {
 
 impl Waiting<'_> {
     /// For how long it is put away, because too many wait before it and their turn does not come; nothing where it may go on waiting here.
-    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    pub fn put_away(&self, comer: &Comer<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
         let mut state = self.crowd.state();
         let ahead = state.waiting.range(..self.number).count();
-        self.crowd.decide(&mut state, ahead, comer, now)
+        self.crowd.decide(&mut state, ahead, comer, is_shut, now)
     }
 
     /// Its turn came.
@@ -194,7 +202,7 @@ mod tests {
     }
 
     fn put_away_at(crowd: &Crowd, now: Instant) -> Option<Duration> {
-        crowd.put_away(&COMER, now)
+        crowd.put_away(&COMER, false, now)
     }
 
     #[test]
@@ -229,7 +237,7 @@ mod tests {
         let waiting = [(); 3].map(|()| crowd.enter(begun));
         let leaves = |seconds: f64| {
             let now = after(begun, seconds);
-            waiting.each_ref().map(|one| one.put_away(&COMER, now).is_some())
+            waiting.each_ref().map(|one| one.put_away(&COMER, false, now).is_some())
         };
         assert_eq!((leaves(0.5), leaves(1.0)), ([false; 3], [false, true, true]));
     }

@@ -157,17 +157,30 @@ impl Transport {
         }
     }
 
-    /// Whether it answered nobody for a while, though somebody of the lane waited for it.
+    /// Whether it answered nobody for a while, though somebody of the lane waited for it and it could be asked.
     pub fn is_silent(&self, lane: Lane) -> bool {
+        self.is_silent_at(lane, Instant::now())
+    }
+
+    fn is_silent_at(&self, lane: Lane, now: Instant) -> bool {
+        let Some(opened) = self.open_since() else { return false };
         let answered = self.began + Duration::from_micros(self.answered_us.load(Ordering::Relaxed));
         let since = self.crowds[lane as usize].since();
-        since.is_some_and(|since| since.max(answered).elapsed() > SILENT_AFTER)
+        since.is_some_and(|since| now.duration_since(since.max(answered).max(opened)) > SILENT_AFTER)
+    }
+
+    /// Since when anybody may have a connection or make a call; nothing while other workers have all the connections that there may be.
+    fn open_since(&self) -> Option<Instant> {
+        match &self.way {
+            Way::Smtp(relay) => relay.open_since(),
+            Way::Provider { .. } => Some(self.began),
+        }
     }
 
     /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
     /// come; nothing where it may.
     pub fn put_away(&self, lane: Lane, comer: &Comer<'_>) -> Option<Duration> {
-        self.crowds[lane as usize].put_away(comer, Instant::now())
+        self.crowds[lane as usize].put_away(comer, self.open_since().is_none(), Instant::now())
     }
 
     /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk
@@ -184,13 +197,12 @@ impl Transport {
         let waiting = self.crowds[lane as usize].enter(begun);
         let mut turn = pin!(self.turn(letter));
         let (place, on_purpose) = loop {
-            match timeout(LOOK_EVERY, &mut turn).await {
-                Ok(place) => break place,
-                Err(_) => {
-                    if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, Instant::now())) {
-                        return Err(NoPlace::Crowd(wait));
-                    }
-                }
+            if let Ok(place) = timeout(LOOK_EVERY, &mut turn).await {
+                break place;
+            }
+            let is_shut = self.open_since().is_none();
+            if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, is_shut, Instant::now())) {
+                return Err(NoPlace::Crowd(wait));
             }
         };
         if place.is_ok() {
@@ -392,3 +404,6 @@ fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

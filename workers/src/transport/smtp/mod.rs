@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::{EmailAddress, Lane};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::pool::Place;
 pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
@@ -187,6 +187,11 @@ impl Relay {
     /// Another number of connections at most, from now on.
     pub fn resize(&self, connections: usize) {
         self.pool.resize(connections);
+    }
+
+    /// Since when there may be connections; nothing while there may be none.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.pool.open_since()
     }
 
     /// The most connections that were wanted at once since the last look, and those that are in use or parked.

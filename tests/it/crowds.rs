@@ -38,13 +38,24 @@ fn config(file: &str, silent: &QuietRelay, sink: &SmtpSink, routes: &str) -> Str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_answers_nobody_holds_up_no_other() {
+    holds_up_no_other(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transport_that_answers_nobody_on_many_connections_holds_up_no_other() {
+    holds_up_no_other(16).await;
+}
+
+/// So many connections may be open to the transport that answers nobody; each lane has sixteen seats.
+async fn holds_up_no_other(connections: usize) {
     let silent = QuietRelay::start(Silence::Greeting, u32::MAX).unwrap();
     let sink = SmtpSink::start(Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let routes = "[[route]]\nname = \"silent\"\nsend = [\"silent\"]\nwhen = { recipient_domains = [\".silent.example\"] }\n\
                   [[route]]\nname = \"all\"\nsend = [\"sound\"]\n";
-    let config = config(&file, &silent, &sink, routes);
+    let config =
+        config(&file, &silent, &sink, routes).replace("connections = 4", &format!("connections = {connections}"));
     let worker = story::start_any(&config).unwrap();
     let begun = Instant::now();
     for lane in Lane::ALL {
@@ -53,7 +64,7 @@ async fn a_transport_that_answers_nobody_holds_up_no_other() {
     for lane in Lane::ALL {
         story::publish(&file, &jobs(lane, lane.as_str(), 50)).await.unwrap();
     }
-    // Four at a time give up after five seconds: all those before them would take longer than that by far.
+    // Those that a lane has in hand give up after five seconds: all those before the others would take longer than that by far.
     let arrived = || Lane::ALL.iter().all(|lane| times(&sink, lane.as_str()).len() == 50).then_some(());
     deadline::wait_for("the mail of the other transport", 2 * SOON, arrived).unwrap();
     println!("the mail of the other transport after {:.1} s", begun.elapsed().as_secs_f64());

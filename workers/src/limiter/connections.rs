@@ -156,7 +156,7 @@ mod tests {
     async fn places(transport: &Transport) -> usize {
         let relay = transport.relay().unwrap();
         let mut taken = Vec::new();
-        while !relay.is_crowded() {
+        while !relay.is_crowded(postrider_schemas::Lane::Bulk) {
             taken.push(relay.place(postrider_schemas::Lane::Bulk).await.unwrap());
         }
         taken.len()

@@ -1,4 +1,4 @@
-//! Those of one lane who wait for a connection or a call of a transport, and how fast they have their turn. What follows from it is decided in
+//! Those of one lane who wait for a connection or a call of a transport, how fast they have their turn, and for how many it is at work. What follows from it is decided in
 //! [`crate::decide::crowd`].
 
 use std::{
@@ -45,6 +45,8 @@ struct State {
     waiting: BTreeMap<u64, Instant>,
     /// Since when somebody does.
     since: Instant,
+    /// So many have their turn now.
+    at_work: usize,
     turns: Count,
     away: Count,
     /// The slots of those who were put away.
@@ -59,6 +61,9 @@ struct Count {
     before: Option<u32>,
 }
 
+/// Somebody who has its turn, until it is dropped.
+pub struct AtWork<'a>(&'a Crowd);
+
 /// Somebody who waits, until it is dropped.
 pub struct Waiting<'a> {
     crowd: &'a Crowd,
@@ -69,7 +74,8 @@ impl Crowd {
     /// Of nobody.
     pub fn new(now: Instant) -> Self {
         let (turns, away) = (Count::new(now), Count::new(now));
-        let state = State { next: 0, waiting: BTreeMap::new(), since: now, turns, away, line: Line::default() };
+        let (waiting, line) = (BTreeMap::new(), Line::default());
+        let state = State { next: 0, waiting, since: now, at_work: 0, turns, away, line };
         Self { began: now, state: Mutex::new(state) }
     }
 
@@ -83,6 +89,12 @@ impl Crowd {
         }
         state.waiting.insert(number, now);
         Waiting { crowd: self, number }
+    }
+
+    /// One more who has its turn.
+    pub fn begin(&self) -> AtWork<'_> {
+        self.state().at_work += 1;
+        AtWork(self)
     }
 
     /// For how long the first one waits.
@@ -113,6 +125,7 @@ impl Crowd {
     ) -> Option<Duration> {
         let seen = Seen {
             ahead,
+            at_work: state.at_work,
             first_us: us(state.first_waits(now)),
             per_second: state.turns.per_second(now),
             away_per_second: state.away.per_second(now),
@@ -149,6 +162,12 @@ impl Waiting<'_> {
     /// Its turn came.
     pub fn served(self, now: Instant) {
         self.crowd.state().turns.one(now);
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state().at_work -= 1;
     }
 }
 
@@ -240,6 +259,18 @@ mod tests {
             waiting.each_ref().map(|one| one.put_away(&COMER, false, now).is_some())
         };
         assert_eq!((leaves(0.5), leaves(1.0)), ([false; 3], [false, true, true]));
+    }
+
+    #[test]
+    fn those_that_a_transport_is_at_work_for_count_until_they_end() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        let at_work = crowd.begin();
+        let _waiting = crowd.enter(begun);
+        let seats = |seats: usize| crowd.put_away(&Comer { seats, ..COMER }, false, after(begun, 2.0)).is_some();
+        assert_eq!((seats(4), seats(8)), (true, false));
+        drop(at_work);
+        assert!(seats(3) && !seats(6));
     }
 
     #[test]

@@ -81,9 +81,14 @@ impl Relay {
         }
     }
 
-    /// Whether whoever comes now waits for a connection.
-    pub fn is_crowded(&self) -> bool {
-        self.pool.is_crowded()
+    /// Whether whoever of this lane comes now waits for a connection.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        self.pool.is_crowded(lane)
+    }
+
+    /// A lane uses at most so many of the connections from now on.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        self.pool.hold_to(lane, most);
     }
 
     /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].

@@ -82,9 +82,14 @@ impl Pool {
         Some(Place { pool: self, is_used: AtomicBool::new(false), _permit: permit })
     }
 
-    /// Whether nobody gets a place at once.
-    pub fn is_crowded(&self) -> bool {
-        self.places.are_taken()
+    /// Whether nobody of this lane gets a place at once.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        self.places.are_taken(lane)
+    }
+
+    /// A lane has at most so many of the places from now on.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        self.places.hold_to(lane, most);
     }
 
     /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.

@@ -361,6 +361,13 @@ impl Transport {
         }
     }
 
+    /// Another transport stands for it from now on. Attempts that have begun with it go on; connections that nobody waits for are closed.
+    pub fn replace(&self) {
+        if let Way::Smtp(relay) = &self.way {
+            relay.replace();
+        }
+    }
+
     /// Says goodbye on idle connections, within a limit of its own.
     pub async fn close(&self) {
         if let Way::Smtp(relay) = &self.way {

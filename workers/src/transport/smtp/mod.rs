@@ -34,7 +34,10 @@ use self::{
     tls::Tls,
     transaction::After,
 };
-use crate::outcome::{Class, Outcome, Stage};
+use crate::{
+    decide::limits::parts::Use,
+    outcome::{Class, Outcome, Stage},
+};
 
 /// How long idle connections may take to say goodbye.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
@@ -202,6 +205,16 @@ impl Relay {
     /// The most connections that were wanted at once since the last look, and those that are in use or parked.
     pub fn demand(&self) -> (usize, usize) {
         self.pool.demand()
+    }
+
+    /// Another relay stands for it from now on: see [`Transport::replace`](crate::transport::Transport::replace).
+    pub fn replace(&self) {
+        self.pool.replace();
+    }
+
+    /// What its connections are for now.
+    pub fn use_now(&self) -> Use {
+        self.pool.use_now()
     }
 
     /// Connections that are open or being opened.

@@ -13,7 +13,10 @@ use postrider_schemas::Lane;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::session::{OpenMark, Session};
-use crate::transport::places::{Permit, Places};
+use crate::{
+    decide::limits::parts::Use,
+    transport::places::{Permit, Places},
+};
 
 /// The right to use one connection.
 pub struct Place<'a> {
@@ -42,6 +45,8 @@ struct Yard {
     /// A task is looking for connections that are idle for too long.
     is_swept: bool,
     is_closed: bool,
+    /// Another relay stands for it: nothing is kept that nobody here waits for.
+    is_replaced: bool,
     /// Places there are to be.
     limit: usize,
     /// Since when there are any.
@@ -116,7 +121,7 @@ impl Pool {
         let mut yard = self.yard();
         let (most, now) = (yard.asking_most, yard.asking);
         yard.asking_most = now;
-        (most, yard.used + yard.parked.len().max(yard.held - yard.used))
+        (most, yard.open())
     }
 
     /// A parked connection that seems alive.
@@ -147,7 +152,8 @@ impl Pool {
     pub fn park(self: &Arc<Self>, place: &Place<'_>, session: Session) {
         let mut yard = self.yard();
         let is_too_many = yard.parked.len() + yard.used > yard.limit;
-        if yard.is_closed || is_too_many {
+        let is_left = yard.is_replaced && yard.asking == yard.held;
+        if yard.is_closed || is_too_many || is_left {
             drop(yard);
             session.hang_up();
             return;
@@ -158,6 +164,23 @@ impl Pool {
             yard.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
         }
+    }
+
+    /// Another relay stands for it from now on: who is here already goes on, and what is parked is closed.
+    pub fn replace(&self) {
+        let mut yard = self.yard();
+        yard.is_replaced = true;
+        let closed = std::mem::take(&mut yard.parked);
+        drop(yard);
+        for parked in closed {
+            parked.session.hang_up();
+        }
+    }
+
+    /// Places there are to be, those who want one or have one, and the connections that there are or are about to be.
+    pub fn use_now(&self) -> Use {
+        let yard = self.yard();
+        Use { limit: yard.limit, asking: yard.asking, open: yard.open() }
     }
 
     /// Lets nobody in any more and hands out what is parked.
@@ -203,6 +226,11 @@ impl Pool {
 }
 
 impl Yard {
+    /// Connections that there are or are about to be.
+    fn open(&self) -> usize {
+        self.used + self.parked.len().max(self.held - self.used)
+    }
+
     /// Whether a place has a connection from now on.
     fn use_by(&mut self, place: &Place<'_>, is_used: bool) {
         match (place.is_used.swap(is_used, Ordering::Relaxed), is_used) {

@@ -38,13 +38,25 @@ fn config(file: &str, silent: &QuietRelay, sink: &SmtpSink, routes: &str) -> Str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_answers_nobody_holds_up_no_other() {
+    holds_up_no_other(4, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transport_that_answers_nobody_on_as_many_connections_as_there_are_seats_holds_up_no_other() {
+    holds_up_no_other(32, 30).await;
+}
+
+/// So many connections may be open to the transport that answers nobody, and each gives up after so many seconds; each lane has sixteen seats.
+async fn holds_up_no_other(connections: usize, seconds: u64) {
     let silent = QuietRelay::start(Silence::Greeting, u32::MAX).unwrap();
     let sink = SmtpSink::start(Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let routes = "[[route]]\nname = \"silent\"\nsend = [\"silent\"]\nwhen = { recipient_domains = [\".silent.example\"] }\n\
                   [[route]]\nname = \"all\"\nsend = [\"sound\"]\n";
-    let config = config(&file, &silent, &sink, routes);
+    let config = config(&file, &silent, &sink, routes)
+        .replace("connections = 4", &format!("connections = {connections}"))
+        .replace("timeout = \"5s\"", &format!("timeout = \"{seconds}s\""));
     let worker = story::start_any(&config).unwrap();
     let begun = Instant::now();
     for lane in Lane::ALL {
@@ -53,9 +65,10 @@ async fn a_transport_that_answers_nobody_holds_up_no_other() {
     for lane in Lane::ALL {
         story::publish(&file, &jobs(lane, lane.as_str(), 50)).await.unwrap();
     }
-    // Four at a time give up after five seconds: all those before them would take longer than that by far.
+    // All those before them would take longer than that by far, and so would as many as a lane has in hand where they are given longer.
     let arrived = || Lane::ALL.iter().all(|lane| times(&sink, lane.as_str()).len() == 50).then_some(());
-    deadline::wait_for("the mail of the other transport", 2 * SOON, arrived).unwrap();
+    let soon = if seconds > 5 { Duration::from_secs(seconds - 2) } else { 2 * SOON };
+    deadline::wait_for("the mail of the other transport", soon, arrived).unwrap();
     println!("the mail of the other transport after {:.1} s", begun.elapsed().as_secs_f64());
     assert_eq!(silent.kept().len(), 0);
     // Whoever was put away meanwhile comes back, and is sent once.

@@ -277,7 +277,10 @@ async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
     let stores = [redis, file].map(|store| store.with_limiter_clock(Arc::clone(&clock)));
     let (mut holders, mut dice, mut open) = (BTreeMap::new(), Dice(5), [0_u32; 4]);
-    for step in 0..400 {
+    let mut scarce = 0;
+    for step in 0..800 {
+        // Enough for all of them at first, and then not.
+        let total = if step < 400 { 10 } else { 1 + step / 50 % 3 };
         // Some pauses are longer than a lease.
         let pause = if dice.roll(20) == 0 { 9_000_000 } else { dice.roll(3_000_000) };
         let now = clock.load(Ordering::Relaxed) + pause;
@@ -287,17 +290,20 @@ async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
         open[worker] = open[worker].saturating_sub(closed);
         let want = Want {
             worker: format!("worker-{worker}"),
-            wanted: u32::try_from(dice.roll(12))?,
+            wanted: u32::try_from(dice.roll(12).saturating_sub(3))?,
+            spare: u32::try_from(dice.roll(2))?,
             using: open[worker],
-            total: 10,
+            total,
             life_us: 8e6,
         };
         let expected = share(&mut holders, &want, now as f64);
+        scarce += u32::from(holders.values().filter(|held| held.wanted > 0).count() > total as usize);
         for store in &stores {
             ensure!(store.connections("relay", &want).await? == expected, "step {step}: {want:?}");
         }
         open[worker] = open[worker].max(expected);
     }
+    ensure!(scarce > 100, "{scarce} times somebody had to wait for a turn");
     Ok(())
 }
 

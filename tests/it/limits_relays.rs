@@ -126,6 +126,57 @@ async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_more_than_the_connections_take_turns() {
+    let relay = PacingRelay::start(100_000).unwrap();
+    relay.answer_after(Duration::from_millis(100));
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let more = format!("host = \"127.0.0.1\"\ntls = \"none\"\nconnections_total = 1\n{ROUTE}");
+    let config = story::relay_config(&file, &file, relay.port(), &more);
+    let workers = [(); 2].map(|()| story::start_any(&config).unwrap());
+    // Twenty seconds' worth for one connection: both workers have as many in hand as may wait.
+    story::publish(&file, &jobs(Lane::Bulk, "any", 200)).await.unwrap();
+    let all = || (relay.taken().len() >= 200).then_some(());
+    deadline::wait_for("all of them", 4 * SOON, all).unwrap();
+    assert_eq!(relay.connections().1, 1, "at once");
+    for worker in workers {
+        let log = worker.stderr();
+        let sent = log.matches("Sent job").count();
+        println!("{sent} by one of them");
+        assert!(sent > 10, "{sent}");
+        assert!(!log.contains("became free in time"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_relay_has_open_that_a_reload_replaced_counts_for_the_cap() {
+    let relay = PacingRelay::start(100_000).unwrap();
+    relay.answer_after(Duration::from_secs(3));
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let config = |seconds: u64| {
+        let limits = format!("command_timeout = \"{seconds}s\"\nconnections_total = 6\n");
+        story::relay_config(
+            &file,
+            &file,
+            relay.port(),
+            &format!("host = \"127.0.0.1\"\ntls = \"none\"\n{limits}{ROUTE}"),
+        )
+    };
+    let worker = story::start_any(&config(20)).unwrap();
+    story::publish(&file, &jobs(Lane::Bulk, "any", 30)).await.unwrap();
+    deadline::wait_for("all connections", SOON, || (relay.connections().0 == 6).then_some(())).unwrap();
+    std::fs::write(worker.folder().join("postrider.toml"), config(21)).unwrap();
+    let applies = || worker.stderr().contains("\"transports_replaced\":1").then_some(());
+    deadline::wait_for("the changed configuration", SOON, applies).unwrap();
+    // For the new one, while the old one has all connections.
+    story::publish(&file, &jobs(Lane::Transactional, "more", 20)).await.unwrap();
+    let all = || (relay.taken().len() >= 50).then_some(());
+    deadline::wait_for("all of them", 4 * SOON, all).unwrap();
+    assert_eq!(relay.connections().1, 6, "at most at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_an_operator_ends_is_over_for_the_worker_that_heard_it_too() {
     let relay = PacingRelay::start(0).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -106,6 +106,7 @@ async fn reload(
     // As at the start of a worker: pauses that stand are known, and what has a cap over all workers waits for its part of it.
     new.limiter.look().await;
     connections::close_capped(&new, |one| !old.transports.iter().any(|known| std::ptr::eq(Arc::as_ptr(known), one)));
+    connections::replaced(&new, &replaced);
     worlds.store(Arc::new(new));
     let world = Arc::downgrade(&old);
     drop(old);

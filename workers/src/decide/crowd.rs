@@ -12,6 +12,8 @@ use super::limits::{
 const PATIENCE_US: f64 = 1e6;
 /// Nobody is put away for longer than this, in microseconds, which is about how long a transport that is well again may stand idle...
 const REACH_US: f64 = 15e6;
+/// ...nor for longer than this where the worker has no connection there now, because others have their turn...
+const REACH_SHUT_US: f64 = 3e6;
 /// ...unless more than so many are put away each second: then longer in proportion, so that a large crowd does not come and go all the time, ...
 const PER_SECOND: f64 = 100.0;
 /// ...up to this.
@@ -24,6 +26,8 @@ const SPREAD: f64 = 0.25;
 pub struct Seen {
     /// So many wait before it.
     pub ahead: usize,
+    /// For so many of the lane it is at work.
+    pub at_work: usize,
     /// The first one of them waits for so long, in microseconds.
     pub first_us: f64,
     /// So many a second had their turn of late.
@@ -32,6 +36,18 @@ pub struct Seen {
     pub away_per_second: f64,
     /// So many jobs of the lane a worker has in hand at most.
     pub seats: usize,
+    /// The transport gives out nothing now: other workers have all the connections that there may be.
+    pub is_shut: bool,
+}
+
+/// For so many jobs of a lane a transport is at work at most that has not answered for a moment: of these seats it leaves some to others.
+pub fn at_work_most(seats: usize) -> usize {
+    part(seats, 5)
+}
+
+/// So many eighths of the seats, and one at least.
+fn part(seats: usize, eighths: usize) -> usize {
+    (seats * eighths / 8).max(1)
 }
 
 /// When a job comes back that is not to wait for the transport in the worker; nothing where it may. `is_fresh`: it was never put away. `dice` is from 0 to 1.
@@ -45,10 +61,14 @@ pub fn put_away(line: &mut Line, who: Who<'_>, is_fresh: bool, seen: &Seen, now:
         (true, false) => 3,
         (true, true) => 2,
     };
-    if seen.first_us < PATIENCE_US || seen.ahead < (seen.seats * eighths / 8).max(1) {
+    let is_long = seen.ahead >= part(seen.seats, eighths);
+    // What it is at work for has seats too; somebody waits for the next connection in any case.
+    let is_much = seen.ahead > 0 && seen.ahead + seen.at_work >= part(seen.seats, eighths + 2);
+    if seen.first_us < PATIENCE_US || !is_long && !is_much {
         return None;
     }
-    let reach = (REACH_US * (seen.away_per_second / PER_SECOND).max(1.0)).min(REACH_MAX_US);
+    let reach = if seen.is_shut { REACH_SHUT_US } else { REACH_US };
+    let reach = (reach * (seen.away_per_second / PER_SECOND).max(1.0)).min(REACH_MAX_US);
     let last = now + reach * (1.0 - SPREAD * dice);
     if seen.per_second <= 0.0 {
         return Some(last);
@@ -64,7 +84,8 @@ mod tests {
     use super::*;
 
     const NOW: f64 = 1e9;
-    const SLOW: Seen = Seen { ahead: 8, first_us: 2e6, per_second: 4.0, away_per_second: 1.0, seats: 20 };
+    const SLOW: Seen =
+        Seen { ahead: 8, at_work: 0, first_us: 2e6, per_second: 4.0, away_per_second: 1.0, seats: 20, is_shut: false };
 
     fn who(tenant: &str) -> Who<'_> {
         Who { tenant, weight: 1.0 }
@@ -89,6 +110,18 @@ mod tests {
         check(Seen { ahead: 10, ..SLOW }, false, true);
         check(Seen { ahead: 0, seats: 1, ..SLOW }, true, false);
         check(Seen { ahead: 1, seats: 1, ..SLOW }, true, true);
+    }
+
+    #[test]
+    fn with_those_that_the_transport_is_at_work_for_it_is_five_eighths_or_six() {
+        check(Seen { ahead: 1, at_work: 10, ..SLOW }, true, false);
+        check(Seen { ahead: 1, at_work: 11, ..SLOW }, true, true);
+        check(Seen { ahead: 1, at_work: 13, ..SLOW }, false, false);
+        check(Seen { ahead: 1, at_work: 14, ..SLOW }, false, true);
+        // One waits for the next connection, however many there are.
+        check(Seen { ahead: 0, at_work: 20, ..SLOW }, true, false);
+        check(Seen { ahead: 1, at_work: 20, first_us: 0.9e6, ..SLOW }, true, false);
+        assert_eq!([1, 2, 16, 20].map(at_work_most), [1, 1, 10, 12]);
     }
 
     #[test]
@@ -120,5 +153,14 @@ mod tests {
         };
         assert_eq!([1.0, 100.0, 200.0, 1e4].map(|away| stalled(away, 0.0)), [15.0, 15.0, 30.0, 300.0].map(Some));
         assert_eq!(stalled(1.0, 1.0), Some(11.25), "not all at once");
+    }
+
+    #[test]
+    fn where_others_have_the_connections_a_crowd_comes_back_soon() {
+        let shut = |away_per_second: f64| {
+            let seen = Seen { per_second: 0.0, away_per_second, is_shut: true, ..SLOW };
+            put_away(&mut Line::default(), who("a"), true, &seen, NOW, 0.0).map(|slot| (slot - NOW) / 1e6)
+        };
+        assert_eq!([1.0, 1000.0].map(shut), [3.0, 30.0].map(Some));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use super::{Limiter, Seldom};
 use crate::{
     attempt::World,
     config::{TransportKind, TransportLimits},
-    decide::limits::connections::Want,
+    decide::limits::{
+        connections::Want,
+        parts::{Use, shrunk, spread},
+    },
     store::StoreError,
     transport::{Transport, smtp::Relay},
 };
@@ -37,6 +40,16 @@ struct Capped<'a> {
 pub fn close_capped(world: &World, which: impl Fn(&Transport) -> bool) {
     for one in capped(world).into_iter().filter(|one| which(one.transport)) {
         one.relay.resize(0);
+    }
+}
+
+/// Remembers transports that others stand for from now on: attempts that began with them go on there, and what they have open counts.
+pub fn replaced(world: &World, old: &[Arc<Transport>]) {
+    let mut known = world.limiter.0.parts.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+    known.retain(|one| one.strong_count() > 0);
+    for one in old {
+        one.replace();
+        known.push(Arc::downgrade(one));
     }
 }
 
@@ -82,9 +95,14 @@ fn capped(world: &World) -> Vec<Capped<'_>> {
     .collect()
 }
 
-/// What the store gave out last, by transport: it stands over a change of the configuration. Clones share it.
+/// What stands over a change of the configuration. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Parts(Arc<Mutex<HashMap<String, usize>>>);
+pub(super) struct Parts {
+    /// What the store gave out last, by transport.
+    given: Arc<Mutex<HashMap<String, usize>>>,
+    /// Transports that others stand for, in the order in which that happened, for as long as somebody uses them.
+    replaced: Arc<Mutex<Vec<Weak<Transport>>>>,
+}
 
 impl Parts {
     fn open_uncapped<'a>(&self, all: impl Iterator<Item = (&'a Transport, &'a TransportLimits)>) {
@@ -98,25 +116,42 @@ impl Parts {
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         // Nothing in here can panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that were this transport before.
+    fn before(&self, name: &str) -> Vec<Arc<Transport>> {
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.iter().filter_map(Weak::upgrade).filter(|one| one.name == name).collect()
+    }
+}
+
+/// Gives a worker's part to a relay, and to those that it stands for.
+fn share_out(part: usize, relays: &[&Relay]) {
+    let now = || relays.iter().map(|one| one.use_now()).collect::<Vec<Use>>();
+    for give in [shrunk, spread] {
+        for (relay, limit) in relays.iter().zip(give(part, &now())) {
+            relay.resize(limit);
+        }
     }
 }
 
 impl Limiter {
     /// Renews one lease. Without the store it is what was given out last, or one connection where nothing ever was.
     async fn renew(&self, one: &Capped<'_>) -> Result<(), StoreError> {
-        let (wanted, using) = one.relay.demand();
-        // One more than was needed, so that a worker which is idle begins at once.
-        match self.connections(one, (wanted + 1).min(one.most), using).await {
+        let before = self.0.parts.before(one.name);
+        let relays: Vec<&Relay> = before.iter().filter_map(|one| one.relay()).chain([one.relay]).collect();
+        let (wanted, using) = relays.iter().map(|relay| relay.demand()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        match self.connections(one, wanted.min(one.most), using).await {
             Ok(part) => {
                 debug!(transport = one.name, part, wanted, using, "Connections to the relay");
                 self.0.parts.known().insert(one.name.to_owned(), part);
-                one.relay.resize(part);
+                share_out(part, &relays);
                 Ok(())
             }
             Err(error) => {
                 let last = self.0.parts.known().get(one.name).copied();
-                one.relay.resize(last.unwrap_or(1).min(one.most).min(one.total));
+                share_out(last.unwrap_or(1).min(one.most).min(one.total), &relays);
                 Err(error)
             }
         }
@@ -127,6 +162,8 @@ impl Limiter {
         let want = Want {
             worker: self.0.holder.clone(),
             wanted: number(wanted),
+            // One more than was needed, so that a worker which is idle begins at once.
+            spare: u32::from(wanted < one.most),
             using: number(using),
             total: number(one.total),
             life_us: LIFE.as_secs_f64() * 1e6,
@@ -155,7 +192,7 @@ mod tests {
     async fn places(transport: &Transport) -> usize {
         let relay = transport.relay().unwrap();
         let mut taken = Vec::new();
-        while !relay.is_crowded() {
+        while !relay.is_crowded(postrider_schemas::Lane::Bulk) {
             taken.push(relay.place(postrider_schemas::Lane::Bulk).await.unwrap());
         }
         taken.len()

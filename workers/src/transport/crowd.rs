@@ -1,4 +1,4 @@
-//! Those of one lane who wait for a connection or a call of a transport, and how fast they have their turn. What follows from it is decided in
+//! Those of one lane who wait for a connection or a call of a transport, how fast they have their turn, and for how many it is at work. What follows from it is decided in
 //! [`crate::decide::crowd`].
 
 use std::{
@@ -45,6 +45,8 @@ struct State {
     waiting: BTreeMap<u64, Instant>,
     /// Since when somebody does.
     since: Instant,
+    /// So many have their turn now.
+    at_work: usize,
     turns: Count,
     away: Count,
     /// The slots of those who were put away.
@@ -59,6 +61,9 @@ struct Count {
     before: Option<u32>,
 }
 
+/// Somebody who has its turn, until it is dropped.
+pub struct AtWork<'a>(&'a Crowd);
+
 /// Somebody who waits, until it is dropped.
 pub struct Waiting<'a> {
     crowd: &'a Crowd,
@@ -69,7 +74,8 @@ impl Crowd {
     /// Of nobody.
     pub fn new(now: Instant) -> Self {
         let (turns, away) = (Count::new(now), Count::new(now));
-        let state = State { next: 0, waiting: BTreeMap::new(), since: now, turns, away, line: Line::default() };
+        let (waiting, line) = (BTreeMap::new(), Line::default());
+        let state = State { next: 0, waiting, since: now, at_work: 0, turns, away, line };
         Self { began: now, state: Mutex::new(state) }
     }
 
@@ -85,6 +91,12 @@ impl Crowd {
         Waiting { crowd: self, number }
     }
 
+    /// One more who has its turn.
+    pub fn begin(&self) -> AtWork<'_> {
+        self.state().at_work += 1;
+        AtWork(self)
+    }
+
     /// For how long the first one waits.
     pub fn first_waits(&self, now: Instant) -> Duration {
         self.state().first_waits(now)
@@ -96,20 +108,29 @@ impl Crowd {
         (!state.waiting.is_empty()).then_some(state.since)
     }
 
-    /// For how long a job that would be the last one is put away; nothing where it may wait here.
-    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    /// For how long a job that would be the last one is put away; nothing where it may wait here. `is_shut`: the transport gives out nothing now.
+    pub fn put_away(&self, comer: &Comer<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
         let mut state = self.state();
         let ahead = state.waiting.len();
-        self.decide(&mut state, ahead, comer, now)
+        self.decide(&mut state, ahead, comer, is_shut, now)
     }
 
-    fn decide(&self, state: &mut State, ahead: usize, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    fn decide(
+        &self,
+        state: &mut State,
+        ahead: usize,
+        comer: &Comer<'_>,
+        is_shut: bool,
+        now: Instant,
+    ) -> Option<Duration> {
         let seen = Seen {
             ahead,
+            at_work: state.at_work,
             first_us: us(state.first_waits(now)),
             per_second: state.turns.per_second(now),
             away_per_second: state.away.per_second(now),
             seats: comer.seats,
+            is_shut,
         };
         let now_us = us(now.duration_since(self.began));
         let back = put_away(&mut state.line, comer.who, comer.is_fresh, &seen, now_us, comer.dice)?;
@@ -132,15 +153,21 @@ impl State {
 
 impl Waiting<'_> {
     /// For how long it is put away, because too many wait before it and their turn does not come; nothing where it may go on waiting here.
-    pub fn put_away(&self, comer: &Comer<'_>, now: Instant) -> Option<Duration> {
+    pub fn put_away(&self, comer: &Comer<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
         let mut state = self.crowd.state();
         let ahead = state.waiting.range(..self.number).count();
-        self.crowd.decide(&mut state, ahead, comer, now)
+        self.crowd.decide(&mut state, ahead, comer, is_shut, now)
     }
 
     /// Its turn came.
     pub fn served(self, now: Instant) {
         self.crowd.state().turns.one(now);
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state().at_work -= 1;
     }
 }
 
@@ -194,7 +221,7 @@ mod tests {
     }
 
     fn put_away_at(crowd: &Crowd, now: Instant) -> Option<Duration> {
-        crowd.put_away(&COMER, now)
+        crowd.put_away(&COMER, false, now)
     }
 
     #[test]
@@ -229,9 +256,21 @@ mod tests {
         let waiting = [(); 3].map(|()| crowd.enter(begun));
         let leaves = |seconds: f64| {
             let now = after(begun, seconds);
-            waiting.each_ref().map(|one| one.put_away(&COMER, now).is_some())
+            waiting.each_ref().map(|one| one.put_away(&COMER, false, now).is_some())
         };
         assert_eq!((leaves(0.5), leaves(1.0)), ([false; 3], [false, true, true]));
+    }
+
+    #[test]
+    fn those_that_a_transport_is_at_work_for_count_until_they_end() {
+        let begun = Instant::now();
+        let crowd = Crowd::new(begun);
+        let at_work = crowd.begin();
+        let _waiting = crowd.enter(begun);
+        let seats = |seats: usize| crowd.put_away(&Comer { seats, ..COMER }, false, after(begun, 2.0)).is_some();
+        assert_eq!((seats(4), seats(8)), (true, false));
+        drop(at_work);
+        assert!(seats(3) && !seats(6));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,7 +29,10 @@ use self::{
 use crate::{
     compose::{ComposeError, letter::Letter},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
-    decide::capabilities::{Capabilities, Kind},
+    decide::{
+        capabilities::{Capabilities, Kind},
+        crowd::at_work_most,
+    },
     outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
     telemetry::traces,
 };
@@ -42,6 +45,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A transport that answers nobody for so long, while jobs wait for it, is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
+
+/// A transport that answered somebody within so long is at work for as many as it can be; another one for some, until it answers.
+const ANSWER_IS_FRESH: Duration = Duration::from_secs(2);
 
 /// A configured way out.
 pub struct Transport {
@@ -59,8 +65,10 @@ pub struct Transport {
     /// Those who wait for one, by lane.
     crowds: [Crowd; 2],
     began: Instant,
-    /// When it answered last, in microseconds since then.
+    /// When it answered last, in microseconds since then; zero where it never did.
     answered_us: AtomicU64,
+    /// Lanes are held to a part of the connections or calls until it answers.
+    is_held: AtomicBool,
 }
 
 enum Way {
@@ -99,6 +107,14 @@ impl Way {
             Self::Provider { provider, .. } => provider.address(),
         }
     }
+
+    /// A lane has at most so many connections or calls from now on.
+    fn hold_to(&self, lane: Lane, most: usize) {
+        match self {
+            Self::Smtp(relay) => relay.hold_to(lane, most),
+            Self::Provider { provider, .. } => provider.hold_to(lane, most),
+        }
+    }
 }
 
 /// Why a transport cannot be set up.
@@ -131,14 +147,15 @@ impl Transport {
         let began = Instant::now();
         let crowds = [(); 2].map(|()| Crowd::new(began));
         let (name, kind, answered_us) = (config.name.clone(), config.kind(), AtomicU64::default());
-        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us })
+        let is_held = AtomicBool::default();
+        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us, is_held })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
     pub fn is_crowded(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
-            Way::Smtp(relay) => relay.is_crowded(),
-            Way::Provider { provider, .. } => provider.is_crowded(),
+            Way::Smtp(relay) => relay.is_crowded(lane),
+            Way::Provider { provider, .. } => provider.is_crowded(lane),
         };
         let is_long = |waited_us: u64| waited_us > LONG_WAIT_US;
         let first_us = || micros(self.crowds[lane as usize].first_waits(Instant::now()));
@@ -153,21 +170,50 @@ impl Transport {
             Outcome::Unknown(_) | Outcome::LostClaim => false,
         };
         if is_answer {
-            self.answered_us.store(micros(self.began.elapsed()), Ordering::Relaxed);
+            self.answered_us.store(micros(self.began.elapsed()).max(1), Ordering::Relaxed);
+            if self.is_held.swap(false, Ordering::Relaxed) {
+                for lane in Lane::ALL {
+                    self.way.hold_to(lane, usize::MAX);
+                }
+            }
         }
     }
 
-    /// Whether it answered nobody for a while, though somebody of the lane waited for it.
+    /// While it has not answered for a moment, those of a lane that it is at work for leave seats to others: the next ones wait for an answer, or
+    /// for one of them to end.
+    fn hold_back(&self, lane: Lane, seats: usize, now: Instant) {
+        let answered = self.answered_us.load(Ordering::Relaxed);
+        let is_fresh = answered > 0 && now < self.began + Duration::from_micros(answered) + ANSWER_IS_FRESH;
+        if !is_fresh {
+            self.way.hold_to(lane, at_work_most(seats));
+            self.is_held.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it answered nobody for a while, though somebody of the lane waited for it and it could be asked.
     pub fn is_silent(&self, lane: Lane) -> bool {
+        self.is_silent_at(lane, Instant::now())
+    }
+
+    fn is_silent_at(&self, lane: Lane, now: Instant) -> bool {
+        let Some(opened) = self.open_since() else { return false };
         let answered = self.began + Duration::from_micros(self.answered_us.load(Ordering::Relaxed));
         let since = self.crowds[lane as usize].since();
-        since.is_some_and(|since| since.max(answered).elapsed() > SILENT_AFTER)
+        since.is_some_and(|since| now.duration_since(since.max(answered).max(opened)) > SILENT_AFTER)
+    }
+
+    /// Since when anybody may have a connection or make a call; nothing while other workers have all the connections that there may be.
+    fn open_since(&self) -> Option<Instant> {
+        match &self.way {
+            Way::Smtp(relay) => relay.open_since(),
+            Way::Provider { .. } => Some(self.began),
+        }
     }
 
     /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
     /// come; nothing where it may.
     pub fn put_away(&self, lane: Lane, comer: &Comer<'_>) -> Option<Duration> {
-        self.crowds[lane as usize].put_away(comer, Instant::now())
+        self.crowds[lane as usize].put_away(comer, self.open_since().is_none(), Instant::now())
     }
 
     /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk
@@ -181,16 +227,18 @@ impl Transport {
             composed.map_err(|error| NoPlace::Outcome(cannot_be_made(&error)))?;
         }
         let (lane, begun) = (letter.job.lane(), Instant::now());
+        if let Some(comer) = comer {
+            self.hold_back(lane, comer.seats, begun);
+        }
         let waiting = self.crowds[lane as usize].enter(begun);
         let mut turn = pin!(self.turn(letter));
         let (place, on_purpose) = loop {
-            match timeout(LOOK_EVERY, &mut turn).await {
-                Ok(place) => break place,
-                Err(_) => {
-                    if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, Instant::now())) {
-                        return Err(NoPlace::Crowd(wait));
-                    }
-                }
+            if let Ok(place) = timeout(LOOK_EVERY, &mut turn).await {
+                break place;
+            }
+            let is_shut = self.open_since().is_none();
+            if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, is_shut, Instant::now())) {
+                return Err(NoPlace::Crowd(wait));
             }
         };
         if place.is_ok() {
@@ -242,6 +290,7 @@ impl Transport {
     where
         F: Future<Output = bool>,
     {
+        let _at_work = self.crowds[letter.job.lane() as usize].begin();
         let (relay, place) = match (&self.way, place) {
             (Way::Smtp(relay), Place::Connection(place)) => (relay, place),
             (Way::Provider { .. }, Place::Shared(joined)) => return joined.deliver(may_submit).await,
@@ -309,6 +358,13 @@ impl Transport {
         match &self.way {
             Way::Smtp(relay) => Some(relay),
             Way::Provider { .. } => None,
+        }
+    }
+
+    /// Another transport stands for it from now on. Attempts that have begun with it go on; connections that nobody waits for are closed.
+    pub fn replace(&self) {
+        if let Way::Smtp(relay) = &self.way {
+            relay.replace();
         }
     }
 
@@ -392,3 +448,6 @@ fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

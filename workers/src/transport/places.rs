@@ -1,7 +1,7 @@
 //! So many may do something at once, such as use a connection; who comes then waits in the line of its lane. Whenever one is done the first one of the
 //! transactional line goes, and bulk mail when nobody stands there: a blast holds transactional mail up for the end of one message, not of all of
 //! those that wait. Bulk mail has everything that transactional mail leaves, and that may be nothing for as long as transactional mail alone
-//! keeps all places busy.
+//! keeps all places busy. A lane may be held to fewer places than there are.
 //!
 //! Knows neither connections nor calls: that is the pool's and the client's.
 
@@ -17,22 +17,24 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Places(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Places there are to be.
     limit: usize,
     /// Places that somebody has. More than there are to be where their number was made smaller a moment ago.
     taken: usize,
+    /// Those of them that a lane has, and the most that it may have.
+    by_lane: [(usize, usize); 2],
     /// The number of who comes next: who came earlier has a smaller one.
     next: u64,
-    /// Those who wait, by lane. **Invariant:** nobody waits while a place is free.
+    /// Those who wait, by lane. **Invariant:** nobody waits while a place is free for its lane.
     lines: [BTreeMap<u64, oneshot::Sender<()>>; 2],
     is_closed: bool,
 }
 
 /// The right to do what there are so many places for; given back on drop.
 #[derive(Debug)]
-pub struct Permit<'a>(&'a Places);
+pub struct Permit<'a>(&'a Places, Lane);
 
 /// Somebody in a line.
 struct Waiting<'a> {
@@ -45,7 +47,8 @@ struct Waiting<'a> {
 impl Places {
     /// So many at once.
     pub fn new(limit: usize) -> Self {
-        Self(Mutex::new(State { limit, ..State::default() }))
+        let by_lane = [(0, usize::MAX); 2];
+        Self(Mutex::new(State { limit, taken: 0, by_lane, next: 0, lines: Default::default(), is_closed: false }))
     }
 
     /// Waits for a place; first come first served inside a lane. `None` once this is closed.
@@ -55,9 +58,9 @@ impl Places {
             if state.is_closed {
                 return None;
             }
-            if state.has_room() {
-                state.taken += 1;
-                return Some(Permit(self));
+            if state.has_room(lane) {
+                state.give(lane);
+                return Some(Permit(self, lane));
             }
             let (sender, turn) = oneshot::channel();
             let number = state.next;
@@ -66,12 +69,12 @@ impl Places {
             Waiting { places: self, lane, number, turn }
         };
         // Once it is heard here, the place is ours and `waiting` has nothing left to give back.
-        (&mut waiting.turn).await.ok().map(|()| Permit(self))
+        (&mut waiting.turn).await.ok().map(|()| Permit(self, lane))
     }
 
-    /// Whether who comes now has to wait.
-    pub fn are_taken(&self) -> bool {
-        !self.state().has_room()
+    /// Whether who comes now has to wait in the line of this lane.
+    pub fn are_taken(&self, lane: Lane) -> bool {
+        !self.state().has_room(lane)
     }
 
     /// How many are taken.
@@ -86,6 +89,13 @@ impl Places {
         state.serve();
     }
 
+    /// A lane has at most so many of the places from now on. Who has one keeps it.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        let mut state = self.state();
+        state.by_lane[lane as usize].1 = most;
+        state.serve();
+    }
+
     /// Nobody gets a place any more. Who has one keeps it.
     pub fn close(&self) {
         let mut state = self.state();
@@ -93,9 +103,10 @@ impl Places {
         state.lines = Default::default();
     }
 
-    fn give_back(&self) {
+    fn give_back(&self, lane: Lane) {
         let mut state = self.state();
         state.taken -= 1;
+        state.by_lane[lane as usize].0 -= 1;
         state.serve();
     }
 
@@ -106,18 +117,24 @@ impl Places {
 }
 
 impl State {
-    fn has_room(&self) -> bool {
-        self.taken < self.limit
+    fn has_room(&self, lane: Lane) -> bool {
+        let (taken, most) = self.by_lane[lane as usize];
+        self.taken < self.limit && taken < most
+    }
+
+    fn give(&mut self, lane: Lane) {
+        self.taken += 1;
+        self.by_lane[lane as usize].0 += 1;
     }
 
     /// Gives free places to those who wait.
     fn serve(&mut self) {
         for lane in Lane::ALL {
-            while self.has_room() {
+            while self.has_room(lane) {
                 let Some((_, next)) = self.lines[lane as usize].pop_first() else { break };
                 // Who no longer waits was about to leave the line, and has nothing to give back.
                 if next.send(()).is_ok() {
-                    self.taken += 1;
+                    self.give(lane);
                 }
             }
         }
@@ -126,7 +143,7 @@ impl State {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.0.give_back(self.1);
     }
 }
 
@@ -135,7 +152,7 @@ impl Drop for Waiting<'_> {
         let left = self.places.state().lines[self.lane as usize].remove(&self.number);
         // Its turn came and it went away before it heard so.
         if left.is_none() && self.turn.try_recv().is_ok() {
-            self.places.give_back();
+            self.places.give_back(self.lane);
         }
     }
 }
@@ -194,10 +211,10 @@ mod tests {
     fn bulk_mail_has_every_place_that_is_free() {
         let places = Places::new(3);
         let held = [(); 3].map(|()| at_once(&places, Lane::Bulk));
-        assert!(places.are_taken());
+        assert!(places.are_taken(Lane::Bulk));
         drop(take(&places, Lane::Bulk));
         drop(held);
-        assert!(!places.are_taken());
+        assert!(!places.are_taken(Lane::Bulk));
     }
 
     #[test]
@@ -225,7 +242,7 @@ mod tests {
         let (mut third, mut fourth) = (take(&places, Lane::Bulk), take(&places, Lane::Bulk));
         places.resize(1);
         drop(first);
-        assert!(poll(&mut third).is_none() && places.are_taken(), "there was one too many");
+        assert!(poll(&mut third).is_none() && places.are_taken(Lane::Bulk), "there was one too many");
         drop(second);
         let third = poll(&mut third).unwrap();
         assert!(poll(&mut fourth).is_none());
@@ -234,10 +251,28 @@ mod tests {
         assert_eq!(places.taken(), 2);
         places.resize(0);
         drop((third, fourth));
-        assert!(places.are_taken() && places.taken() == 0);
+        assert!(places.are_taken(Lane::Bulk) && places.taken() == 0);
         let mut last = take(&places, Lane::Transactional);
         places.resize(1);
         assert!(poll(&mut last).is_some());
+    }
+
+    #[test]
+    fn a_lane_that_is_held_to_some_places_leaves_the_others_to_the_other_one() {
+        let places = Places::new(4);
+        places.hold_to(Lane::Transactional, 2);
+        let held = [(); 2].map(|()| at_once(&places, Lane::Transactional));
+        let (mut third, mut fourth) = (take(&places, Lane::Transactional), take(&places, Lane::Transactional));
+        assert_eq!(Lane::ALL.map(|lane| places.are_taken(lane)), Lane::ALL.map(|lane| lane == Lane::Transactional));
+        let _bulk = at_once(&places, Lane::Bulk);
+        drop(held);
+        let served = [poll(&mut third).unwrap(), poll(&mut fourth).unwrap()];
+        let mut fifth = take(&places, Lane::Transactional);
+        places.hold_to(Lane::Transactional, usize::MAX);
+        let fifth = poll(&mut fifth).unwrap();
+        assert_eq!(places.taken(), 4);
+        drop((served, fifth));
+        assert_eq!(places.taken(), 1);
     }
 
     #[test]

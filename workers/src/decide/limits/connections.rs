@@ -4,18 +4,28 @@
 //! Never more than the cap are given out. Every worker may have its fair part; what one does not want is there for the others. Who
 //! has borrowed gives back with its next renewal, when the connections it uses have come to an end.
 //!
+//! Where there are fewer connections than workers, those that are idle have no fair part, and those that want one take turns: who has waited
+//! longest is next, and who has had one for a while gives it back.
+//!
 //! Who has no lease, because it is new, was frozen, or nobody could renew for a while, gets what it has open, or one, and more with its next
 //! renewal: until then the others have said what they have open. What is open counts, whoever holds a lease.
 
 use std::collections::BTreeMap;
+
+/// So long a turn lasts, in microseconds, where there are fewer connections than workers that want one.
+const TURN_US: f64 = 10e6;
 
 /// What one worker holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Held {
     /// Connections it may have.
     pub granted: u32,
-    /// Connections it could use.
+    /// Connections it has work for.
     pub wanted: u32,
+    /// Connections beyond these for work that may come.
+    pub spare: u32,
+    /// Since when it has some, or has none.
+    pub since: f64,
     /// The end of its lease.
     pub until: f64,
 }
@@ -25,8 +35,10 @@ pub struct Held {
 pub struct Want {
     /// Its name.
     pub worker: String,
-    /// Connections it could use.
+    /// Connections it has work for.
     pub wanted: u32,
+    /// Connections beyond these for work that may come.
+    pub spare: u32,
     /// Connections that are open now.
     pub using: u32,
     /// The cap over all workers.
@@ -38,27 +50,59 @@ pub struct Want {
 /// Renews a worker's lease and gives its part.
 pub fn share(holders: &mut BTreeMap<String, Held>, want: &Want, now: f64) -> u32 {
     holders.retain(|_, held| held.until > now);
-    let before = holders.get(&want.worker).map(|held| held.granted);
-    let until = now + want.life_us;
-    holders.insert(want.worker.clone(), Held { granted: before.unwrap_or(0), wanted: want.wanted, until });
-    let count = u32::try_from(holders.len()).unwrap_or(u32::MAX);
-    let fair = |rank: u32| want.total / count + u32::from(rank < want.total % count);
+    let before = holders.get(&want.worker).copied();
+    let (had, since) = before.map_or((0, now), |held| (held.granted, held.since));
+    let mut mine = Held { granted: had, wanted: want.wanted, spare: want.spare, since, until: now + want.life_us };
+    holders.insert(want.worker.clone(), mine);
     let (mut reserved, mut given, mut own) = (0, 0, 0);
-    for (rank, (name, held)) in (0..).zip(holders.iter()) {
+    for ((name, held), fair) in holders.iter().zip(fair(holders, want.total, now)) {
         if *name == want.worker {
-            own = fair(rank);
+            own = fair;
         } else {
             given += held.granted;
-            reserved += held.granted.max(fair(rank).min(held.wanted));
+            reserved += held.granted.max(fair.min(held.wanted + held.spare));
         }
     }
     let room = want.total.saturating_sub(given);
-    let most = if before.is_some() { want.wanted } else { want.wanted.min(want.using.max(1)).min(room) };
+    let could = want.wanted + want.spare;
+    let most = if before.is_some() { could } else { could.min(want.using.max(1)).min(room) };
     let part = most.min(want.total.saturating_sub(reserved).max(own.min(room)));
     // What is open was granted before, if by a lease that ended; it counts until it is closed.
-    let granted = part.max(want.using);
-    holders.insert(want.worker.clone(), Held { granted, wanted: want.wanted, until });
+    mine.granted = part.max(want.using);
+    if (mine.granted > 0) != (had > 0) {
+        mine.since = now;
+    }
+    holders.insert(want.worker.clone(), mine);
     part
+}
+
+/// The fair part of each, in the order of their names.
+fn fair(holders: &BTreeMap<String, Held>, total: u32, now: f64) -> Vec<u32> {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let is_scarce = total < number(holders.len());
+    let mut sharers: Vec<_> = holders.values().enumerate().filter(|(_, held)| !is_scarce || held.wanted > 0).collect();
+    let count = number(sharers.len());
+    if total < count {
+        // In turns; those whose turn is as good stay in the order of their names.
+        sharers.sort_by(|(_, one), (_, other)| {
+            let ((class, time), (other_class, other_time)) = (turn(one, now), turn(other, now));
+            class.cmp(&other_class).then(time.total_cmp(&other_time))
+        });
+    }
+    let mut fair = vec![0; holders.len()];
+    for (rank, (place, _)) in (0..).zip(sharers) {
+        fair[place] = total / count + u32::from(rank < total % count);
+    }
+    fair
+}
+
+/// Whose turn it is, the smallest first: who has it, who waits and for how long, and last who has had it, the longest time last of all.
+fn turn(held: &Held, now: f64) -> (u8, f64) {
+    match (held.granted > 0, (0.0..TURN_US).contains(&(now - held.since))) {
+        (true, true) => (0, held.since),
+        (false, _) => (1, held.since),
+        (true, false) => (2, -held.since),
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +112,7 @@ mod tests {
     use super::*;
 
     fn ask(holders: &mut BTreeMap<String, Held>, worker: &str, wanted: u32, using: u32, now: f64) -> u32 {
-        let want = Want { worker: worker.to_owned(), wanted, using, total: 10, life_us: 10e6 };
+        let want = Want { worker: worker.to_owned(), wanted, spare: 0, using, total: 10, life_us: 10e6 };
         share(holders, &want, now)
     }
 
@@ -121,6 +165,54 @@ mod tests {
         assert_eq!(ask(&mut holders, "a", 20, 2, 16e6), 5);
     }
 
+    /// Rounds of two seconds in which workers that want so many renew, `a` first, with what they may have open. What each one had in each round.
+    fn rounds_of(total: u32, wanted: &[u32], rounds: u32, slow: bool) -> Vec<Vec<u32>> {
+        let mut holders = BTreeMap::new();
+        let mut open = vec![0; wanted.len()];
+        (0..rounds)
+            .map(|round| {
+                for (n, worker) in ('a'..).take(wanted.len()).enumerate() {
+                    let (worker, now) = (worker.to_string(), f64::from(round) * 2e6 + f64::from(u32::from(n > 0)));
+                    let want = Want { worker, wanted: wanted[n], spare: 1, using: open[n], total, life_us: 10e6 };
+                    let part = share(&mut holders, &want, now).min(wanted[n]);
+                    // A message that takes longer than a turn keeps its connection open.
+                    open[n] = if slow && !round.is_multiple_of(7) { part.max(open[n]) } else { part };
+                    assert!(open.iter().sum::<u32>() <= total, "{open:?} in round {round}");
+                }
+                open.clone()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn idle_workers_keep_no_connection_from_one_that_has_work() {
+        let rounds = rounds_of(2, &[0, 0, 20], 20, false);
+        assert_eq!(rounds[3..].iter().map(|open| open[2]).min(), Some(2), "{rounds:?}");
+    }
+
+    #[test]
+    fn workers_that_are_more_than_the_connections_take_turns() {
+        for (total, workers, slow) in [(1, 2, false), (2, 3, false), (2, 3, true), (1, 3, true), (3, 7, false)] {
+            let rounds = rounds_of(total, &vec![20; workers], 100, slow);
+            for n in 0..workers {
+                let turns = rounds.iter().filter(|open| open[n] > 0).count();
+                let fair = 100 * total as usize / workers;
+                assert!(turns > fair / 2 && turns < fair * 3 / 2, "{turns} of {fair} for {n}: {rounds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_turn_lasts_a_while_and_who_waits_longest_is_next() {
+        let rounds = rounds_of(1, &[20; 3], 40, false);
+        let who: Vec<_> = rounds.iter().map(|open| open.iter().position(|open| *open > 0)).collect();
+        let turns: Vec<_> = who.chunk_by(|one, other| one == other).map(|turn| (turn[0], turn.len())).collect();
+        let whose: Vec<_> = turns.iter().filter_map(|(who, _)| *who).collect();
+        assert_eq!(whose[..6], [0, 1, 2, 0, 1, 2], "{turns:?}");
+        let short = turns.iter().take(6).any(|(who, rounds)| who.is_some() && *rounds < 5);
+        assert!(!short, "{turns:?}");
+    }
+
     /// One worker's turn in a round.
     #[derive(Debug, Clone)]
     struct Turn {
@@ -162,8 +254,8 @@ mod tests {
                 let known: Vec<bool> = (0..WORKERS)
                     .map(|n| holders.get(&n.to_string()).is_some_and(|held: &Held| held.until > now))
                     .collect();
-                let want =
-                    Want { worker: worker.to_string(), wanted: turn.wanted, using: open[worker], total, life_us: 10e6 };
+                let (wanted, spare, using) = (turn.wanted, turn.closing % 2, open[worker]);
+                let want = Want { worker: worker.to_string(), wanted, spare, using, total, life_us: 10e6 };
                 let part = share(&mut holders, &want, now);
                 let more = part.saturating_sub(open[worker]);
                 // It opens as many as it may, and closes none that are in use.

@@ -13,6 +13,7 @@ pub mod admit;
 pub mod charge;
 pub mod connections;
 pub mod line;
+pub mod parts;
 pub mod picture;
 pub mod rate;
 pub mod reaction;

@@ -34,11 +34,13 @@ CREATE TABLE IF NOT EXISTS workers (
     worker TEXT PRIMARY KEY,
     alive_until_us INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS connections (
+CREATE TABLE IF NOT EXISTS leases (
     transport TEXT NOT NULL,
     worker TEXT NOT NULL,
     granted INTEGER NOT NULL,
     wanted INTEGER NOT NULL,
+    spare INTEGER NOT NULL,
+    since_us INTEGER NOT NULL,
     until_us INTEGER NOT NULL,
     PRIMARY KEY (transport, worker)
 ) WITHOUT ROWID;
@@ -173,23 +175,26 @@ impl EmbeddedStore {
         self.run(move |db| {
             let now = clock(now);
             let mut holders = BTreeMap::new();
-            let mut statement =
-                db.prepare_cached("SELECT worker, granted, wanted, until_us FROM connections WHERE transport = ?1")?;
+            let mut statement = db.prepare_cached(
+                "SELECT worker, granted, wanted, spare, since_us, until_us FROM leases WHERE transport = ?1",
+            )?;
             let rows = statement.query_map([&transport], |row| {
                 #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
-                let until = row.get::<_, i64>(3)? as f64;
-                Ok((row.get(0)?, Held { granted: row.get(1)?, wanted: row.get(2)?, until }))
+                let time = |column: usize| row.get::<_, i64>(column).map(|us| us as f64);
+                let (granted, wanted, spare) = (row.get(1)?, row.get(2)?, row.get(3)?);
+                Ok((row.get(0)?, Held { granted, wanted, spare, since: time(4)?, until: time(5)? }))
             })?;
             for row in rows {
                 let (worker, held): (String, Held) = row?;
                 holders.insert(worker, held);
             }
             let part = connections::share(&mut holders, &want, now);
-            db.prepare_cached("DELETE FROM connections WHERE transport = ?1 AND until_us <= ?2")?
+            db.prepare_cached("DELETE FROM leases WHERE transport = ?1 AND until_us <= ?2")?
                 .execute(params![transport, micros(now)])?;
             if let Some(held) = holders.get(&want.worker) {
-                db.prepare_cached("INSERT OR REPLACE INTO connections VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![transport, want.worker, held.granted, held.wanted, micros(held.until)])?;
+                let (since, until) = (micros(held.since), micros(held.until));
+                db.prepare_cached("INSERT OR REPLACE INTO leases VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                    .execute(params![transport, want.worker, held.granted, held.wanted, held.spare, since, until])?;
             }
             Ok(part)
         })

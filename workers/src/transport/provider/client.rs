@@ -158,6 +158,16 @@ impl Client {
         self.places_max
     }
 
+    /// Whether whoever of this lane comes now waits for a call to end.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        self.places.are_taken(lane)
+    }
+
+    /// A lane makes at most so many calls at once from now on.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        self.places.hold_to(lane, most);
+    }
+
     /// When the certificate ends that the API showed last.
     pub fn certificate_end(&self) -> Option<Timestamp> {
         self.shown.end()

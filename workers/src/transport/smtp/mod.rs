@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::{EmailAddress, Lane};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::pool::Place;
 pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
@@ -34,7 +34,10 @@ use self::{
     tls::Tls,
     transaction::After,
 };
-use crate::outcome::{Class, Outcome, Stage};
+use crate::{
+    decide::limits::parts::Use,
+    outcome::{Class, Outcome, Stage},
+};
 
 /// How long idle connections may take to say goodbye.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
@@ -81,9 +84,14 @@ impl Relay {
         }
     }
 
-    /// Whether whoever comes now waits for a connection.
-    pub fn is_crowded(&self) -> bool {
-        self.pool.is_crowded()
+    /// Whether whoever of this lane comes now waits for a connection.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        self.pool.is_crowded(lane)
+    }
+
+    /// A lane uses at most so many of the connections from now on.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        self.pool.hold_to(lane, most);
     }
 
     /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].
@@ -189,9 +197,24 @@ impl Relay {
         self.pool.resize(connections);
     }
 
+    /// Since when there may be connections; nothing while there may be none.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.pool.open_since()
+    }
+
     /// The most connections that were wanted at once since the last look, and those that are in use or parked.
     pub fn demand(&self) -> (usize, usize) {
         self.pool.demand()
+    }
+
+    /// Another relay stands for it from now on: see [`Transport::replace`](crate::transport::Transport::replace).
+    pub fn replace(&self) {
+        self.pool.replace();
+    }
+
+    /// What its connections are for now.
+    pub fn use_now(&self) -> Use {
+        self.pool.use_now()
     }
 
     /// Connections that are open or being opened.

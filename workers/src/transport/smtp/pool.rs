@@ -13,7 +13,10 @@ use postrider_schemas::Lane;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::session::{OpenMark, Session};
-use crate::transport::places::{Permit, Places};
+use crate::{
+    decide::limits::parts::Use,
+    transport::places::{Permit, Places},
+};
 
 /// The right to use one connection.
 pub struct Place<'a> {
@@ -42,8 +45,12 @@ struct Yard {
     /// A task is looking for connections that are idle for too long.
     is_swept: bool,
     is_closed: bool,
+    /// Another relay stands for it: nothing is kept that nobody here waits for.
+    is_replaced: bool,
     /// Places there are to be.
     limit: usize,
+    /// Since when there are any.
+    open_since: Option<Instant>,
     held: usize,
     /// Of those held, places with a connection. The others take what is parked before they open one.
     used: usize,
@@ -60,7 +67,8 @@ struct Parked {
 impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
-        let yard = Mutex::new(Yard { limit: connections, ..Yard::default() });
+        let open_since = (connections > 0).then(Instant::now);
+        let yard = Mutex::new(Yard { limit: connections, open_since, ..Yard::default() });
         Arc::new(Self { places: Places::new(connections), yard, open: Arc::default(), idle })
     }
 
@@ -79,15 +87,21 @@ impl Pool {
         Some(Place { pool: self, is_used: AtomicBool::new(false), _permit: permit })
     }
 
-    /// Whether nobody gets a place at once.
-    pub fn is_crowded(&self) -> bool {
-        self.places.are_taken()
+    /// Whether nobody of this lane gets a place at once.
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        self.places.are_taken(lane)
+    }
+
+    /// A lane has at most so many of the places from now on.
+    pub fn hold_to(&self, lane: Lane, most: usize) {
+        self.places.hold_to(lane, most);
     }
 
     /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.
     pub fn resize(&self, connections: usize) {
         let mut yard = self.yard();
         yard.limit = connections;
+        yard.open_since = if connections > 0 { yard.open_since.or_else(|| Some(Instant::now())) } else { None };
         self.places.resize(connections);
         let surplus = (yard.parked.len() + yard.used).saturating_sub(connections).min(yard.parked.len());
         let closed: Vec<_> = yard.parked.drain(..surplus).collect();
@@ -97,12 +111,17 @@ impl Pool {
         }
     }
 
+    /// Since when there are places; nothing while there are none.
+    pub fn open_since(&self) -> Option<Instant> {
+        self.yard().open_since
+    }
+
     /// The most places that were asked for at once since the last look, and the connections that there are or are about to be.
     pub fn demand(&self) -> (usize, usize) {
         let mut yard = self.yard();
         let (most, now) = (yard.asking_most, yard.asking);
         yard.asking_most = now;
-        (most, yard.used + yard.parked.len().max(yard.held - yard.used))
+        (most, yard.open())
     }
 
     /// A parked connection that seems alive.
@@ -133,7 +152,8 @@ impl Pool {
     pub fn park(self: &Arc<Self>, place: &Place<'_>, session: Session) {
         let mut yard = self.yard();
         let is_too_many = yard.parked.len() + yard.used > yard.limit;
-        if yard.is_closed || is_too_many {
+        let is_left = yard.is_replaced && yard.asking == yard.held;
+        if yard.is_closed || is_too_many || is_left {
             drop(yard);
             session.hang_up();
             return;
@@ -144,6 +164,23 @@ impl Pool {
             yard.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
         }
+    }
+
+    /// Another relay stands for it from now on: who is here already goes on, and what is parked is closed.
+    pub fn replace(&self) {
+        let mut yard = self.yard();
+        yard.is_replaced = true;
+        let closed = std::mem::take(&mut yard.parked);
+        drop(yard);
+        for parked in closed {
+            parked.session.hang_up();
+        }
+    }
+
+    /// Places there are to be, those who want one or have one, and the connections that there are or are about to be.
+    pub fn use_now(&self) -> Use {
+        let yard = self.yard();
+        Use { limit: yard.limit, asking: yard.asking, open: yard.open() }
     }
 
     /// Lets nobody in any more and hands out what is parked.
@@ -189,6 +226,11 @@ impl Pool {
 }
 
 impl Yard {
+    /// Connections that there are or are about to be.
+    fn open(&self) -> usize {
+        self.used + self.parked.len().max(self.held - self.used)
+    }
+
     /// Whether a place has a connection from now on.
     fn use_by(&mut self, place: &Place<'_>, is_used: bool) {
         match (place.is_used.swap(is_used, Ordering::Relaxed), is_used) {

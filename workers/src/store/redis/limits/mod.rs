@@ -262,6 +262,7 @@ impl RedisStore {
             .arg(clock(now))
             .arg(&want.worker)
             .arg(want.wanted)
+            .arg(want.spare)
             .arg(want.using)
             .arg(want.total)
             .arg(want.life_us);

@@ -43,7 +43,10 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     assert_eq!((&paused["why"], &paused["configured"][0]), (&"maintenance at theirs".into(), &"5/s".into()));
     assert!(paused["paused_for_s"].as_f64().unwrap() > 3000.0, "{paused}");
     let shown = limits(&["ls", "group:"]).stdout;
-    assert!(shown.contains("group:relay:slow  5/s and 5000/d burst 5000, paused for") && shown.contains("maintenance"), "{shown}");
+    assert!(
+        shown.contains("group:relay:slow  5/s and 5000/d burst 5000, paused for") && shown.contains("maintenance"),
+        "{shown}"
+    );
 
     let status = |format: &str| {
         Postrider::command(["status", "--format", format]).config(config.clone()).run(SOON).unwrap().stdout
@@ -51,7 +54,11 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let told: serde_json::Value = serde_json::from_str(&status("json")).unwrap();
     let binds: Vec<&serde_json::Value> = told["limits"].as_array().unwrap().iter().map(|one| &one["scope"]).collect();
     assert_eq!(binds, [scope], "{told:#}");
-    assert!(status("text").contains("limit group:relay:slow  5/s and 5000/d burst 5000, paused for"), "{}", status("text"));
+    assert!(
+        status("text").contains("limit group:relay:slow  5/s and 5000/d burst 5000, paused for"),
+        "{}",
+        status("text")
+    );
 
     let job = wire::encode(&story::job(Lane::Bulk, "ada@slow.example"));
     let explain = |format: &str| {

@@ -193,6 +193,8 @@ async fn a_relay_that_falls_silent_delays_mail_and_doubles_none() {
     proxy.set(Faults::default());
     proxy.cut_all();
     world.sink().wait_for(1, SOON).unwrap();
+    // Stored there is not yet answered here.
+    deadline::wait_for("the relay's answer", SOON, || worker.stderr().contains("Sent job").then_some(())).unwrap();
     // Silent on a connection that has carried a message before.
     proxy.set(Faults::black_hole());
     publish("second@dest.test").await;

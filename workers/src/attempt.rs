@@ -288,8 +288,8 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::Ended(ended) => conclude(world, delivery, task, right, &ended).await,
         Sent::Waits(slot) => wait_in_line(world, delivery, task, right, slot).await,
         Sent::TooLate(refusal) => expire(world, delivery, task, right, refusal.as_ref()).await,
-        // What stands behind those that wait in hand may go without the store.
-        Sent::Away if matches!(right, Right::Unguarded(_)) && !task.seat.may_hold() => {
+        // What stands behind those that wait in hand may go without the store. What came back is not counted among them, and is put away in any case.
+        Sent::Away if matches!(right, Right::Unguarded(_)) && (task.meta.generation > 0 || !task.seat.may_hold()) => {
             let at = now().checked_add(away_wait(task)).unwrap_or(Timestamp::MAX);
             park(world, delivery, task, right, (at, at), "store").await;
         }

@@ -4,7 +4,7 @@
 //! There is no rate to go by but what was seen: so many got a connection of late. Those put away take turns by tenant like those who wait for a limit.
 
 use super::limits::{
-    line::{Who, join, waits_until},
+    line::{Reach, Who, join, waits_until},
     scope::Line,
 };
 
@@ -76,7 +76,8 @@ pub fn put_away(line: &mut Line, who: Who<'_>, is_fresh: bool, seen: &Seen, now:
     let interval = 1e6 / seen.per_second;
     #[expect(clippy::cast_precision_loss, reason = "fewer than any worker has in hand")]
     let through = now + seen.ahead as f64 * interval;
-    Some(join(line, who, through, interval, now, REACH_MAX_US).min(last))
+    let joined = join(line, who, through, interval, now, Reach { us: REACH_MAX_US, every_us: None });
+    Some((now + joined.slot_us).min(last))
 }
 
 #[cfg(test)]

@@ -140,7 +140,12 @@ impl Limiter {
     /// Renews one lease. Without the store it is what was given out last, or one connection where nothing ever was.
     async fn renew(&self, one: &Capped<'_>) -> Result<(), StoreError> {
         let before = self.0.parts.before(one.name);
-        let relays: Vec<&Relay> = before.iter().filter_map(|one| one.relay()).chain([one.relay]).collect();
+        let relays: Vec<&Relay> = before
+            .iter()
+            .filter_map(|one| one.relay())
+            .filter(|old| !std::ptr::eq(*old, one.relay))
+            .chain([one.relay])
+            .collect();
         let (wanted, using) = relays.iter().map(|relay| relay.demand()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
         match self.connections(one, wanted.min(one.most), using).await {
             Ok(part) => {

@@ -91,6 +91,11 @@ impl Crowd {
         Waiting { crowd: self, number }
     }
 
+    /// Whether anybody is being delivered.
+    pub fn is_at_work(&self) -> bool {
+        self.state().at_work > 0
+    }
+
     /// One more who has its turn.
     pub fn begin(&self) -> AtWork<'_> {
         self.state().at_work += 1;

@@ -67,6 +67,8 @@ pub struct Transport {
     began: Instant,
     /// When it answered last, in microseconds since then; zero where it never did.
     answered_us: AtomicU64,
+    /// Since when nobody was answered who had a place, in microseconds since then; zero where nobody has asked.
+    asked_us: AtomicU64,
     /// Lanes are held to a part of the connections or calls until it answers.
     is_held: AtomicBool,
 }
@@ -146,9 +148,9 @@ impl Transport {
         let waited_us = Default::default();
         let began = Instant::now();
         let crowds = [(); 2].map(|()| Crowd::new(began));
-        let (name, kind, answered_us) = (config.name.clone(), config.kind(), AtomicU64::default());
-        let is_held = AtomicBool::default();
-        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us, is_held })
+        let (name, kind) = (config.name.clone(), config.kind());
+        let (answered_us, asked_us, is_held) = Default::default();
+        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us, asked_us, is_held })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
@@ -170,7 +172,10 @@ impl Transport {
             Outcome::Unknown(_) | Outcome::LostClaim => false,
         };
         if is_answer {
-            self.answered_us.store(micros(self.began.elapsed()).max(1), Ordering::Relaxed);
+            let now = micros(self.began.elapsed()).max(1);
+            self.answered_us.store(now, Ordering::Relaxed);
+            let is_at_work = self.crowds.iter().any(Crowd::is_at_work);
+            self.asked_us.store(if is_at_work { now } else { 0 }, Ordering::Relaxed);
             if self.is_held.swap(false, Ordering::Relaxed) {
                 for lane in Lane::ALL {
                     self.way.hold_to(lane, usize::MAX);
@@ -190,30 +195,27 @@ impl Transport {
         }
     }
 
-    /// Whether it answered nobody for a while, though somebody of the lane waited for it and it could be asked.
+    /// Whether it answered nobody for a while who had a place, though somebody of the lane waited for it. A worker whose turn it is not has asked nothing.
     pub fn is_silent(&self, lane: Lane) -> bool {
         self.is_silent_at(lane, Instant::now())
     }
 
     fn is_silent_at(&self, lane: Lane, now: Instant) -> bool {
-        let Some(opened) = self.open_since() else { return false };
-        let answered = self.began + Duration::from_micros(self.answered_us.load(Ordering::Relaxed));
-        let since = self.crowds[lane as usize].since();
-        since.is_some_and(|since| now.duration_since(since.max(answered).max(opened)) > SILENT_AFTER)
+        let asked = self.asked_us.load(Ordering::Relaxed);
+        let since = self.crowds[lane as usize].since().filter(|_| asked > 0);
+        let asked = self.began + Duration::from_micros(asked);
+        since.is_some_and(|since| now.duration_since(since.max(asked)) > SILENT_AFTER)
     }
 
-    /// Since when anybody may have a connection or make a call; nothing while other workers have all the connections that there may be.
-    fn open_since(&self) -> Option<Instant> {
-        match &self.way {
-            Way::Smtp(relay) => relay.open_since(),
-            Way::Provider { .. } => Some(self.began),
-        }
+    /// Whether other workers have all the connections that there may be.
+    fn is_shut(&self) -> bool {
+        matches!(&self.way, Way::Smtp(relay) if relay.is_shut())
     }
 
     /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
     /// come; nothing where it may.
     pub fn put_away(&self, lane: Lane, comer: &Comer<'_>) -> Option<Duration> {
-        self.crowds[lane as usize].put_away(comer, self.open_since().is_none(), Instant::now())
+        self.crowds[lane as usize].put_away(comer, self.is_shut(), Instant::now())
     }
 
     /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk
@@ -236,17 +238,24 @@ impl Transport {
             if let Ok(place) = timeout(LOOK_EVERY, &mut turn).await {
                 break place;
             }
-            let is_shut = self.open_since().is_none();
+            let is_shut = self.is_shut();
             if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, is_shut, Instant::now())) {
                 return Err(NoPlace::Crowd(wait));
             }
         };
         if place.is_ok() {
+            self.asks(Instant::now());
             waiting.served(Instant::now());
         }
         let waited_us = micros(begun.elapsed().saturating_sub(on_purpose));
         self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
         place.map_err(NoPlace::Outcome)
+    }
+
+    /// Somebody has a place.
+    fn asks(&self, now: Instant) {
+        let now = micros(now.duration_since(self.began)).max(1);
+        let _ = self.asked_us.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The place, once it is this letter's turn, and how long at most it waits for others on purpose.

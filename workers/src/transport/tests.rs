@@ -1,5 +1,8 @@
 use super::*;
-use crate::config::load_text;
+use crate::{
+    config::load_text,
+    outcome::{Answer, Receipt, Stage},
+};
 
 /// A relay at which nothing listens.
 fn relay() -> Transport {
@@ -9,19 +12,24 @@ fn relay() -> Transport {
 }
 
 #[tokio::test]
-async fn a_relay_that_could_not_be_asked_is_not_silent() {
+async fn a_relay_is_silent_that_leaves_those_unanswered_who_had_a_connection() {
     let transport = relay();
-    let relay = transport.relay().unwrap();
     let begun = Instant::now();
     let _waiting = transport.crowds[Lane::Bulk as usize].enter(begun);
     let is_silent_after = |seconds: u64| transport.is_silent_at(Lane::Bulk, begun + Duration::from_secs(seconds));
-    assert_eq!((is_silent_after(5), is_silent_after(11)), (false, true));
+    assert!(!is_silent_after(60), "others have all connections");
+    transport.asks(begun + Duration::from_secs(20));
+    transport.asks(begun + Duration::from_secs(25));
+    assert_eq!([29, 31].map(is_silent_after), [false, true]);
+    let relay = transport.relay().unwrap();
     relay.resize(0);
-    assert!(!is_silent_after(11), "others have all connections");
-    relay.resize(2);
-    let opened = transport.open_since().unwrap();
-    let is_silent_at = |now: Instant| transport.is_silent_at(Lane::Bulk, now);
-    assert_eq!((is_silent_at(opened + SILENT_AFTER), is_silent_after(11)), (false, true));
-    relay.resize(1);
-    assert_eq!(transport.open_since(), Some(opened), "it was open all the time");
+    assert!(is_silent_after(31), "that its turn is over changes nothing");
+    let accepted =
+        || Outcome::Accepted { receipt: Receipt { answer: Answer::local(Stage::Body, "") }, refused: Vec::new() };
+    let at_work = transport.crowds[Lane::Bulk as usize].begin();
+    transport.heard(&accepted());
+    assert_eq!([9, 60].map(is_silent_after), [false, true], "somebody else waits for an answer yet");
+    drop(at_work);
+    transport.heard(&accepted());
+    assert!(!is_silent_after(60), "nobody waits for an answer");
 }

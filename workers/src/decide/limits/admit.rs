@@ -3,7 +3,7 @@
 use postrider_schemas::Lane;
 
 use super::{
-    line::{self, Who},
+    line::{self, Joined, Who},
     scope::{Bucket, Demand, REACH_US, Scope, WHOLE},
 };
 
@@ -105,7 +105,7 @@ struct Obstacle {
 /// Decides, and charges `scopes`, which are those of `ask.demands` in the same order. A `Free` changes nothing, a `Full` nothing but what a clock
 /// that was set back left behind.
 pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
-    let mut obstacle = Obstacle { at: now, scope: 0, interval_us: PAUSE_SPACING_US };
+    let mut obstacle = Obstacle { at: now, scope: 0, interval_us: 0.0 };
     let mut charges = Vec::new();
     let mut step_us: f64 = 0.0;
     let mut is_paused = false;
@@ -115,7 +115,7 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
             is_paused = true;
         }
         if pause > obstacle.at {
-            obstacle = Obstacle { at: pause, scope: index, interval_us: PAUSE_SPACING_US };
+            obstacle = Obstacle { at: pause, scope: index, interval_us: 0.0 };
         }
         for limit in scope.limits(&demand.limits, now) {
             scope.mend(&limit, now);
@@ -130,8 +130,9 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
                     (urgent - tolerance).max(bucket.all - tolerance - debt).max(pause)
                 }
             };
-            // Among those that have room at the same time the slowest one spaces the slots; one with room for more at the end of a pause does not.
-            let has_more = at == pause && all - tolerance + interval <= pause;
+            // Among those that have room at the same time the slowest one spaces the slots; one with room for all at the end of a pause does not.
+            let given = scope.lines.get(ask.lane.as_str()).map_or(0.0, |line| line.tally.given);
+            let has_more = at == pause && all - tolerance + interval * (1.0 + given) <= pause;
             if at > now && (at > obstacle.at || at == obstacle.at && interval >= obstacle.interval_us) && !has_more {
                 obstacle = Obstacle { at, scope: index, interval_us: interval };
             }
@@ -141,6 +142,9 @@ pub fn admit(scopes: &mut [Scope], ask: &Ask, now: f64) -> Admission {
     }
     if charges.is_empty() && !is_paused {
         return Admission::Free;
+    }
+    if obstacle.interval_us <= 0.0 {
+        obstacle.interval_us = PAUSE_SPACING_US;
     }
     let wait = obstacle.at - now;
     let ahead = ahead_us(ask.lane, obstacle.interval_us);
@@ -193,22 +197,27 @@ fn ahead_us(lane: Lane, interval_us: f64) -> f64 {
 fn park(scopes: &mut [Scope], obstacle: &Obstacle, ask: &Ask, who: Who<'_>, now: f64) -> Admission {
     let (left, pause) = (scopes[obstacle.scope].left(now), (scopes[obstacle.scope].paused_until - now).max(0.0));
     let share = if ask.fresh { FRESH_REACH } else { 1.0 };
-    // A cut recovers: those who wait behind it come back soon to see, but not before a pause is over.
-    let is_cut = left < WHOLE;
-    let reach = if is_cut { (pause + PARK_MAX_CUT_US * share).min(PARK_MAX_US) } else { PARK_MAX_US * share };
-    let line = scopes[obstacle.scope].line(ask.lane);
-    let slot = line::join(line, who, obstacle.at, obstacle.interval_us, now, reach);
-    let mut park = slot - now;
-    if park > reach {
-        // Those beyond it come back one after the other, as they could go if the rate was whole again at once. Where that is too late, or nothing was cut,
-        // they come back spread over the last part of the longest time, while the line is still full.
-        let (mut most, mut wait) = (reach, f64::INFINITY);
-        if is_cut {
-            (most, wait) = (PARK_MAX_US, line.tally.behind(obstacle.interval_us * left / WHOLE, now, reach));
+    // A cut recovers: those who wait behind it come back soon to see, but not before a pause is over. Those beyond come back one after the other, as they
+    // could go if the rate was whole again at once, and nobody long after the cut is over where nothing else limits them.
+    let (mut us, mut every_us, mut most) = (PARK_MAX_US * share, None, PARK_MAX_US * share);
+    if left < WHOLE {
+        us = (pause + PARK_MAX_CUT_US * share).min(PARK_MAX_US);
+        every_us = Some(obstacle.interval_us * left / WHOLE);
+        most = PARK_MAX_US;
+        if ask.demands[obstacle.scope].limits.is_empty() {
+            let recovery = scopes[obstacle.scope].cut.map_or(1.0, |cut| cut.recovery.max(1.0));
+            most = us.max((WHOLE - left) / recovery * 1e6).min(most);
         }
-        park = if wait <= most { wait } else { most - now.floor() % 1e6 / 1e6 * most * (1.0 - PARK_BACK) };
     }
-    Admission::Park { park_us: park, slot_us: slot - now, scope: obstacle.scope }
+    let line = scopes[obstacle.scope].line(ask.lane);
+    let joined = line::join(line, who, obstacle.at, obstacle.interval_us, now, line::Reach { us, every_us });
+    let park_us = match joined {
+        Joined { slot_us, .. } if slot_us <= us => slot_us,
+        Joined { back_us: Some(back_us), .. } if back_us <= most => back_us,
+        // Spread over the last part of the longest time, while the line is still full.
+        _ => most - now.floor() % 1e6 / 1e6 * most * (1.0 - PARK_BACK),
+    };
+    Admission::Park { park_us, slot_us: joined.slot_us, scope: obstacle.scope }
 }
 
 fn full(obstacle: &Obstacle, now: f64) -> Admission {

@@ -174,6 +174,24 @@ fn behind_a_pause_slots_are_as_far_apart_as_what_has_no_room_then() {
         assert!((350.0..360.0).contains(&last(&rates)), "{rates:?}: {}", last(&rates));
     }
     assert!(last(&["1000/h burst 1000"]) < 1.0, "all of them may go then");
+    assert!((350.0..360.0).contains(&last(&["1000/h burst 2"])), "{}", last(&["1000/h burst 2"]));
+    assert!((0.9..1.1).contains(&last(&["100/s"])), "{}", last(&["100/s"]));
+    assert!(last(&["1000/s"]) < 0.25, "{}", last(&["1000/s"]));
+}
+
+#[test]
+fn nobody_stays_away_long_after_a_cut_is_over_where_nothing_else_limits() {
+    let cut = Cut { left: WHOLE / 2.0, at: NOW, recovery: WHOLE / 600.0, seen_interval_us: 1e5 };
+    let (mut scopes, ask) = ([Scope { cut: Some(cut), ..Scope::default() }], ask(vec![demand("t", &[])]));
+    let mut longest: f64 = 0.0;
+    for n in 0..20_000 {
+        if let Admission::Park { park_us, .. } = admit(&mut scopes, &ask, NOW + f64::from(n) * 100.0) {
+            longest = longest.max(park_us);
+        }
+    }
+    assert!((250e6..=301e6).contains(&longest), "{longest}");
+    let away = scopes[0].line(Lane::Bulk).tally.waiting(NOW, NOW + 2e6);
+    assert!((18_000.0..=20_000.0).contains(&away), "{away} are counted");
 }
 
 #[test]

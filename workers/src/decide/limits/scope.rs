@@ -141,6 +141,8 @@ pub struct Line {
     pub ends: BTreeMap<String, Place>,
     /// Until when each one has had its fair share.
     pub shares: BTreeMap<String, f64>,
+    /// When the last one of each comes back who found no slot behind a cut.
+    pub behind: BTreeMap<String, f64>,
     /// How many they are.
     pub tally: Tally,
 }
@@ -244,6 +246,7 @@ impl Scope {
         for line in self.lines.values_mut() {
             line.ends.retain(|_, place| place.end > before);
             line.shares.retain(|_, until| *until > before);
+            line.behind.retain(|_, back| *back > before);
         }
     }
 

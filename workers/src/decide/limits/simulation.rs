@@ -210,6 +210,16 @@ fn a_line_behind_a_pause_and_a_cut_comes_back_when_it_could_go() {
 }
 
 #[test]
+fn a_small_tenant_is_served_beside_a_large_one_behind_a_cut_as_well() {
+    let cut = Cut { left: 500_000.0, at: START as f64, recovery: 556.0, seen_interval_us: 0.0 };
+    let scope = Scope { cut: Some(cut), ..Scope::default() };
+    let run = run_from(scope, "20/s", &[blast("large", 0, 40_000), blast("small", 60, 1000)]);
+    let took = run.end(Some("small")) - 60.0;
+    println!("small {took:.1} s (ideal about 180), {:.3} parks a job", run.parks_per_job());
+    assert!(took <= 360.0, "{took}");
+}
+
+#[test]
 fn what_came_first_is_not_overtaken_for_ever_by_what_keeps_coming() {
     let mut dice = Dice(5);
     let run = run("2/s", &[blast("old", 0, 4000), stream("new", 1.2, 3600.0, &mut dice)]);

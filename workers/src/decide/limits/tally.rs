@@ -25,33 +25,34 @@ pub struct Tally {
 
 impl Tally {
     /// Notes that somebody joined a line that reaches so far and got this slot, or none where that is beyond it. `is_new`: nobody else waits.
-    pub fn note(&mut self, slot: f64, is_new: bool, now: f64, reach_us: f64) {
+    /// `back`: who gets no slot comes back then, one after the other, and not shortly before the end of the reach.
+    pub fn note(&mut self, slot: f64, is_new: bool, now: f64, reach_us: f64, back: Option<f64>) {
         if is_new {
             self.given = 0.0;
         }
-        if slot - now > reach_us {
-            let soonest = now + reach_us * PARK_BACK;
-            if now >= self.back {
-                // From here on somebody may come for the second time: count anew.
-                (self.away, self.back) = (0.0, soonest);
-            }
-            self.away += 1.0;
-            self.back = self.back.min(soonest);
-            self.all_back = self.all_back.min(now + PARK_MAX_US).max(now + reach_us);
-        } else {
+        if slot - now <= reach_us {
             self.first = if self.given > 0.0 { self.first.min(slot) } else { slot };
             self.given += 1.0;
+            return;
         }
+        let (soonest, all_back) = match back {
+            None => (now + reach_us * PARK_BACK, now + reach_us),
+            Some(back) => (back, back),
+        };
+        if now >= self.back {
+            // From here on somebody may come for the second time. Where all come at once, count anew; where they come one after the other, these are left.
+            self.away = if back.is_some() { self.left(now) } else { 0.0 };
+            self.back = if self.away >= 1.0 { now } else { soonest };
+        }
+        self.away += 1.0;
+        self.back = self.back.min(soonest);
+        self.all_back = self.all_back.min(now + PARK_MAX_US).max(all_back);
     }
 
-    /// Somebody more found no slot, and comes back behind all others who did not, one each `every_us`: when, from now. As many of them are away then
-    /// as that makes. Nobody stays away for longer than the longest park.
-    pub fn behind(&mut self, every_us: f64, now: f64, reach_us: f64) -> f64 {
-        let (soonest, latest) = (now + reach_us, now + PARK_MAX_US);
-        let back = self.all_back.max(soonest) + every_us;
-        (self.away, self.back) = (((back.min(latest) - soonest) / every_us).ceil(), soonest);
-        self.all_back = back.min(latest);
-        back - now
+    /// Of those who found no slot, about so many are away yet.
+    fn left(&self, now: f64) -> f64 {
+        let all_back = self.all_back.min(now + PARK_MAX_US);
+        if all_back > now { self.away * ((all_back - now) / (all_back - self.back).max(1.0)).min(1.0) } else { 0.0 }
     }
 
     /// About so many wait in a line with this last slot, where slots are spread evenly over it; at least so many while [`Self::is_full`].
@@ -62,10 +63,7 @@ impl Tally {
             let ahead = if length > 0.0 { ((last - now) / length).min(1.0) } else { 1.0 };
             waiting += 1.0 + (self.given - 1.0) * ahead;
         }
-        let all_back = self.all_back.min(now + PARK_MAX_US);
-        if all_back > now {
-            waiting += self.away * ((all_back - now) / (all_back - self.back).max(1.0)).min(1.0);
-        }
+        waiting += self.left(now);
         waiting.round()
     }
 
@@ -87,7 +85,7 @@ mod tests {
         let mut slot = from;
         for n in 0..count {
             slot = from + f64::from(n) * step;
-            tally.note(slot, n == 0, NOW, REACH);
+            tally.note(slot, n == 0, NOW, REACH, None);
         }
         slot
     }
@@ -118,7 +116,7 @@ mod tests {
         for round in 0..3 {
             let start = NOW + f64::from(round) * REACH * 0.95;
             for n in 0..40 {
-                tally.note(beyond, round == 0, start + f64::from(n) * 1e4, REACH);
+                tally.note(beyond, round == 0, start + f64::from(n) * 1e4, REACH, None);
             }
             let now = start + 1e6;
             assert!(tally.is_full(now));
@@ -133,10 +131,10 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_does_not_keep_anybody_away_for_as_long() {
         let mut tally = Tally::default();
-        tally.note(NOW + 1e13, true, NOW, REACH);
+        tally.note(NOW + 1e13, true, NOW, REACH, None);
         let earlier = NOW - 1e12;
         assert_eq!(tally.waiting(earlier, earlier), 1.0);
-        tally.note(NOW + 1e13, true, earlier, REACH);
+        tally.note(NOW + 1e13, true, earlier, REACH, None);
         assert!(tally.is_full(earlier + REACH) && !tally.is_full(earlier + PARK_MAX_US + 1.0));
     }
 }

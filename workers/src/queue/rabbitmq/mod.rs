@@ -269,7 +269,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
         // A message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
         Settlement::Return => {
             let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.deliveries);
-            let published_at = delivery.published_at.filter(|_| delivery.redelivered);
+            let published_at = delivery.published_at.filter(|_| meta.losses > 0);
             vec![Outgoing { published_at, ..one(at_once(), &meta) }]
         }
         Settlement::Again { at, meta } => vec![one(due_at(at, Timestamp::now(), lane, shard), &meta)],

@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::{EmailAddress, Lane};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 pub use self::pool::Place;
 pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
@@ -197,9 +197,9 @@ impl Relay {
         self.pool.resize(connections);
     }
 
-    /// Since when there may be connections; nothing while there may be none.
-    pub fn open_since(&self) -> Option<Instant> {
-        self.pool.open_since()
+    /// Whether there may be no connections now.
+    pub fn is_shut(&self) -> bool {
+        self.pool.is_shut()
     }
 
     /// The most connections that were wanted at once since the last look, and those that are in use or parked.

@@ -49,8 +49,6 @@ struct Yard {
     is_replaced: bool,
     /// Places there are to be.
     limit: usize,
-    /// Since when there are any.
-    open_since: Option<Instant>,
     held: usize,
     /// Of those held, places with a connection. The others take what is parked before they open one.
     used: usize,
@@ -67,8 +65,7 @@ struct Parked {
 impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
-        let open_since = (connections > 0).then(Instant::now);
-        let yard = Mutex::new(Yard { limit: connections, open_since, ..Yard::default() });
+        let yard = Mutex::new(Yard { limit: connections, ..Yard::default() });
         Arc::new(Self { places: Places::new(connections), yard, open: Arc::default(), idle })
     }
 
@@ -101,7 +98,6 @@ impl Pool {
     pub fn resize(&self, connections: usize) {
         let mut yard = self.yard();
         yard.limit = connections;
-        yard.open_since = if connections > 0 { yard.open_since.or_else(|| Some(Instant::now())) } else { None };
         self.places.resize(connections);
         let surplus = (yard.parked.len() + yard.used).saturating_sub(connections).min(yard.parked.len());
         let closed: Vec<_> = yard.parked.drain(..surplus).collect();
@@ -111,9 +107,9 @@ impl Pool {
         }
     }
 
-    /// Since when there are places; nothing while there are none.
-    pub fn open_since(&self) -> Option<Instant> {
-        self.yard().open_since
+    /// Whether there are no places now.
+    pub fn is_shut(&self) -> bool {
+        self.yard().limit == 0
     }
 
     /// The most places that were asked for at once since the last look, and the connections that there are or are about to be.

@@ -77,34 +77,41 @@ local function note_weight(scope)
   keep(scope)
 end
 
--- decide/limits/tally.rs says the same. `every`: the others who found no slot come back one each such time, and this one behind them; the
--- time until then is the answer.
-local function tally(scope, slot, is_new, reach, every)
+-- decide/limits/tally.rs says the same. `mine`: who gets no slot comes back then, and not shortly before the end of the reach.
+local function tally(scope, slot, is_new, reach, mine)
   local field, first, given, away, back, all_back = 'l:' .. ARGV[2], 0, 0, 0, 0, 0
-  local v, wait = redis.call('HGET', scope.key, field), nil
+  local v = redis.call('HGET', scope.key, field)
   if v then first, given, away, back, all_back = struct.unpack(TALLY, v) end
   if is_new then given = 0 end
   if slot - now > reach then
-    local soonest = now + reach * PARK_BACK
-    if now >= back then away, back = 0, soonest end
-    away, back = away + 1, math.min(back, soonest)
-    all_back = math.max(math.min(all_back, now + PARK_MAX), now + reach)
-    if every then
-      local latest, mine = now + PARK_MAX, 0
-      soonest = now + reach
-      mine = math.max(all_back, soonest) + every
-      away, back = math.ceil((math.min(mine, latest) - soonest) / every), soonest
-      all_back, wait = math.min(mine, latest), mine - now
+    local soonest, last = now + reach * PARK_BACK, now + reach
+    if mine then soonest, last = mine, mine end
+    if now >= back then
+      local till, rest = math.min(all_back, now + PARK_MAX), 0
+      if mine and till > now then rest = away * math.min((till - now) / math.max(till - back, 1), 1) end
+      away, back = rest, rest >= 1 and now or soonest
     end
+    away, back = away + 1, math.min(back, soonest)
+    all_back = math.max(math.min(all_back, now + PARK_MAX), last)
   else
     if given > 0 then first = math.min(first, slot) else first = slot end
     given = given + 1
   end
   redis.call('HSET', scope.key, field, struct.pack(TALLY, first, given, away, back, all_back))
   keep(scope)
-  return wait
 end
 
+-- When somebody comes back who found no slot: behind those of its tenant who found none, at its share of one each `every`.
+local function behind(scope, every, reach)
+  local name, above = '>' .. tenant, others(scope, scope.line, now)
+  local last = math.max(tonumber(redis.call('ZSCORE', scope.share, name) or '0'), now + reach)
+  local mine = last + every * (above + weight) / weight
+  redis.call('ZADD', scope.share, text(math.min(mine, now + PARK_MAX)), name)
+  redis.call('PEXPIRE', scope.share, text(PARK_MAX / 1000 + 60000))
+  return mine
+end
+
+-- The slot, and when somebody comes back who gets none.
 local function join(scope, line, at, interval, reach, every)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
@@ -117,7 +124,8 @@ local function join(scope, line, at, interval, reach, every)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
-  local wait = tally(scope, slot, not top[2], reach, every)
+  local mine = slot - now > reach and every and behind(scope, every, reach) or nil
+  tally(scope, slot, not top[2], reach, mine and math.min(mine, now + PARK_MAX))
   if slot - now > reach then
     redis.call('ZADD', line, 'NX', text(now + reach), tenant)
     last = math.max(last, now + reach)
@@ -126,7 +134,15 @@ local function join(scope, line, at, interval, reach, every)
     last = math.max(last, slot)
   end
   redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
-  return slot, wait
+  return slot, mine
+end
+
+-- How many slots the lane's line gave out since nobody waited.
+local function given_in(s)
+  local v = redis.call('HGET', s.key, 'l:' .. ARGV[2])
+  if not v then return 0 end
+  local _, given = struct.unpack(TALLY, v)
+  return given
 end
 
 local function is_far(s)
@@ -136,7 +152,7 @@ local function is_far(s)
   return false
 end
 
-local at, bind, spacing, step = now, 1, SPACING, 0
+local at, bind, spacing, step = now, 1, 0, 0
 local scopes, charges, paused = {}, {}, false
 local place = 9
 for index = 1, (#KEYS - 1) / 3 do
@@ -147,10 +163,11 @@ for index = 1, (#KEYS - 1) / 3 do
     place = place + 3
   end
   local s = read(KEYS[3 * index - 1], limits)
+  s.bare = count == 0
   s.name, s.line, s.share = name, KEYS[3 * index], KEYS[3 * index + 1]
   scopes[index] = s
   if s.p > now then paused = true end
-  if s.p > at then at, bind, spacing = s.p, index, SPACING end
+  if s.p > at then at, bind, spacing = s.p, index, 0 end
   local rest = left(s)
   if s.su and s.su > now then
     local taken, kept = LENGTH[redis.call('HGET', s.key, 'sb')] or 0, { { bucket = 'set', interval = s.si, tolerance = s.so } }
@@ -173,7 +190,7 @@ for index = 1, (#KEYS - 1) / 3 do
     else
       free = math.max(all - tolerance, s.p)
     end
-    local has_more = free == s.p and all - tolerance + interval <= s.p
+    local has_more = free == s.p and s.p > now and all - tolerance + interval * (1 + given_in(s)) <= s.p
     if free > now and (free > at or free == at and interval >= spacing) and not has_more then
       at, bind, spacing = free, index, interval
     end
@@ -183,6 +200,7 @@ for index = 1, (#KEYS - 1) / 3 do
 end
 if #charges == 0 and not paused then return { 'free' } end
 
+if spacing <= 0 then spacing = SPACING end
 local wait, scope = at - now, scopes[bind]
 local ahead = ahead_of(urgent, spacing)
 if wait > 0 then
@@ -196,19 +214,19 @@ if wait > 0 then
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
     if scope.fresh then enlist(scope) end
-    local part, reach, every, most = fresh and FRESH_REACH or 1, PARK_MAX, nil, nil
-    local rest = left(scope)
+    local part, rest, every = fresh and FRESH_REACH or 1, left(scope), nil
+    local reach = PARK_MAX * part
+    local most = reach
     if rest < WHOLE then
-      reach, every = math.min(math.max(scope.p - now, 0) + PARK_MAX_CUT * part, PARK_MAX), spacing * rest / WHOLE
-    else
-      reach = PARK_MAX * part
+      reach = math.min(math.max(scope.p - now, 0) + PARK_MAX_CUT * part, PARK_MAX)
+      every, most = spacing * rest / WHOLE, PARK_MAX
+      if scope.bare then most = math.min(math.max(reach, (WHOLE - rest) / math.max(scope.cr, 1) * 1000000), most) end
     end
     local slot, back = join(scope, scope.line, at, spacing, reach, every)
     local park = slot - now
     if park > reach then
-      most = every and PARK_MAX or reach
-      if back and back <= most then
-        park = back
+      if back and back - now <= most then
+        park = back - now
       else
         park = most - math.floor(now) % 1000000 / 1000000 * most * (1 - PARK_BACK)
       end
@@ -226,7 +244,9 @@ if wait > 0 then
     redis.call('ZREMRANGEBYSCORE', scope.share, '-inf', text(now))
     till = till + tokens * spacing * (above + weight) / weight
     redis.call('ZADD', scope.share, text(till), tenant)
-    redis.call('PEXPIRE', scope.share, text(math.floor((till - now) / 1000) + 60000))
+    -- Others may stand there for longer.
+    local life = math.floor((till - now) / 1000) + 60000
+    if redis.call('PTTL', scope.share) < life then redis.call('PEXPIRE', scope.share, text(life)) end
   end
 end
 local minute = math.floor(now / 60000000)

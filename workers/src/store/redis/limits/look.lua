@@ -1,7 +1,6 @@
 -- KEYS: of each scope: hash, ends and shares of transactional mail, ends and shares of bulk mail
 -- ARGV: 1 now or '', 2 'lines', or '' for a look that costs the same however many wait and leaves the buckets out as well
-local function unpacked(out, names, format, value)
-  local numbers = { struct.unpack(format, value) }
+local function fill(out, names, numbers)
   for i, name in ipairs(names) do out[#out + 1] = name; out[#out + 1] = text(numbers[i]) end
 end
 local out = { text(now) }
@@ -20,13 +19,13 @@ for at = 1, #KEYS, 5 do
   for i = 1, #found, 2 do
     local name, value = found[i], found[i + 1]
     if name == 'u' then
-      unpacked(fields, { 'um', 'uc', 'ub' }, USED, value)
+      fill(fields, { 'um', 'uc', 'ub' }, { struct.unpack(USED, value) })
     elseif string.sub(name, 1, 2) == 'b:' then
       local bucket = string.sub(name, 3)
-      unpacked(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, BUCKET, value)
+      fill(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, { unpacked(value) })
     elseif string.sub(name, 1, 2) == 'l:' then
       local lane = string.sub(name, 3)
-      unpacked(fields, { 'lf:' .. lane, 'lg:' .. lane, 'la:' .. lane, 'lb:' .. lane, 'le:' .. lane }, TALLY, value)
+      fill(fields, { 'lf:' .. lane, 'lg:' .. lane, 'la:' .. lane, 'lb:' .. lane, 'le:' .. lane }, { struct.unpack(TALLY, value) })
     elseif name ~= 'd' then
       fields[#fields + 1] = name; fields[#fields + 1] = value
     end

@@ -92,8 +92,11 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
             let weight = weight(&tenant);
             (tenant, Place { end, weight })
         });
-        let line =
-            Line { ends: places.collect(), shares: shares.into_iter().collect(), tally: tally.unwrap_or_default() };
+        // Who found no slot stands among the shares, behind a letter that no tenant's name begins with.
+        let (behind, shares): (Vec<_>, Vec<_>) = shares.into_iter().partition(|(name, _)| name.starts_with('>'));
+        let behind = behind.into_iter().map(|(name, back)| (name[1..].to_owned(), back)).collect();
+        let (shares, tally) = (shares.into_iter().collect(), tally.unwrap_or_default());
+        let line = Line { ends: places.collect(), shares, behind, tally };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

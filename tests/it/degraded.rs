@@ -76,8 +76,15 @@ async fn limited_mail_that_has_to_wait_for_redis_keeps_no_other_mail_from_being_
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     redis.kill9().unwrap();
-    story::publish(&file, &jobs(Lane::Transactional, "a", 32)).await.unwrap();
+    // More than the worker has in hand of what comes back.
+    story::publish(&file, &jobs(Lane::Transactional, "a", 100)).await.unwrap();
     story::publish(&file, &jobs(Lane::Transactional, "b", 5)).await.unwrap();
+    // Due when those that were put away have come back once.
+    let later = jiff::Timestamp::now() + Duration::from_secs(22);
+    let later = story::job_with(|job| {
+        (job.lane, job.to, job.send_at) = (Lane::Transactional, vec!["ada@c.example".into()], Some(later));
+    });
+    story::publish(&file, &[later]).await.unwrap();
     let config = story::config(&file, &redis.url(), world.sink().port(), &format!("{}{ROUTE}", throttle("a", "50/s")));
     // It never heard how many workers there are, so it knows no share of a limit.
     let worker = story::start_any(&config.replace("transactional = 32", "transactional = 16")).unwrap();
@@ -91,9 +98,11 @@ async fn limited_mail_that_has_to_wait_for_redis_keeps_no_other_mail_from_being_
         db.query_row(&text, [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert!(count("queue = 'due'") > 0 && count("meta LIKE '%postrider-attempt%'") == 0, "waiting is no try");
+    deadline::wait_for("mail that comes back", SOON + NOT_DELAYED, || arrived("c", 1)).unwrap();
+    assert_eq!(times(world.sink(), "a").len(), 0, "the store is away yet");
     redis.restart().unwrap();
-    deadline::wait_for("mail that is", SOON, || arrived("a", 32)).unwrap();
+    deadline::wait_for("mail that is", SOON, || arrived("a", 100)).unwrap();
     deadline::wait_for("an empty queue", SOON, || (count("true") == 0).then_some(())).unwrap();
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 37, "each once");
+    assert_eq!(world.sink().count().unwrap(), 106, "each once");
 }

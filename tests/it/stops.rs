@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lapin::{Connection, ConnectionProperties, options::BasicGetOptions};
@@ -78,8 +78,9 @@ async fn stops_while_the_store_is_away_cost_no_job_of_a_file_its_good_name() {
     }
 }
 
-/// The messages of a queue with their losses, as headers tell them and as the broker counts them. They go back when this ends.
-async fn losses(world: &World, queue: &str) -> Vec<(Option<String>, bool)> {
+/// The messages of a queue with their losses, as headers tell them and as the broker counts them, and whether they are told to be of this second or an
+/// earlier one. They go back when this ends.
+async fn losses(world: &World, queue: &str, until: u64) -> Vec<(Option<String>, bool, bool)> {
     let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let mut found = Vec::new();
@@ -87,7 +88,8 @@ async fn losses(world: &World, queue: &str) -> Vec<(Option<String>, bool)> {
         let headers = got.delivery.properties.headers().clone().unwrap_or_default();
         let losses = headers.inner().get("postrider-losses").and_then(|value| value.as_long_string().cloned());
         let losses = losses.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
-        found.push((losses, got.delivery.redelivered));
+        let is_old = got.delivery.properties.timestamp().is_some_and(|time| time <= until);
+        found.push((losses, got.delivery.redelivered, is_old));
     }
     connection.close(200, "seen".into()).await.unwrap();
     found
@@ -99,6 +101,7 @@ async fn stops_while_the_store_is_away_cost_no_job_of_a_broker_its_good_name() {
     story::declare(&world).unwrap();
     let nobody = format!("redis://127.0.0.1:{}", ports::free().unwrap());
     story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "news", 5)).await.unwrap();
+    let published = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut worker = story::start(story::config(&world.amqp_url(), &nobody, 9, ROUTE)).unwrap();
     let (jobs, due) = (jobs_queue(Lane::Bulk, 0), due_queue(Lane::Bulk, 0));
     let depths = || [&jobs, &due].map(|queue| story::depth(&world, queue).unwrap_or_default());
@@ -123,9 +126,9 @@ async fn stops_while_the_store_is_away_cost_no_job_of_a_broker_its_good_name() {
     }
     assert_eq!(story::depth(&world, SUSPECT_QUEUE).unwrap().total(), 0);
     assert_eq!(
-        losses(&world, &due).await,
-        vec![(Some("1".to_owned()), false); 5],
-        "the lost worker counts, no stop does"
+        losses(&world, &due, published).await,
+        vec![(Some("1".to_owned()), false, true); 5],
+        "the lost worker counts, no stop does, and they are as old as they were"
     );
 }
 

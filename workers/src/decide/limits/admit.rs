@@ -14,7 +14,7 @@ pub const HOLD_US: f64 = REACH_US;
 pub const BULK_AHEAD_US: f64 = 2.5e5;
 /// Longest time for which a job is put away, and reach of the line: a rate that is raised meanwhile reaches it no later.
 pub const PARK_MAX_US: f64 = 1.8e9;
-/// The same while the rate is cut.
+/// Reach of the line while the rate is cut, from the end of a pause. Who finds it full stays away for longer, up to the longest time.
 pub const PARK_MAX_CUT_US: f64 = 6e7;
 /// The part of these for what is fresh: the rest of the line is for what was away for as long as that and comes back.
 const FRESH_REACH: f64 = 0.75;

@@ -196,12 +196,11 @@ impl Scope {
 
     /// Keeps what [`Self::bucket`] says where a clock that was ahead of this one left its times behind: who is only told so hears the same until the
     /// clock has caught up.
-    pub fn mend(&mut self, limit: &Limit, now: f64) -> bool {
-        let (bucket, is_mended) = self.turned(limit, now);
-        if is_mended {
+    pub fn mend(&mut self, limit: &Limit, now: f64) {
+        let (bucket, is_to_be_mended) = self.turned(limit, now);
+        if is_to_be_mended {
             self.buckets.insert(limit.bucket.to_owned(), bucket);
         }
-        is_mended
     }
 
     fn turned(&self, limit: &Limit, now: f64) -> (Bucket, bool) {

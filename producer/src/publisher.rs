@@ -23,6 +23,8 @@ const IN_FLIGHT: usize = 256;
 /// Puts jobs on the queue.
 pub struct Publisher {
     queue: Queue,
+    /// The user that the broker is to vouch for.
+    user: Option<String>,
     shards: u16,
 }
 
@@ -56,13 +58,21 @@ impl Publisher {
         } else {
             return Err(PublisherError::Scheme);
         };
-        Ok(Self { queue, shards: 1 })
+        Ok(Self { queue, user: None, shards: 1 })
     }
 
     /// Spreads jobs over this many queues per lane; the workers' `queue.shards` must be the same.
     #[must_use]
     pub fn with_shards(mut self, shards: u16) -> Self {
         self.shards = shards.max(1);
+        self
+    }
+
+    /// Names the broker's user of this connection in each message, for the broker to vouch for: it refuses any other name. Workers with the setting
+    /// `queue.tenants` take no job without it.
+    #[must_use]
+    pub fn with_user_id(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
         self
     }
 
@@ -95,6 +105,7 @@ impl Publisher {
                     headers: meta.to_pairs(),
                     body: wire::encode(job),
                     mandatory: true,
+                    user_id: self.user.clone(),
                     published_at: None,
                 };
                 link.publish(&message).await

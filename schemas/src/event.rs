@@ -73,7 +73,7 @@ impl EventType {
 pub struct Event {
     /// Always `1.0`.
     pub specversion: String,
-    /// The same when the same event is published twice: `<job id>/<generation>/<type>`, with `/<part>` after the job id where the job was parted;
+    /// The same when the same event is published twice: `<tenant>/<job id>/<generation>/<type>`, with `/<part>` after the job id where the job was parted;
     /// `circuit/<transport>/<opened at, in ms>/<type>` where it is about a transport.
     pub id: String,
     /// Always `postrider`.
@@ -190,7 +190,8 @@ impl Event {
     /// An event with these details.
     pub fn new(kind: EventType, data: EventData, time: Timestamp) -> Self {
         let subject = data.job_id.map(|id| id.to_string());
-        let mut id = subject.clone().unwrap_or_else(|| "unreadable".to_owned());
+        // Two tenants may use the same job id.
+        let mut id = format!("{}/{}", data.tenant, subject.as_deref().unwrap_or("unreadable"));
         for number in data.part.map(u32::from).into_iter().chain([data.generation]) {
             id.push('/');
             id.push_str(&number.to_string());

@@ -100,7 +100,8 @@ pub struct ListUnsubscribe {
     pub one_click: bool,
 }
 
-/// What makes two messages the same job: tenant and idempotency key where there is one, else the job id.
+/// What makes two messages the same job: the tenant, with the idempotency key where there is one, else with the job id. Two tenants never share
+/// one, whatever they publish.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity(String);
 
@@ -114,12 +115,12 @@ impl Identity {
         Self(format!("k:{}", hex(&hasher.finalize()[..16])))
     }
 
-    /// The identity of a job without an idempotency key.
-    pub fn of_id(id: JobId) -> Self {
-        Self(format!("i:{id}"))
+    /// The identity of a job of this tenant without an idempotency key.
+    pub fn of_id(tenant: &Tenant, id: JobId) -> Self {
+        Self(format!("i:{}:{id}", tenant.as_str()))
     }
 
-    /// ASCII, at most 40 bytes, without braces or spaces: fit for a key of a store.
+    /// ASCII, at most 103 bytes, without braces or spaces: fit for a key of a store.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -161,7 +162,7 @@ impl Job {
     pub fn identity(&self) -> Identity {
         self.idempotency_key
             .as_ref()
-            .map_or_else(|| Identity::of_id(self.id), |key| Identity::of_key(&self.tenant, key))
+            .map_or_else(|| Identity::of_id(&self.tenant, self.id), |key| Identity::of_key(&self.tenant, key))
     }
     /// Whose mail it is.
     pub fn tenant(&self) -> &Tenant {
@@ -264,5 +265,21 @@ impl fmt::Debug for Job {
             .field("lane", &self.lane)
             .field("payload_hash", &self.payload_hash)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_tenants_never_have_the_same_identity() {
+        let [shop, news] = ["shop", "news"].map(|name| Tenant::parse(name).unwrap());
+        let (id, key) = (JobId::generate(), IdempotencyKey::parse("order:1").unwrap());
+        assert_ne!(Identity::of_id(&shop, id), Identity::of_id(&news, id));
+        assert_ne!(Identity::of_key(&shop, &key), Identity::of_key(&news, &key));
+        assert_eq!(Identity::of_id(&shop, id), Identity::of_id(&shop, id));
+        let longest = Tenant::parse(&"a".repeat(64)).unwrap();
+        assert_eq!(Identity::of_id(&longest, id).as_str().len(), 103);
     }
 }

@@ -14,6 +14,7 @@ pub mod ladder;
 pub mod limits;
 pub mod meta;
 pub mod payload_hash;
+pub mod permissions;
 pub mod topology;
 pub mod wire;
 

@@ -3,6 +3,9 @@
 //! All values are text, so that every broker client in every language can read them. On a republish the headers are built
 //! from a [`Meta`] alone: nothing of the broker's own (`x-death`, `x-delivery-count`, `CC`, `BCC`) survives, because a copied
 //! `x-death` makes RabbitMQ drop or jam the message in the delay ladder.
+//!
+//! Where a message comes from decides what its headers may say: [`Meta::from_producer`] reads what a producer published,
+//! [`Meta::from_pairs`] reads copies that workers made.
 
 use std::fmt::Write as _;
 
@@ -41,6 +44,11 @@ pub struct Meta {
     pub pin: Option<Pin>,
     /// Why and how often the job came to rest in `dead` or `hold`.
     pub rest: Option<Rest>,
+    /// The broker's user that published the job, as long as nobody has judged whether it may: empty where the broker vouches for none.
+    /// A header of a producer never sets it.
+    pub publisher: Option<String>,
+    /// The name of a header whose value cannot be read and must not be ignored. Such a message is not tried. Never written.
+    pub damaged: Option<&'static str>,
     /// W3C `traceparent` of the previous hop.
     pub traceparent: Option<String>,
     /// W3C `tracestate` of the previous hop.
@@ -121,11 +129,21 @@ const REST_DETAIL: &str = "postrider-rest-detail";
 const REST_AT: &str = "postrider-rest-at";
 const REST_TIMES: &str = "postrider-rest-times";
 const REST_LANE: &str = "postrider-rest-lane";
+const PUBLISHER: &str = "postrider-publisher";
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 const TRACE0: &str = "postrider-trace0";
 
+/// The headers that count in a message of a producer. None of them decides whether, when, where or how often a job is sent.
+const OF_PRODUCERS: [&str; 5] = [EXPIRES, PAYLOAD_HASH, TRACEPARENT, TRACESTATE, TRACE0];
+
 impl Meta {
+    /// Reads the headers of a message that a producer published. It may say what anybody may know; the rest is for workers to say, and is
+    /// ignored: such a message is a fresh one.
+    pub fn from_producer<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::from_pairs(pairs.into_iter().filter(|(name, _)| OF_PRODUCERS.contains(name)))
+    }
+
     /// Header names and values, in a fixed order; fields at their default are left out.
     pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
         let mut out = Vec::with_capacity(8);
@@ -168,6 +186,7 @@ impl Meta {
         }
         let texts = [
             (PAYLOAD_HASH, &self.payload_hash),
+            (PUBLISHER, &self.publisher),
             (LAST, &self.last),
             (TRACEPARENT, &self.traceparent),
             (TRACESTATE, &self.tracestate),
@@ -181,16 +200,17 @@ impl Meta {
         out
     }
 
-    /// Reads headers. Unknown ones are ignored; a value that cannot be read counts as absent, because a message must not be
-    /// lost over a header.
+    /// Reads the headers of a copy that a worker made. Unknown ones are ignored. A value that cannot be read counts as absent, because a
+    /// message must not be lost over a header; where that could send mail twice or drop it, the message is [`Self::damaged`].
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut meta = Self::default();
         let mut rest =
             Rest { reason: String::new(), detail: String::new(), at: Timestamp::UNIX_EPOCH, times: 1, lane: None };
+        let mut damaged = None;
         for (name, value) in pairs {
-            let text = || Some(value.to_owned());
+            let text = || Some(cut(value.to_owned()));
             match name {
-                GENERATION => meta.generation = value.parse().unwrap_or_default(),
+                GENERATION => meta.generation = read_or(value, GENERATION, &mut damaged).unwrap_or_default(),
                 ATTEMPT => meta.attempt = value.parse().unwrap_or_default(),
                 PARKS => meta.parks = value.parse().unwrap_or_default(),
                 WAITS => meta.waits = value.parse().unwrap_or_default(),
@@ -201,13 +221,14 @@ impl Meta {
                 PAYLOAD_HASH => meta.payload_hash = text(),
                 LAST => meta.last = text(),
                 PENDING => meta.pending = Some(pending_list(value)),
-                PART => meta.part = value.parse().ok(),
-                PIN => meta.pin = value.parse().ok(),
+                PART => meta.part = read_or(value, PART, &mut damaged),
+                PIN => meta.pin = read_or(value, PIN, &mut damaged),
                 REST_REASON => rest.reason = value.to_owned(),
                 REST_DETAIL => rest.detail = value.to_owned(),
                 REST_AT => rest.at = value.parse().unwrap_or_default(),
                 REST_TIMES => rest.times = value.parse().unwrap_or(1),
                 REST_LANE => rest.lane = value.parse().ok(),
+                PUBLISHER => meta.publisher = text(),
                 TRACEPARENT => meta.traceparent = text(),
                 TRACESTATE => meta.tracestate = text(),
                 TRACE0 => meta.trace0 = text(),
@@ -215,8 +236,18 @@ impl Meta {
             }
         }
         meta.rest = (!rest.reason.is_empty()).then_some(rest);
+        meta.damaged = damaged;
         meta
     }
+}
+
+/// A value that must not be ignored: where it cannot be read, its header is noted.
+fn read_or<T: std::str::FromStr>(value: &str, name: &'static str, damaged: &mut Option<&'static str>) -> Option<T> {
+    let read = value.parse().ok();
+    if read.is_none() {
+        *damaged = Some(name);
+    }
+    read
 }
 
 fn pending_text(pending: &[u8]) -> String {
@@ -228,9 +259,15 @@ fn pending_text(pending: &[u8]) -> String {
 }
 
 /// An unreadable list counts as absent only if that is safe: it is not, because recipients that were served would be served
-/// again. It therefore counts as "nobody" and the caller buries the message.
+/// again. It therefore counts as "nobody" and the caller buries the message. The same goes for a list that names somebody twice, or is longer
+/// than any that is written.
 fn pending_list(text: &str) -> Vec<u8> {
-    text.split(',').map(str::parse).collect::<Result<_, _>>().unwrap_or_default()
+    if text.len() > VALUE_MAX {
+        return Vec::new();
+    }
+    let list: Vec<u8> = text.split(',').map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+    let is_distinct = list.iter().enumerate().all(|(n, index)| !list[..n].contains(index));
+    if is_distinct { list } else { Vec::new() }
 }
 
 fn cut(mut value: String) -> String {
@@ -275,6 +312,8 @@ mod tests {
                 times: 2,
                 lane: Some(Lane::Bulk),
             }),
+            publisher: Some("shop".to_owned()),
+            damaged: None,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             tracestate: Some("a=b".to_owned()),
             trace0: Some("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01".to_owned()),
@@ -302,14 +341,47 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_header_does_not_stop_the_message() {
-        let meta = Meta::from_pairs([("postrider-generation", "many"), ("postrider-not-before", "soon")]);
+    fn an_unreadable_header_that_may_be_ignored_does_not_stop_the_message() {
+        let meta = Meta::from_pairs([("postrider-attempt", "many"), ("postrider-not-before", "soon")]);
         assert_eq!(meta, Meta::default());
     }
 
     #[test]
-    fn an_unreadable_list_of_recipients_serves_nobody_rather_than_everybody() {
-        assert_eq!(Meta::from_pairs([("postrider-pending", "1,x")]).pending, Some(vec![]));
+    fn an_unreadable_header_that_must_not_be_ignored_is_noted() {
+        for (name, value) in [
+            ("postrider-generation", "many"),
+            ("postrider-generation", "4294967296"),
+            ("postrider-generation", "-1"),
+            ("postrider-part", "300"),
+            ("postrider-pin", "somewhere"),
+        ] {
+            assert_eq!(Meta::from_pairs([(name, value)]).damaged, Some(name), "{value}");
+            assert_eq!(Meta::from_producer([(name, value)]), Meta::default(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_producer_says_what_decides_nothing() {
+        let pairs = full().to_pairs();
+        let read = Meta::from_producer(pairs.iter().map(|(name, value)| (*name, value.as_str())));
+        let Meta { expires, payload_hash, traceparent, tracestate, trace0, .. } = full();
+        assert_eq!(read, Meta { expires, payload_hash, traceparent, tracestate, trace0, ..Meta::default() });
+    }
+
+    #[test]
+    fn a_list_of_recipients_that_cannot_be_ours_serves_nobody_rather_than_everybody() {
+        for text in ["1,x", "", "0,0", "0,1,0", "256", "-1", &"0,".repeat(60_000), &["0"; 300].join(",")] {
+            assert_eq!(Meta::from_pairs([("postrider-pending", text)]).pending, Some(vec![]), "{:.20}", text);
+        }
+        assert_eq!(Meta::from_pairs([("postrider-pending", "3,1")]).pending, Some(vec![3, 1]));
+    }
+
+    #[test]
+    fn what_a_producer_writes_is_cut_when_it_is_read() {
+        let long = "a".repeat(100_000);
+        let meta = Meta::from_producer([("tracestate", long.as_str()), ("postrider-payload-hash", long.as_str())]);
+        assert_eq!(meta.tracestate.map(|text| text.len()), Some(VALUE_MAX));
+        assert_eq!(meta.payload_hash.map(|text| text.len()), Some(VALUE_MAX));
     }
 
     #[test]

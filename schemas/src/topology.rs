@@ -41,6 +41,11 @@ pub fn jobs_queue(lane: Lane, shard: u16) -> String {
     format!("postrider.v1.jobs.{lane}.{shard:02}")
 }
 
+/// True for a queue that producers write to, whatever their users are.
+pub fn is_jobs_queue(name: &str) -> bool {
+    name.starts_with("postrider.v1.jobs.")
+}
+
 /// The queue of work that comes back.
 pub fn due_queue(lane: Lane, shard: u16) -> String {
     format!("postrider.v1.due.{lane}.{shard:02}")
@@ -278,6 +283,17 @@ mod tests {
                 if *name == "x-delivery-limit" {
                     assert!(matches!(value, Argument::Number(limit) if *limit > 0), "{}", queue.name);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn producers_reach_the_queues_of_fresh_work_alone() {
+        for binding in Topology::v1(2).bindings {
+            if let Destination::Queue(queue) = &binding.destination
+                && binding.source != UNROUTABLE_EXCHANGE
+            {
+                assert_eq!(binding.source == SUBMIT_EXCHANGE, is_jobs_queue(queue), "{queue}");
             }
         }
     }

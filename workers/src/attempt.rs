@@ -18,8 +18,10 @@ use crate::{
     config::Config,
     decide::{
         due::{Due, due, park_until},
+        headers::flaw,
         limits::admit::{Admission, Ask},
         poison::{losses, poison},
+        publisher,
         retry::spread,
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict},
@@ -97,7 +99,7 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
     traces::trailed(delivery, queue.address(), now(), |delivery| attempted(world, delivery, seats, stop)).await;
 }
 
-async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
+async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop: CancellationToken) {
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
     if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
@@ -107,12 +109,18 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error).await,
     };
+    if let Some(detail) = flaw(&delivery.meta, job.recipients().len(), now()) {
+        return bury(&world, delivery, &job, "unreadable", &detail).await;
+    }
+    let publisher = delivery.meta.publisher.as_deref();
+    if let Some(detail) = publisher::refusal(&world.config.queue.publishers, publisher, job.tenant()) {
+        return bury(&world, delivery, &job, "publisher-not-allowed", &detail).await;
+    }
+    // Judged once: the copies of this message are a worker's.
+    delivery.meta.publisher = None;
     let Some((route, parts)) = routed(&world, &job, &delivery.meta) else {
         return bury(&world, delivery, &job, "no-route", "no route of the configuration takes this job").await;
     };
-    if delivery.meta.pending.as_ref().is_some_and(Vec::is_empty) {
-        return bury(&world, delivery, &job, "unreadable", "header postrider-pending: not a list of recipients").await;
-    }
     let first = route.order(job.id()).first().copied().unwrap_or_default();
     let whose = format!("{} {first}", job.tenant());
     let seat = match delivery.source.kind {
@@ -195,7 +203,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
             let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
-            let meta = Meta { parks: task.meta.parks + 1, losses: lost(&delivery), ..task.meta.clone() };
+            let meta = Meta { parks: task.meta.parks.saturating_add(1), losses: lost(&delivery), ..task.meta.clone() };
             metrics::parked(task.job.lane(), "busy");
             close(world, delivery, Settlement::Again { at, meta }).await;
         }
@@ -459,8 +467,8 @@ async fn park(
 ) {
     let (at, back) = (park_until(task.job, at), park_until(task.job, back));
     let meta = Meta {
-        generation: task.meta.generation + 1,
-        parks: task.meta.parks + 1,
+        generation: task.meta.generation.saturating_add(1),
+        parks: task.meta.parks.saturating_add(1),
         losses: 0,
         not_before: Some(at),
         ..task.meta.clone()
@@ -492,7 +500,7 @@ async fn end(world: &World, delivery: Delivery, right: Right, end: Final) {
 /// A job with an idempotency key has its record under that key; a cancellation by job id is found by its alias.
 async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
     let key = LedgerKey::of(&task.job.identity());
-    matches!(world.store.alias(task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
+    matches!(world.store.alias(task.job.tenant(), task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
 /// Workers that were lost with this message in hand.
@@ -544,7 +552,7 @@ fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let is_told = !matches!(ended.outcome, Outcome::Accepted { .. }) || tracing::enabled!(tracing::Level::INFO);
     let trace_id = if is_told { traces::trace_id(task.meta) } else { None };
     let (route, transport) = (&task.route.name, &ended.transport);
-    let attempt = task.meta.attempt + 1;
+    let attempt = task.meta.attempt.saturating_add(1);
     for one in &ended.passed_over {
         let (transport, reason, answer) = (&one.transport, &one.reason, &one.answer);
         info!(job.id = %id, trace_id, route, transport, attempt, reason, answer, "Job {id} was not taken by {transport}");

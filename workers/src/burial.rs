@@ -49,7 +49,7 @@ pub(crate) async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &
     metrics::dead(job.lane(), reason);
     traces::failed("dead", detail);
     let mut meta = delivery.meta.clone();
-    meta.generation += 1;
+    meta.generation = meta.generation.saturating_add(1);
     meta.rest = Some(rest(reason, detail, &meta, now()));
     let mut event = Event::about(EventType::Dead, job, &meta, now());
     event.data.reason = Some(reason.to_owned());

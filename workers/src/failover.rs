@@ -130,7 +130,9 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
     let order = match &task.meta.pin {
         None => task.route.order(task.job.id()),
         Some(pin) => {
-            let known = world.transports.iter().position(|one| one.name == pin.transport);
+            // Not of any transport: only of those that this job may go to.
+            let mut order = task.route.order(task.job.id()).into_iter();
+            let known = order.find(|n| world.transports[*n].name == pin.transport);
             let Some(transport) = known.filter(|_| pin.until > now) else {
                 let answer = Answer::local(Stage::Call, "the call can no longer be repeated");
                 return Sent::Ended(Ended::at(&pin.transport, Outcome::Unknown(answer)));

@@ -147,7 +147,8 @@ fn keep_what_stays(config: &mut Config, old: &Config) {
         warn!(settings = ignored.join(", "), "These settings apply after a restart");
     }
     let (drain, poison_after) = (config.worker.drain, config.worker.poison_after);
-    config.queue = old.queue.clone();
+    let publishers = std::mem::take(&mut config.queue.publishers);
+    config.queue = config::QueueConfig { publishers, ..old.queue.clone() };
     config.store = old.store.clone();
     config.worker = config::WorkerConfig { drain, poison_after, ..old.worker.clone() };
     config.admin = old.admin;

@@ -62,6 +62,6 @@ mod tests {
             })
             .await
             .unwrap();
-        assert_eq!((body, tables::meta_of(&text)), (wire::encode(&job).to_vec(), meta));
+        assert_eq!((body, tables::meta_of(tables::JOBS, &text)), (wire::encode(&job).to_vec(), meta));
     }
 }

@@ -38,16 +38,20 @@ CREATE TABLE IF NOT EXISTS event (
 );
 ";
 
+/// The queue that producers write to.
+pub const JOBS: &str = "jobs";
+
 /// Meta data as the `meta` column holds it.
 pub fn meta_text(meta: &Meta) -> String {
     let pairs = meta.to_pairs().into_iter().map(|(name, value)| (name.to_owned(), value.into()));
     serde_json::Value::Object(pairs.collect()).to_string()
 }
 
-/// Reads the `meta` column. What cannot be read counts as absent, as with headers.
-pub fn meta_of(text: &str) -> Meta {
+/// Reads the `meta` column of a row of this queue: producers write rows of `jobs`, workers those of the others.
+pub fn meta_of(queue: &str, text: &str) -> Meta {
     let pairs: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
-    Meta::from_pairs(pairs.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
+    let pairs = pairs.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    if queue == JOBS { Meta::from_producer(pairs) } else { Meta::from_pairs(pairs) }
 }
 
 /// A fresh job as a row, encoded before the writer thread sees it.

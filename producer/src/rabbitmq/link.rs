@@ -49,6 +49,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// Refuse a message that no queue wants.
     pub mandatory: bool,
+    /// The user that publishes, for the broker to vouch for; it refuses any other name than that of the connection.
+    pub user_id: Option<String>,
     /// When it was published, where that was before: the copy of a message that nobody began keeps its time.
     pub published_at: Option<Timestamp>,
 }
@@ -189,6 +191,10 @@ impl Link {
             .with_message_id(short(&message.message_id))
             .with_timestamp(u64::try_from(published_at.as_second()).unwrap_or_default())
             .with_headers(table(&message.headers));
+        let properties = match &message.user_id {
+            Some(user) => properties.with_user_id(short(user)),
+            None => properties,
+        };
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
         let confirmed = async {
             let confirm = live

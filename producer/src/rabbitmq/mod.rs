@@ -58,6 +58,12 @@ async fn open(mut uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> 
     }
 }
 
+/// The user that an AMQP address names; nothing for another address.
+pub fn user(url: &str) -> Option<String> {
+    let uri: AMQPUri = url.parse().ok()?;
+    Some(uri.authority.userinfo.username)
+}
+
 /// A short string that cannot panic: lapin's own conversion does above 255 bytes.
 pub fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);

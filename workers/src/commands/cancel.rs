@@ -12,7 +12,7 @@ use super::{
     output::{self, Format},
     world,
 };
-use crate::store::{Cancelled, Final};
+use crate::store::{Cancelled, Final, LedgerKey};
 
 /// Arguments of `postrider cancel`.
 #[derive(clap::Args)]
@@ -23,7 +23,7 @@ pub struct Arguments {
     /// The job's idempotency key
     #[arg(long, requires = "tenant")]
     key: Option<String>,
-    /// The job's tenant. A key needs it; with an ID it is the one that the event is told to, `default` where none is named: the ledger does not know it
+    /// The job's tenant, `default` where none is named. Ids and keys belong to their tenants
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
@@ -40,10 +40,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let key = arguments.key.as_deref().map(IdempotencyKey::parse).transpose().context("--key")?;
     let identity = match (&key, arguments.id) {
         (Some(key), _) => Identity::of_key(&tenant, key),
-        (None, Some(id)) => Identity::of_id(id),
+        (None, Some(id)) => Identity::of_id(&tenant, id),
         (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
     };
     let store = world::store(&config.store).await?;
+    // Looked at first: whoever names the wrong tenant is to hear that nobody knows this job.
+    let is_known = store.get(&LedgerKey::of(&identity)).await?.is_some();
     let answer = store.cancel(&identity).await?;
     let (word, text) = match answer {
         Cancelled::Now => ("cancelled", "cancelled; wherever it waits, it will not be sent".to_owned()),
@@ -72,13 +74,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let told = (answer == Cancelled::Now).then(|| tenant.as_str());
     match (arguments.format, told) {
         (Format::Text, None) => output::line(&text)?,
-        (Format::Text, Some(tenant)) if arguments.tenant.is_some() => {
-            output::line(&format!("{text}; tenant {tenant} was told"))?;
-        }
-        (Format::Text, Some(tenant)) => {
-            output::line(&format!("{text}; tenant {tenant} was told: name another one by --tenant"))?;
-        }
-        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told }))?,
+        (Format::Text, Some(tenant)) => output::line(&format!("{text}; tenant {tenant} was told"))?,
+        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told, "seen": is_known }))?,
+    }
+    if !is_known {
+        output::remark(&format!(
+            "no worker has seen this job of tenant {} yet; where the job is another tenant's, cancel it with --tenant",
+            tenant.as_str()
+        ));
     }
     Ok(if word == "cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,6 +1,10 @@
 //! `postrider dead` and `postrider hold`: messages at rest, and what a person decides about them.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use postrider_schemas::{
@@ -17,6 +21,7 @@ use super::{
 };
 use crate::{
     config::parse_duration,
+    decide::headers::flaw,
     queue::{Queue, Rest, RestMessage, RestVerdict},
     store::{LedgerKey, Reopened, Store},
 };
@@ -69,7 +74,7 @@ struct Selection {
     /// Why it came to rest, such as retries-exhausted, conflict, unreadable, unknown
     #[arg(long)]
     reason: Option<String>,
-    /// The job's tenant
+    /// The job's tenant. Needed to change something where jobs of several tenants have the same ID
     #[arg(long)]
     tenant: Option<String>,
     /// At rest for at least this long, such as 12h
@@ -149,6 +154,7 @@ async fn list(rest: Rest, selection: Selection, whole: bool) -> anyhow::Result<E
 async fn delete(rest: Rest, selection: Selection) -> anyhow::Result<ExitCode> {
     selection.must_select()?;
     let (queue, _) = connect(&selection).await?;
+    selection.must_mean_one_tenant(&queue, rest).await?;
     let (now, mut deleted) = (Timestamp::now(), 0_u64);
     queue
         .rest_each(rest, async |message| {
@@ -167,6 +173,7 @@ async fn delete(rest: Rest, selection: Selection) -> anyhow::Result<ExitCode> {
 async fn again(rest: Rest, Retry { selection, rate }: Retry) -> anyhow::Result<ExitCode> {
     selection.must_select()?;
     let (queue, store) = connect(&selection).await?;
+    selection.must_mean_one_tenant(&queue, rest).await?;
     let (now, start) = (Timestamp::now(), Instant::now());
     let (mut again, mut kept, mut sent) = (0_u32, 0_u64, 0_u64);
     queue
@@ -213,6 +220,9 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
     if reason == "conflict" {
         return Err("its identity was used for another payload; publish it anew under another key".to_owned());
     }
+    if let Some(flaw) = flaw(&message.meta, job.recipients().len(), Timestamp::now()) {
+        return Err(format!("{flaw}; publish it anew"));
+    }
     let answer = store
         .reopen(&LedgerKey::of_message(&job.identity(), message.meta.part), before)
         .await
@@ -247,10 +257,40 @@ impl Selection {
         Ok(())
     }
 
+    /// Jobs of several tenants may have the same id: nothing is changed before it is clear whose is meant.
+    async fn must_mean_one_tenant(&self, queue: &Queue, rest: Rest) -> anyhow::Result<()> {
+        if self.ids.is_empty() || self.tenant.is_some() {
+            return Ok(());
+        }
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        queue
+            .rest_each(rest, async |message| {
+                if self.is_named(message) {
+                    let tenant = tenant_of(message).unwrap_or_else(|| "(none that can be read)".to_owned());
+                    found.entry(name(message).to_owned()).or_default().insert(tenant);
+                }
+                RestVerdict::Keep
+            })
+            .await?;
+        for (id, tenants) in found {
+            let names: Vec<String> = tenants.into_iter().collect();
+            anyhow::ensure!(
+                names.len() == 1,
+                "{id} is a job of the tenants {}: name one by --tenant",
+                names.join(", ")
+            );
+        }
+        Ok(())
+    }
+
+    fn is_named(&self, message: &RestMessage) -> bool {
+        self.ids.is_empty() || self.ids.iter().any(|id| id.parse::<JobId>().is_ok_and(|id| named(message, id)))
+    }
+
     fn holds(&self, message: &RestMessage, now: Timestamp) -> bool {
         let rest = message.meta.rest.as_ref();
         let age = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
-        (self.ids.is_empty() || self.ids.iter().any(|id| id.parse::<JobId>().is_ok_and(|id| named(message, id))))
+        self.is_named(message)
             && self.reason.as_ref().is_none_or(|reason| rest.is_some_and(|rest| rest.reason == *reason))
             && self.older.is_none_or(|limit| rest.is_some_and(|rest| age(rest.at) >= limit))
             && self.tenant.as_ref().is_none_or(|tenant| tenant_of(message).as_ref() == Some(tenant))
@@ -266,7 +306,7 @@ fn name(message: &RestMessage) -> &str {
 }
 
 /// Nothing where the body, or what stands in the field, is none: it may hold anything then.
-fn tenant_of(message: &RestMessage) -> Option<String> {
+pub(super) fn tenant_of(message: &RestMessage) -> Option<String> {
     let document = decode_v1(&message.body).ok()?;
     let tenant = document.tenant.unwrap_or_else(|| Tenant::DEFAULT.to_owned());
     Tenant::parse(&tenant).ok().map(|tenant| tenant.as_str().to_owned())

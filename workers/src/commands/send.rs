@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use postrider_producer::{PublishError, Publisher};
+use postrider_producer::{PublishError, Publisher, rabbitmq};
 use postrider_schemas::{Job, JobLimits, wire};
 use secrecy::ExposeSecret as _;
 use tokio::{
@@ -52,7 +52,10 @@ struct Counts {
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
     let url = arguments.queue.as_deref().unwrap_or(config.queue.url.expose_secret());
-    let publisher = Publisher::connect(url).await.context("the queue")?.with_shards(config.queue.shards);
+    let mut publisher = Publisher::connect(url).await.context("the queue")?.with_shards(config.queue.shards);
+    if let Some(user) = rabbitmq::user(url).filter(|_| config.queue.publishers.is_some()) {
+        publisher = publisher.with_user_id(user);
+    }
     let mut reader: Box<dyn AsyncBufRead + Unpin> = if arguments.file.as_os_str() == "-" {
         Box::new(BufReader::new(tokio::io::stdin()))
     } else {

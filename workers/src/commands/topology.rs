@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use postrider_producer::rabbitmq::{self, topology};
-use postrider_schemas::topology::Topology;
+use postrider_schemas::{permissions, topology::Topology};
 use secrecy::ExposeSecret as _;
 
 use super::{ConfigArguments, output};
@@ -49,7 +49,10 @@ struct Export {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum ExportFormat {
+    /// Exchanges, queues and bindings
     Definitions,
+    /// What producers, workers and tools may do, for users that are there already
+    Permissions,
 }
 
 /// Looks, declares or prints.
@@ -69,6 +72,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Action::Export(Export { config, format: ExportFormat::Definitions, vhost }) => {
             let topology = Topology::v1(config.load()?.queue.shards);
             output::line(&serde_json::to_string_pretty(&topology.to_definitions(&vhost))?)?;
+        }
+        Action::Export(Export { format: ExportFormat::Permissions, vhost, .. }) => {
+            output::line(&serde_json::to_string_pretty(&permissions::to_definitions(&vhost))?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `postrider trace`: what became of one job, from the ledger, the events that are kept, and the messages at rest. It says what it cannot know.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     ConfigArguments,
     output::{self, Format},
+    rest::tenant_of,
     world,
 };
 use crate::{
@@ -27,7 +28,7 @@ pub struct Arguments {
     /// The job's idempotency key, if it has one: its record stands under it
     #[arg(long, requires = "tenant")]
     key: Option<String>,
-    /// The tenant of the idempotency key
+    /// The job's tenant, `default` where none is named. Ids and keys belong to their tenants
     #[arg(long)]
     tenant: Option<String>,
     #[command(flatten)]
@@ -87,12 +88,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
     let store = world::store(&config.store).await?;
     let queue = world::queue(&config.queue).await?;
+    let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
     let identity = match &arguments.key {
-        None => Identity::of_id(arguments.id),
-        Some(key) => {
-            let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?;
-            Identity::of_key(&tenant.unwrap_or_default(), &IdempotencyKey::parse(key).context("--key")?)
-        }
+        None => Identity::of_id(&tenant, arguments.id),
+        Some(key) => Identity::of_key(&tenant, &IdempotencyKey::parse(key).context("--key")?),
     };
     let mut history = History {
         id: arguments.id,
@@ -102,18 +101,32 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         unknown: Vec::new(),
     };
     let id = arguments.id.to_string();
-    history.events = queue
-        .events_about(&id)
-        .await?
-        .map(|list| list.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect());
-    match queue.waiting(&id).await? {
-        Some(list) => history.messages.extend(list.into_iter().map(|(place, message)| described(&place, &message))),
-        None => at_rest(&queue, &id, &mut history).await?,
+    let mut others = BTreeSet::new();
+    history.events = queue.events_about(&id).await?.map(|list| {
+        let all = list.iter().filter_map(|json| serde_json::from_slice::<Value>(json).ok());
+        all.filter(|event| is_of(&tenant, event["data"]["tenant"].as_str(), &mut others)).collect()
+    });
+    let messages = match queue.waiting(&id).await? {
+        Some(list) => list,
+        None => at_rest(&queue, &id, &mut history.unknown).await?,
+    };
+    for (place, message) in messages {
+        if is_of(&tenant, tenant_of(&message).as_deref(), &mut others) {
+            history.messages.push(described(&place, &message));
+        }
+    }
+    if !others.is_empty() {
+        let names: Vec<String> = others.into_iter().collect();
+        history
+            .unknown
+            .push(format!("what became of the job with this id of tenant {}: name it by --tenant", names.join(", ")));
     }
     if history.ledger.is_empty() && arguments.key.is_none() {
         history.unknown.push(
-            "no record under this id; a job with an idempotency key has its record under that: --key, --tenant"
-                .to_owned(),
+            format!(
+                "no record of tenant {} under this id; name another tenant by --tenant; a job with an idempotency key may have its record under that: --key",
+                tenant.as_str()
+            ),
         );
     }
     queue.close().await;
@@ -170,22 +183,29 @@ fn told(part: Option<u8>, record: Record) -> Ledger {
     }
 }
 
+/// Whether something is about a job of this tenant. What names no tenant may be; other tenants are noted.
+fn is_of(tenant: &Tenant, named: Option<&str>, others: &mut BTreeSet<String>) -> bool {
+    let Some(other) = named.filter(|named| *named != tenant.as_str()) else { return true };
+    others.insert(other.to_owned());
+    false
+}
+
 /// A broker shows only what is at rest: what waits in its other queues cannot be looked at without taking it.
-async fn at_rest(queue: &Queue, id: &str, history: &mut History) -> anyhow::Result<()> {
+async fn at_rest(queue: &Queue, id: &str, unknown: &mut Vec<String>) -> anyhow::Result<Vec<(String, RestMessage)>> {
+    let mut found = Vec::new();
     for (rest, place) in [(Rest::Dead, "dead"), (Rest::Hold, "hold")] {
-        let messages = &mut history.messages;
         queue
             .rest_each(rest, async |message: &RestMessage| {
                 if message.message_id.as_deref() == Some(id) {
-                    messages.push(described(place, message));
+                    found.push((place.to_owned(), message.clone()));
                 }
                 RestVerdict::Keep
             })
             .await?;
     }
-    history.unknown.push("RabbitMQ does not show what waits in its work queues and in the ladder".to_owned());
-    history.unknown.push("events are not kept by RabbitMQ: bind a queue to postrider.events to keep them".to_owned());
-    Ok(())
+    unknown.push("RabbitMQ does not show what waits in its work queues and in the ladder".to_owned());
+    unknown.push("events are not kept by RabbitMQ: bind a queue to postrider.events to keep them".to_owned());
+    Ok(found)
 }
 
 fn described(place: &str, message: &RestMessage) -> Message {

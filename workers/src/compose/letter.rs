@@ -144,16 +144,17 @@ impl<'a> Letter<'a> {
         unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
     }
 
-    /// The key by which a provider recognises this call when it is repeated: the job id where the whole job is meant, else made of the job id and
-    /// the recipients.
+    /// The key by which a provider recognises this call when it is repeated: made of the tenant, the job id and, where they are not all of the
+    /// job's, the recipients. Without the tenant a provider would take the job of one for a repetition of another's.
     pub fn key(&self) -> Uuid {
-        if self.indices.len() == self.job.recipients().len() {
-            return self.job.id().0;
-        }
         let mut hasher = Sha256::new();
+        hasher.update(self.job.tenant().as_str());
+        hasher.update([0]);
         hasher.update(self.job.id().0.as_bytes());
-        for index in &self.indices {
-            hasher.update(index.to_be_bytes());
+        if self.indices.len() != self.job.recipients().len() {
+            for index in &self.indices {
+                hasher.update(index.to_be_bytes());
+            }
         }
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hasher.finalize()[..16]);
@@ -200,13 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_that_of_the_job_and_another_one_for_some_of_its_recipients() {
+    fn the_key_is_that_of_the_tenants_job_and_another_one_for_some_of_its_recipients() {
         let job = job(&["a", "b"], &[], &[]);
+        let mut document = postrider_schemas::wire::decode_v1(&postrider_schemas::wire::encode(&job)).unwrap();
+        document.tenant = Some("other".to_owned());
+        let other = document.parse(&JobLimits::DEFAULT).unwrap();
+        assert_eq!(other.id(), job.id());
+        let whole = |job: &Job| Letter::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap().key();
+        assert_ne!(whole(&other), whole(&job));
         let key = |pending: Option<&[u8]>, part| Letter::new(&job, pending, part, Timestamp::UNIX_EPOCH).unwrap().key();
-        assert_eq!(key(None, None), job.id().0);
+        assert_eq!(key(None, None), whole(&job));
         assert_ne!(key(Some(&[0]), Some(1)), key(Some(&[1]), Some(2)));
         assert_eq!(key(Some(&[0]), Some(1)), key(Some(&[0]), Some(1)));
-        assert_ne!(key(Some(&[0]), None), job.id().0);
+        assert_ne!(key(Some(&[0]), None), whole(&job));
         let mut fewer = Letter::new(&job, None, None, Timestamp::UNIX_EPOCH).unwrap();
         fewer.indices.retain(|index| *index == 0);
         assert_eq!(fewer.key(), key(Some(&[0]), None), "the recipients of the call count, however they were chosen");

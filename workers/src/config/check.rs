@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use postrider_schemas::JobLimits;
-use secrecy::SecretString;
+use postrider_schemas::{JobLimits, Tenant};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
@@ -13,7 +13,12 @@ use super::{
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, group::Groups, retry::RetrySchedule};
+use crate::decide::{
+    capabilities::Kind,
+    group::Groups,
+    publisher::{Publishers, Tenants},
+    retry::RetrySchedule,
+};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -60,14 +65,17 @@ pub(super) fn check(
                 ConfigError::value("admin.listen", "expected an address such as 0.0.0.0:8080, or \"off\"")
             })?),
         };
+    let queue_url = secret("queue.url", settings.queue.url, environment)?;
+    let publishers = publishers(settings.queue.tenants, queue_url.expose_secret())?;
     Ok(Config {
         queue: QueueConfig {
-            url: secret("queue.url", settings.queue.url, environment)?,
+            url: queue_url,
             topology: match settings.queue.topology {
                 settings::Topology::Apply => TopologyMode::Apply,
                 settings::Topology::Verify => TopologyMode::Verify,
             },
             shards: settings.queue.shards,
+            publishers,
         },
         store: StoreConfig {
             url: secret("store.url", settings.store.url, environment)?,
@@ -104,6 +112,29 @@ pub(super) fn check(
         limits,
         dns,
     })
+}
+
+/// Who may publish for whom. A file has no users: whoever may write to it may publish for everybody.
+fn publishers(tenants: Option<BTreeMap<String, settings::Tenants>>, url: &str) -> Result<Publishers, ConfigError> {
+    let Some(tenants) = tenants else { return Ok(None) };
+    if url.starts_with("embedded:") {
+        return Err(ConfigError::value(
+            "queue.tenants",
+            "needs RabbitMQ: an embedded queue does not know who publishes",
+        ));
+    }
+    let one = |(user, tenants): (String, settings::Tenants)| {
+        let names = match tenants {
+            settings::Tenants::One(name) if name == "*" => return Ok((user, Tenants::Any)),
+            settings::Tenants::One(name) => vec![name],
+            settings::Tenants::Many(names) => names,
+        };
+        let parsed = names.iter().map(|name| Tenant::parse(name)).collect::<Result<_, _>>();
+        let list = parsed
+            .map_err(|error| ConfigError::value(format!("queue.tenants.{}", user.escape_debug()), error.to_string()))?;
+        Ok((user, Tenants::Listed(list)))
+    };
+    tenants.into_iter().map(one).collect::<Result<_, _>>().map(Some)
 }
 
 fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {

@@ -218,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn users_of_the_broker_are_told_their_tenants_and_a_file_has_none() {
+        let text =
+            |url: &str, tenants: &str| format!("[queue]\nurl = \"{url}\"\ntenants = {tenants}\n{RELAY}{CATCH_ALL}");
+        let tenants = "{ Shop-API = \"shop\", office = [\"shop\", \"news\"], platform = \"*\" }";
+        let config = read(&text("amqp://broker", tenants), &[]).unwrap();
+        let publishers = config.queue.publishers.unwrap();
+        assert_eq!(publishers.keys().map(String::as_str).collect::<Vec<_>>(), ["Shop-API", "office", "platform"]);
+        assert_eq!(publishers["platform"], crate::decide::publisher::Tenants::Any);
+        check_refused(&text("embedded:queue.db", tenants), &["queue.tenants"]);
+        check_refused(&text("amqp://broker", "{ office = \"No Tenant\" }"), &["queue.tenants.office"]);
+        check_refused(&text("amqp://broker", "{ office = 7 }"), &["queue.tenants"]);
+    }
+
+    #[test]
     fn defaults_alone_are_a_configuration() {
         let config = load_from(None, Environment::new()).unwrap();
         assert_eq!(config.retry.waits.len(), 7);

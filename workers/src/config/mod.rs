@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::decide::{
     capabilities::{Capabilities, Kind},
+    publisher::Publishers,
     retry::RetrySchedule,
     route::Routes,
 };
@@ -69,6 +70,8 @@ pub struct QueueConfig {
     pub topology: TopologyMode,
     /// Queues per lane.
     pub shards: u16,
+    /// Which user of the broker may publish for which tenants.
+    pub publishers: Publishers,
 }
 
 /// What a worker does about the topology at start.

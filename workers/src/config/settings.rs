@@ -37,6 +37,16 @@ pub(super) struct Queue {
     #[serde(deserialize_with = "word")]
     pub(super) topology: Topology,
     pub(super) shards: u16,
+    /// Users of the broker, each with its tenants.
+    pub(super) tenants: Option<BTreeMap<String, Tenants>>,
+}
+
+/// The tenants of a user.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a tenant, a list of tenants, or \"*\" for every one")]
+pub(super) enum Tenants {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(Deserialize)]

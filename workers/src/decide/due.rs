@@ -8,6 +8,8 @@ use postrider_schemas::{Job, Meta};
 /// A message that is early by less waits in the worker. More than [`postrider_schemas::ladder::WAIT_MIN`]: the shortest trip through the ladder takes two seconds and
 /// would be late.
 pub const HERE_MAX: Duration = Duration::from_millis(2500);
+/// No job is put away for longer, but by its own `send_at`. A copy that says so is damaged, and waits for nothing.
+const AWAY_MAX: Duration = Duration::from_hours(400 * 24);
 
 /// What the clock says about a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +29,9 @@ pub fn due(job: &Job, meta: &Meta, now: Timestamp) -> Due {
     if is_over(job, now) {
         return Due::Expired;
     }
-    let Some(start) = job.send_at().max(meta.not_before).filter(|start| *start > now) else {
+    let horizon = now.checked_add(AWAY_MAX).unwrap_or(Timestamp::MAX);
+    let not_before = meta.not_before.filter(|start| *start <= horizon);
+    let Some(start) = job.send_at().max(not_before).filter(|start| *start > now) else {
         return Due::Now;
     };
     let wait = Duration::try_from(start.duration_since(now)).unwrap_or_default();
@@ -81,6 +85,14 @@ mod tests {
         check(Some("2026-11-23T11:00:00Z"), None, None, Due::Park(later));
         check(Some("2026-11-23T10:30:00Z"), None, Some("2026-11-23T11:00:00Z"), Due::Park(later));
         check(Some("2026-11-23T10:00:01Z"), None, None, Due::Wait(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_copy_waits_for_no_time_that_no_wait_of_ours_reaches() {
+        let far = "2226-11-23T10:00:00Z";
+        check(None, None, Some(far), Due::Now);
+        check(Some("2026-11-23T11:00:00Z"), None, Some(far), Due::Park("2026-11-23T11:00:00Z".parse().unwrap()));
+        check(Some(far), None, Some(far), Due::Park(far.parse().unwrap()));
     }
 
     #[test]

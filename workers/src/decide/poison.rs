@@ -17,7 +17,7 @@ pub fn poison(meta: &Meta, lost: u32, in_quarantine: bool, poison_after: u32, no
     if !in_quarantine {
         return Some(Settlement::Quarantine(meta));
     }
-    meta.generation += 1;
+    meta.generation = meta.generation.saturating_add(1);
     let detail = format!("{lost} workers ended while they had this message in hand");
     meta.rest = Some(rest("crash-poison", &detail, &meta, now));
     Some(Settlement::Bury(meta))

@@ -237,7 +237,7 @@ fn unknown(answer: &Answer, at: Situation<'_>) -> Verdict {
 /// The same call once more, where the provider will recognise it: that tells whether the message was taken, and sends nothing twice.
 fn repeated(refusal: &Refusal, at: Situation<'_>) -> Option<Verdict> {
     let pin = at.pin.or(at.meta.pin.as_ref())?;
-    let wait = at.schedule.wait_after(at.meta.attempt + 1, dice(at.job))?;
+    let wait = at.schedule.wait_after(at.meta.attempt.saturating_add(1), dice(at.job))?;
     if at.now.checked_add(wait).ok()? >= pin.until {
         return None;
     }
@@ -261,11 +261,11 @@ fn is_waiting(class: Class) -> bool {
 /// patience the waits grow by the schedule too, but nothing is used up until it has asked very often.
 fn try_again(refusal: &Refusal, wait_min: Option<Duration>, pending: Option<Vec<u8>>, at: Situation<'_>) -> Verdict {
     if is_waiting(refusal.class) && at.meta.waits < PATIENCE_MAX {
-        let place = (at.meta.waits + 1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
+        let place = at.meta.waits.saturating_add(1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
         let wait = at.schedule.wait_after(place, dice(at.job)).unwrap_or(at.config_wait);
         return again(refusal, wait.max(wait_min.unwrap_or_default()), pending, false, at);
     }
-    let tries = at.meta.attempt + 1;
+    let tries = at.meta.attempt.saturating_add(1);
     match at.schedule.wait_after(tries, dice(at.job)) {
         Some(wait) => again(refusal, wait.max(wait_min.unwrap_or_default()), pending, true, at),
         None => bury("retries-exhausted", refusal, pending, at),
@@ -326,7 +326,7 @@ fn tried(kind: EventType, at: Situation<'_>) -> Event {
     let mut event = event(kind, at);
     event.data.transport = Some(at.transport.to_owned());
     event.data.passed_over = at.passed_over.to_vec();
-    event.data.attempt = at.meta.attempt + 1;
+    event.data.attempt = at.meta.attempt.saturating_add(1);
     event
 }
 
@@ -341,7 +341,7 @@ impl Next {
     /// The headers of the copy that this asks for, made from those of the message it replaces.
     pub fn meta(&self, before: &Meta, now: Timestamp) -> Meta {
         let mut meta = before.clone();
-        meta.generation += 1;
+        add(&mut meta.generation, true);
         // The worker lived to decide.
         meta.losses = 0;
         match self {
@@ -350,22 +350,22 @@ impl Next {
                 meta.not_before = Some(*at);
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
-                meta.attempt += u32::from(*counted);
-                meta.parks += u32::from(!*counted);
-                meta.waits += u32::from(*patience);
-                meta.unknowns += u32::from(*unknown);
+                add(&mut meta.attempt, *counted);
+                add(&mut meta.parks, !*counted);
+                add(&mut meta.waits, *patience);
+                add(&mut meta.unknowns, *unknown);
             }
             Self::Hold { pending, last } => {
                 meta.pin = None;
-                meta.attempt += 1;
-                meta.unknowns += 1;
+                add(&mut meta.attempt, true);
+                add(&mut meta.unknowns, true);
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
                 meta.rest = Some(rest("unknown", last, before, now));
             }
             Self::Bury { reason, detail, pending } => {
                 meta.pin = None;
-                meta.attempt += 1;
+                add(&mut meta.attempt, true);
                 meta.pending.clone_from(pending);
                 meta.last = Some(detail.clone());
                 meta.rest = Some(rest(reason, detail, before, now));
@@ -376,6 +376,11 @@ impl Next {
     }
 }
 
+/// Counts on, to the end of the number and no further.
+fn add(count: &mut u32, counts: bool) {
+    *count = count.saturating_add(counts.into());
+}
+
 /// The headers of the part with this number: a fresh message for some of the recipients.
 pub fn part_meta(before: &Meta, number: u8, recipients: &[u8]) -> Meta {
     Meta { generation: 0, part: Some(number), pending: Some(recipients.to_vec()), ..before.clone() }
@@ -384,7 +389,7 @@ pub fn part_meta(before: &Meta, number: u8, recipients: &[u8]) -> Meta {
 /// Why a job came to rest, counting how often in a row it did for the same reason.
 pub fn rest(reason: &str, detail: &str, before: &Meta, now: Timestamp) -> Rest {
     let times = match &before.rest {
-        Some(earlier) if earlier.reason == reason => earlier.times + 1,
+        Some(earlier) if earlier.reason == reason => earlier.times.saturating_add(1),
         _ => 1,
     };
     Rest { reason: reason.to_owned(), detail: detail.to_owned(), at: now, times, lane: None }

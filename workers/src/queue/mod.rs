@@ -176,6 +176,7 @@ pub enum Rest {
 }
 
 /// A message at rest.
+#[derive(Clone)]
 pub struct RestMessage {
     /// The encoded job, or what could not be read as one.
     pub body: Bytes,

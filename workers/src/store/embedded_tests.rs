@@ -1,4 +1,4 @@
-use postrider_schemas::{fields::JobId, job::Identity, payload_hash::PayloadHash};
+use postrider_schemas::{JobId, Tenant, job::Identity, payload_hash::PayloadHash};
 
 use super::*;
 use crate::store::Store;
@@ -25,7 +25,7 @@ fn record(state: State) -> Record {
 
 fn request() -> ClaimRequest {
     ClaimRequest {
-        key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))),
+        key: LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7()))),
         payload_hash: PayloadHash::default(),
         generation: 0,
         redelivered: false,

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use postrider_schemas::{fields::JobId, job::Identity};
+use postrider_schemas::{JobId, Tenant, job::Identity};
 
 pub use self::ledger::{Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, Reopened, State};
 use self::{
@@ -281,10 +281,10 @@ impl Store {
         Ok(telling.unwrap_or(Cancelled::Now))
     }
 
-    /// Notes that the job `id` has the record `key`, so that [`Store::cancel`] finds it. Gives how the id itself ended before,
+    /// Notes that the tenant's job `id` has the record `key`, so that [`Store::cancel`] finds it. Gives how the id itself ended before,
     /// which is `Cancelled` where somebody called it back first; then nothing is noted and the job must not be attempted.
-    pub async fn alias(&self, id: JobId, key: &LedgerKey) -> Result<Option<Final>, StoreError> {
-        let id = LedgerKey::of(&Identity::of_id(id));
+    pub async fn alias(&self, tenant: &Tenant, id: JobId, key: &LedgerKey) -> Result<Option<Final>, StoreError> {
+        let id = LedgerKey::of(&Identity::of_id(tenant, id));
         match &self.backend {
             Backend::Redis(store) => store.alias(&id, key).await,
             Backend::Embedded(store) => store.alias(&id, key).await,

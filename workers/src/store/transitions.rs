@@ -135,6 +135,7 @@ pub fn step(
     };
     let ended = |end| idle(State::Final(end), if end == Final::Sent { 0 } else { lease.generation });
     let done = |record| (Some(record), Stepped::Done);
+    let next = lease.generation.saturating_add(1);
 
     let Some(record) = record else {
         return match step {
@@ -142,7 +143,7 @@ pub fn step(
             Step::Submitting(call) => done(running(State::Submitting, call)),
             Step::Renew | Step::Withdraw => done(running(State::Submitting, "")),
             Step::Decide(text) => done(running(State::Decided, text)),
-            Step::Parked => done(idle(State::Parked, lease.generation + 1)),
+            Step::Parked => done(idle(State::Parked, next)),
             Step::Finish(end) => done(ended(end)),
             Step::Release => LOST,
         };
@@ -158,7 +159,7 @@ pub fn step(
         {
             return (None, Stepped::Done);
         }
-        (Step::Parked, State::Parked) if record.fence == lease.fence && record.generation == lease.generation + 1 => {
+        (Step::Parked, State::Parked) if record.fence == lease.fence && record.generation == next => {
             return (None, Stepped::Done);
         }
         _ => {}
@@ -173,7 +174,7 @@ pub fn step(
         Step::Withdraw => done(running(State::Claimed, "")),
         Step::Renew => done(running(record.state, &record.note)),
         Step::Decide(text) => done(running(State::Decided, text)),
-        Step::Parked => done(idle(State::Parked, lease.generation + 1)),
+        Step::Parked => done(idle(State::Parked, next)),
         Step::Finish(end) => done(ended(end)),
         Step::Release if record.state == State::Claimed => done(idle(State::Parked, lease.generation)),
         Step::Release => done(Record { note: record.note.clone(), ..idle(record.state, lease.generation) }),
@@ -234,12 +235,13 @@ pub fn alias(record: Option<&Record>, target: &str) -> Change<Option<Final>> {
 
 /// Lets the copy of `generation`, at rest in `hold` or `dead`, run again.
 pub fn reopen(record: Option<&Record>, generation: u32, now_ms: u64) -> Change<Reopened> {
+    let next = generation.saturating_add(1);
     if let Some(record) = record {
         // An owner that died after the copy was confirmed and before it could say so leaves `C`, `U` or `D`.
         let at_rest = match record.state {
             State::Final(Final::Sent) => return (None, Reopened::AlreadySent),
             State::Final(Final::Cancelled) => return (None, Reopened::Cancelled),
-            State::Parked if record.generation == generation + 1 => return (None, Reopened::Go),
+            State::Parked if record.generation == next => return (None, Reopened::Go),
             State::Final(Final::Held | Final::Dead) | State::Decided => true,
             State::Claimed | State::Submitting => record.lease_end_ms <= now_ms,
             State::Parked | State::Final(_) | State::Alias => false,
@@ -250,7 +252,7 @@ pub fn reopen(record: Option<&Record>, generation: u32, now_ms: u64) -> Change<R
     }
     let parked = Record {
         state: State::Parked,
-        generation: generation + 1,
+        generation: next,
         fence: record.map_or(0, |record| record.fence),
         holder: String::new(),
         lease_end_ms: 0,

@@ -33,8 +33,16 @@ pub const POLICIES: [&str; 2] = ["hold", "resend"];
 /// `duplicate`
 pub const DUPLICATES: [&str; 3] = ["settled", "stale", "already_sent"];
 /// `dead_reason`
-pub const DEAD_REASONS: [&str; 7] =
-    ["retries-exhausted", "cannot-be-sent", "no-route", "unreadable", "conflict", "crash-poison", "other"];
+pub const DEAD_REASONS: [&str; 8] = [
+    "retries-exhausted",
+    "cannot-be-sent",
+    "no-route",
+    "publisher-not-allowed",
+    "unreadable",
+    "conflict",
+    "crash-poison",
+    "other",
+];
 /// `held_reason`
 pub const HELD_REASONS: [&str; 2] = ["unknown", "other"];
 /// `circuit_state`

@@ -135,7 +135,7 @@ impl Fetcher {
             body: one.body.into(),
             message_id: one.message_id,
             message_type: one.message_type,
-            meta: meta_of(&one.meta),
+            meta: meta_of(self.plan.queue, &one.meta),
             source: Source { kind: self.plan.kind, lane, shard: 0 },
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,

@@ -182,10 +182,15 @@ pub fn free_all(db: &Connection, owner: &str) -> Result<(), DbError> {
 }
 
 /// A page of messages at rest behind a row, in order.
-pub fn at_rest(db: &Connection, queue: &str, after: i64, limit: i64) -> Result<Vec<(i64, RestMessage)>, DbError> {
+pub fn at_rest(
+    db: &Connection,
+    queue: &'static str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(i64, RestMessage)>, DbError> {
     let read = |row: &Row<'_>| {
         let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(&meta), body: body.into() }))
+        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(queue, &meta), body: body.into() }))
     };
     let mut statement = db.prepare_cached(
         "SELECT id, message_id, meta, body FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -278,13 +283,14 @@ pub fn events_about(db: &Connection, id: &str) -> Result<Vec<Vec<u8>>, DbError> 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The messages of a job wherever they are, without their bodies.
+/// The messages of this id wherever they are; it may be one of several tenants.
 pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, DbError> {
     let mut statement =
-        db.prepare_cached("SELECT queue, message_id, meta FROM message WHERE message_id = ?1 LIMIT 100")?;
+        db.prepare_cached("SELECT queue, message_id, meta, body FROM message WHERE message_id = ?1 LIMIT 100")?;
     let read = |row: &Row<'_>| {
         let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok((queue, RestMessage { message_id, meta: meta_of(&meta), body: bytes::Bytes::new() }))
+        let meta = meta_of(&queue, &meta);
+        Ok((queue, RestMessage { message_id, meta, body: row.get::<_, Vec<u8>>(3)?.into() }))
     };
     let rows = statement.query_map([id], read)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -1,4 +1,7 @@
-//! Reads what the broker delivers. A header of an unexpected kind counts as absent: no message is lost over one.
+//! Reads what the broker delivers. A header of an unexpected kind counts as absent: no message is lost over one. What came from a producer may say
+//! little, see [`Meta::from_producer`].
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -7,37 +10,89 @@ use lapin::{
     message::Delivery as Delivered,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use postrider_schemas::{Lane, Meta};
+use postrider_schemas::{Lane, Meta, meta::Rest, topology::is_jobs_queue};
 
 use super::{Receipt, acks::Acks};
 use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
+
+/// How far a producer's clock may be ahead before its time counts as none.
+const AHEAD_MAX: Duration = Duration::from_mins(5);
 
 /// A delivery as the rest of the worker knows it.
 pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
     let properties = &delivered.properties;
     let headers = properties.headers().as_ref();
-    let meta = meta(headers);
     Delivery::new(Message {
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
-        published_at: published_at(properties),
+        published_at: published_at(properties, Timestamp::now()),
         source: located(source, delivered.routing_key.as_str()),
         redelivered: delivered.redelivered,
-        deliveries: headers.and_then(|table| number(table, "x-delivery-count")).unwrap_or(0),
-        meta,
+        // The broker writes it with the first return; before that it could only be a producer's.
+        deliveries: headers
+            .filter(|_| delivered.redelivered)
+            .and_then(|table| number(table, "x-delivery-count"))
+            .unwrap_or(0),
+        meta: if source.kind == SourceKind::Jobs { fresh(properties) } else { copied(headers) },
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
     })
 }
 
-/// What the headers remember.
-pub fn meta(headers: Option<&FieldTable>) -> Meta {
-    let pairs: Vec<(String, String)> = headers
-        .into_iter()
-        .flat_map(FieldTable::inner)
-        .filter_map(|(name, value)| Some((name.to_string(), value_text(value)?)))
-        .collect();
-    Meta::from_pairs(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+/// The headers of a message that a producer published, and the user that the broker vouches for.
+fn fresh(properties: &BasicProperties) -> Meta {
+    let pairs = pairs(properties.headers().as_ref());
+    let publisher = text(properties.user_id().as_ref()).unwrap_or_default();
+    Meta { publisher: Some(publisher), ..Meta::from_producer(borrowed(&pairs)) }
+}
+
+/// The headers of a copy that a worker made.
+fn copied(headers: Option<&FieldTable>) -> Meta {
+    Meta::from_pairs(borrowed(&pairs(headers)))
+}
+
+/// The headers of a message at rest. What the broker itself put there has the headers that it had in its queue before, which may be a producer's,
+/// and says so in `x-death`: the broker writes the newest entry, whatever the message said before, and copies of ours carry none.
+pub fn at_rest(properties: &BasicProperties) -> Meta {
+    let headers = properties.headers().as_ref();
+    let Some(death) = headers.and_then(death) else { return copied(headers) };
+    let mut meta = if is_jobs_queue(&death.queue) { fresh(properties) } else { copied(headers) };
+    let reason = match death.reason.as_str() {
+        "delivery_limit" => "delivery-limit",
+        "expired" => "message-ttl",
+        _ => "dead-lettered",
+    };
+    let detail = format!("the broker moved it here from {}", death.queue);
+    let lane = target(&death.queue).0;
+    meta.rest = Some(Rest { reason: reason.to_owned(), detail, at: death.at.unwrap_or_default(), times: 1, lane });
+    meta
+}
+
+/// The newest entry of `x-death`.
+struct Death {
+    queue: String,
+    reason: String,
+    at: Option<Timestamp>,
+}
+
+fn death(headers: &FieldTable) -> Option<Death> {
+    let AMQPValue::FieldArray(list) = headers.inner().get("x-death")? else { return None };
+    let Some(AMQPValue::FieldTable(newest)) = list.as_slice().first() else { return None };
+    let text = |name| newest.inner().get(name).and_then(value_text);
+    let at = match newest.inner().get("time") {
+        Some(AMQPValue::Timestamp(seconds)) => seconds_since_1970(*seconds),
+        _ => None,
+    };
+    Some(Death { queue: text("queue")?, reason: text("reason").unwrap_or_default(), at })
+}
+
+fn pairs(headers: Option<&FieldTable>) -> Vec<(String, String)> {
+    let all = headers.into_iter().flat_map(FieldTable::inner);
+    all.filter_map(|(name, value)| Some((name.to_string(), value_text(value)?))).collect()
+}
+
+fn borrowed(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+    pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 /// A short string as text.
@@ -45,8 +100,13 @@ pub fn text(value: Option<&ShortString>) -> Option<String> {
     value.map(ToString::to_string).filter(|text| !text.is_empty())
 }
 
-fn published_at(properties: &BasicProperties) -> Option<Timestamp> {
-    let seconds = (*properties.timestamp())?;
+/// A time that lies ahead of us is none: the ledger takes what was published after it began to remember for something that it would remember.
+fn published_at(properties: &BasicProperties, now: Timestamp) -> Option<Timestamp> {
+    let latest = now.checked_add(AHEAD_MAX).unwrap_or(Timestamp::MAX);
+    seconds_since_1970((*properties.timestamp())?).filter(|time| *time <= latest)
+}
+
+fn seconds_since_1970(seconds: u64) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
 }
 
@@ -87,7 +147,7 @@ fn value_text(value: &AMQPValue) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use lapin::types::LongString;
+    use lapin::types::{FieldArray, LongString};
 
     use super::*;
 
@@ -98,8 +158,68 @@ mod tests {
         table.insert("postrider-attempt".into(), AMQPValue::LongString(LongString::from("2")));
         table.insert("postrider-parks".into(), AMQPValue::Boolean(true));
         table.insert("postrider-last".into(), AMQPValue::LongString(LongString::from(vec![0xff, 0xfe])));
-        let meta = meta(Some(&table));
+        let meta = copied(Some(&table));
         assert_eq!((meta.generation, meta.attempt, meta.parks, meta.last), (3, 2, 0, None));
+    }
+
+    fn properties(pairs: &[(&str, AMQPValue)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in pairs {
+            table.insert((*name).into(), value.clone());
+        }
+        BasicProperties::default().with_headers(table)
+    }
+
+    fn deaths(queue: &str, reason: &str) -> AMQPValue {
+        let entry = |queue: &str, reason: &str| {
+            let mut entry = FieldTable::default();
+            for (name, value) in [("queue", queue), ("reason", reason)] {
+                entry.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+            }
+            entry.insert("time".into(), AMQPValue::Timestamp(1_700_000_000));
+            AMQPValue::FieldTable(entry)
+        };
+        AMQPValue::FieldArray(FieldArray::from(vec![
+            entry(queue, reason),
+            entry("postrider.v1.due.bulk.00", "rejected"),
+        ]))
+    }
+
+    #[test]
+    fn what_the_broker_put_to_rest_out_of_a_producers_queue_is_a_producers() {
+        let generation = ("postrider-generation", AMQPValue::LongLongInt(7));
+        let user = |pairs: &[_]| properties(pairs).with_user_id("shop".into());
+        let read =
+            |queue: &str, reason: &str| at_rest(&user(&[generation.clone(), ("x-death", deaths(queue, reason))]));
+        let fresh = read("postrider.v1.jobs.bulk.00", "expired");
+        let rest = fresh.rest.unwrap();
+        assert_eq!((fresh.generation, fresh.publisher.as_deref()), (0, Some("shop")));
+        assert_eq!(
+            (rest.reason.as_str(), rest.lane, rest.at.as_second()),
+            ("message-ttl", Some(Lane::Bulk), 1_700_000_000)
+        );
+        let copy = read("postrider.v1.due.bulk.00", "delivery_limit");
+        assert_eq!((copy.generation, copy.publisher, copy.rest.unwrap().reason.as_str()), (7, None, "delivery-limit"));
+        let ours = at_rest(&properties(&[generation]));
+        assert_eq!((ours.generation, ours.rest), (7, None));
+    }
+
+    #[test]
+    fn the_user_that_the_broker_vouches_for_comes_with_a_fresh_message() {
+        let forged = properties(&[("postrider-publisher", AMQPValue::LongString(LongString::from("bank")))]);
+        assert_eq!(fresh(&forged).publisher.as_deref(), Some(""));
+        assert_eq!(fresh(&forged.with_user_id("shop".into())).publisher.as_deref(), Some("shop"));
+    }
+
+    #[test]
+    fn a_time_ahead_of_ours_is_none() {
+        let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
+        let at = |seconds: i64| {
+            let seconds = u64::try_from(now.as_second() + seconds).unwrap();
+            published_at(&BasicProperties::default().with_timestamp(seconds), now).is_some()
+        };
+        assert_eq!([at(-1_000_000), at(0), at(299), at(301), at(1_000_000)], [true, true, true, false, false]);
+        assert_eq!(published_at(&BasicProperties::default().with_timestamp(u64::MAX), now), None);
     }
 
     #[test]

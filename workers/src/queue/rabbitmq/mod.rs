@@ -184,6 +184,7 @@ impl RabbitQueue {
             headers: Vec::new(),
             body: Bytes::from(event.encode()),
             mandatory: false,
+            user_id: None,
             published_at: None,
         };
         self.together().await;
@@ -306,6 +307,7 @@ fn outgoing(
         headers: meta.to_pairs(),
         body,
         mandatory: true,
+        user_id: None,
         published_at: None,
     }
 }

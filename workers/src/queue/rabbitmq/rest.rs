@@ -41,7 +41,7 @@ impl RabbitQueue {
             let properties = &delivered.properties;
             let message = RestMessage {
                 message_id: message::text(properties.message_id().as_ref()),
-                meta: message::meta(properties.headers().as_ref()),
+                meta: message::at_rest(properties),
                 body: Bytes::from(delivered.data),
             };
             match decide(&message).await {

@@ -77,6 +77,10 @@ fn assert_made(path: &str, text: &str) {
     assert!(stands == text, "deploy/{path} is out of date; POSTRIDER_TEST_WRITE=1 makes it anew");
 }
 
+fn permissions() -> String {
+    serde_json::to_string_pretty(&postrider_schemas::permissions::to_definitions("/")).unwrap() + "\n"
+}
+
 fn definitions(shards: u16) -> String {
     serde_json::to_string_pretty(&Topology::v1(shards).to_definitions("/")).unwrap() + "\n"
 }
@@ -91,6 +95,7 @@ fn prometheus_rule() -> String {
 
 #[test]
 fn what_is_made_from_other_files_is_up_to_date() {
+    assert_made("rabbitmq/permissions.json", &permissions());
     for path in ["rabbitmq/definitions.json", "helm/postrider/files/definitions.json"] {
         assert_made(path, &definitions(1));
     }
@@ -329,6 +334,18 @@ async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_as
     // What the worker declares is equivalent, argument by argument: RabbitMQ would refuse it otherwise.
     let done = topology("apply");
     assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
+
+    // The users that ship, made twice as an operator may.
+    let names = ["PRODUCER_PASSWORD", "WORKER_PASSWORD", "TOOL_PASSWORD", "TOPOLOGY_PASSWORD"];
+    for password in ["first", "second"] {
+        rabbit.script(&deploy("rabbitmq/users.sh"), &names.map(|name| (name, password))).unwrap();
+    }
+    let said = rabbit.ctl(&["list_permissions", "--quiet"]).unwrap();
+    for role in postrider_schemas::permissions::ROLES {
+        rabbit.ctl(&["authenticate_user", role.user, "second"]).unwrap();
+        let line = format!("{}\t{}\t{}\t{}", role.user, role.configure, role.write, role.read);
+        assert!(said.lines().any(|one| one == line), "{line}\n{said}");
+    }
 
     // A job for one second later, while the exchange that it would go to is gone.
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();

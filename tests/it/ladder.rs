@@ -69,6 +69,7 @@ async fn park(link: &Link, wait: u64, pass: u64) {
         headers: Meta { parks: 1, ..Meta::default() }.to_pairs(),
         body: bytes::Bytes::from_static(b"{}"),
         mandatory: true,
+        user_id: None,
         published_at: None,
     };
     link.publish(&message).await.unwrap();

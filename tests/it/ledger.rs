@@ -112,13 +112,14 @@ for_every_store! {
     a_reopening_that_the_store_lost_loses_no_mail,
     a_job_can_be_cancelled_until_bytes_are_under_way,
     cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first,
+    the_same_id_and_key_of_another_tenant_is_another_job,
     after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown,
     a_mark_made_without_a_claim_counts,
 }
 
 fn fresh() -> ClaimRequest {
     ClaimRequest {
-        key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))),
+        key: LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7()))),
         payload_hash: PayloadHash::default(),
         generation: 0,
         redelivered: false,
@@ -260,8 +261,8 @@ async fn a_late_yes_wins_over_every_state(two: Two) -> Result<()> {
 }
 
 async fn well_cancel(store: &Store, request: &ClaimRequest) -> Result<Cancelled> {
-    let id = request.key.as_str().strip_prefix("i:").context("a key of an id")?.parse::<uuid::Uuid>()?;
-    Ok(store.cancel(&Identity::of_id(JobId(id))).await?)
+    let id = request.key.as_str().strip_prefix("i:default:").context("a key of an id")?.parse::<uuid::Uuid>()?;
+    Ok(store.cancel(&Identity::of_id(&Tenant::default(), JobId(id))).await?)
 }
 
 async fn a_second_yes_is_reported_as_a_duplicate(two: Two) -> Result<()> {
@@ -412,14 +413,41 @@ async fn cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first(two: Two)
     let job = ClaimRequest { key: LedgerKey::of(&Identity::of_key(&tenant, &key)), ..fresh() };
     let id = JobId(uuid::Uuid::now_v7());
     for _ in 0..2 {
-        assert_eq!(well.alias(id, &job.key).await?, None);
+        assert_eq!(well.alias(&tenant, id, &job.key).await?, None);
     }
-    assert_eq!(well.cancel(&Identity::of_id(id)).await?, Cancelled::Now);
+    assert_eq!(well.cancel(&Identity::of_id(&Tenant::default(), id)).await?, Cancelled::Now);
     says(&well.claim(&job).await?, "Settled(Cancelled)");
 
     let early = JobId(uuid::Uuid::now_v7());
-    assert_eq!(well.cancel(&Identity::of_id(early)).await?, Cancelled::Now);
-    assert_eq!(well.alias(early, &job.key).await?, Some(Final::Cancelled));
+    assert_eq!(well.cancel(&Identity::of_id(&Tenant::default(), early)).await?, Cancelled::Now);
+    assert_eq!(well.alias(&tenant, early, &job.key).await?, Some(Final::Cancelled));
+    Ok(())
+}
+
+async fn the_same_id_and_key_of_another_tenant_is_another_job(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
+    let [shop, news] = [Tenant::parse("shop")?, Tenant::parse("news")?];
+    let (id, key) = (JobId(uuid::Uuid::now_v7()), IdempotencyKey::parse("order-1")?);
+    for by_key in [false, true] {
+        let identity =
+            |tenant: &Tenant| if by_key { Identity::of_key(tenant, &key) } else { Identity::of_id(tenant, id) };
+        let request = |tenant: &Tenant| ClaimRequest { key: LedgerKey::of(&identity(tenant)), ..fresh() };
+        let (first, second) = (request(&shop), ClaimRequest { payload_hash: another_hash(), ..request(&news) });
+        let lease = go(&well, &first).await?;
+        assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
+        // Neither settled nor in conflict.
+        let lease = go(&well, &second).await?;
+        well.release(lease).await?;
+        let part = LedgerKey::of_message(&identity(&shop), Some(1));
+        assert_ne!(part, LedgerKey::of_message(&identity(&news), Some(1)));
+        assert_eq!(well.cancel(&identity(&news)).await?, Cancelled::Now);
+        assert_eq!(well.cancel(&identity(&shop)).await?, Cancelled::AlreadySent);
+    }
+    // An alias belongs to its tenant too.
+    let (id, target) = (JobId(uuid::Uuid::now_v7()), fresh().key);
+    assert_eq!(well.alias(&shop, id, &target).await?, None);
+    assert_eq!(well.cancel(&Identity::of_id(&news, id)).await?, Cancelled::Now);
+    assert_eq!(well.get(&target).await?, None);
     Ok(())
 }
 
@@ -561,7 +589,7 @@ async fn a_cluster_serves_every_slot_and_comes_back_after_a_loss() -> Result<()>
         let job = fresh();
         let lease = go(&store, &job).await?;
         assert!(store.submitting(&lease, "").await?);
-        assert_eq!(store.alias(JobId(uuid::Uuid::now_v7()), &job.key).await?, None);
+        assert_eq!(store.alias(&Tenant::default(), JobId(uuid::Uuid::now_v7()), &job.key).await?, None);
         jobs.push((job, lease));
     }
     // One master comes back empty: what it held is unknown where it was delivered before, the rest is as it was.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use postrider_schemas::{Lane, fields::JobId, job::Identity, payload_hash::PayloadHash};
+use postrider_schemas::{JobId, Lane, Tenant, job::Identity, payload_hash::PayloadHash};
 use postrider_tests::redis::{Database, Redis};
 use postrider_workers::{
     decide::limits::{
@@ -315,7 +315,7 @@ async fn a_claim_and_its_limits_are_one_round_trip_and_nothing_is_charged_withou
     let redis = Redis::start()?;
     let store = Store::connect(&redis.url(), Options::default()).await?;
     let request = ClaimRequest {
-        key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))),
+        key: LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7()))),
         payload_hash: PayloadHash::default(),
         generation: 0,
         redelivered: false,
@@ -331,10 +331,13 @@ async fn a_claim_and_its_limits_are_one_round_trip_and_nothing_is_charged_withou
     ensure!(cost(&redis)?.1 - calls <= 3.0, "one call each, and the first one's text");
     let overview = store.overview(None).await?;
     ensure!(overview.scopes.iter().all(|(_, scope)| scope.used.count < 1.5), "charged once: {overview:?}");
-    let other = ClaimRequest { key: LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7()))), ..request };
+    let other = ClaimRequest {
+        key: LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7()))),
+        ..request
+    };
     let mut waits = Vec::new();
     for n in 0..3 {
-        let key = LedgerKey::of(&Identity::of_id(JobId(uuid::Uuid::now_v7())));
+        let key = LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7())));
         let one = ClaimRequest { key, ..other.clone() };
         let (claim, admission) = store.claim_and_admit(&one, Some(&narrow)).await?;
         ensure!(matches!(claim, Claim::Go(_)), "{n}: {claim:?}");

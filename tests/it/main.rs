@@ -54,6 +54,8 @@ mod silence;
 mod status;
 mod stops;
 mod telemetry;
+mod tenants;
 mod tidy;
 mod traces;
+mod trust;
 mod waiting;

@@ -126,7 +126,7 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
     let worker = story::start(config.clone()).unwrap();
     story::publish(&world.amqp_url(), &[by_key.clone(), by_id.clone(), kept.clone()]).await.unwrap();
     // A job whose key the ledger has not seen yet is called back all the same; by its id only once a worker has.
-    let alias = format!("*i:{}", by_id.id());
+    let alias = format!("*i:shop:{}", by_id.id());
     deadline::wait_for("an alias in the ledger", SOON, || {
         world.redis_cli(&["--scan", "--pattern", &alias]).ok().filter(|found| !found.is_empty())
     })

@@ -125,6 +125,14 @@ impl Rabbit {
         process::run("rabbitmqctl", all, &self.env, CTL_LIMIT)
     }
 
+    /// Runs a shell script that calls `rabbitmqctl`, with these variables besides.
+    pub fn script(&self, script: &Path, variables: &[(&str, &str)]) -> Result<String> {
+        let more = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let env: Vec<(String, String)> = self.env.iter().cloned().chain(more).collect();
+        let args = [script.display().to_string(), "-n".to_owned(), self.node.clone()];
+        process::run("sh", args.iter().map(String::as_str), &env, CTL_LIMIT)
+    }
+
     /// SIGKILL. Waits first until every quorum queue is in the node's register on disk: RabbitMQ 3.10 flushes it only after
     /// half a second of quiet, and a queue that is not in it when the node dies comes back without a leader, for good.
     /// A node without the management plugin cannot be asked and is killed at once.
@@ -305,6 +313,17 @@ impl Vhost {
             kind => format!("/api/{kind}/{}", self.name),
         };
         Ok(serde_json::from_str(&self.api()?.expect("GET", &path, "")?)?)
+    }
+
+    /// Host and port of the broker.
+    pub(crate) fn host(&self) -> String {
+        let authority = &self.broker.authority;
+        authority.rsplit(['@', '/']).next().unwrap_or(authority).to_owned()
+    }
+
+    /// The management interface.
+    pub(crate) fn endpoint(&self) -> Result<&Endpoint> {
+        self.api()
     }
 
     fn api(&self) -> Result<&Endpoint> {

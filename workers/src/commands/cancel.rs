@@ -43,7 +43,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, Some(id)) => Identity::of_id(&tenant, id),
         (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
     };
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     // Looked at first: whoever names the wrong tenant is to hear that nobody knows this job.
     let is_known = store.get(&LedgerKey::of(&identity)).await?.is_some();
     let answer = store.cancel(&identity).await?;

@@ -63,6 +63,7 @@ pub(super) struct Store {
     pub(super) lease: Duration,
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
+    pub(super) single_machine: bool,
 }
 
 #[derive(Deserialize)]

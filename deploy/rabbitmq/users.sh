@@ -8,12 +8,13 @@
 # of postrider-producer.
 set -eu
 permissions=${PERMISSIONS:-$(dirname "$0")/permissions.json}
+ctl=${RABBITMQCTL:-rabbitmqctl}
 
 user() {
   [ -n "$2" ] || { echo "no password for $1: set it in the environment, see the head of this file" >&2; exit 1; }
   # The password goes by standard input: arguments are seen by everybody on the machine.
-  printf '%s\n' "$2" | rabbitmqctl $options add_user "$1" >/dev/null 2>&1 ||
-    printf '%s\n' "$2" | rabbitmqctl $options change_password "$1" >/dev/null
+  printf '%s\n' "$2" | "$ctl" $options add_user "$1" >/dev/null 2>&1 ||
+    printf '%s\n' "$2" | "$ctl" $options change_password "$1" >/dev/null
 }
 
 options="$*"
@@ -21,4 +22,4 @@ user postrider-producer "${PRODUCER_PASSWORD:-}"
 user postrider-worker "${WORKER_PASSWORD:-}"
 user postrider-tool "${TOOL_PASSWORD:-}"
 user postrider-topology "${TOPOLOGY_PASSWORD:-}"
-rabbitmqctl $options import_definitions "$permissions"
+"$ctl" $options import_definitions "$permissions"

@@ -40,8 +40,9 @@ fn status(config: &str) -> serde_json::Value {
 
 fn trace(config: &str, job: &Job) -> (serde_json::Value, String) {
     let id = job.id().to_string();
-    let json = Postrider::command(["trace", &id, "--format", "json"]).config(config).run(SOON).unwrap();
-    let text = Postrider::command(["trace", &id]).config(config).run(SOON).unwrap();
+    let named = ["trace", &id, "--tenant", job.tenant().as_str()];
+    let json = Postrider::command([&named[..], &["--format", "json"]].concat()).config(config).run(SOON).unwrap();
+    let text = Postrider::command(named).config(config).run(SOON).unwrap();
     assert!(json.status.success() && text.status.success(), "{}{}", json.stderr, text.stderr);
     (serde_json::from_str(&json.stdout).unwrap(), text.stdout)
 }
@@ -95,7 +96,11 @@ async fn status_and_trace_tell_what_is_known_on_rabbitmq() {
     assert!(json["messages"][0]["reason"].as_str().unwrap().starts_with("cannot-be-sent"), "{text}");
     let nobody = story::job(Lane::Bulk, "ada@dest.test").id().to_string();
     let done = Postrider::command(["trace", &nobody]).config(config.clone()).run(SOON).unwrap();
-    assert!(!done.status.success() && done.stdout.contains("no record under this id"), "{}", done.stdout);
+    assert!(
+        !done.status.success() && done.stdout.contains("no record of tenant default under this id"),
+        "{}",
+        done.stdout
+    );
 
     // Who says goodbye is not alive any more.
     one.terminate().unwrap();

@@ -128,7 +128,10 @@ impl Rabbit {
     /// Runs a shell script that calls `rabbitmqctl`, with these variables besides.
     pub fn script(&self, script: &Path, variables: &[(&str, &str)]) -> Result<String> {
         let more = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let env: Vec<(String, String)> = self.env.iter().cloned().chain(more).collect();
+        // Not the one of the path, which on Debian runs as another user.
+        let ctl = process::find(Path::new("rabbitmqctl"))?.display().to_string();
+        let own = [("RABBITMQCTL".to_owned(), ctl)];
+        let env: Vec<(String, String)> = self.env.iter().cloned().chain(own).chain(more).collect();
         let args = [script.display().to_string(), "-n".to_owned(), self.node.clone()];
         process::run("sh", args.iter().map(String::as_str), &env, CTL_LIMIT)
     }

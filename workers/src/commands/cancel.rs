@@ -75,7 +75,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match (arguments.format, told) {
         (Format::Text, None) => output::line(&text)?,
         (Format::Text, Some(tenant)) => output::line(&format!("{text}; tenant {tenant} was told"))?,
-        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told, "seen": is_known }))?,
+        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told, "known": is_known }))?,
     }
     if !is_known {
         output::remark(&format!(

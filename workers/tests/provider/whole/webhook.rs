@@ -41,7 +41,7 @@ async fn every_example_goes_out_whole_and_signed() {
         let letter = letter(&job, None);
         let request = sent(&letter).await;
         assert_signed(&request);
-        assert_eq!(header(&request, "webhook-id"), job.id().to_string());
+        assert_eq!(header(&request, "webhook-id"), letter.key().to_string());
         let document = body(&request);
         assert_eq!(document["type"], "postrider.message.v1");
         let data = &document["data"];

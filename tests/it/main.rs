@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod broker;
+mod broker_silence;
 mod chaos;
 mod circuit;
 mod collector;
@@ -18,6 +19,7 @@ mod deploy;
 mod dev;
 mod embedded;
 mod emptied;
+mod events_waiting;
 mod explain;
 mod failover;
 mod full_disk;
@@ -56,4 +58,5 @@ mod stops;
 mod telemetry;
 mod tidy;
 mod traces;
+mod unreadable_headers;
 mod waiting;

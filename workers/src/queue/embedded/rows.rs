@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// A row that is given back is taken again after so long.
+const GIVE_BACK_WAIT_MS: i64 = 1000;
+
 /// What settling does to a row.
 pub enum Change {
     /// The row goes.
@@ -29,6 +32,8 @@ pub enum Change {
     Split { metas: Vec<String> },
     /// The row is free again, as if it had not been delivered.
     Free,
+    /// The row is free again after a moment; that it was delivered stays counted.
+    GiveBack { due_at: i64 },
 }
 
 impl Change {
@@ -43,6 +48,7 @@ impl Change {
             Settlement::Bury(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
             Settlement::Return => Self::Free,
+            Settlement::GiveBack => Self::GiveBack { due_at: now_ms() + GIVE_BACK_WAIT_MS },
         }
     }
 }
@@ -75,6 +81,11 @@ pub fn settle(db: &Connection, row: i64, owner: &str, change: &Change) -> Result
                  WHERE id = ?1 AND owner = ?2",
             )?
             .execute(params![row, owner])?,
+        Change::GiveBack { due_at } => db
+            .prepare_cached(
+                "UPDATE message SET owner = NULL, lease_until = 0, due_at = ?3 WHERE id = ?1 AND owner = ?2",
+            )?
+            .execute(params![row, owner, due_at])?,
     };
     Ok(changed > 0)
 }
@@ -185,7 +196,7 @@ pub fn free_all(db: &Connection, owner: &str) -> Result<(), DbError> {
 pub fn at_rest(db: &Connection, queue: &str, after: i64, limit: i64) -> Result<Vec<(i64, RestMessage)>, DbError> {
     let read = |row: &Row<'_>| {
         let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(&meta), body: body.into() }))
+        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(&meta), cut: None, body: body.into() }))
     };
     let mut statement = db.prepare_cached(
         "SELECT id, message_id, meta, body FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -284,7 +295,7 @@ pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, 
         db.prepare_cached("SELECT queue, message_id, meta FROM message WHERE message_id = ?1 LIMIT 100")?;
     let read = |row: &Row<'_>| {
         let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok((queue, RestMessage { message_id, meta: meta_of(&meta), body: bytes::Bytes::new() }))
+        Ok((queue, RestMessage { message_id, meta: meta_of(&meta), cut: None, body: bytes::Bytes::new() }))
     };
     let rows = statement.query_map([id], read)?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -331,6 +342,16 @@ mod tests {
         check_take(&db, "a", 60_000, &[]);
         assert!(!settle(&db, 1, "a", &Change::Delete).unwrap(), "it belongs to somebody else now");
         assert!(settle(&db, 1, "b", &Change::Delete).unwrap());
+    }
+
+    #[test]
+    fn a_row_that_is_given_back_counts_as_delivered_and_rests_for_a_moment() {
+        let db = file();
+        check_take(&db, "a", 60_000, &[0]);
+        assert!(settle(&db, 1, "a", &Change::GiveBack { due_at: now_ms() + 60_000 }).unwrap());
+        check_take(&db, "b", 60_000, &[]);
+        db.execute("UPDATE message SET due_at = 0", []).unwrap();
+        check_take(&db, "b", 60_000, &[1]);
     }
 
     /// How a statement would be carried out.

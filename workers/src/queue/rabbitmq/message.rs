@@ -7,10 +7,11 @@ use lapin::{
     message::Delivery as Delivered,
     types::{AMQPValue, FieldTable, ShortString},
 };
+use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
 use postrider_schemas::{Lane, Meta};
 
 use super::{Receipt, acks::Acks};
-use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
+use crate::queue::{Cut, Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
 
 /// A delivery as the rest of the worker knows it.
 pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
@@ -24,6 +25,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
         source: located(source, delivered.routing_key.as_str()),
         redelivered: delivered.redelivered,
         deliveries: headers.and_then(|table| number(table, "x-delivery-count")).unwrap_or(0),
+        cut: cut(headers),
         meta,
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
@@ -38,6 +40,15 @@ pub fn meta(headers: Option<&FieldTable>) -> Meta {
         .filter_map(|(name, value)| Some((name.to_string(), value_text(value)?)))
         .collect();
     Meta::from_pairs(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+/// What the connection had to leave out of the headers.
+pub fn cut(headers: Option<&FieldTable>) -> Option<Cut> {
+    let reason = value_text(headers?.inner().get(CUT_HEADER)?)?;
+    Some(match reason.strip_prefix(CUT_ALL) {
+        Some(reason) => Cut { reason: reason.trim_start().to_owned(), is_whole: true },
+        None => Cut { reason, is_whole: false },
+    })
 }
 
 /// A short string as text.
@@ -100,6 +111,18 @@ mod tests {
         table.insert("postrider-last".into(), AMQPValue::LongString(LongString::from(vec![0xff, 0xfe])));
         let meta = meta(Some(&table));
         assert_eq!((meta.generation, meta.attempt, meta.parks, meta.last), (3, 2, 0, None));
+    }
+
+    #[test]
+    fn what_was_left_out_of_the_headers_is_told() {
+        let with = |text: &str| {
+            let mut table = FieldTable::default();
+            table.insert(CUT_HEADER.into(), AMQPValue::LongString(LongString::from(text)));
+            cut(Some(&table))
+        };
+        assert_eq!(with("too large"), Some(Cut { reason: "too large".to_owned(), is_whole: false }));
+        assert_eq!(with(&format!("{CUT_ALL} no UTF-8")), Some(Cut { reason: "no UTF-8".to_owned(), is_whole: true }));
+        assert_eq!(cut(Some(&FieldTable::default())), None);
     }
 
     #[test]

@@ -35,12 +35,15 @@ async fn publish_full(channel: &Channel, exchange: &str, key: &str, job: &Job) {
             .with_content_type(JOB_CONTENT_TYPE.into())
             .with_type(JOB_TYPE.into())
             .with_message_id(job.id().to_string().into())
+            // Without its time a message that was delivered before counts as one that may have been sent.
+            .with_timestamp(u64::try_from(jiff::Timestamp::now().as_second()).unwrap())
             .with_headers(headers)
     };
-    // 8 octets around a frame; class, weight, size of the body and flags are 14. Short strings have one octet in front, tables four.
+    // 8 octets around a frame; class, weight, size of the body and flags are 14. Short strings have one octet in front, tables four; a
+    // timestamp is 8.
     let names =
         [JOB_CONTENT_TYPE.len(), JOB_TYPE.len(), job.id().to_string().len()].iter().map(|one| one + 1).sum::<usize>();
-    let around = 8 + 14 + names + 1 + 4 + 1 + "x-stack".len() + 1 + 4;
+    let around = 8 + 14 + names + 1 + 8 + 4 + 1 + "x-stack".len() + 1 + 4;
     let body = wire::encode(job);
     let sent = channel
         .basic_publish(

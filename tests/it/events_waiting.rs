@@ -13,7 +13,7 @@ use postrider_schemas::{
 };
 use postrider_tests::{
     deadline,
-    story::{self, SOON},
+    story::{self, ROUTE, SOON},
     world::{Parts, World},
 };
 
@@ -37,13 +37,23 @@ async fn listen_for_few(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// Takes what is there and adds the jobs of `accepted` events.
-async fn drain(channel: &Channel, accepted: &mut BTreeSet<String>) {
+/// Jobs by how they ended: what was being sent when a worker was killed may be held.
+#[derive(Debug, Default)]
+struct Told {
+    accepted: BTreeSet<String>,
+    held: BTreeSet<String>,
+}
+
+/// Takes what is there and adds the jobs of events about an end.
+async fn drain(channel: &Channel, told: &mut Told) {
     while let Some(got) = channel.basic_get(LISTENERS.into(), BasicGetOptions::default()).await.unwrap() {
         let event: serde_json::Value = serde_json::from_slice(&got.delivery.data).unwrap();
-        if event["type"] == "postrider.job.accepted.v1" {
-            accepted.insert(event["data"]["job_id"].as_str().unwrap().to_owned());
-        }
+        let ended = match event["type"].as_str().unwrap() {
+            "postrider.job.accepted.v1" => &mut told.accepted,
+            "postrider.job.held.v1" => &mut told.held,
+            _ => &mut BTreeSet::new(),
+        };
+        ended.extend(event["data"]["job_id"].as_str().map(ToOwned::to_owned));
         channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default()).await.unwrap();
     }
 }
@@ -65,31 +75,36 @@ async fn events_that_nobody_takes_wait_over_a_restart_and_a_kill_and_mail_goes_o
     world.sink().wait_for(100, SOON).unwrap();
     worker.kill9().unwrap();
     let mut worker = story::worker(&world, "").unwrap();
-    world.sink().wait_for(150, SOON).unwrap();
+    world.sink().wait_for(130, SOON).unwrap();
     story::publish(&url, &jobs[150..]).await.unwrap();
     world.sink().wait_for(200, SOON).unwrap();
     worker.terminate().unwrap();
     worker.wait(SOON).unwrap();
     let worker = story::worker(&world, "").unwrap();
-    world.sink().wait_for(300, SOON).unwrap();
+    world.sink().wait_for(280, SOON).unwrap();
     assert!(!worker.stderr().contains("An event is dropped"), "{}", worker.stderr());
     deadline::wait_for("events that wait", SOON, || {
         (story::depth(&world, EVENTS_WAITING_QUEUE)?.total() > 200).then_some(())
     })
     .unwrap();
 
-    let mut accepted = BTreeSet::new();
+    let mut told = Told::default();
     deadline::wait_for_async("an event of each job", 4 * SOON, async || {
-        drain(&channel, &mut accepted).await;
-        (accepted.len() == jobs.len()).then_some(())
+        drain(&channel, &mut told).await;
+        (told.accepted.union(&told.held).count() == jobs.len()).then_some(())
     })
     .await
-    .unwrap_or_else(|error| panic!("{error:#}: {} of {}", accepted.len(), jobs.len()));
-    let wanted: BTreeSet<String> = jobs.iter().map(|job| job.id().to_string()).collect();
-    assert_eq!(accepted, wanted);
+    .unwrap_or_else(|error| panic!("{error:#}: {} and {}", told.accepted.len(), told.held.len()));
+    let config = story::config(&url, &world.redis_url(), world.sink().port(), ROUTE);
+    let held = story::rest("hold", &config).unwrap();
+    let held: BTreeSet<String> = held.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(told.held, held, "what is held and nothing else is told as held");
+    let wanted: BTreeSet<String> =
+        jobs.iter().map(|job| job.id().to_string()).filter(|id| !held.contains(id)).collect();
+    assert_eq!(told.accepted, wanted);
     // What was published twice, for a worker that was killed, follows.
     deadline::wait_for_async("an end of what waits", SOON, async || {
-        drain(&channel, &mut accepted).await;
+        drain(&channel, &mut told).await;
         (story::depth(&world, EVENTS_WAITING_QUEUE)?.total() == 0).then_some(())
     })
     .await

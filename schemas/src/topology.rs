@@ -17,7 +17,7 @@ pub const SUBMIT_EXCHANGE: &str = "postrider.submit";
 pub const UNROUTABLE_EXCHANGE: &str = "postrider.unroutable";
 /// Where work comes back, with the seven digits of the ladder in front of `<lane>.<shard>`.
 pub const DUE_EXCHANGE: &str = "postrider.due";
-/// Where work comes to rest: routing key `dead`, `hold` or `suspect`.
+/// Where work comes to rest: routing key `dead`, `hold` or `suspect`; and events that wait: `event.<type>.<tenant>`.
 pub const DEAD_EXCHANGE: &str = "postrider.dead";
 /// Where the sender is told what became of a job: routing key `<type>.<tenant>`. Unbound means dropped, on purpose.
 pub const EVENTS_EXCHANGE: &str = "postrider.events";
@@ -29,6 +29,13 @@ pub const HOLD_QUEUE: &str = "postrider.v1.hold";
 pub const SUSPECT_QUEUE: &str = "postrider.v1.suspect";
 /// Messages that no queue wanted.
 pub const UNROUTABLE_QUEUE: &str = "postrider.v1.unroutable";
+
+/// Events that the queues bound to [`EVENTS_EXCHANGE`] did not take, kept until they do.
+pub const EVENTS_WAITING_QUEUE: &str = "postrider.v1.events.waiting";
+/// The first word of the routing key by which such an event reaches [`DEAD_EXCHANGE`]; its own key follows.
+pub const EVENTS_WAITING_KEY: &str = "event";
+/// So many events are kept.
+pub const EVENTS_WAITING_MAX: i64 = 1_000_000;
 
 /// Deliveries without an acknowledgement after which the broker buries a message by itself. Never -1: RabbitMQ 3.10 takes it for "none"
 /// and destroys the message at its first return. Never absent: 4.x would use 20.
@@ -151,6 +158,15 @@ impl Topology {
         self.bind_queue(DEAD_EXCHANGE, SUSPECT_QUEUE, "suspect.#");
         self.queue(UNROUTABLE_QUEUE, vec![("x-delivery-limit", Argument::Number(DELIVERY_LIMIT_AT_REST))]);
         self.bind_queue(UNROUTABLE_EXCHANGE, UNROUTABLE_QUEUE, "#");
+        self.queue(
+            EVENTS_WAITING_QUEUE,
+            vec![
+                ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT_AT_REST)),
+                ("x-max-length", Argument::Number(EVENTS_WAITING_MAX)),
+                ("x-overflow", Argument::Text("reject-publish".to_owned())),
+            ],
+        );
+        self.bind_queue(DEAD_EXCHANGE, EVENTS_WAITING_QUEUE, &format!("{EVENTS_WAITING_KEY}.#"));
     }
 
     /// The two queues of a lane and shard.
@@ -271,8 +287,8 @@ mod tests {
     fn the_ladder_has_49_queues_and_each_lane_two() {
         let topology = Topology::v1(1);
         let ladder = topology.queues.iter().filter(|queue| queue.name.contains(".delay.")).count();
-        assert_eq!((ladder, topology.queues.len()), (49, 49 + 4 + 4));
-        assert_eq!(Topology::v1(3).queues.len(), 49 + 4 + 12);
+        assert_eq!((ladder, topology.queues.len()), (49, 49 + 5 + 4));
+        assert_eq!(Topology::v1(3).queues.len(), 49 + 5 + 12);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod broker;
+mod broker_silence;
 mod chaos;
 mod circuit;
 mod clocks;
@@ -19,6 +20,7 @@ mod deploy;
 mod dev;
 mod embedded;
 mod emptied;
+mod events_waiting;
 mod explain;
 mod failover;
 mod full_disk;
@@ -59,4 +61,5 @@ mod tenants;
 mod tidy;
 mod traces;
 mod trust;
+mod unreadable_headers;
 mod waiting;

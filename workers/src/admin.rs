@@ -10,6 +10,9 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// What `/healthz` says of a process that does nothing any more.
+const STANDS_STILL: &str = "not alive: what keeps the consumers up did nothing for 90 seconds; restart this process\n";
+
 /// Whether a worker does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
@@ -36,18 +39,25 @@ impl Readiness {
 
 /// Serves `/healthz`, `/readyz` and, where there is a `page`, `/metrics` until `stop`. Returns the address it listens on.
 ///
-/// `/healthz` says that this process runs, whatever its neighbours do: a restart mends no broker. `/readyz` says what `readiness` does.
+/// `/healthz` says that this process works, whatever its neighbours do: a restart mends no broker, but it does mend a process in which nothing moves
+/// any more, which `is_alive` tells. `/readyz` says what `readiness` does.
 pub async fn serve(
     address: SocketAddr,
+    is_alive: impl Fn() -> bool + Send + Sync + 'static,
     readiness: impl Fn() -> Readiness + Send + Sync + 'static,
     page: Option<impl Fn() -> Result<String, String> + Send + Sync + 'static>,
     stop: CancellationToken,
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let readiness = Arc::new(readiness);
+    let (is_alive, readiness) = (Arc::new(is_alive), Arc::new(readiness));
     let stopping = stop.clone();
-    let mut app = Router::new().route("/healthz", get(|| async { "alive\n" })).route(
+    let alive = move || {
+        let answer =
+            if is_alive() { (StatusCode::OK, "alive\n") } else { (StatusCode::SERVICE_UNAVAILABLE, STANDS_STILL) };
+        async move { answer }
+    };
+    let mut app = Router::new().route("/healthz", get(alive)).route(
         "/readyz",
         get(move || {
             let now = if stopping.is_cancelled() { Readiness::NotReady } else { readiness() };

@@ -7,7 +7,12 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire};
+use postrider_schemas::{
+    Event, EventType, Job, Meta,
+    meta::Pin,
+    topology::{EVENTS_EXCHANGE, EVENTS_WAITING_QUEUE},
+    wire,
+};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -43,6 +48,9 @@ use crate::{
 const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long on average a job is put away that is not to go without the store.
 const AWAY_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait for a queue that takes no events, for the same reason; and between two tries.
+const EVENT_WAIT_MAX: Duration = Duration::from_secs(600);
+const EVENT_PAUSE: Duration = Duration::from_secs(1);
 /// A claim that is busy for no longer than this is waited for in the worker.
 const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
 
@@ -113,9 +121,12 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
     if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, world.now()) {
         return put_aside(&world, delivery, settlement).await;
     }
+    if let Some(cut) = delivery.cut.clone().filter(|cut| cut.is_whole) {
+        return unreadable(&world, delivery, &cut.reason).await;
+    }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
         Ok(job) => job,
-        Err(error) => return unreadable(&world, delivery, &error).await,
+        Err(error) => return unreadable(&world, delivery, &error.to_string()).await,
     };
     if let Some(detail) = flaw(&delivery.meta, job.recipients().len(), world.now()) {
         return bury(&world, delivery, &job, "unreadable", &detail).await;
@@ -220,7 +231,9 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
             if end == Final::Sent && may_have_been_begun(&delivery) {
                 // The worker that sent it may have been lost before it said so. The event's id is the same.
                 let event = Event::about(EventType::Accepted, task.job, task.meta, world.now());
-                emit(world, &[event]).await;
+                if !emit(world, &[event]).await {
+                    return close(world, delivery, Settlement::GiveBack).await;
+                }
             }
             close(world, delivery, Settlement::Done).await;
         }
@@ -346,7 +359,9 @@ async fn expire(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
             event.data.answer = Some(refusal.answer.to_string());
         }
     }
-    emit(world, &verdict.events).await;
+    if !emit(world, &verdict.events).await {
+        return close(world, delivery, Settlement::GiveBack).await;
+    }
     end(world, delivery, right, Final::Expired).await;
 }
 
@@ -361,7 +376,9 @@ async fn wait_in_line(world: &World, delivery: Delivery, task: &Task<'_>, right:
     event.data.reason = Some(reason.to_owned());
     event.data.answer = Some(answer);
     event.data.next_attempt_at = Some(at);
-    emit(world, &[event]).await;
+    if !emit(world, &[event]).await {
+        return close(world, delivery, Settlement::GiveBack).await;
+    }
     park(world, delivery, task, right, (left(slot.at), left(slot.back)), why.reason()).await;
 }
 
@@ -386,12 +403,15 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
     match (next, right) {
         (Next::Sent, right) => {
             let (Right::Claimed(lease) | Right::Unguarded(lease)) = right;
-            tokio::join!(record_sent(world, task, lease), emit(world, &events));
-            close(world, delivery, Settlement::Done).await;
+            let ((), is_told) = tokio::join!(record_sent(world, task, lease), emit(world, &events));
+            // Given back, it finds its end in the ledger, and its event is told then.
+            close(world, delivery, if is_told { Settlement::Done } else { Settlement::GiveBack }).await;
         }
         (next, Right::Claimed(lease)) => {
             // Told before it is decided: a crash in between repeats an event, whose id is the same, rather than losing it.
-            emit(world, &events).await;
+            if !emit(world, &events).await {
+                return close(world, delivery, Settlement::GiveBack).await;
+            }
             let decision = serde_json::to_string(&next).unwrap_or_default();
             match world.store.decide(&lease, &decision).await {
                 Ok(true) => {}
@@ -401,8 +421,10 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
             carry_out(world, delivery, task, lease, next).await;
         }
         (next, Right::Unguarded(_)) => {
-            emit(world, &events).await;
-            close(world, delivery, settlement(&next, task.meta, world.now())).await;
+            let is_told = emit(world, &events).await;
+            let settlement =
+                if is_told { settlement(&next, task.meta, world.now()) } else { Settlement::GiveBack };
+            close(world, delivery, settlement).await;
         }
     }
 }
@@ -535,17 +557,53 @@ pub(crate) async fn close(world: &World, delivery: Delivery, settlement: Settlem
     }
 }
 
-/// Events are told as well as can be: a queue that does not take one must not hold up the mail.
-pub(crate) async fn emit(world: &World, events: &[Event]) {
+/// Tells events, each confirmed before the next. False where one of them is not: the delivery is then not to be settled, but given back, so that
+/// what it came to is told when it comes again.
+#[must_use]
+pub(crate) async fn emit(world: &World, events: &[Event]) -> bool {
     if events.is_empty() {
-        return;
+        return true;
     }
     let telling = traces::call("send postrider.events");
     attempts::note_messaging(&telling, world, "send", "send", EVENTS_EXCHANGE);
     for event in events {
-        if let Err(error) = world.queue.emit(event).await {
-            warn!(%error, kind = event.kind.as_str(), "An event could not be published");
+        // Rare, and large: by value it would be part of every attempt's future.
+        if !Box::pin(told(world, event)).await {
+            return false;
         }
+    }
+    true
+}
+
+/// Publishes an event until it is confirmed. One for which there is no room anywhere is dropped, and counted: mail does not stand still for those who
+/// do not listen.
+async fn told(world: &World, event: &Event) -> bool {
+    let (end, kind) = (Instant::now() + EVENT_WAIT_MAX, event.kind.as_str());
+    let mut is_said = false;
+    loop {
+        let Err(error) = world.queue.emit(event).await else { return true };
+        if world.queue.has_no_room_for_events() {
+            metrics::event_dropped();
+            warn!(%error, kind, event = event.id, "An event is dropped: {EVENTS_WAITING_QUEUE} is full; see who does not empty its events queue");
+            return true;
+        }
+        if !error.is_transient() || Instant::now() >= end {
+            warn!(%error, kind, "An event is not confirmed; its job is given back and tells it when it comes again");
+            return false;
+        }
+        if !is_said {
+            warn!(%error, kind, "An event is not confirmed; it is published until it is, and its job waits");
+            is_said = true;
+        }
+        sleep(EVENT_PAUSE).await;
+    }
+}
+
+/// Tells an event that no job waits for, as well as can be.
+pub(crate) async fn tell_once(world: &World, event: &Event) {
+    if let Err(error) = world.queue.emit(event).await {
+        metrics::event_dropped();
+        warn!(%error, kind = event.kind.as_str(), "An event could not be published and is dropped");
     }
 }
 

@@ -2,7 +2,7 @@
 //! whole, with its reason, and its sender is told. What an attempt came to is not decided here.
 
 use jiff::Timestamp;
-use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData, wire::DecodeError};
+use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData};
 use tracing::warn;
 
 use crate::{
@@ -12,17 +12,17 @@ use crate::{
     telemetry::{metrics, traces},
 };
 
-/// A message that is no job: its bytes and the reason.
-pub(crate) async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
-    warn!(%error, bytes = delivery.body.len(), "A message is not a job");
+/// A message that is no job, or whose headers are lost: its bytes and the reason.
+pub(crate) async fn unreadable(world: &World, delivery: Delivery, error: &str) {
+    warn!(error, bytes = delivery.body.len(), "A message is not a job");
     metrics::dead(delivery.source.lane, "unreadable");
     traces::failed("unreadable", "a message is not a job");
     let mut meta = delivery.meta.clone();
-    let mut cause = rest("unreadable", &error.to_string(), &meta, world.now());
+    let mut cause = rest("unreadable", error, &meta, world.now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
-    emit(world, &[dead_unread(&delivery, &meta, world.now())]).await;
-    close(world, delivery, Settlement::Bury(meta)).await;
+    let is_told = emit(world, &[dead_unread(&delivery, &meta, world.now())]).await;
+    close(world, delivery, if is_told { Settlement::Bury(meta) } else { Settlement::GiveBack }).await;
 }
 
 /// The event about a message that goes to `dead` without a look at what it says.
@@ -55,8 +55,8 @@ pub(crate) async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &
     let mut event = Event::about(EventType::Dead, job, &meta, world.now());
     event.data.reason = Some(reason.to_owned());
     event.data.answer = Some(detail.to_owned());
-    emit(world, &[event]).await;
-    close(world, delivery, Settlement::Bury(meta)).await;
+    let is_told = emit(world, &[event]).await;
+    close(world, delivery, if is_told { Settlement::Bury(meta) } else { Settlement::GiveBack }).await;
 }
 
 /// A message with which workers were lost: carries out what [`crate::decide::poison`] says.
@@ -66,7 +66,9 @@ pub(crate) async fn put_aside(world: &World, delivery: Delivery, settlement: Set
     traces::failed("crash-poison", "workers were lost with this message in hand");
     if let Settlement::Bury(meta) = &settlement {
         metrics::dead(delivery.source.lane, "crash-poison");
-        emit(world, &[dead_unread(&delivery, meta, world.now())]).await;
+        if !emit(world, &[dead_unread(&delivery, meta, world.now())]).await {
+            return close(world, delivery, Settlement::GiveBack).await;
+        }
     }
     close(world, delivery, settlement).await;
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use self::refusals::{circuit_open, crowded, nobody, not_asked, passed_over, paused};
 use crate::{
     announce::{may_submit, renew, withdraw},
-    attempt::{Right, Task, World, emit},
+    attempt::{Right, Task, World, tell_once},
     circuits::Permit,
     compose::letter::{Letter, indices},
     decide::{
@@ -464,7 +464,7 @@ impl Tries<'_> {
         metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);
         if let Some(event) = world.circuits.heard(n, &outcome).await {
-            emit(world, &[event]).await;
+            tell_once(world, &event).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;
         if let Some(until) = transport.used_up_until() {

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{ConnectError, connect, reply_code, short, table};
+use super::{ConnectError, connect, reply_code, short, table, within};
 
 /// Publishes that wait for their confirm at once.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -252,8 +252,10 @@ impl Link {
         }
         let connection = connect(&self.inner.url, &self.inner.name).await?;
         let refused = |error| ConnectError::Refused("the broker".to_owned(), error);
-        let channel = connection.create_channel().await.map_err(refused)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(refused)?;
+        // Others wait for the lock meanwhile: neither call may go without an end.
+        let channel = within("channel.open", connection.create_channel()).await.map_err(refused)?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        within("confirm.select", confirms).await.map_err(refused)?;
         let number = self.inner.connections.fetch_add(1, Ordering::Relaxed);
         if number > 0 {
             warn!(connections = number + 1, "Connected to the broker again for publishing");

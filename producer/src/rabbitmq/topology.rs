@@ -7,7 +7,7 @@ use lapin::{
 };
 use postrider_schemas::topology::{Argument, Destination, ExchangeKind, Queue, Topology};
 
-use super::{reply_code, short};
+use super::{reply_code, short, within};
 
 /// Why the topology does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -30,37 +30,36 @@ pub enum TopologyError {
 
 /// Declares everything. Declaring what stands already changes nothing.
 pub async fn apply(connection: &Connection, topology: &Topology) -> Result<(), TopologyError> {
-    let channel = connection.create_channel().await?;
+    let channel = within("channel.open", connection.create_channel()).await?;
     for exchange in &topology.exchanges {
         let mut arguments = FieldTable::default();
         if let Some(alternate) = exchange.alternate {
             arguments.insert(short("alternate-exchange"), AMQPValue::LongString(LongString::from(alternate)));
         }
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declared = channel.exchange_declare(short(&exchange.name), kind(exchange.kind), options, arguments).await;
-        declared.map_err(|error| different(&exchange.name, error))?;
+        let declared = channel.exchange_declare(short(&exchange.name), kind(exchange.kind), options, arguments);
+        within("exchange.declare", declared).await.map_err(|error| different(&exchange.name, error))?;
     }
     for queue in &topology.queues {
-        let declared =
-            channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
-        declared.map_err(|error| different(&queue.name, error))?;
+        let declared = channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue));
+        within("queue.declare", declared).await.map_err(|error| different(&queue.name, error))?;
     }
     for binding in &topology.bindings {
         let (source, key) = (short(&binding.source), short(&binding.routing_key));
         match &binding.destination {
             Destination::Queue(name) => {
-                channel
-                    .queue_bind(short(name), source, key, QueueBindOptions::default(), FieldTable::default())
-                    .await?;
+                let options = QueueBindOptions::default();
+                let bound = channel.queue_bind(short(name), source, key, options, FieldTable::default());
+                within("queue.bind", bound).await?;
             }
             Destination::Exchange(name) => {
-                channel
-                    .exchange_bind(short(name), source, key, ExchangeBindOptions::default(), FieldTable::default())
-                    .await?;
+                let options = ExchangeBindOptions::default();
+                let bound = channel.exchange_bind(short(name), source, key, options, FieldTable::default());
+                within("exchange.bind", bound).await?;
             }
         }
     }
-    channel.close(200, short("declared")).await?;
+    within("channel.close", channel.close(200, short("declared"))).await?;
     Ok(())
 }
 
@@ -68,31 +67,31 @@ pub async fn apply(connection: &Connection, topology: &Topology) -> Result<(), T
 pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), TopologyError> {
     let mut missing = Vec::new();
     for exchange in &topology.exchanges {
-        let channel = connection.create_channel().await?;
+        let channel = within("channel.open", connection.create_channel()).await?;
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         let looked =
             channel.exchange_declare(short(&exchange.name), kind(exchange.kind), options, FieldTable::default());
-        if is_missing(looked.await)? {
+        if is_missing(within("exchange.declare", looked).await)? {
             missing.push(exchange.name.clone());
         }
     }
     for queue in &topology.queues {
         // A declaration of what stands compares the arguments; a passive one would not. Missing queues are looked for first, so
         // that nothing is made.
-        let channel = connection.create_channel().await?;
+        let channel = within("channel.open", connection.create_channel()).await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        if is_missing(channel.queue_declare(short(&queue.name), options, FieldTable::default()).await.map(|_| ()))? {
+        let looked = channel.queue_declare(short(&queue.name), options, FieldTable::default());
+        if is_missing(within("queue.declare", looked).await.map(|_| ()))? {
             missing.push(queue.name.clone());
         } else {
-            let compared =
-                channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue)).await;
-            match compared {
+            let compared = channel.queue_declare(short(&queue.name), QueueDeclareOptions::durable(), arguments(queue));
+            match within("queue.declare", compared).await {
                 // A user that may not declare may look all the same: the queue stands, and its arguments are somebody else's to compare. The
                 // broker has closed the channel.
                 Err(error) if reply_code(&error) == Some(403) => continue,
                 compared => compared.map_err(|error| different(&queue.name, error))?,
             };
-            channel.close(200, short("looked")).await?;
+            within("channel.close", channel.close(200, short("looked"))).await?;
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(TopologyError::Missing(missing)) }

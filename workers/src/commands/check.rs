@@ -2,12 +2,16 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use postrider_producer::{embedded::publisher::SCHEME, rabbitmq::address};
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::{ConfigArguments, output};
 use crate::{
     config::{Account, Config, Covers, SesCredentials, Throttle, TransportKind},
     decide::limits::rate::Rate,
+    store,
     transport::Transport,
 };
 
@@ -25,6 +29,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
     config.store_is_shared()?;
+    output::line(&format!("queue: {}", queue(config.queue.url.expose_secret())?))?;
+    output::line(&format!(
+        "store: {}",
+        store::shown(config.store.url.expose_secret()).context("setting `store.url`")?
+    ))?;
     for one in &config.transports {
         if let Err(error) = Transport::new(one) {
             anyhow::bail!("setting `transport.{}`: {error}", one.name);
@@ -56,6 +65,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     output::line("ok")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the queue is, as it is read: never with which login.
+fn queue(url: &str) -> anyhow::Result<String> {
+    if let Some(path) = url.strip_prefix(SCHEME) {
+        return Ok(format!("file {path}"));
+    }
+    let uri = address::parse(url).map_err(anyhow::Error::msg).context("setting `queue.url`")?;
+    let at = address::shown(&uri.authority.host, uri.authority.port);
+    Ok(format!("{} at {at}, virtual host {}", uri.scheme, uri.vhost.escape_debug()))
 }
 
 /// Every limit that the configuration names, and whom it is for.

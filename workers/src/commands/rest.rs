@@ -314,12 +314,12 @@ pub(super) fn tenant_of(message: &RestMessage) -> Option<String> {
 }
 
 fn show(message: &RestMessage, format: Format, whole: bool) -> anyhow::Result<()> {
-    let rest = message.meta.rest.as_ref();
+    let (rest, cut) = (message.meta.rest.as_ref(), message.cut.as_ref());
     let tenant = tenant_of(message);
     let row = Row {
         id: name(message),
-        reason: rest.map_or("delivery-limit", |rest| &rest.reason),
-        detail: rest.map_or("", |rest| &rest.detail),
+        reason: rest.map_or(if cut.is_some() { "unreadable" } else { "delivery-limit" }, |rest| &rest.reason),
+        detail: rest.map_or(cut.map_or("", |cut| &cut.reason), |rest| &rest.detail),
         tenant: tenant.as_deref(),
         at: rest.map(|rest| rest.at),
         attempts: message.meta.attempt,

@@ -51,12 +51,14 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
     if let Some(address) = admin {
         // Neither changes with the configuration.
         let (queue, store) = (Arc::clone(&worlds.load().queue), worlds.load().store.clone());
+        let watched = Arc::clone(&queue);
         let readiness = move || match (queue.consumers_up(), store.is_up()) {
             (false, _) => Readiness::NotReady,
             (true, false) => Readiness::WithoutStore,
             (true, true) => Readiness::Ready,
         };
-        let listening = admin::serve(address, readiness, telemetry.page(), stop.clone()).await;
+        let listening =
+            admin::serve(address, move || watched.is_alive(), readiness, telemetry.page(), stop.clone()).await;
         info!(address = %listening.context("setting `admin.listen`")?, "The admin address listens");
     }
     let id = uuid::Uuid::now_v7().to_string();

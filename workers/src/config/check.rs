@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
+use postrider_producer::rabbitmq::address;
 use postrider_schemas::{JobLimits, Tenant};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -82,6 +83,7 @@ pub(super) fn check(
         };
     let queue_url = secret("queue.url", settings.queue.url, environment)?;
     let publishers = publishers(settings.queue.tenants, queue_url.expose_secret())?;
+    broker(queue_url.expose_secret())?;
     Ok(Config {
         queue: QueueConfig {
             url: queue_url,
@@ -153,6 +155,14 @@ fn publishers(tenants: Option<BTreeMap<String, settings::Tenants>>, url: &str) -
     tenants.into_iter().map(one).collect::<Result<_, _>>().map(Some)
 }
 
+/// An address that cannot be used is found before anything connects. Other kinds are refused where the queue is opened.
+fn broker(url: &str) -> Result<(), ConfigError> {
+    if url.starts_with("amqp://") || url.starts_with("amqps://") {
+        address::parse(url).map_err(|error| ConfigError::value("queue.url", error))?;
+    }
+    Ok(())
+}
+
 fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
     // A colon parts the name from what follows it in the names of scopes; a blank parts words in commands and log lines.
     if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
@@ -172,6 +182,7 @@ fn relay(name: &str, settings: settings::Relay, environment: &Environment) -> Re
     let key = |field: &str| format!("transport.{name}.{field}");
     let host = settings.host.filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| ConfigError::value(key("host"), "is required for an SMTP relay"))?;
+    let host = address::host_name(&host).map_err(|error| ConfigError::value(key("host"), error))?;
     if settings.connections == 0 || settings.messages_per_connection == 0 {
         let field = if settings.connections == 0 { "connections" } else { "messages_per_connection" };
         return Err(ConfigError::value(key(field), "must be at least 1"));

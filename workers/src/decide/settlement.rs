@@ -26,6 +26,8 @@ pub enum Settlement {
     Quarantine(Meta),
     /// Not started: the broker may give it to somebody else at once.
     Return,
+    /// Begun, and what it came to cannot be told now: it comes back marked as delivered before, and is told of then.
+    GiveBack,
 }
 
 impl Settlement {
@@ -39,6 +41,7 @@ impl Settlement {
             Self::Bury(_) => "bury",
             Self::Quarantine(_) => "quarantine",
             Self::Return => "return",
+            Self::GiveBack => "give_back",
         }
     }
 }

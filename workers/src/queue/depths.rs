@@ -21,6 +21,8 @@ pub struct Depths {
     pub suspect: u64,
     /// Wanted by no queue.
     pub unroutable: u64,
+    /// Events that those who listen did not take yet.
+    pub events: u64,
     /// Parked, by the level of the ladder; nothing where it was not looked at.
     pub ladder: Option<[u64; 7]>,
     /// How long the oldest job of each lane waits, where the queue can tell.

@@ -8,6 +8,7 @@ use std::{
     fmt,
     ops::{Deref, DerefMut},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ pub struct Message {
     pub message_type: Option<String>,
     /// What the headers remember.
     pub meta: Meta,
+    /// What of the headers could not be read.
+    pub cut: Option<Cut>,
     /// Where it came from.
     pub source: Source,
     /// It was delivered before, to somebody who did not settle it.
@@ -56,6 +59,15 @@ pub struct Message {
     pub published_at: Option<Timestamp>,
     /// The right to settle it.
     pub(crate) receipt: Receipt,
+}
+
+/// Headers of a message that no connection could carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// Why.
+    pub reason: String,
+    /// Nothing of them is left, ours neither.
+    pub is_whole: bool,
 }
 
 /// The right to settle a delivery.
@@ -184,6 +196,8 @@ pub struct RestMessage {
     pub message_id: Option<String>,
     /// What its headers say.
     pub meta: Meta,
+    /// What of them could not be read.
+    pub cut: Option<Cut>,
 }
 
 /// What is to happen to a message at rest.
@@ -209,6 +223,14 @@ pub enum QueueError {
     /// The broker failed.
     #[error("the broker: {0}")]
     Broker(#[from] lapin::Error),
+    /// A call about a queue failed.
+    #[error(
+        "queue `{0}`: {1}; what was not decided stays. If it fails again, look at the queue's head and at the broker's log"
+    )]
+    At(String, lapin::Error),
+    /// A connection does not come up.
+    #[error("the broker did not set up the consumers within {0:?}")]
+    Slow(Duration),
     /// The file failed.
     #[error("the queue's file: {0}")]
     Embedded(#[from] DbError),
@@ -272,11 +294,19 @@ impl Queue {
         }
     }
 
-    /// Publishes an event; dropped by the queue where nobody listens.
+    /// Publishes an event; dropped by the queue where nobody listens, written down where somebody does and takes nothing now.
     pub async fn emit(&self, event: &Event) -> Result<(), EmitError> {
         match self {
             Self::Rabbit(queue) => Ok(queue.emit(event).await?),
             Self::Embedded(queue) => Ok(queue.emit(event).await?),
+        }
+    }
+
+    /// True where as many events are written down as may be: another try is no use before somebody listens.
+    pub fn has_no_room_for_events(&self) -> bool {
+        match self {
+            Self::Rabbit(queue) => queue.has_no_room_for_events(),
+            Self::Embedded(_) => false,
         }
     }
 
@@ -285,6 +315,14 @@ impl Queue {
         match self {
             Self::Rabbit(queue) => queue.consumers_up(),
             Self::Embedded(queue) => queue.consumers_up(),
+        }
+    }
+
+    /// False once what keeps the consumers up did nothing for too long: only a restart helps.
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Self::Rabbit(queue) => queue.is_alive(),
+            Self::Embedded(_) => true,
         }
     }
 
@@ -382,6 +420,16 @@ pub enum EmitError {
     /// The file did not.
     #[error(transparent)]
     Embedded(#[from] DbError),
+}
+
+impl EmitError {
+    /// True where the same event may be taken a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Publish(error) => *error != PublishError::Closed,
+            Self::Embedded(error) => error.is_transient(),
+        }
+    }
 }
 
 /// Why a look through messages at rest ended early. What was not decided stays.

@@ -124,6 +124,14 @@ enum Backend {
     Embedded(EmbeddedStore),
 }
 
+/// Where the store at `url` is, for people; refuses what cannot be one. Connects to nothing.
+pub fn shown(url: &str) -> Result<String, StoreError> {
+    match url.strip_prefix("embedded:") {
+        Some(file) => Ok(format!("file {file}")),
+        None => redis::shown(url),
+    }
+}
+
 /// Gives every claim a name of its own, so that two messages of one job in one worker exclude each other.
 struct Holders {
     prefix: String,

@@ -93,12 +93,15 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 
 /// What is sent to the queue, or settled there. The names of destinations are those of the topology: a routing key of the ladder holds a delay.
 pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source, settlement: &Settlement) {
-    let is_done = *settlement == Settlement::Done;
-    let (name, kind) = if is_done { ("ack", "settle") } else { ("send", "send") };
+    let (name, kind) = match settlement {
+        Settlement::Done => ("ack", "settle"),
+        Settlement::GiveBack => ("nack", "settle"),
+        _ => ("send", "send"),
+    };
     let destination: StringValue = match settlement {
         // A name that has to be made is worth it only for those who see it.
         Settlement::Done if !traces::is_wanted() => return,
-        Settlement::Done => spans::queue(source).into(),
+        Settlement::Done | Settlement::GiveBack => spans::queue(source).into(),
         Settlement::Again { .. } | Settlement::Split(_) | Settlement::Return => DUE_EXCHANGE.into(),
         Settlement::Hold(_) => HOLD_QUEUE.into(),
         Settlement::Bury(_) => DEAD_QUEUE.into(),

@@ -155,7 +155,7 @@ fn of_the_queues(values: &mut Values, world: &World, depths: &Depths, shares: &S
         let age = known.or(taken).filter(|_| waiting > 0).unwrap_or_default();
         put(values, Name::OldestAge, vec![label(lane)], age.as_secs_f64());
     }
-    let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable];
+    let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable, depths.events];
     for (queue, number) in words::REST_QUEUES.into_iter().zip(rest) {
         put(values, Name::RestDepth, vec![KeyValue::new("queue", queue)], count(number));
     }

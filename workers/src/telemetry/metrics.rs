@@ -51,6 +51,7 @@ pub struct Metrics {
     held: Counter<u64>,
     duplicates: Counter<u64>,
     reloads: Counter<u64>,
+    events_dropped: Counter<u64>,
     /// Names of transports.
     pub(super) transports: Names,
     /// Names of groups.
@@ -74,6 +75,7 @@ impl Metrics {
             held: counter(meter, Name::Held),
             duplicates: counter(meter, Name::DuplicatesSuppressed),
             reloads: counter(meter, Name::ConfigReloads),
+            events_dropped: counter(meter, Name::EventsDropped),
             transports: Names::new("none"),
             groups: Names::new("other"),
         }
@@ -113,6 +115,7 @@ impl Metrics {
         for result in words::RELOADS {
             self.reloads.add(0, &[KeyValue::new("result", result)]);
         }
+        self.events_dropped.add(0, &[]);
     }
 
     fn begun(&self, job: &Job, transport: &str, group: &str) {
@@ -272,6 +275,13 @@ pub fn parked(of: Lane, why: &'static str) {
 pub fn dead(of: Lane, why: &str) {
     if let Some(metrics) = get() {
         metrics.dead.add(1, &[lane(of), reason(words::one_of(words::DEAD_REASONS, why))]);
+    }
+}
+
+/// An event was lost.
+pub fn event_dropped() {
+    if let Some(metrics) = get() {
+        metrics.events_dropped.add(1, &[]);
     }
 }
 

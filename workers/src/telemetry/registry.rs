@@ -60,6 +60,7 @@ pub enum Name {
     StoreDegraded,
     StoreReplayPending,
     ConfigReloads,
+    EventsDropped,
 }
 
 impl Name {
@@ -166,7 +167,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
         name: "postrider.rest.depth",
         kind: Kind::Gauge,
         unit: "{message}",
-        help: "Messages at rest: given up, held for a person, in quarantine, wanted by no queue",
+        help: "Messages at rest: given up, held for a person, in quarantine, wanted by no queue, events that those who listen did not take yet",
         labels: &["queue"],
         buckets: &[],
     },
@@ -290,6 +291,14 @@ pub const INSTRUMENTS: &[Instrument] = &[
         labels: &["result"],
         buckets: &[],
     },
+    Instrument {
+        name: "postrider.events.dropped",
+        kind: Kind::Counter,
+        unit: "{event}",
+        help: "Events that were lost because the queue of waiting events was full, or because no job could wait for them",
+        labels: &[],
+        buckets: &[],
+    },
 ];
 
 /// The attributes of spans. Those below `postrider.` are our own; the others are OpenTelemetry's semantic conventions for messaging, databases,
@@ -323,7 +332,7 @@ pub mod attribute {
         OUTCOME = "postrider.outcome": "How the attempt ended: `accepted`, `refused`, `unknown` or `lost_claim`.",
         CLASS = "postrider.class": "The class of a refusal.",
         ANSWER = "postrider.answer": "The transport's last answer, without addresses, at most 200 bytes.",
-        SETTLEMENT = "postrider.settlement": "What followed: `done`, `again`, `split`, `hold`, `bury`, `quarantine` or `return`.",
+        SETTLEMENT = "postrider.settlement": "What followed: `done`, `again`, `split`, `hold`, `bury`, `quarantine`, `return` or `give_back`.",
         PARK_UNTIL = "postrider.park.until": "The time that the job was put away until.",
         SAMPLED_BY = "postrider.sampled_by": "Why the trace is here: `ratio` (of itself or its parent), or `failure`.",
         MESSAGING_SYSTEM = "messaging.system": "`rabbitmq`, or `postrider` for the embedded queue.",

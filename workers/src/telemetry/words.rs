@@ -55,7 +55,7 @@ pub const POOL_STATES: [&str; 2] = ["busy", "idle"];
 pub const STAGES: [&str; 10] =
     ["compose", "connect", "tls", "hello", "auth", "mail_from", "rcpt_to", "data", "body", "call"];
 /// `rest_queue`
-pub const REST_QUEUES: [&str; 4] = ["dead", "hold", "suspect", "unroutable"];
+pub const REST_QUEUES: [&str; 5] = ["dead", "hold", "suspect", "unroutable", "events"];
 /// `level`
 pub const LEVELS: [&str; 7] = ["0", "1", "2", "3", "4", "5", "6"];
 /// `reload`

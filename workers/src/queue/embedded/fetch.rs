@@ -138,6 +138,7 @@ impl Fetcher {
             message_id: one.message_id,
             message_type: one.message_type,
             meta: meta_of(self.plan.queue, &one.meta),
+            cut: None,
             source: Source { kind: self.plan.kind, lane, shard: 0 },
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,

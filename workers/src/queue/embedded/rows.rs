@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// A row that is given back is taken again after so long.
+const GIVE_BACK_WAIT_MS: i64 = 1000;
+
 /// What settling does to a row.
 pub enum Change {
     /// The row goes.
@@ -28,6 +31,8 @@ pub enum Change {
     Split { metas: Vec<String> },
     /// The row is free again, as if it had not been delivered.
     Free,
+    /// The row is free again after a moment; that it was delivered stays counted.
+    GiveBack { due_at: i64 },
 }
 
 impl Change {
@@ -43,6 +48,7 @@ impl Change {
             Settlement::Bury(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
             Settlement::Return => Self::Free,
+            Settlement::GiveBack => Self::GiveBack { due_at: now_ms + GIVE_BACK_WAIT_MS },
         }
     }
 }
@@ -85,6 +91,11 @@ pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms:
                  WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
             .execute(params![row, owner, fence])?,
+        Change::GiveBack { due_at } => db
+            .prepare_cached(
+                "UPDATE message SET owner = NULL, lease_until = 0, due_at = ?4 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
+            )?
+            .execute(params![row, owner, fence, due_at])?,
     };
     Ok(changed > 0)
 }
@@ -201,7 +212,7 @@ pub fn at_rest(
     let read = |row: &Row<'_>| {
         let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let take = Take { row: row.get(0)?, fence: row.get(4)? };
-        Ok((take, RestMessage { message_id, meta: meta_of(queue, &meta), body: body.into() }))
+        Ok((take, RestMessage { message_id, meta: meta_of(queue, &meta), cut: None, body: body.into() }))
     };
     let mut statement = db.prepare_cached(
         "SELECT id, message_id, meta, body, fence FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -302,7 +313,7 @@ pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, 
     let read = |row: &Row<'_>| {
         let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let meta = meta_of(&queue, &meta);
-        Ok((queue, RestMessage { message_id, meta, body: row.get::<_, Vec<u8>>(3)?.into() }))
+        Ok((queue, RestMessage { message_id, meta, cut: None, body: row.get::<_, Vec<u8>>(3)?.into() }))
     };
     let rows = statement.query_map([id], read)?;
     Ok(rows.collect::<Result<_, _>>()?)

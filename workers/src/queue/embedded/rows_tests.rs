@@ -43,6 +43,16 @@ fn a_row_whose_lease_ended_is_free_to_others_but_not_to_its_owner_who_lives() {
 }
 
 #[test]
+fn a_row_that_is_given_back_counts_as_delivered_and_rests_for_a_moment() {
+    let db = file();
+    let first = check_take(&db, "a", 60_000, &[0]).unwrap();
+    assert!(settle(&db, first, "a", &Change::of(Settlement::GiveBack, NOW), NOW).unwrap());
+    check_take(&db, "b", 60_000, &[]);
+    db.execute("UPDATE message SET due_at = 0", []).unwrap();
+    check_take(&db, "b", 60_000, &[1]);
+}
+
+#[test]
 fn a_delivery_whose_row_came_back_to_the_same_worker_settles_nothing() {
     let changes: [fn() -> Change; 4] = [
         || Change::Delete,

@@ -10,6 +10,7 @@ use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions},
 };
+use postrider_producer::rabbitmq::within;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
@@ -21,6 +22,8 @@ const STRAGGLER_WAIT: Duration = Duration::from_millis(5);
 /// quorum queue, an entry of its log there, whether it speaks of one message or of forty. Short beside the time that a job takes,
 /// because what is settled and not yet told still counts against the prefetch.
 const GATHER: Duration = Duration::from_millis(2);
+/// How long those that say goodbye wait for what is left to be said.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// The acknowledgements of a channel. Cheap to clone.
 #[derive(Clone)]
@@ -68,7 +71,7 @@ impl Acks {
         let (done, flushed) = oneshot::channel();
         if self.settled.send(Settled::Flush(done)).is_ok() {
             // An error means that the channel is gone, and with it what could be flushed.
-            let _ = flushed.await;
+            let _ = timeout(FLUSH_LIMIT, flushed).await;
         }
     }
 }
@@ -171,7 +174,7 @@ async fn take(channel: &Channel, watermark: &mut Watermark, flushes: &mut Vec<on
         Settled::GivenBack(tag) => {
             let options = BasicNackOptions { requeue: true, multiple: false };
             // On a channel that is gone the message comes back by itself.
-            let _ = channel.basic_nack(tag, options).await;
+            let _ = within("basic.nack", channel.basic_nack(tag, options)).await;
             watermark.given_back(tag);
         }
         Settled::Flush(done) => flushes.push(done),
@@ -180,7 +183,8 @@ async fn take(channel: &Channel, watermark: &mut Watermark, flushes: &mut Vec<on
 
 async fn write(channel: &Channel, frame: &Frame) {
     // On a channel that is gone the messages come back by themselves, and the ledger knows them.
-    let _ = channel.basic_ack(frame.tag, BasicAckOptions { multiple: frame.multiple }).await;
+    let options = BasicAckOptions { multiple: frame.multiple };
+    let _ = within("basic.ack", channel.basic_ack(frame.tag, options)).await;
 }
 
 #[cfg(test)]

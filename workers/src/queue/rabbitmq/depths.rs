@@ -1,10 +1,10 @@
 //! Asks the broker how much waits where, by passive declarations: they tell what is ready, and need no management plugin.
 
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
-use postrider_producer::rabbitmq::{connect_to_ask, short};
+use postrider_producer::rabbitmq::{connect_to_ask, short, within};
 use postrider_schemas::{
     Lane, ladder,
-    topology::{DEAD_QUEUE, HOLD_QUEUE, SUSPECT_QUEUE, UNROUTABLE_QUEUE, due_queue, jobs_queue},
+    topology::{DEAD_QUEUE, EVENTS_WAITING_QUEUE, HOLD_QUEUE, SUSPECT_QUEUE, UNROUTABLE_QUEUE, due_queue, jobs_queue},
 };
 
 use super::RabbitQueue;
@@ -24,10 +24,10 @@ impl RabbitQueue {
             Some(connection) => connection,
             None => connect_to_ask(&self.url, "postrider-looking").await?,
         };
-        let channel = looked.create_channel().await?;
+        let channel = within("channel.open", looked.create_channel()).await?;
         let depths = self.look(&channel, with_ladder).await;
         // A channel on which something was missing is closed already.
-        let _ = channel.close(200, short("looked")).await;
+        let _ = within("channel.close", channel.close(200, short("looked"))).await;
         *slot = Some(looked);
         depths
     }
@@ -44,6 +44,7 @@ impl RabbitQueue {
         depths.hold = depth(channel, HOLD_QUEUE).await?;
         depths.suspect = depth(channel, SUSPECT_QUEUE).await?;
         depths.unroutable = depth(channel, UNROUTABLE_QUEUE).await?;
+        depths.events = depth(channel, EVENTS_WAITING_QUEUE).await?;
         if with_ladder {
             let mut levels = [0; 7];
             for (level, count) in (0..).zip(&mut levels) {
@@ -59,6 +60,7 @@ impl RabbitQueue {
 
 async fn depth(channel: &Channel, queue: &str) -> Result<u64, QueueError> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-    let declared = channel.queue_declare(short(queue), passive, FieldTable::default()).await?;
+    let declared = channel.queue_declare(short(queue), passive, FieldTable::default());
+    let declared = within("queue.declare", declared).await?;
     Ok(declared.message_count().into())
 }

@@ -10,10 +10,11 @@ use lapin::{
     message::Delivery as Delivered,
     types::{AMQPValue, FieldTable, ShortString},
 };
+use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
 use postrider_schemas::{Lane, Meta, meta::Rest, topology::is_jobs_queue};
 
 use super::{Receipt, acks::Acks};
-use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
+use crate::queue::{Cut, Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
 
 /// How far a producer's clock may be ahead before its time counts as none.
 const AHEAD_MAX: Duration = Duration::from_mins(5);
@@ -33,6 +34,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
             .filter(|_| delivered.redelivered)
             .and_then(|table| number(table, "x-delivery-count"))
             .unwrap_or(0),
+        cut: cut(headers),
         meta: if source.kind == SourceKind::Jobs { fresh(properties) } else { copied(headers) },
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
@@ -93,6 +95,15 @@ fn pairs(headers: Option<&FieldTable>) -> Vec<(String, String)> {
 
 fn borrowed(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
     pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// What the connection had to leave out of the headers.
+pub fn cut(headers: Option<&FieldTable>) -> Option<Cut> {
+    let reason = value_text(headers?.inner().get(CUT_HEADER)?)?;
+    Some(match reason.strip_prefix(CUT_ALL) {
+        Some(reason) => Cut { reason: reason.trim_start().to_owned(), is_whole: true },
+        None => Cut { reason, is_whole: false },
+    })
 }
 
 /// A short string as text.
@@ -220,6 +231,18 @@ mod tests {
         };
         assert_eq!([at(-1_000_000), at(0), at(299), at(301), at(1_000_000)], [true, true, true, false, false]);
         assert_eq!(published_at(&BasicProperties::default().with_timestamp(u64::MAX), now), None);
+    }
+
+    #[test]
+    fn what_was_left_out_of_the_headers_is_told() {
+        let with = |text: &str| {
+            let mut table = FieldTable::default();
+            table.insert(CUT_HEADER.into(), AMQPValue::LongString(LongString::from(text)));
+            cut(Some(&table))
+        };
+        assert_eq!(with("too large"), Some(Cut { reason: "too large".to_owned(), is_whole: false }));
+        assert_eq!(with(&format!("{CUT_ALL} no UTF-8")), Some(Cut { reason: "no UTF-8".to_owned(), is_whole: true }));
+        assert_eq!(cut(Some(&FieldTable::default())), None);
     }
 
     #[test]

@@ -4,14 +4,13 @@
 mod acks;
 mod consume;
 mod depths;
+mod events;
 mod message;
 mod rest;
+mod vitals;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex as SyncMutex},
     time::Duration,
 };
 
@@ -20,17 +19,14 @@ use futures_util::StreamExt as _;
 use lapin::{
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
-    uri::AMQPUri,
 };
 use postrider_producer::rabbitmq::{
-    ConnectError, connect,
+    ConnectError, address, connect,
     link::{Link, LinkLimits, Outgoing, PublishError},
-    short, topology,
+    short, topology, within,
 };
 use postrider_schemas::{
-    Event, Meta,
-    event::EVENT_CONTENT_TYPE,
-    ladder,
+    Meta, ladder,
     topology::{DEAD_EXCHANGE, DUE_EXCHANGE, EVENTS_EXCHANGE, Topology},
     wire::{JOB_CONTENT_TYPE, JOB_TYPE},
 };
@@ -41,7 +37,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use self::acks::Acks;
+use self::{acks::Acks, vitals::Vitals};
 use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
 use crate::{
     config::TopologyMode,
@@ -77,8 +73,9 @@ pub struct RabbitQueue {
     publishing: Link,
     /// For those who ask how much waits; made when it is needed.
     looking: Mutex<Option<lapin::Connection>>,
+    refusals: SyncMutex<events::Refusals>,
     begun: Instant,
-    up: Arc<AtomicBool>,
+    vitals: Arc<Vitals>,
     /// No new deliveries.
     stop: CancellationToken,
     /// Nothing more is handed on.
@@ -94,10 +91,11 @@ impl RabbitQueue {
         let topology = Topology::v1(shards);
         let connection = connect(url, "postrider-topology").await?;
         let stands = see_to(&connection, mode, &topology).await;
-        connection.close(200, short("looked")).await?;
+        // Only said goodbye to: what it was asked is answered.
+        let _ = within("connection.close", connection.close(200, short("looked"))).await;
         stands?;
         let publishing = Link::connect(url, "postrider-worker publishing", LinkLimits::default()).await?;
-        let uri: AMQPUri = url.parse().map_err(ConnectError::Url)?;
+        let uri = address::parse(url).map_err(ConnectError::Url)?;
         Ok(Self {
             url: url.to_owned(),
             address: (uri.authority.host.as_str().into(), uri.authority.port),
@@ -106,8 +104,9 @@ impl RabbitQueue {
             shards,
             publishing,
             looking: Mutex::default(),
+            refusals: SyncMutex::default(),
             begun: Instant::now(),
-            up: Arc::default(),
+            vitals: Arc::new(Vitals::new()),
             stop: CancellationToken::new(),
             quiet: CancellationToken::new(),
             end: CancellationToken::new(),
@@ -122,16 +121,23 @@ impl RabbitQueue {
             topology: self.topology.clone(),
             options,
             deliveries,
-            up: Arc::clone(&self.up),
+            publishing: self.publishing.clone(),
+            vitals: Arc::clone(&self.vitals),
             stop: self.stop.clone(),
             quiet: self.quiet.clone(),
             end: self.end.clone(),
+            forwards: TaskTracker::new(),
         };
         self.tasks.spawn(supervisor.run());
     }
 
     pub(super) fn consumers_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.vitals.all_run() && !self.stop.is_cancelled()
+    }
+
+    /// False once the supervisor of the consumers did nothing for too long. One that was told to stop has nothing to do.
+    pub(super) fn is_alive(&self) -> bool {
+        self.vitals.is_alive() || self.stop.is_cancelled()
     }
 
     pub(super) fn takes(&self) -> bool {
@@ -140,6 +146,9 @@ impl RabbitQueue {
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
         let AnyReceipt::Rabbit(receipt) = &delivery.receipt else { return Err(SettleError::AckLost) };
+        if settlement == Settlement::GiveBack {
+            return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
+        }
         // A message that was delivered before has to keep its time, which the ledger goes by.
         if settlement == Settlement::Return && delivery.redelivered && delivery.published_at.is_none() {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
@@ -173,23 +182,6 @@ impl RabbitQueue {
         }
     }
 
-    pub(super) async fn emit(&self, event: &Event) -> Result<(), PublishError> {
-        let message = Outgoing {
-            exchange: EVENTS_EXCHANGE.to_owned(),
-            routing_key: event.routing_key(),
-            message_id: event.id.clone(),
-            kind: "postrider.event.v1".to_owned(),
-            content_type: EVENT_CONTENT_TYPE,
-            headers: Vec::new(),
-            body: Bytes::from(event.encode()),
-            mandatory: false,
-            user_id: None,
-            published_at: None,
-        };
-        self.together().await;
-        Box::pin(self.publishing.publish(&message)).await
-    }
-
     /// Resolves for all who wait at the same moment, a few hundred times a second. What is published then goes out in one write and is
     /// confirmed in one frame, instead of a wakeup of the connection's thread and a packet each way for every job. Each publish still
     /// waits for its confirm: an event that was not confirmed is not told, and the job would be settled without it.
@@ -201,7 +193,6 @@ impl RabbitQueue {
 
     pub(super) async fn stop_consuming(&self) {
         self.stop.cancel();
-        self.up.store(false, Ordering::Relaxed);
         // Where it takes longer, what was fetched comes back with the connection.
         let _ = tokio::time::timeout(consume::STOP_LIMIT, self.quiet.cancelled()).await;
     }
@@ -220,13 +211,16 @@ impl RabbitQueue {
     /// Events from now on, by a queue of our own that goes with the connection.
     pub(super) async fn events(&self) -> Result<mpsc::Receiver<Bytes>, QueueError> {
         let connection = connect(&self.url, "postrider-events").await?;
-        let channel = connection.create_channel().await?;
+        let channel = within("channel.open", connection.create_channel()).await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare(short(""), options, FieldTable::default()).await?.name().clone();
+        let declared = channel.queue_declare(short(""), options, FieldTable::default());
+        let queue = within("queue.declare", declared).await?.name().clone();
         let bind = QueueBindOptions::default();
-        channel.queue_bind(queue.clone(), short(EVENTS_EXCHANGE), short("#"), bind, FieldTable::default()).await?;
+        let bound = channel.queue_bind(queue.clone(), short(EVENTS_EXCHANGE), short("#"), bind, FieldTable::default());
+        within("queue.bind", bound).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let mut consumer = channel.basic_consume(queue, short(""), options, FieldTable::default()).await?;
+        let consumed = channel.basic_consume(queue, short(""), options, FieldTable::default());
+        let mut consumer = within("basic.consume", consumed).await?;
         let (sender, receiver) = mpsc::channel(256);
         tokio::spawn(async move {
             // The connection lives as long as somebody listens.
@@ -265,7 +259,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
         )
     };
     match settlement {
-        Settlement::Done => Vec::new(),
+        Settlement::Done | Settlement::GiveBack => Vec::new(),
         // A message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
         Settlement::Return => {
             let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.deliveries);

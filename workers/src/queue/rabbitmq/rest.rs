@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use postrider_producer::rabbitmq::{connect, short};
+use postrider_producer::rabbitmq::{connect, short, within};
 use postrider_schemas::{
     ladder,
     topology::{DEAD_QUEUE, HOLD_QUEUE},
@@ -26,15 +26,17 @@ impl RabbitQueue {
             Rest::Hold => HOLD_QUEUE,
         };
         let connection = connect(&self.url, "postrider-tool").await.map_err(QueueError::from)?;
-        let channel = connection.create_channel().await.map_err(QueueError::from)?;
+        let failed = |error| QueueError::At(queue.to_owned(), error);
+        let channel = within("channel.open", connection.create_channel()).await.map_err(failed)?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        let looked =
-            channel.queue_declare(short(queue), passive, FieldTable::default()).await.map_err(QueueError::from)?;
+        let looked = channel.queue_declare(short(queue), passive, FieldTable::default());
+        let looked = within("queue.declare", looked).await.map_err(failed)?;
         let depth = u64::from(looked.message_count());
         let mut seen = 0;
         // Bounded by the depth at the start: what comes to rest meanwhile is for the next look.
         while seen < depth {
-            let got = channel.basic_get(short(queue), BasicGetOptions::default()).await.map_err(QueueError::from)?;
+            let got = channel.basic_get(short(queue), BasicGetOptions::default());
+            let got = within("basic.get", got).await.map_err(failed)?;
             let Some(got) = got else { break };
             seen += 1;
             let delivered = got.delivery;
@@ -42,6 +44,7 @@ impl RabbitQueue {
             let message = RestMessage {
                 message_id: message::text(properties.message_id().as_ref()),
                 meta: message::at_rest(properties),
+                cut: message::cut(properties.headers().as_ref()),
                 body: Bytes::from(delivered.data),
             };
             match decide(&message).await {
@@ -55,10 +58,11 @@ impl RabbitQueue {
                     self.publishing.publish(&copy).await?;
                 }
             }
-            channel.basic_ack(delivered.delivery_tag, BasicAckOptions::default()).await.map_err(QueueError::from)?;
+            let acknowledged = channel.basic_ack(delivered.delivery_tag, BasicAckOptions::default());
+            within("basic.ack", acknowledged).await.map_err(failed)?;
         }
         linger().await;
-        connection.close(200, short("looked")).await.map_err(QueueError::from)?;
+        within("connection.close", connection.close(200, short("looked"))).await.map_err(failed)?;
         Ok(seen)
     }
 }

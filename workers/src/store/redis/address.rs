@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
+use postrider_producer::rabbitmq::address::{decoded, host_and_port, shown};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisResult, TlsMode,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -71,50 +71,64 @@ enum Kind {
 
 impl Address {
     /// `redis[s]://`, `redis[s]+sentinel://h:p,h:p/MASTER[/DB][?sentinel_password=..]`, `redis[s]+cluster://h:p,h:p`, each with
-    /// an optional `user:password@`. Errors never repeat the URL, because it may hold a password.
+    /// an optional `user:password@`. What stands there is used as it is or refused. Errors never repeat the URL, because it may hold a password.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         let broken = |what: &str| StoreError::Broken(format!("store.url: {what}"));
+        let decoded = |text: &str| decoded(text).map_err(|error| broken(&error));
         let (scheme, rest) = url.split_once("://").ok_or_else(|| broken("not an address"))?;
-        let tls = scheme.starts_with("rediss");
-        let mode = scheme.trim_start_matches("rediss").trim_start_matches("redis");
+        let unknown = || broken("the scheme is none of redis, rediss, redis+sentinel, redis+cluster, embedded");
+        let (tls, mode) = match scheme.strip_prefix("rediss") {
+            Some(mode) => (true, mode),
+            None => (false, scheme.strip_prefix("redis").ok_or_else(unknown)?),
+        };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        let (user, password) = match login.split_once(':') {
+            None if login.is_empty() => (None, None),
+            None => return Err(broken("a user without a password; a password alone is written `:password@`")),
+            Some((_, "")) => return Err(broken("an empty password; leave the login out where Redis asks for none")),
+            Some((user, password)) => {
+                ((!user.is_empty()).then(|| decoded(user)).transpose()?, Some(decoded(password)?))
+            }
+        };
         let mut path = path.trim_end_matches('/').split('/').filter(|part| !part.is_empty());
         let mut sentinel_password = None;
         for (name, value) in
             query.split('&').filter(|pair| !pair.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
         {
             match name {
-                "sentinel_password" if mode == "+sentinel" => sentinel_password = decoded(value),
-                "protocol" => {}
-                _ => return Err(broken("a setting after `?` that is not known")),
+                "sentinel_password" if mode == "+sentinel" && !value.is_empty() => {
+                    sentinel_password = Some(decoded(value)?)
+                }
+                // It is spoken in any case.
+                "protocol" if matches!(value, "3" | "resp3") => {}
+                _ => return Err(broken("a setting after `?` that is not known, or has no value that is")),
             }
         }
         let (kind, port) = match mode {
             "" => (Kind::Standalone, 6379),
             "+cluster" => (Kind::Cluster, 6379),
             "+sentinel" => {
-                let master = path.next().and_then(decoded);
+                let master = path.next().map(decoded).transpose()?;
                 let master =
                     master.ok_or_else(|| broken("the master's name is missing: redis+sentinel://HOST:PORT/NAME"))?;
                 (Kind::Sentinel { master, password: sentinel_password }, 26379)
             }
-            _ => return Err(broken("the scheme is none of redis, rediss, redis+sentinel, redis+cluster, embedded")),
+            _ => return Err(unknown()),
         };
         let database = match path.next() {
             None => 0,
-            Some(number) => number.parse().map_err(|_| broken("the database is not a number"))?,
+            Some(number) => number.parse::<u16>().map_err(|_| broken("the database is not a number"))?.into(),
         };
-        let nodes = hosts.split(',').map(|host| node(host, port)).collect::<Option<Vec<_>>>();
-        let nodes = nodes.ok_or_else(|| broken("a host or port that cannot be read"))?;
+        let nodes = hosts.split(',').map(|host| host_and_port(host, port)).collect::<Result<Vec<_>, _>>();
+        let nodes = nodes.map_err(|error| broken(&error))?;
         if path.next().is_some() || (mode.is_empty() && nodes.len() != 1) || (mode == "+cluster" && database != 0) {
             return Err(broken(
                 "one host has no scheme of its own, several need +sentinel or +cluster, a cluster has database 0 only",
             ));
         }
-        Ok(Self { kind, user: decoded(user), password: decoded(password), database, tls, nodes })
+        Ok(Self { kind, user, password, database, tls, nodes })
     }
 
     /// True where the keys of one command must share a slot.
@@ -124,7 +138,7 @@ impl Address {
 
     /// Hosts and ports, for people.
     pub fn shown(&self) -> String {
-        self.nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(",")
+        self.nodes.iter().map(|(host, port)| shown(host, *port)).collect::<Vec<_>>().join(",")
     }
 
     /// A new connection; asks Sentinel anew who is master. Takes at most a few seconds.
@@ -205,21 +219,6 @@ impl Address {
 
 const EMPTY: (redis::ErrorKind, &str) = (redis::ErrorKind::InvalidClientConfig, "no host");
 
-fn decoded(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| percent_decode_str(text).decode_utf8_lossy().into_owned())
-}
-
-/// `host`, `host:port` or `[v6]:port`.
-fn node(text: &str, default_port: u16) -> Option<(String, u16)> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => (host, Some(port.strip_prefix(':')?)),
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Some(default_port), |port| port.parse().ok())?;
-    (!host.is_empty()).then(|| (host.to_owned(), port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,7 +236,11 @@ mod tests {
     fn every_form_of_address_is_read() {
         check("redis://localhost", "localhost:6379", 0, None);
         check("redis://u:p%40ss@h:1/3", "h:1", 3, Some("p@ss"));
-        check("rediss://:pw@[::1]:7", "::1:7", 0, Some("pw"));
+        check("rediss://:pw@[::1]:7", "[::1]:7", 0, Some("pw"));
+        check("redis://[2001:db8::5]/15", "[2001:db8::5]:6379", 15, None);
+        check("redis://:a@b:c@h", "h:6379", 0, Some("a@b:c"));
+        check("redis://us%3Aer:%3A%2F%3F%23%25@h/0", "h:6379", 0, Some(":/?#%"));
+        check("redis://h?protocol=resp3", "h:6379", 0, None);
         check("redis+sentinel://a:1,b/main/2", "a:1,b:26379", 2, None);
         check("redis+cluster://a:1,b:2", "a:1,b:2", 0, None);
     }
@@ -254,8 +257,24 @@ mod tests {
             "redis+cluster://h/1",
             "redis://h?x=1",
             "redis://",
+            "redis://h/-1",
+            "redis://h:0",
+            "redis://h:",
+            "redis://::1",
+            "redis://[::1",
+            "redis://[h]",
+            "redis://h%20",
+            "redissredis://h",
+            "redis+x://h",
+            "redis://user@h",
+            "redis://user:@h",
+            "redis://:@h",
+            "redis://user:hunter2%zz@h",
+            "redis://user:hunter2/x@h",
+            "redis://user:1/hunter2@h",
+            "redis://user:hunter2?x@h",
         ] {
-            let url = url.replace("://", "://user:hunter2@");
+            let url = if url.contains('@') { url.to_owned() } else { url.replace("://", "://user:hunter2@") };
             let error = Address::parse(&url).err().unwrap_or_else(|| panic!("{url} was taken"));
             assert!(!error.is_down() && !error.to_string().contains("hunter2"), "{error}");
         }

@@ -54,6 +54,11 @@ pub struct RedisStore {
     clock: Arc<StoreClock>,
 }
 
+/// Where the Redis at `url` is, for people.
+pub fn shown(url: &str) -> Result<String, StoreError> {
+    Address::parse(url).map(|address| format!("Redis at {}", address.shown()))
+}
+
 impl RedisStore {
     /// See [`super::Store::connect`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {

@@ -19,7 +19,7 @@ use crate::{
     decide::{
         due::{Due, due, park_until},
         limits::admit::{Admission, Ask},
-        poison::{losses, poison},
+        poison::{losses_begun, poison},
         retry::spread,
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict},
@@ -27,6 +27,7 @@ use crate::{
     },
     failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, slot::Slot},
+    memory::{Memory, Turn},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
@@ -60,6 +61,8 @@ pub struct World {
     pub circuits: Arc<Circuits>,
     /// How fast mail may go.
     pub limiter: Limiter,
+    /// How many bytes may be in hand.
+    pub memory: Memory,
 }
 
 /// A job with its message and the rule that takes it.
@@ -97,11 +100,41 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
     traces::trailed(delivery, queue.address(), now(), |delivery| attempted(world, delivery, seats, stop)).await;
 }
 
-async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
+async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop: CancellationToken) {
+    look_back(&world, &mut delivery).await;
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
-    if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
+    if let Some(settlement) = poison(&delivery.meta, delivery.lost, in_quarantine, poison_after, now()) {
         return put_aside(&world, delivery, settlement).await;
+    }
+    // One that has to keep its time, and has none, cannot go back as a copy.
+    let may_leave = !in_quarantine && (delivery.published_at.is_some() || !may_have_been_begun(&delivery));
+    let turn = {
+        let _waiting = traces::waiting("memory");
+        stop.run_until_cancelled(delivery.held.turn(may_leave)).await
+    };
+    match turn {
+        Some(Turn::Now) => {}
+        Some(Turn::Later(wait)) => {
+            metrics::parked(delivery.source.lane, "memory");
+            let at = now().checked_add(wait).unwrap_or(Timestamp::MAX);
+            traces::forget();
+            return close(&world, delivery, Settlement::Later(at)).await;
+        }
+        None => {
+            traces::forget();
+            return close(&world, delivery, Settlement::Return).await;
+        }
+    }
+    // What was delivered before has its seat before anything is done with it, and the store hears of it: it may be what ends workers.
+    let mut seat = None;
+    if may_have_been_begun(&delivery) {
+        seat = take_seat(&seats, &delivery, String::new(), &stop).await;
+        if seat.is_none() {
+            traces::forget();
+            return close(&world, delivery, Settlement::Return).await;
+        }
+        begin(&world, &mut delivery).await;
     }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
         Ok(job) => job,
@@ -115,15 +148,9 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     }
     let first = route.order(job.id()).first().copied().unwrap_or_default();
     let whose = format!("{} {first}", job.tenant());
-    let seat = match delivery.source.kind {
-        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
-        SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
-        SourceKind::Jobs | SourceKind::Due => {
-            let _waiting = traces::waiting("seat");
-            let is_fresh = delivery.source.kind == SourceKind::Jobs;
-            stop.run_until_cancelled(seats.take(delivery.source.lane, whose, is_fresh)).await
-        }
-    };
+    if seat.is_none() {
+        seat = take_seat(&seats, &delivery, whose, &stop).await;
+    }
     let Some(seat) = seat else {
         traces::forget();
         return close(&world, delivery, Settlement::Return).await;
@@ -135,6 +162,46 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     let task = Task { job: &job, meta: &meta, published_at, route, parts, key, seat, stop };
     attempts::describe(&task);
     guarded(&world, delivery, &task).await;
+}
+
+/// Waits for a seat; nothing where `stop` comes first.
+async fn take_seat(seats: &Seats, delivery: &Delivery, whose: String, stop: &CancellationToken) -> Option<Seat> {
+    let lane = delivery.source.lane;
+    let is_fresh = match delivery.source.kind {
+        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
+        SourceKind::Suspect => return Some(seats.beside(lane)),
+        SourceKind::Jobs => true,
+        SourceKind::Due => false,
+    };
+    let _waiting = traces::waiting("seat");
+    let seat = stop.run_until_cancelled(seats.take(lane, whose, is_fresh)).await?;
+    Some(if delivery.held.may_linger() { seat } else { seat.heavy() })
+}
+
+/// The name by which the store knows the attempts with a message.
+fn name(delivery: &Delivery) -> Option<String> {
+    let part = delivery.meta.part.map(|part| format!("/{part}")).unwrap_or_default();
+    delivery.message_id.as_ref().map(|id| format!("{id}{part}"))
+}
+
+/// With how many of its deliveries workers were lost: the queue counts those too in which it only waited. Without the store, or without a name, all
+/// count.
+async fn look_back(world: &World, delivery: &mut Delivery) {
+    if may_have_been_begun(delivery)
+        && let Some(name) = name(delivery)
+        && let Ok(begun) = world.store.begun(&name).await
+    {
+        delivery.begun = begun;
+        delivery.lost = losses_begun(&delivery.meta, delivery.deliveries, begun);
+    }
+}
+
+/// Tells the store that something is done with a message that was delivered before.
+async fn begin(world: &World, delivery: &mut Delivery) {
+    if let Some(name) = name(delivery) {
+        // Without the store all deliveries count.
+        delivery.begun = world.store.begin(&name).await.unwrap_or(delivery.begun);
+    }
 }
 
 /// The rule that takes a job, and its parts where its recipients go separate ways. A part stays together: where its recipients would go separate
@@ -195,7 +262,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
             let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
-            let meta = Meta { parks: task.meta.parks + 1, losses: lost(&delivery), ..task.meta.clone() };
+            let meta = Meta { parks: task.meta.parks + 1, losses: delivery.lost, ..task.meta.clone() };
             metrics::parked(task.job.lane(), "busy");
             close(world, delivery, Settlement::Again { at, meta }).await;
         }
@@ -495,11 +562,6 @@ async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
     matches!(world.store.alias(task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
-/// Workers that were lost with this message in hand.
-pub(crate) fn lost(delivery: &Delivery) -> u32 {
-    losses(&delivery.meta, delivery.deliveries)
-}
-
 /// The queue's own mark goes with a copy; the count of losses that the copy carries does not.
 fn may_have_been_begun(delivery: &Delivery) -> bool {
     delivery.redelivered || delivery.meta.losses > 0
@@ -569,6 +631,12 @@ fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
     let settling = traces::call("settle");
     attempts::note_settlement(&settling, world, delivery.source, &settlement);
+    if delivery.begun > 0
+        && let Some(name) = name(&delivery)
+    {
+        // What is left behind says of the next copy that workers were lost with it: one more than there were, at worst.
+        let _ = world.store.ended(&name).await;
+    }
     let settled = world.queue.settle(delivery, settlement).await;
     if settled.is_err() {
         settling.fail("settlement", "the settlement did not arrive");

@@ -1,16 +1,20 @@
 //! The broker's side of publishing: a supervised connection, and the topology.
 
+pub mod intake;
 pub mod link;
 pub mod topology;
 
 use std::time::Duration;
 
+use async_rs::{Runtime, Tokio, traits::RuntimeKit, util::RuntimeParts};
 use lapin::{
     Connection, ConnectionProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
     uri::AMQPUri,
 };
 use tokio::time::timeout;
+
+use self::intake::{Intake, Sockets};
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -45,13 +49,27 @@ pub async fn connect(url: &str, name: &str) -> Result<Connection, ConnectError> 
     open(url.parse().map_err(ConnectError::Url)?, name).await
 }
 
-async fn open(mut uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> {
+/// Opens a connection that reads no more than an intake allows.
+pub async fn connect_with_intake(url: &str, name: &str, intake: &Intake) -> Result<Connection, ConnectError> {
+    let sockets = Sockets { tokio: Tokio::current(), intake: intake.clone() };
+    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), sockets));
+    open_on(url.parse().map_err(ConnectError::Url)?, name, runtime).await
+}
+
+async fn open(uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> {
+    open_on(uri, name, Runtime::tokio_current()).await
+}
+
+async fn open_on<R>(mut uri: AMQPUri, name: &str, runtime: Runtime<R>) -> Result<Connection, ConnectError>
+where
+    R: RuntimeKit + Clone + Send + Sync + 'static,
+{
     // Fails only where the process has a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     uri.query.heartbeat.get_or_insert(10);
     let host = format!("{}:{}", uri.authority.host, uri.authority.port);
     let properties = ConnectionProperties::default().with_connection_name(name.to_owned().into());
-    match timeout(CONNECT_LIMIT, Connection::connect_uri(uri, properties)).await {
+    match timeout(CONNECT_LIMIT, Connection::connect_uri_with_runtime(uri, properties, runtime)).await {
         Err(_) => Err(ConnectError::Timeout(host)),
         Ok(Err(error)) => Err(ConnectError::Refused(host, error)),
         Ok(Ok(connection)) => Ok(connection),

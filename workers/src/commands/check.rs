@@ -44,6 +44,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let names: Vec<&str> = route.transports().map(|n| config.transports[n].name.as_str()).collect();
         output::line(&format!("route {}: by {}", route.name, names.join(", ")))?;
     }
+    output::line(&memory(&config))?;
     for line in limits(&config) {
         output::line(&line)?;
     }
@@ -55,6 +56,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     output::line("ok")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What messages in hand may take.
+fn memory(config: &Config) -> String {
+    let budget = config.worker.budget();
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let source = if config.worker.memory.is_some() { "worker.memory" } else { "found here" };
+    let (all, limit, alone) = (mib(budget.all()), mib(budget.limit), mib(budget.side_by_side()));
+    format!("memory: {all} for messages in hand, of a limit of {limit} ({source}); jobs above {alone} go one at a time")
 }
 
 /// Every limit that the configuration names, and whom it is for.

@@ -16,6 +16,7 @@ use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
+use crate::memory::{self, Budget};
 use crate::decide::{
     capabilities::{Capabilities, Kind},
     retry::RetrySchedule,
@@ -104,6 +105,15 @@ pub struct WorkerConfig {
     pub drain: Duration,
     /// Lost workers before quarantine.
     pub poison_after: u32,
+    /// Bytes that the process may take; nothing: as its surroundings say.
+    pub memory: Option<u64>,
+}
+
+impl WorkerConfig {
+    /// How the memory of a worker is divided.
+    pub fn budget(&self) -> Budget {
+        Budget::of(self.memory.unwrap_or_else(|| memory::limit(|path| std::fs::read_to_string(path).ok())))
+    }
 }
 
 /// Logging.

@@ -25,6 +25,8 @@ pub enum Settlement {
     Quarantine(Meta),
     /// Not started: the broker may give it to somebody else at once.
     Return,
+    /// Not started, and to come back at this time.
+    Later(Timestamp),
 }
 
 impl Settlement {
@@ -38,6 +40,7 @@ impl Settlement {
             Self::Bury(_) => "bury",
             Self::Quarantine(_) => "quarantine",
             Self::Return => "return",
+            Self::Later(_) => "later",
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Name {
     BrokerBlocked,
     StoreDegraded,
     StoreReplayPending,
+    MemoryHeld,
+    MemoryBudget,
     ConfigReloads,
 }
 
@@ -279,6 +281,22 @@ pub const INSTRUMENTS: &[Instrument] = &[
         kind: Kind::Gauge,
         unit: "{job}",
         help: "Successes that the store has yet to hear of",
+        labels: &[],
+        buckets: &[],
+    },
+    Instrument {
+        name: "postrider.memory.held",
+        kind: Kind::Gauge,
+        unit: "By",
+        help: "Memory that the messages in hand are counted with: those that wait, and the shares of those that are worked on",
+        labels: &[],
+        buckets: &[],
+    },
+    Instrument {
+        name: "postrider.memory.budget",
+        kind: Kind::Gauge,
+        unit: "By",
+        help: "Memory that messages in hand may take, five eighths of the worker's limit",
         labels: &[],
         buckets: &[],
     },

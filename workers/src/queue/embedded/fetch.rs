@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use postrider_producer::embedded::{Db, DbError, tables::meta_of};
 use postrider_schemas::Lane;
+use rusqlite::Connection;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::sleep,
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{LEASE, Receipt, now_ms, rows};
+use crate::decide::poison::losses;
+use crate::memory::Memory;
 use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
 
 /// Most rows taken at once.
@@ -20,6 +23,8 @@ const BATCH_MAX: usize = 64;
 const GATHER: Duration = Duration::from_millis(5);
 /// A look at the file without any sign that something changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A look at rows that were too large at the last one.
+const FULL: Duration = Duration::from_millis(50);
 
 /// What one fetcher takes, and how much of it may be in hand.
 pub struct Plan {
@@ -30,7 +35,7 @@ pub struct Plan {
 }
 
 /// Fresh and returning work of a lane side by side, so that neither waits behind the other; quarantine one at a time.
-pub fn plans(options: SubscribeOptions) -> Vec<Plan> {
+pub fn plans(options: &SubscribeOptions) -> Vec<Plan> {
     let mut plans = vec![Plan { queue: "suspect", lane: None, kind: SourceKind::Suspect, prefetch: 1 }];
     for lane in Lane::ALL {
         let prefetch = match lane {
@@ -53,6 +58,7 @@ pub struct Fetcher {
     pub db: Db,
     pub owner: Arc<str>,
     pub plan: Plan,
+    pub memory: Memory,
     pub deliveries: mpsc::UnboundedSender<Delivery>,
     pub stop: CancellationToken,
 }
@@ -64,6 +70,8 @@ impl Fetcher {
         let mut arrivals = self.db.arrivals();
         // The last look took all there was: others who write are not disturbed by the next one.
         let mut is_idle = false;
+        // The last look passed over what was too large for now.
+        let mut is_full = false;
         while !self.stop.is_cancelled() {
             let permit = tokio::select! {
                 biased;
@@ -75,7 +83,7 @@ impl Fetcher {
                 sleep(GATHER).await;
             }
             arrivals.mark_unchanged();
-            if is_idle && let Some(pause) = self.pause().await {
+            if is_idle && let Some(pause) = if is_full { Some(FULL) } else { self.pause().await } {
                 drop(first);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
@@ -94,7 +102,7 @@ impl Fetcher {
                 return;
             }
             let taken = self.take(permits.len()).await;
-            let Ok(taken) = taken else {
+            let Ok((taken, passed_over)) = taken else {
                 // Not at once: a full disk stays full for a while, and its log may lie on it too.
                 drop(permits);
                 tokio::select! {
@@ -104,6 +112,7 @@ impl Fetcher {
                 continue;
             };
             is_idle = taken.len() < permits.len();
+            is_full = passed_over;
             for (one, permit) in taken.into_iter().zip(permits) {
                 if self.deliveries.send(self.delivery(one, permit)).is_err() {
                     return;
@@ -112,10 +121,13 @@ impl Fetcher {
         }
     }
 
-    async fn take(&self, limit: usize) -> Result<Vec<rows::Taken>, DbError> {
+    /// True where there may be rows for which there is no room.
+    async fn take(&self, limit: usize) -> Result<(Vec<rows::Taken>, bool), DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await;
+        let room = self.memory.room();
+        let take = move |db: &Connection| rows::take_by_size(db, (queue, lane), (&owner, lease), limit, room);
+        let taken = self.db.call(take).await;
         taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
@@ -131,11 +143,15 @@ impl Fetcher {
 
     fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
         let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
+        let meta = meta_of(&one.meta);
         Delivery::new(Message {
+            held: self.memory.hold(one.body.len()),
+            lost: losses(&meta, one.deliveries),
+            begun: 0,
             body: one.body.into(),
             message_id: one.message_id,
             message_type: one.message_type,
-            meta: meta_of(&one.meta),
+            meta,
             source: Source { kind: self.plan.kind, lane, shard: 0 },
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,

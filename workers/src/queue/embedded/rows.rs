@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::now_ms;
 use crate::{
     decide::settlement::Settlement,
+    memory::Room,
     queue::{
         RestMessage, RestVerdict,
         depths::{Depths, place},
@@ -27,8 +28,8 @@ pub enum Change {
     Move { queue: &'static str, meta: String, due_at: i64 },
     /// The row becomes several of the queue of returning work, with these headers, due at once.
     Split { metas: Vec<String> },
-    /// The row is free again, as if it had not been delivered.
-    Free,
+    /// The row is free again, as if it had not been delivered: at once, or at this time.
+    Free { due_at: Option<i64> },
 }
 
 impl Change {
@@ -42,7 +43,8 @@ impl Change {
             Settlement::Hold(meta) => to("hold", &meta, 0),
             Settlement::Bury(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
-            Settlement::Return => Self::Free,
+            Settlement::Return => Self::Free { due_at: None },
+            Settlement::Later(at) => Self::Free { due_at: Some(at.as_millisecond()) },
         }
     }
 }
@@ -69,12 +71,12 @@ pub fn settle(db: &Connection, row: i64, owner: &str, change: &Change) -> Result
             }
             db.prepare_cached("DELETE FROM message WHERE id = ?1 AND owner = ?2")?.execute(params![row, owner])?
         }
-        Change::Free => db
+        Change::Free { due_at } => db
             .prepare_cached(
-                "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0) \
-                 WHERE id = ?1 AND owner = ?2",
+                "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0), \
+                 due_at = coalesce(?3, due_at) WHERE id = ?1 AND owner = ?2",
             )?
-            .execute(params![row, owner])?,
+            .execute(params![row, owner, due_at])?,
     };
     Ok(changed > 0)
 }
@@ -96,11 +98,12 @@ macro_rules! take_where {
     ($which:literal) => {
         concat!(
             "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN (SELECT id FROM (\
-             SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND ",
+             SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND \
+             length(body) <= ?7 AND ",
             $which,
             " ORDER BY due_at, id LIMIT ?6) UNION ALL \
              SELECT id, due_at FROM message INDEXED BY message_by_lease \
-             WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND ",
+             WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND length(body) <= ?7 AND ",
             $which,
             ") ORDER BY due_at, id LIMIT ?6) \
              RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body"
@@ -108,7 +111,7 @@ macro_rules! take_where {
     };
 }
 
-/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free, but not to its owner, who lives
+/// Takes up to `limit` free rows of a queue that are due and whose bodies are no larger than `bytes_max`, the oldest first. A row whose lease ended is free, but not to its owner, who lives
 /// and still has it in hand; that it was delivered before stays counted.
 pub fn take(
     db: &Connection,
@@ -117,16 +120,19 @@ pub fn take(
     owner: &str,
     lease_ms: i64,
     limit: usize,
+    bytes_max: u64,
 ) -> Result<Vec<Taken>, DbError> {
     let now = now_ms();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    // The length of a body stands in front of it: it is not read for that.
+    let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look. And two indexes: what is in
     // hand stands in front of what is free, and is not to be read for every look either.
     let mut statement = db.prepare_cached(match lane {
         Some(_) => take_where!("queue = ?3 AND lane = ?4"),
         None => take_where!("queue = ?3 AND ?4 IS NULL"),
     })?;
-    let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
+    let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit, bytes_max], |row| {
         Ok(Taken {
             row: row.get(0)?,
             lane: row.get(1)?,
@@ -142,6 +148,35 @@ pub fn take(
     // RETURNING promises no order.
     taken.sort_by_key(|one| one.row);
     Ok(taken)
+}
+
+/// Rows of any size from the oldest one on, as long as these are large ones and `room` bytes hold them; then small ones. True where a large one may
+/// have been passed over. What is passed over is looked at again each time: by its length, which stands in front of it.
+pub fn take_by_size(
+    db: &Connection,
+    (queue, lane): (&str, Option<&str>),
+    (owner, lease_ms): (&str, i64),
+    limit: usize,
+    mut room: Room,
+) -> Result<(Vec<Taken>, bool), DbError> {
+    let mut all = Vec::new();
+    while all.len() < limit {
+        let largest = if room.is_idle { u64::MAX } else { room.large.max(room.small_max) };
+        let Some(one) = take(db, queue, lane, owner, lease_ms, 1, largest)?.pop() else { break };
+        let bytes = one.body.len() as u64;
+        room = Room { is_idle: false, large: room.large.saturating_sub(bytes), ..room };
+        all.push(one);
+        if bytes <= room.small_max {
+            break;
+        }
+    }
+    if room.is_idle {
+        return Ok((all, false));
+    }
+    if all.len() < limit {
+        all.extend(take(db, queue, lane, owner, lease_ms, limit - all.len(), room.small_max)?);
+    }
+    Ok((all, true))
 }
 
 macro_rules! next_where {
@@ -316,7 +351,7 @@ mod tests {
 
     #[track_caller]
     fn check_take(db: &Connection, owner: &str, lease_ms: i64, expected: &[u32]) {
-        let taken = take(db, "due", Some("bulk"), owner, lease_ms, 9).unwrap();
+        let taken = take(db, "due", Some("bulk"), owner, lease_ms, 9, u64::MAX).unwrap();
         assert_eq!(taken.iter().map(|one| one.deliveries).collect::<Vec<_>>(), expected);
     }
 
@@ -331,6 +366,34 @@ mod tests {
         check_take(&db, "a", 60_000, &[]);
         assert!(!settle(&db, 1, "a", &Change::Delete).unwrap(), "it belongs to somebody else now");
         assert!(settle(&db, 1, "b", &Change::Delete).unwrap());
+    }
+
+    #[test]
+    fn small_rows_pass_large_ones_for_which_there_is_no_room_and_one_that_is_larger_than_all_goes_alone() {
+        let db = file();
+        db.execute("DELETE FROM message", []).unwrap();
+        for kilobytes in [900, 50, 50, 1, 1, 50] {
+            db.execute(
+                "INSERT INTO message (queue, lane, meta, due_at, published_at, body) VALUES ('due', 'bulk', '{}', 0, 0, zeroblob(?1 * 1000))",
+                [kilobytes],
+            )
+            .unwrap();
+        }
+        let check = |is_idle, large, expected: &[usize], may_be_more| {
+            let room = Room { is_idle, large, small_max: 2000 };
+            let (taken, passed_over) = take_by_size(&db, ("due", Some("bulk")), ("a", 60_000), 9, room).unwrap();
+            assert_eq!(taken.iter().map(|one| one.body.len() / 1000).collect::<Vec<_>>(), expected);
+            assert_eq!(passed_over, may_be_more);
+            for one in taken {
+                assert!(settle(&db, one.row, "a", &Change::Free { due_at: None }).unwrap());
+            }
+        };
+        check(false, 0, &[1, 1], true);
+        check(false, 60_000, &[50, 1, 1], true);
+        check(false, 120_000, &[50, 50, 1, 1], true);
+        check(true, 0, &[900, 1, 1], true);
+        db.execute("DELETE FROM message", []).unwrap();
+        check(true, 60_000, &[], false);
     }
 
     /// How a statement would be carried out.

@@ -15,7 +15,7 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use postrider_producer::rabbitmq::{connect, short};
+use postrider_producer::rabbitmq::{connect_with_intake, short};
 use postrider_schemas::{
     Lane,
     topology::{SUSPECT_QUEUE, Topology, due_queue, jobs_queue},
@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use super::{acks::Acks, linger, message, see_to};
 use crate::{
     config::TopologyMode,
+    memory::Memory,
     queue::{Delivery, QueueError, Source, SourceKind, SubscribeOptions},
 };
 
@@ -81,7 +82,7 @@ impl Supervisor {
 
     /// One connection, from its opening to its end.
     async fn session(&self) -> Result<(), QueueError> {
-        let connection = connect(&self.url, "postrider-worker consuming").await?;
+        let connection = connect_with_intake(&self.url, "postrider-worker consuming", self.options.memory.intake()).await?;
         see_to(&connection, self.mode, &self.topology).await?;
         let running = self.consumers(&connection).await?;
         self.up.store(true, Ordering::Relaxed);
@@ -90,7 +91,7 @@ impl Supervisor {
         let broken = CancellationToken::new();
         let forwards = TaskTracker::new();
         for one in running {
-            forwards.spawn(forward(one, self.deliveries.clone(), self.stop.clone(), broken.clone()));
+            forwards.spawn(forward(one, self.options.memory.clone(), self.deliveries.clone(), self.stop.clone(), broken.clone()));
         }
         tokio::select! {
             () = broken.cancelled() => warn!("A consumer ended; connecting again"),
@@ -114,7 +115,7 @@ impl Supervisor {
     /// A consumer with a channel of its own for each queue.
     async fn consumers(&self, connection: &Connection) -> Result<Vec<Running>, QueueError> {
         let mut running = Vec::new();
-        for (queue, source, prefetch) in plan(self.options) {
+        for (queue, source, prefetch) in plan(&self.options) {
             let channel = connection.create_channel().await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let tag = short(&queue);
@@ -127,7 +128,7 @@ impl Supervisor {
 }
 
 /// Queue, source and prefetch of each consumer.
-fn plan(options: SubscribeOptions) -> Vec<(String, Source, u16)> {
+fn plan(options: &SubscribeOptions) -> Vec<(String, Source, u16)> {
     let mut plan = Vec::new();
     for lane in Lane::ALL {
         let prefetch = match lane {
@@ -148,6 +149,7 @@ fn plan(options: SubscribeOptions) -> Vec<(String, Source, u16)> {
 /// Hands deliveries on until the consumer ends or the worker stops.
 async fn forward(
     mut running: Running,
+    memory: Memory,
     deliveries: mpsc::UnboundedSender<Delivery>,
     stop: CancellationToken,
     broken: CancellationToken,
@@ -161,7 +163,7 @@ async fn forward(
                 let _ = timeout(Duration::from_secs(1), channel.basic_cancel(tag, BasicCancelOptions::default())).await;
                 // What was prefetched is handed on to be handed back; what is not, goes back with the connection.
                 while let Ok(Some(Ok(delivery))) = timeout(Duration::from_millis(500), running.consumer.next()).await {
-                    let delivery = message::delivery(delivery, running.source, running.acks.clone());
+                    let delivery = message::delivery(delivery, running.source, running.acks.clone(), &memory);
                     if deliveries.send(delivery).is_err() {
                         return;
                     }
@@ -172,7 +174,7 @@ async fn forward(
         };
         match next {
             Some(Ok(delivery)) => {
-                if deliveries.send(message::delivery(delivery, running.source, running.acks.clone())).is_err() {
+                if deliveries.send(message::delivery(delivery, running.source, running.acks.clone(), &memory)).is_err() {
                     return;
                 }
             }

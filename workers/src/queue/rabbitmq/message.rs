@@ -10,20 +10,27 @@ use lapin::{
 use postrider_schemas::{Lane, Meta};
 
 use super::{Receipt, acks::Acks};
+use crate::decide::poison::losses;
+use crate::memory::Memory;
 use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
 
 /// A delivery as the rest of the worker knows it.
-pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
+pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memory) -> Delivery {
+    let held = memory.hold(delivered.data.len());
     let properties = &delivered.properties;
     let headers = properties.headers().as_ref();
     let meta = meta(headers);
+    let deliveries = headers.and_then(|table| number(table, "x-delivery-count")).unwrap_or(0);
     Delivery::new(Message {
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
         published_at: published_at(properties),
         source: located(source, delivered.routing_key.as_str()),
         redelivered: delivered.redelivered,
-        deliveries: headers.and_then(|table| number(table, "x-delivery-count")).unwrap_or(0),
+        deliveries,
+        lost: losses(&meta, deliveries),
+        begun: 0,
+        held,
         meta,
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),

@@ -146,9 +146,11 @@ impl RabbitQueue {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
         let is_begun = settlement != Settlement::Return;
+        let is_large = delivery.held.is_large();
         for copy in copies(&delivery, settlement) {
             // Rare, and large: by value it would be part of every attempt's future.
-            Box::pin(self.publish_copy(&copy, receipt, is_begun)).await?;
+            let publishing = Box::pin(self.publish_copy(&copy, receipt, is_begun));
+            if is_large { delivery.held.memory().one_at_a_time(publishing).await? } else { publishing.await? }
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
     }
@@ -268,9 +270,14 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
         Settlement::Done => Vec::new(),
         // A message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
         Settlement::Return => {
-            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.deliveries);
+            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.lost);
             let published_at = delivery.published_at.filter(|_| meta.losses > 0);
             vec![Outgoing { published_at, ..one(at_once(), &meta) }]
+        }
+        Settlement::Later(at) => {
+            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.lost);
+            let to = due_at(at, Timestamp::now(), lane, shard);
+            vec![Outgoing { published_at: delivery.published_at, ..one(to, &meta) }]
         }
         Settlement::Again { at, meta } => vec![one(due_at(at, Timestamp::now(), lane, shard), &meta)],
         Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),

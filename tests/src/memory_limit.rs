@@ -30,7 +30,10 @@ impl MemoryLimit {
             fs::create_dir(&made.group).ok()?;
             fs::write(made.group.join(files[0]), bytes.to_string()).ok()?;
             // Where swap is not counted there is none, as a rule.
-            let _ = fs::write(made.group.join(files[1]), if *mark == "cgroup.controllers" { "0".to_owned() } else { bytes.to_string() });
+            let _ = fs::write(
+                made.group.join(files[1]),
+                if *mark == "cgroup.controllers" { "0".to_owned() } else { bytes.to_string() },
+            );
             Some(made)
         })
     }

@@ -4,11 +4,14 @@
 //! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
 //! that into another try.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire};
-use tokio::time::{sleep, timeout};
+use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire, wire::DecodeError};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -19,7 +22,7 @@ use crate::{
     decide::{
         due::{Due, due, park_until},
         limits::admit::{Admission, Ask},
-        poison::{losses_begun, poison},
+        poison::poison,
         retry::spread,
         route::{Part, Route, Routed},
         settle::{self, Next, Situation, Verdict},
@@ -27,6 +30,7 @@ use crate::{
     },
     failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, slot::Slot},
+    losses::{self, may_have_been_begun},
     memory::{Memory, Turn},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
@@ -101,7 +105,7 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
 }
 
 async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop: CancellationToken) {
-    look_back(&world, &mut delivery).await;
+    losses::look_back(&world, &mut delivery).await;
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
     if let Some(settlement) = poison(&delivery.meta, delivery.lost, in_quarantine, poison_after, now()) {
@@ -134,9 +138,9 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
             traces::forget();
             return close(&world, delivery, Settlement::Return).await;
         }
-        begin(&world, &mut delivery).await;
+        losses::begin(&world, &mut delivery).await;
     }
-    let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
+    let job = match decode(&world, &delivery).await {
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error).await,
     };
@@ -164,6 +168,23 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
     guarded(&world, delivery, &task).await;
 }
 
+/// Decodes a job. A large one has a thread for that: all others would wait for it.
+async fn decode(world: &World, delivery: &Delivery) -> Result<Job, DecodeError> {
+    let limits = world.config.job;
+    if !delivery.held.is_large() {
+        return wire::decode(&delivery.body, delivery.message_type.as_deref(), &limits);
+    }
+    let (body, kind) = (delivery.body.clone(), delivery.message_type.clone());
+    match spawn_blocking(move || wire::decode(&body, kind.as_deref(), &limits)).await {
+        Ok(decoded) => decoded,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process is ending.
+            Err(_) => pending().await,
+        },
+    }
+}
+
 /// Waits for a seat; nothing where `stop` comes first.
 async fn take_seat(seats: &Seats, delivery: &Delivery, whose: String, stop: &CancellationToken) -> Option<Seat> {
     let lane = delivery.source.lane;
@@ -176,32 +197,6 @@ async fn take_seat(seats: &Seats, delivery: &Delivery, whose: String, stop: &Can
     let _waiting = traces::waiting("seat");
     let seat = stop.run_until_cancelled(seats.take(lane, whose, is_fresh)).await?;
     Some(if delivery.held.may_linger() { seat } else { seat.heavy() })
-}
-
-/// The name by which the store knows the attempts with a message.
-fn name(delivery: &Delivery) -> Option<String> {
-    let part = delivery.meta.part.map(|part| format!("/{part}")).unwrap_or_default();
-    delivery.message_id.as_ref().map(|id| format!("{id}{part}"))
-}
-
-/// With how many of its deliveries workers were lost: the queue counts those too in which it only waited. Without the store, or without a name, all
-/// count.
-async fn look_back(world: &World, delivery: &mut Delivery) {
-    if may_have_been_begun(delivery)
-        && let Some(name) = name(delivery)
-        && let Ok(begun) = world.store.begun(&name).await
-    {
-        delivery.begun = begun;
-        delivery.lost = losses_begun(&delivery.meta, delivery.deliveries, begun);
-    }
-}
-
-/// Tells the store that something is done with a message that was delivered before.
-async fn begin(world: &World, delivery: &mut Delivery) {
-    if let Some(name) = name(delivery) {
-        // Without the store all deliveries count.
-        delivery.begun = world.store.begin(&name).await.unwrap_or(delivery.begun);
-    }
 }
 
 /// The rule that takes a job, and its parts where its recipients go separate ways. A part stays together: where its recipients would go separate
@@ -562,11 +557,6 @@ async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
     matches!(world.store.alias(task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
-/// The queue's own mark goes with a copy; the count of losses that the copy carries does not.
-fn may_have_been_begun(delivery: &Delivery) -> bool {
-    delivery.redelivered || delivery.meta.losses > 0
-}
-
 pub(crate) async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
     if let Err(error) = settle_it(world, delivery, settlement).await {
         warn!(%error, "A settlement did not arrive; the message comes back and the ledger knows it");
@@ -631,12 +621,7 @@ fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
     let settling = traces::call("settle");
     attempts::note_settlement(&settling, world, delivery.source, &settlement);
-    if delivery.begun > 0
-        && let Some(name) = name(&delivery)
-    {
-        // What is left behind says of the next copy that workers were lost with it: one more than there were, at worst.
-        let _ = world.store.ended(&name).await;
-    }
+    losses::end(world, &delivery).await;
     let settled = world.queue.settle(delivery, settlement).await;
     if settled.is_err() {
         settling.fail("settlement", "the settlement did not arrive");

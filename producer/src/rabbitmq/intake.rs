@@ -237,7 +237,10 @@ mod tests {
         assert_eq!(read(&mut socket, 50_000).await, None);
         // One of them leaves while somebody waits for that: at once, not at the end of a pause.
         let waiting = tokio::spawn(async move { read(&mut socket, 10_000).await });
-        tokio::task::yield_now().await;
+        // It has asked, and waits.
+        while intake.0.readers.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
         intake.left(60_000);
         assert_eq!(waiting.await.unwrap(), Some(10_000));
     }

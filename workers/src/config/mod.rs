@@ -16,12 +16,12 @@ use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use crate::memory::{self, Budget};
 use crate::decide::{
     capabilities::{Capabilities, Kind},
     retry::RetrySchedule,
     route::Routes,
 };
+use crate::memory::{self, Budget};
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 

@@ -79,12 +79,22 @@ mod tests {
 
     #[test]
     fn deliveries_in_which_a_message_only_waited_do_not_count() {
-        let lost = |losses, deliveries, begun| {
-            losses_begun(&Meta { losses, ..Meta::default() }, deliveries, begun)
-        };
-        assert_eq!([lost(0, 0, 0), lost(0, 1, 0), lost(0, 80, 0)], [0, 1, 1], "it waited each time but perhaps the first");
-        assert_eq!([lost(0, 2, 1), lost(0, 3, 2), lost(0, 9, 3)], [2, 3, 4], "it was worked on each time but the first");
-        assert_eq!([lost(3, 0, 2), lost(3, 9, 0), lost(3, 3, 3)], [3, 3, 6], "copies are told of from their first delivery on");
+        let lost = |losses, deliveries, begun| losses_begun(&Meta { losses, ..Meta::default() }, deliveries, begun);
+        assert_eq!(
+            [lost(0, 0, 0), lost(0, 1, 0), lost(0, 80, 0)],
+            [0, 1, 1],
+            "it waited each time but perhaps the first"
+        );
+        assert_eq!(
+            [lost(0, 2, 1), lost(0, 3, 2), lost(0, 9, 3)],
+            [2, 3, 4],
+            "it was worked on each time but the first"
+        );
+        assert_eq!(
+            [lost(3, 0, 2), lost(3, 9, 0), lost(3, 3, 3)],
+            [3, 3, 6],
+            "copies are told of from their first delivery on"
+        );
     }
 
     #[test]

@@ -28,6 +28,8 @@ const SMALL_MAX: u64 = 256 * 1024;
 const UNIT: u64 = 1024;
 /// Waits of large jobs that come back later: the shortest, and the longest.
 const AWAY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// Copies of large messages on their way to the broker at once.
+const COPIES: usize = 3;
 /// How long a large job is thought to take before one was seen.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
 
@@ -150,7 +152,7 @@ impl Memory {
             large: Pool::new(budget.large),
             queued: AtomicU64::new(0),
             line: Mutex::new(Line { end: Instant::now(), took: FIRST_GUESS }),
-            away: Semaphore::new(1),
+            away: Semaphore::new(COPIES),
         }))
     }
 
@@ -188,8 +190,8 @@ impl Memory {
         self.0.budget.small_max()
     }
 
-    /// For what takes a large body once more: the copy of a message on its way to the broker.
-    pub async fn one_at_a_time<T>(&self, something: impl Future<Output = T>) -> T {
+    /// For what takes a large body once more, the copy of a message on its way to the broker: a few at once.
+    pub async fn few_at_once<T>(&self, something: impl Future<Output = T>) -> T {
         let _one = self.0.away.acquire().await;
         something.await
     }
@@ -351,7 +353,10 @@ mod tests {
             }
         };
         tokio::select! { biased; _ = lines => panic!("no share is free"), () = rest => {} }
-        assert!(later.is_sorted() && later[0] >= AWAY.0 && later[3] > later[0] + Duration::from_millis(500), "{later:?}");
+        assert!(
+            later.is_sorted() && later[0] >= AWAY.0 && later[3] > later[0] + Duration::from_millis(500),
+            "{later:?}"
+        );
         assert_eq!(gets_its_turn(&mut hold(), false).await, None, "one that cannot leave waits");
     }
 

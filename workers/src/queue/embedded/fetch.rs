@@ -83,7 +83,9 @@ impl Fetcher {
                 sleep(GATHER).await;
             }
             arrivals.mark_unchanged();
-            if is_idle && let Some(pause) = if is_full { Some(FULL) } else { self.pause().await } {
+            // What was too large is looked at again after a moment.
+            let was_full = std::mem::take(&mut is_full);
+            if is_idle && let Some(pause) = if was_full { Some(FULL) } else { self.pause().await } {
                 drop(first);
                 tokio::select! {
                     () = self.stop.cancelled() => return,

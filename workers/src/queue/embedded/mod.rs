@@ -221,7 +221,8 @@ impl EmbeddedQueue {
         };
         let (mut seen, mut after) = (0, 0);
         loop {
-            let page = self.db.call(move |db| rows::at_rest(db, queue, after, REST_PAGE)).await.map_err(QueueError::from)?;
+            let page =
+                self.db.call(move |db| rows::at_rest(db, queue, after, REST_PAGE)).await.map_err(QueueError::from)?;
             let Some((last, _)) = page.last() else { return Ok(seen) };
             after = *last;
             for (row, message) in page {
@@ -261,7 +262,10 @@ mod tests {
             )
             .unwrap();
         let (sender, mut deliveries) = mpsc::unbounded_channel();
-        queue.subscribe(SubscribeOptions { shards: 1, transactional: 8, bulk: 8, memory: Memory::new(Budget::of(1 << 30)) }, sender);
+        queue.subscribe(
+            SubscribeOptions { shards: 1, transactional: 8, bulk: 8, memory: Memory::new(Budget::of(1 << 30)) },
+            sender,
+        );
         // The file's thread waits for the other connection and answers nobody: the fetchers take.
         while timeout(Duration::from_millis(200), queue.db.look(|_| Ok(()))).await.is_ok() {}
         let stopping = queue.stop_consuming();

@@ -82,7 +82,8 @@ impl Supervisor {
 
     /// One connection, from its opening to its end.
     async fn session(&self) -> Result<(), QueueError> {
-        let connection = connect_with_intake(&self.url, "postrider-worker consuming", self.options.memory.intake()).await?;
+        let connection =
+            connect_with_intake(&self.url, "postrider-worker consuming", self.options.memory.intake()).await?;
         see_to(&connection, self.mode, &self.topology).await?;
         let running = self.consumers(&connection).await?;
         self.up.store(true, Ordering::Relaxed);
@@ -91,7 +92,13 @@ impl Supervisor {
         let broken = CancellationToken::new();
         let forwards = TaskTracker::new();
         for one in running {
-            forwards.spawn(forward(one, self.options.memory.clone(), self.deliveries.clone(), self.stop.clone(), broken.clone()));
+            forwards.spawn(forward(
+                one,
+                self.options.memory.clone(),
+                self.deliveries.clone(),
+                self.stop.clone(),
+                broken.clone(),
+            ));
         }
         tokio::select! {
             () = broken.cancelled() => warn!("A consumer ended; connecting again"),
@@ -174,7 +181,8 @@ async fn forward(
         };
         match next {
             Some(Ok(delivery)) => {
-                if deliveries.send(message::delivery(delivery, running.source, running.acks.clone(), &memory)).is_err() {
+                if deliveries.send(message::delivery(delivery, running.source, running.acks.clone(), &memory)).is_err()
+                {
                     return;
                 }
             }

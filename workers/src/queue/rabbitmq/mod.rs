@@ -150,7 +150,7 @@ impl RabbitQueue {
         for copy in copies(&delivery, settlement) {
             // Rare, and large: by value it would be part of every attempt's future.
             let publishing = Box::pin(self.publish_copy(&copy, receipt, is_begun));
-            if is_large { delivery.held.memory().one_at_a_time(publishing).await? } else { publishing.await? }
+            if is_large { delivery.held.memory().few_at_once(publishing).await? } else { publishing.await? }
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
     }

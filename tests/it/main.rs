@@ -44,6 +44,7 @@ mod limits_isolation;
 mod limits_operate;
 mod limits_relays;
 mod limits_stall;
+mod memory;
 mod operate;
 mod partial;
 mod poison;

@@ -1,10 +1,12 @@
 //! Messages under whose hands workers die: the broker never destroys one, quarantine tries them one at a time, and only what kills there as
 //! well is given up.
 
+use std::time::Duration;
+
 use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
-use postrider_schemas::topology::{DEAD_QUEUE, SUSPECT_QUEUE, jobs_queue};
+use postrider_schemas::topology::{DEAD_QUEUE, SUSPECT_QUEUE, due_queue, jobs_queue};
 use postrider_schemas::{Job, Lane};
 use postrider_tests::deadline;
 use postrider_tests::events::Events;
@@ -213,4 +215,50 @@ async fn a_job_of_a_file_that_kills_workers_is_given_up_and_its_neighbours_arriv
     assert_eq!((&rows[0]["id"], &rows[0]["reason"]), (&poison.id().to_string().into(), &"crash-poison".into()));
     drop(worker);
     assert_eq!(sink.count().unwrap(), kills + 1, "the others arrive, each once");
+}
+
+/// Two large jobs of which one at a time may be worked on: the first one is in hand whenever the worker is lost, the second one waits for its share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
+    let world = World::start(&Parts::usual()).unwrap();
+    story::declare(&world).unwrap();
+    story::remember(&world).unwrap();
+    let proxy = FaultProxy::start(world.sink().port()).unwrap();
+    proxy.set(Faults::black_hole());
+    let config = story::config(&world.amqp_url(), &world.redis_url(), proxy.port(), ROUTE)
+        .replace("[worker]\n", "[worker]\nmemory = \"64MiB\"\n");
+    let large = |name: &str| {
+        story::job_with(|job| {
+            job.to = vec![format!("{name}@dest.example").as_str().into()];
+            job.text = Some("A line of some length.\n".repeat(140_000));
+        })
+    };
+    let (first, second) = (large("first"), large("second"));
+    story::publish(&world.amqp_url(), &[first.clone(), second.clone()]).await.unwrap();
+    let mut worker = story::start(config).unwrap();
+    for kills in 1..=3 {
+        let waits = || (proxy.connections() >= kills).then_some(());
+        deadline::wait_for("the first one in hand", SOON, waits).unwrap();
+        // Both are in hand, and one connection was made.
+        let queues = [jobs_queue(first.lane(), 0), due_queue(first.lane(), 0)];
+        let both = || {
+            let taken: Option<u64> = queues.iter().map(|queue| Some(story::depth(&world, queue)?.unacked)).sum();
+            (taken? == 2).then_some(())
+        };
+        deadline::wait_for("both in hand", SOON, both).unwrap();
+        worker.kill9().unwrap();
+        if kills == 3 {
+            proxy.set(Faults::default());
+        }
+        worker.start_again().unwrap();
+    }
+    world.sink().wait_for(2, Duration::from_secs(60)).unwrap();
+    let log = worker.stderr() + &worker.stdout();
+    let put_aside = |job: &Job| {
+        let id = job.id().to_string();
+        log.lines().any(|line| line.contains("it is put aside") && line.contains(&id))
+    };
+    assert_eq!((put_aside(&first), put_aside(&second)), (true, false));
+    drop(worker);
+    assert_eq!(world.sink().count().unwrap(), 2, "each once");
 }

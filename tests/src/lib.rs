@@ -41,6 +41,7 @@ pub mod fault_proxy;
 pub mod mail;
 
 pub mod log_check;
+pub mod memory_limit;
 pub mod operator;
 pub mod postrider;
 pub mod story;

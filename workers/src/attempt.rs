@@ -4,7 +4,7 @@
 //! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
 //! that into another try.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{
@@ -12,8 +12,12 @@ use postrider_schemas::{
     meta::Pin,
     topology::{EVENTS_EXCHANGE, EVENTS_WAITING_QUEUE},
     wire,
+    wire::DecodeError,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -25,7 +29,7 @@ use crate::{
         due::{self, Due},
         headers::flaw,
         limits::admit::{Admission, Ask},
-        poison::{losses, poison},
+        poison::poison,
         publisher,
         retry::spread,
         route::{Part, Route, Routed},
@@ -34,6 +38,8 @@ use crate::{
     },
     failover::{self, Asked, Ended, Sent},
     limiter::{Limiter, slot::Slot},
+    losses::{self, may_have_been_begun},
+    memory::{Memory, Turn},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
     replay::Replay,
@@ -70,6 +76,8 @@ pub struct World {
     pub circuits: Arc<Circuits>,
     /// How fast mail may go.
     pub limiter: Limiter,
+    /// How many bytes may be in hand.
+    pub memory: Memory,
 }
 
 impl World {
@@ -116,15 +124,44 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
 }
 
 async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop: CancellationToken) {
+    losses::look_back(&world, &mut delivery).await;
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
-    if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, world.now()) {
+    if let Some(settlement) = poison(&delivery.meta, delivery.lost, in_quarantine, poison_after, world.now()) {
         return put_aside(&world, delivery, settlement).await;
     }
     if let Some(cut) = delivery.cut.clone().filter(|cut| cut.is_whole) {
         return unreadable(&world, delivery, &cut.reason).await;
     }
-    let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
+    // One that has to keep its time, and has none, cannot go back as a copy.
+    let may_leave = !in_quarantine && (delivery.published_at.is_some() || !may_have_been_begun(&delivery));
+    let turn = {
+        let _waiting = traces::waiting("memory");
+        stop.run_until_cancelled(delivery.held.turn(may_leave)).await
+    };
+    match turn {
+        Some(Turn::Now) => {}
+        Some(Turn::Later(wait)) => {
+            metrics::parked(delivery.source.lane, "memory");
+            traces::forget();
+            return close(&world, delivery, Settlement::Later(wait)).await;
+        }
+        None => {
+            traces::forget();
+            return close(&world, delivery, Settlement::Return).await;
+        }
+    }
+    // What was delivered before has its seat before anything is done with it, and the store hears of it: it may be what ends workers.
+    let mut seat = None;
+    if may_have_been_begun(&delivery) {
+        seat = take_seat(&seats, &delivery, String::new(), &stop).await;
+        if seat.is_none() {
+            traces::forget();
+            return close(&world, delivery, Settlement::Return).await;
+        }
+        losses::begin(&world, &mut delivery).await;
+    }
+    let job = match decode(&world, &delivery).await {
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error.to_string()).await,
     };
@@ -142,15 +179,9 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
     };
     let first = route.order(job.id()).first().copied().unwrap_or_default();
     let whose = format!("{} {first}", job.tenant());
-    let seat = match delivery.source.kind {
-        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
-        SourceKind::Suspect => Some(seats.beside(delivery.source.lane)),
-        SourceKind::Jobs | SourceKind::Due => {
-            let _waiting = traces::waiting("seat");
-            let is_fresh = delivery.source.kind == SourceKind::Jobs;
-            stop.run_until_cancelled(seats.take(delivery.source.lane, whose, is_fresh)).await
-        }
-    };
+    if seat.is_none() {
+        seat = take_seat(&seats, &delivery, whose, &stop).await;
+    }
     let Some(seat) = seat else {
         traces::forget();
         return close(&world, delivery, Settlement::Return).await;
@@ -162,6 +193,37 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
     let task = Task { job: &job, meta: &meta, published_at, route, parts, key, seat, stop };
     attempts::describe(&task);
     guarded(&world, delivery, &task).await;
+}
+
+/// Decodes a job. A large one has a thread for that: all others would wait for it.
+async fn decode(world: &World, delivery: &Delivery) -> Result<Job, DecodeError> {
+    let limits = world.config.job;
+    if !delivery.held.is_large() {
+        return wire::decode(&delivery.body, delivery.message_type.as_deref(), &limits);
+    }
+    let (body, kind) = (delivery.body.clone(), delivery.message_type.clone());
+    match spawn_blocking(move || wire::decode(&body, kind.as_deref(), &limits)).await {
+        Ok(decoded) => decoded,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process is ending.
+            Err(_) => pending().await,
+        },
+    }
+}
+
+/// Waits for a seat; nothing where `stop` comes first.
+async fn take_seat(seats: &Seats, delivery: &Delivery, whose: String, stop: &CancellationToken) -> Option<Seat> {
+    let lane = delivery.source.lane;
+    let is_fresh = match delivery.source.kind {
+        // Handed out one at a time: the less it waits, the fewer other accidents it is part of.
+        SourceKind::Suspect => return Some(seats.beside(lane)),
+        SourceKind::Jobs => true,
+        SourceKind::Due => false,
+    };
+    let _waiting = traces::waiting("seat");
+    let seat = stop.run_until_cancelled(seats.take(lane, whose, is_fresh)).await?;
+    Some(if delivery.held.may_linger() { seat } else { seat.heavy() })
 }
 
 /// The rule that takes a job, and its parts where its recipients go separate ways. A part stays together: where its recipients would go separate
@@ -221,7 +283,7 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         },
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
-            let meta = Meta { parks: task.meta.parks.saturating_add(1), losses: lost(&delivery), ..task.meta.clone() };
+            let meta = Meta { parks: task.meta.parks.saturating_add(1), losses: delivery.lost, ..task.meta.clone() };
             metrics::parked(task.job.lane(), "busy");
             close(world, delivery, Settlement::Again { wait: retry_in, meta }).await;
         }
@@ -541,16 +603,6 @@ async fn was_cancelled_by_id(world: &World, task: &Task<'_>) -> bool {
     matches!(world.store.alias(task.job.tenant(), task.job.id(), &key).await, Ok(Some(Final::Cancelled)))
 }
 
-/// Workers that were lost with this message in hand.
-pub(crate) fn lost(delivery: &Delivery) -> u32 {
-    losses(&delivery.meta, delivery.deliveries)
-}
-
-/// The queue's own mark goes with a copy; the count of losses that the copy carries does not.
-fn may_have_been_begun(delivery: &Delivery) -> bool {
-    delivery.redelivered || delivery.meta.losses > 0
-}
-
 pub(crate) async fn close(world: &World, delivery: Delivery, settlement: Settlement) {
     if let Err(error) = settle_it(world, delivery, settlement).await {
         warn!(%error, "A settlement did not arrive; the message comes back and the ledger knows it");
@@ -651,6 +703,7 @@ fn log_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
     let settling = traces::call("settle");
     attempts::note_settlement(&settling, world, delivery.source, &settlement);
+    losses::end(world, &delivery).await;
     let settled = world.queue.settle(delivery, settlement).await;
     if settled.is_err() {
         settling.fail("settlement", "the settlement did not arrive");

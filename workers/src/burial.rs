@@ -6,7 +6,7 @@ use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData};
 use tracing::warn;
 
 use crate::{
-    attempt::{World, close, emit, lost},
+    attempt::{World, close, emit},
     decide::{settle::rest, settlement::Settlement},
     queue::Delivery,
     telemetry::{metrics, traces},
@@ -61,7 +61,7 @@ pub(crate) async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &
 
 /// A message with which workers were lost: carries out what [`crate::decide::poison`] says.
 pub(crate) async fn put_aside(world: &World, delivery: Delivery, settlement: Settlement) {
-    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), lost(&delivery));
+    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), delivery.lost);
     warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is put aside");
     traces::failed("crash-poison", "workers were lost with this message in hand");
     if let Settlement::Bury(meta) = &settlement {

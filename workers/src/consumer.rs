@@ -37,6 +37,7 @@ pub async fn run(worlds: Arc<ArcSwap<World>>, stop: CancellationToken) -> Draine
         shards: world.config.queue.shards,
         transactional: worker.transactional,
         bulk: seats.bulk_most(),
+        memory: world.memory.clone(),
     };
     world.limiter.look().await;
     let mut deliveries = world.queue.subscribe(options);

@@ -14,6 +14,8 @@ pub mod outcome;
 pub mod dns;
 pub mod heartbeat;
 pub mod limiter;
+pub(crate) mod losses;
+pub mod memory;
 pub mod seats;
 
 pub mod queue;

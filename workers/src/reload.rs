@@ -141,6 +141,7 @@ fn keep_what_stays(config: &mut Config, old: &Config) {
     note(config.worker.threads == old.worker.threads, "worker.threads");
     note(config.worker.transactional == old.worker.transactional, "worker.transactional");
     note(config.worker.bulk == old.worker.bulk, "worker.bulk");
+    note(config.worker.memory == old.worker.memory, "worker.memory");
     note(config.admin == old.admin, "admin.listen");
     note(config.log.format == old.log.format, "log.format");
     if !ignored.is_empty() {
@@ -181,7 +182,8 @@ fn renewed(old: &World, config: Config, changed: &BTreeSet<PathBuf>) -> anyhow::
         && config.transports.iter().map(|one| &one.name).eq(old.config.transports.iter().map(|one| &one.name));
     let limiter = if is_same_limiter { old.limiter.clone() } else { old.limiter.renewed(&config)? };
     let (queue, store, replay) = (Arc::clone(&old.queue), old.store.clone(), Arc::clone(&old.replay));
-    Ok((World { config, queue, store, replay, transports, circuits, limiter }, replaced))
+    let memory = old.memory.clone();
+    Ok((World { config, queue, store, replay, transports, circuits, limiter, memory }, replaced))
 }
 
 fn ca_file(transport: &TransportConfig) -> Option<&PathBuf> {

@@ -65,6 +65,8 @@ pub struct Seat {
     is_fresh: bool,
     /// It is one besides all others.
     is_beside: bool,
+    /// Its job takes too much memory to wait here for a limit.
+    is_heavy: bool,
 }
 
 fn place(lane: Lane) -> usize {
@@ -96,7 +98,15 @@ impl Seats {
     /// Waits for a seat. `whose` names those among whom turns are taken; `is_fresh` is what comes from the queue of jobs.
     pub async fn take(&self, lane: Lane, whose: String, is_fresh: bool) -> Seat {
         let taken = self.wait(lane, &whose).await;
-        Seat { seats: self.clone(), lane, whose, taken: tokio::sync::Mutex::new(taken), is_fresh, is_beside: false }
+        Seat {
+            seats: self.clone(),
+            lane,
+            whose,
+            taken: tokio::sync::Mutex::new(taken),
+            is_fresh,
+            is_beside: false,
+            is_heavy: false,
+        }
     }
 
     async fn wait(&self, lane: Lane, whose: &str) -> Option<Taken> {
@@ -118,7 +128,15 @@ impl Seats {
     /// A seat besides all others, for what the queue hands out one at a time.
     pub fn beside(&self, lane: Lane) -> Seat {
         let taken = tokio::sync::Mutex::default();
-        Seat { seats: self.clone(), lane, whose: String::new(), taken, is_fresh: false, is_beside: true }
+        Seat {
+            seats: self.clone(),
+            lane,
+            whose: String::new(),
+            taken,
+            is_fresh: false,
+            is_beside: true,
+            is_heavy: false,
+        }
     }
 
     fn has_room(&self, state: &State, lane: Lane) -> bool {
@@ -189,6 +207,12 @@ impl Drop for Holding<'_> {
 }
 
 impl Seat {
+    /// The same for a job that takes much memory: it does not wait here for a limit.
+    #[must_use]
+    pub fn heavy(self) -> Self {
+        Self { is_heavy: true, ..self }
+    }
+
     /// So many fresh jobs of its lane are in hand at once; nothing for a seat besides all others.
     pub fn in_hand(&self) -> Option<usize> {
         (!self.is_beside).then(|| self.seats.0.fetched[place(self.lane)])
@@ -198,7 +222,8 @@ impl Seat {
     /// elsewhere: what stands behind them in the queue may be for somebody who is not limited.
     pub fn may_hold(&self) -> bool {
         let (lane, seats) = (place(self.lane), &self.seats.0);
-        !self.is_fresh || seats.holding[lane].load(Ordering::Relaxed) < (seats.fetched[lane] / 2).max(1)
+        !self.is_heavy
+            && (!self.is_fresh || seats.holding[lane].load(Ordering::Relaxed) < (seats.fetched[lane] / 2).max(1))
     }
 
     /// Waits for its turn at a limit without the seat.

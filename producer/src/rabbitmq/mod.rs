@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod frames;
+pub mod intake;
 pub mod link;
 mod stream;
 pub mod topology;
@@ -14,6 +15,8 @@ use lapin::{
     uri::AMQPUri,
 };
 use tokio::time::timeout;
+
+use self::intake::Intake;
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -50,14 +53,23 @@ pub async fn connect(url: &str, name: &str) -> Result<Connection, ConnectError> 
     open(address::parse(url).map_err(ConnectError::Url)?, name).await
 }
 
-async fn open(mut uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> {
+/// Opens a connection that reads no more than an intake allows.
+pub async fn connect_with_intake(url: &str, name: &str, intake: &Intake) -> Result<Connection, ConnectError> {
+    open_on(address::parse(url).map_err(ConnectError::Url)?, name, intake.clone()).await
+}
+
+async fn open(uri: AMQPUri, name: &str) -> Result<Connection, ConnectError> {
+    open_on(uri, name, Intake::new(u64::MAX)).await
+}
+
+async fn open_on(mut uri: AMQPUri, name: &str, intake: Intake) -> Result<Connection, ConnectError> {
     // Fails only where the process has a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     uri.query.heartbeat.get_or_insert(10);
     let host = address::shown(&uri.authority.host, uri.authority.port);
     let limit = uri.query.connection_timeout.map_or(CONNECT_LIMIT, Duration::from_millis);
     let properties = ConnectionProperties::default().with_connection_name(name.to_owned().into());
-    match timeout(limit, stream::connect(uri, properties)).await {
+    match timeout(limit, stream::connect(uri, properties, intake)).await {
         Err(_) => Err(ConnectError::Timeout(host, limit)),
         Ok(Err(error)) => Err(ConnectError::Refused(host, error)),
         Ok(Ok(connection)) => Ok(connection),

@@ -20,29 +20,32 @@ use lapin::{
     uri::AMQPUri,
 };
 
-use super::frames::Filter;
+use super::{
+    frames::Filter,
+    intake::{self, Intake},
+};
 
 /// Octets that are read at once.
 const CHUNK: usize = 64 << 10;
 
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// Opens a connection whose frames are looked at before the library reads them.
-pub async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+/// Opens a connection whose frames are looked at before the library reads them, and which reads no more than the intake allows.
+pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, intake: Intake) -> lapin::Result<Connection> {
     let runtime = TokioRuntime::tokio_current();
-    let kit = Runtime::new(RuntimeParts::new(Tokio::current(), Filtered(Tokio::current())));
+    let kit = Runtime::new(RuntimeParts::new(Tokio::current(), Filtered(Tokio::current(), intake.clone())));
     let open = async move |uri: AMQPUri, _: Runtime<_>| {
         let filter = Filter::new(uri.query.frame_max);
         let tls = OwnedTLSConfig::default();
         let socket = uri.connect_with_config_async(tls.as_ref(), &runtime).await?;
-        Ok(AsyncTcpStream::Plain(FilteredSocket::new(socket, filter)))
+        Ok(AsyncTcpStream::Plain(FilteredSocket::new(socket, filter, intake)))
     };
     Connection::connector(uri, kit, open, properties).await
 }
 
 /// A socket that shows what the filter lets pass.
 pub struct FilteredSocket {
-    socket: Socket,
+    socket: intake::Socket<Socket>,
     filter: Filter,
     /// What passed the filter, from `shown` on.
     ready: Vec<u8>,
@@ -51,7 +54,8 @@ pub struct FilteredSocket {
 }
 
 impl FilteredSocket {
-    fn new(socket: Socket, filter: Filter) -> Self {
+    fn new(socket: Socket, filter: Filter, intake: Intake) -> Self {
+        let socket = intake::Socket::new(socket, Tokio::current(), intake);
         Self { socket, filter, ready: Vec::new(), shown: 0, chunk: vec![0; CHUNK].into_boxed_slice() }
     }
 }
@@ -100,7 +104,7 @@ impl AsyncWrite for FilteredSocket {
 
 /// Tokio's reactor, but for the type of its sockets: the library takes a socket of no other type than its runtime's.
 #[derive(Clone)]
-struct Filtered(Tokio);
+struct Filtered(Tokio, Intake);
 
 impl fmt::Debug for Filtered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -131,7 +135,7 @@ impl Reactor for Filtered {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<FilteredSocket>> + Send + 'static {
-        let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(FilteredSocket::new(AsyncTcpStream::Plain(connecting.await?), Filter::default())) }
+        let (connecting, intake) = (self.0.tcp_connect_addr(address), self.1.clone());
+        async move { Ok(FilteredSocket::new(AsyncTcpStream::Plain(connecting.await?), Filter::default(), intake)) }
     }
 }

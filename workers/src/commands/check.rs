@@ -54,6 +54,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let names: Vec<&str> = route.transports().map(|n| config.transports[n].name.as_str()).collect();
         output::line(&format!("route {}: by {}", route.name, names.join(", ")))?;
     }
+    output::line(&memory(&config))?;
     for line in limits(&config) {
         output::line(&line)?;
     }
@@ -75,6 +76,15 @@ fn queue(url: &str) -> anyhow::Result<String> {
     let uri = address::parse(url).map_err(anyhow::Error::msg).context("setting `queue.url`")?;
     let at = address::shown(&uri.authority.host, uri.authority.port);
     Ok(format!("{} at {at}, virtual host {}", uri.scheme, uri.vhost.escape_debug()))
+}
+
+/// What messages in hand may take.
+fn memory(config: &Config) -> String {
+    let budget = config.worker.budget();
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let source = if config.worker.memory.is_some() { "worker.memory" } else { "found here" };
+    let (all, limit, alone) = (mib(budget.all()), mib(budget.limit), mib(budget.side_by_side()));
+    format!("memory: {all} for messages in hand, of a limit of {limit} ({source}); jobs above {alone} go one at a time")
 }
 
 /// Every limit that the configuration names, and whom it is for.

@@ -10,6 +10,7 @@ use crate::{
     circuits::Circuits,
     config::{Config, QueueConfig},
     limiter::Limiter,
+    memory::Memory,
     queue::Queue,
     replay::Replay,
     store::{self, Store},
@@ -29,7 +30,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let replay = Arc::new(Replay::new(store.clone()));
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
     let limiter = Limiter::new(&config, store.clone())?;
-    Ok(World { config, queue, store, replay, transports, circuits, limiter })
+    let memory = Memory::new(config.worker.budget());
+    Ok(World { config, queue, store, replay, transports, circuits, limiter, memory })
 }
 
 /// Connects the queue.

@@ -27,6 +27,9 @@ use crate::{
 /// With the largest jitter, which doubles it, a wait is shorter than the delay ladder's longest one.
 const RETRY_WAIT_MAX: Duration = Duration::from_hours(12 * 24);
 
+/// Least memory of a worker.
+const MEMORY_MIN: u64 = 64 << 20;
+
 /// The section of one transport, as it is written.
 pub(super) enum Section {
     Relay(Box<settings::Relay>),
@@ -56,6 +59,9 @@ pub(super) fn check(
     at_least_one("worker.transactional", settings.worker.transactional.into())?;
     at_least_one("worker.bulk", settings.worker.bulk.into())?;
     at_least_one("worker.poison_after", settings.worker.poison_after as usize)?;
+    if settings.worker.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+        return Err(ConfigError::value("worker.memory", "must be at least 64MiB: a worker without mail takes 40"));
+    }
     if settings.store.lease < Duration::from_secs(1) {
         return Err(ConfigError::value("store.lease", "must be at least 1s"));
     }
@@ -106,6 +112,7 @@ pub(super) fn check(
             bulk: settings.worker.bulk,
             drain: settings.worker.drain,
             poison_after: settings.worker.poison_after,
+            memory: settings.worker.memory,
         },
         retry: RetrySchedule { waits: settings.retry.schedule, jitter: settings.retry.jitter },
         config_wait: settings.retry.config_wait,

@@ -22,6 +22,7 @@ use crate::decide::{
     retry::RetrySchedule,
     route::Routes,
 };
+use crate::memory::{self, Budget};
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
@@ -125,6 +126,15 @@ pub struct WorkerConfig {
     pub drain: Duration,
     /// Lost workers before quarantine.
     pub poison_after: u32,
+    /// Bytes that the process may take; nothing: as its surroundings say.
+    pub memory: Option<u64>,
+}
+
+impl WorkerConfig {
+    /// How the memory of a worker is divided.
+    pub fn budget(&self) -> Budget {
+        Budget::of(self.memory.unwrap_or_else(|| memory::limit(|path| std::fs::read_to_string(path).ok())))
+    }
 }
 
 /// Logging.

@@ -74,6 +74,8 @@ pub(super) struct Worker {
     #[serde(deserialize_with = "duration")]
     pub(super) drain: Duration,
     pub(super) poison_after: u32,
+    #[serde(deserialize_with = "memory")]
+    pub(super) memory: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -260,6 +262,26 @@ pub(super) struct SecretInFile {
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A size such as `512MiB`; nothing for `auto`.
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "auto" { Ok(None) } else { parse_bytes(&text).map(Some).map_err(D::Error::custom) }
+}
+
+/// Reads `512MiB`, `2 GiB`, `64KiB`, `1048576`.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let shift = match text[digits..].trim() {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err("expected a size such as 512MiB or 2GiB, or \"auto\"".to_owned()),
+    };
+    let number: u64 = text[..digits].parse().map_err(|_| "expected a number before the unit".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "is too large".to_owned())
 }
 
 /// One of the words that a setting takes, in any case.

@@ -23,14 +23,21 @@ pub fn poison(meta: &Meta, lost: u32, in_quarantine: bool, poison_after: u32, no
     Some(Settlement::Bury(meta))
 }
 
-/// Workers that were lost with a message in hand: those that its copies before this one carry, and the deliveries of this one.
+/// Workers that were lost with a message in hand, at most: those that its copies before this one carry, and the deliveries of this one.
 pub fn losses(meta: &Meta, deliveries: u32) -> u32 {
     meta.losses.saturating_add(deliveries)
 }
 
+/// Workers that were lost while they worked on a message. Of its deliveries those count that began, which the store was told; the first one of a
+/// message with no past is not told to it, and counts. In the others it waited in hand for its turn, when something else ended the worker.
+pub fn losses_begun(meta: &Meta, deliveries: u32, begun: u32) -> u32 {
+    let first = u32::from(meta.losses == 0);
+    losses(meta, deliveries.min(begun.saturating_add(first)))
+}
+
 /// The headers of the copy that stands for a message which nobody began. That it was delivered before goes along as a loss: the queue marks no copy.
-pub fn handed_back(meta: &Meta, redelivered: bool, deliveries: u32) -> Meta {
-    Meta { losses: losses(meta, deliveries).max(redelivered.into()), ..meta.clone() }
+pub fn handed_back(meta: &Meta, redelivered: bool, lost: u32) -> Meta {
+    Meta { losses: lost.max(redelivered.into()), ..meta.clone() }
 }
 
 #[cfg(test)]
@@ -62,11 +69,32 @@ mod tests {
     #[test]
     fn a_message_that_is_handed_back_has_lost_no_more_workers_than_before() {
         let back = |losses, redelivered, deliveries| {
-            handed_back(&Meta { losses, generation: 4, ..Meta::default() }, redelivered, deliveries)
+            let meta = Meta { losses, generation: 4, ..Meta::default() };
+            handed_back(&meta, redelivered, self::losses(&meta, deliveries))
         };
         assert_eq!(back(0, false, 0), Meta { generation: 4, ..Meta::default() });
         assert_eq!([back(0, true, 2).losses, back(1, true, 1).losses, back(2, false, 0).losses], [2, 2, 2]);
         assert_eq!(back(0, true, 0).losses, 1, "a broker that does not count returns");
+    }
+
+    #[test]
+    fn deliveries_in_which_a_message_only_waited_do_not_count() {
+        let lost = |losses, deliveries, begun| losses_begun(&Meta { losses, ..Meta::default() }, deliveries, begun);
+        assert_eq!(
+            [lost(0, 0, 0), lost(0, 1, 0), lost(0, 80, 0)],
+            [0, 1, 1],
+            "it waited each time but perhaps the first"
+        );
+        assert_eq!(
+            [lost(0, 2, 1), lost(0, 3, 2), lost(0, 9, 3)],
+            [2, 3, 4],
+            "it was worked on each time but the first"
+        );
+        assert_eq!(
+            [lost(3, 0, 2), lost(3, 9, 0), lost(3, 3, 3)],
+            [3, 3, 6],
+            "copies are told of from their first delivery on"
+        );
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Settlement {
     Return,
     /// Begun, and what it came to cannot be told now: it comes back marked as delivered before, and is told of then.
     GiveBack,
+    /// Not started, and to come back after this wait.
+    Later(Duration),
 }
 
 impl Settlement {
@@ -42,6 +44,7 @@ impl Settlement {
             Self::Quarantine(_) => "quarantine",
             Self::Return => "return",
             Self::GiveBack => "give_back",
+            Self::Later(_) => "later",
         }
     }
 }

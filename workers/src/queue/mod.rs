@@ -22,7 +22,11 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
 use self::depths::Depths;
-use crate::{config::QueueConfig, decide::settlement::Settlement};
+use crate::{
+    config::QueueConfig,
+    decide::settlement::Settlement,
+    memory::{Held, Memory},
+};
 
 /// The queue.
 pub enum Queue {
@@ -57,6 +61,12 @@ pub struct Message {
     pub deliveries: u32,
     /// When it was published, where the producer said so.
     pub published_at: Option<Timestamp>,
+    /// Workers that were lost with it, as far as is known: see [`crate::decide::poison`].
+    pub lost: u32,
+    /// Attempts with it that the store knows to have begun and not to have ended, this one included once it has begun.
+    pub begun: u32,
+    /// The memory that it takes.
+    pub held: Held,
     /// The right to settle it.
     pub(crate) receipt: Receipt,
 }
@@ -144,7 +154,7 @@ pub enum SourceKind {
 }
 
 /// What to consume, and how much of it at once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct SubscribeOptions {
     /// Queues per lane.
     pub shards: u16,
@@ -152,6 +162,8 @@ pub struct SubscribeOptions {
     pub transactional: u16,
     /// Bulk messages in hand at once; of returning ones more, see [`Self::due`].
     pub bulk: u16,
+    /// What bounds the bytes of all of them.
+    pub memory: Memory,
 }
 
 impl SubscribeOptions {

@@ -10,6 +10,7 @@
 //! Records live as long as in Redis. What is past its life counts as absent at once and is removed in small batches, on opening
 //! and now and then with claims; the file keeps its size and uses the room again.
 
+mod begun;
 mod limits;
 
 use std::{
@@ -384,6 +385,7 @@ fn make_tables(db: &Connection, now_ms: u64) -> Result<(), DbError> {
         |row| row.get(0),
     )?;
     db.execute_batch(DDL)?;
+    db.execute_batch(begun::DDL)?;
     db.execute_batch(limits::DDL)?;
     if !found {
         // An epoch that outlived its records would vouch for what nobody remembers.

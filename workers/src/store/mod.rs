@@ -1,6 +1,7 @@
 //! The ledger: what is remembered of every job, so that it is sent once; and the limiter beside it. An enum over two stores with the same states, the
 //! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
 
+mod begun;
 pub mod circuit;
 pub mod clock;
 pub mod embedded;

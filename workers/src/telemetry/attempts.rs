@@ -102,7 +102,9 @@ pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source
         // A name that has to be made is worth it only for those who see it.
         Settlement::Done if !traces::is_wanted() => return,
         Settlement::Done | Settlement::GiveBack => spans::queue(source).into(),
-        Settlement::Again { .. } | Settlement::Split(_) | Settlement::Return => DUE_EXCHANGE.into(),
+        Settlement::Again { .. } | Settlement::Split(_) | Settlement::Return | Settlement::Later(_) => {
+            DUE_EXCHANGE.into()
+        }
         Settlement::Hold(_) => HOLD_QUEUE.into(),
         Settlement::Bury(_) => DEAD_QUEUE.into(),
         Settlement::Quarantine(_) => SUSPECT_QUEUE.into(),

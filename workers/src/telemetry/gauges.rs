@@ -116,6 +116,8 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!world.queue.takes()));
     put(&mut values, Name::StoreDegraded, Vec::new(), flag(!world.store.is_up()));
     put(&mut values, Name::StoreReplayPending, Vec::new(), count(world.replay.pending() as u64));
+    put(&mut values, Name::MemoryHeld, Vec::new(), count(world.memory.in_hand()));
+    put(&mut values, Name::MemoryBudget, Vec::new(), count(world.memory.budget().all()));
     for (name, circuit) in world.circuits.known() {
         let is_now = state(circuit.as_ref(), world.store.now_ms());
         for state in words::CIRCUIT_STATES {

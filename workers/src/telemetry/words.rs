@@ -24,8 +24,20 @@ pub const CLASSES: [&str; 9] =
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 11] =
-    ["send_at", "retry", "limit", "crowd", "store", "throttled", "quota", "config", "sender", "circuit", "busy"];
+pub const PARK_REASONS: [&str; 12] = [
+    "send_at",
+    "retry",
+    "limit",
+    "crowd",
+    "store",
+    "throttled",
+    "quota",
+    "config",
+    "sender",
+    "circuit",
+    "busy",
+    "memory",
+];
 /// `bucket_scope`
 pub const BUCKET_SCOPES: [&str; 4] = ["transport", "group", "tenant", "sender_domain"];
 /// `policy`

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use postrider_producer::embedded::{Db, DbError, tables::meta_of};
 use postrider_schemas::Lane;
+use rusqlite::Connection;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::sleep,
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{LEASE, Receipt, rows};
+use crate::decide::poison::losses;
+use crate::memory::Memory;
 use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
 
 /// Most rows taken at once.
@@ -21,6 +24,8 @@ const BATCH_MAX: usize = 64;
 const GATHER: Duration = Duration::from_millis(5);
 /// A look at the file without any sign that something changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A look at rows that were too large at the last one.
+const FULL: Duration = Duration::from_millis(50);
 
 /// What one fetcher takes, and how much of it may be in hand.
 pub struct Plan {
@@ -31,7 +36,7 @@ pub struct Plan {
 }
 
 /// Fresh and returning work of a lane side by side, so that neither waits behind the other; quarantine one at a time.
-pub fn plans(options: SubscribeOptions) -> Vec<Plan> {
+pub fn plans(options: &SubscribeOptions) -> Vec<Plan> {
     let mut plans = vec![Plan { queue: "suspect", lane: None, kind: SourceKind::Suspect, prefetch: 1 }];
     for lane in Lane::ALL {
         let prefetch = match lane {
@@ -54,6 +59,7 @@ pub struct Fetcher {
     pub db: Db,
     pub owner: Arc<str>,
     pub plan: Plan,
+    pub memory: Memory,
     pub deliveries: mpsc::UnboundedSender<Delivery>,
     pub stop: CancellationToken,
 }
@@ -65,6 +71,8 @@ impl Fetcher {
         let mut arrivals = self.db.arrivals();
         // The last look took all there was: others who write are not disturbed by the next one.
         let mut is_idle = false;
+        // The last look passed over what was too large for now.
+        let mut is_full = false;
         while !self.stop.is_cancelled() {
             let permit = tokio::select! {
                 biased;
@@ -76,7 +84,9 @@ impl Fetcher {
                 sleep(GATHER).await;
             }
             arrivals.mark_unchanged();
-            if is_idle && let Some(pause) = self.pause().await {
+            // What was too large is looked at again after a moment.
+            let was_full = std::mem::take(&mut is_full);
+            if is_idle && let Some(pause) = if was_full { Some(FULL) } else { self.pause().await } {
                 drop(first);
                 tokio::select! {
                     () = self.stop.cancelled() => return,
@@ -95,7 +105,7 @@ impl Fetcher {
                 return;
             }
             let taken = self.take(permits.len()).await;
-            let Ok(taken) = taken else {
+            let Ok((taken, passed_over)) = taken else {
                 // Not at once: a full disk stays full for a while, and its log may lie on it too.
                 drop(permits);
                 tokio::select! {
@@ -105,6 +115,7 @@ impl Fetcher {
                 continue;
             };
             is_idle = taken.len() < permits.len();
+            is_full = passed_over;
             for (one, permit) in taken.into_iter().zip(permits) {
                 if self.deliveries.send(self.delivery(one, permit)).is_err() {
                     return;
@@ -113,11 +124,15 @@ impl Fetcher {
         }
     }
 
-    async fn take(&self, limit: usize) -> Result<Vec<rows::Taken>, DbError> {
+    /// True where there may be rows for which there is no room.
+    async fn take(&self, limit: usize) -> Result<(Vec<rows::Taken>, bool), DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        let clock = self.db.clock().clone();
-        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit, clock.now_ms())).await;
+        let (clock, room) = (self.db.clock().clone(), self.memory.room());
+        let take = move |db: &Connection| {
+            rows::take_by_size(db, (queue, lane), (&owner, lease), limit, room, clock.now_ms())
+        };
+        let taken = self.db.call(take).await;
         taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
@@ -133,11 +148,15 @@ impl Fetcher {
 
     fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
         let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
+        let meta = meta_of(self.plan.queue, &one.meta);
         Delivery::new(Message {
+            held: self.memory.hold(one.body.len()),
+            lost: losses(&meta, one.deliveries),
+            begun: 0,
             body: one.body.into(),
             message_id: one.message_id,
             message_type: one.message_type,
-            meta: meta_of(self.plan.queue, &one.meta),
+            meta,
             cut: None,
             source: Source { kind: self.plan.kind, lane, shard: 0 },
             redelivered: one.deliveries > 0,

@@ -41,6 +41,8 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 const EVENTS_KEPT: i64 = 100_000;
 /// Rows looked at in one go by tools.
 const PAGE: i64 = 100;
+/// The same for messages, which may be large.
+const REST_PAGE: i64 = 4;
 
 /// The right to settle one delivery of a row.
 pub struct Receipt {
@@ -79,13 +81,14 @@ impl EmbeddedQueue {
 
     pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
         self.up.store(true, Ordering::Relaxed);
-        let plans = fetch::plans(options);
+        let plans = fetch::plans(&options);
         info!(consumers = plans.len(), "Consuming");
         for plan in plans {
             let fetcher = fetch::Fetcher {
                 db: self.db.clone(),
                 owner: Arc::clone(&self.owner),
                 plan,
+                memory: options.memory.clone(),
                 deliveries: deliveries.clone(),
                 stop: self.stop.clone(),
             };
@@ -220,7 +223,8 @@ impl EmbeddedQueue {
         };
         let (mut seen, mut after) = (0, 0);
         loop {
-            let page = self.db.call(move |db| rows::at_rest(db, queue, after, PAGE)).await.map_err(QueueError::from)?;
+            let page =
+                self.db.call(move |db| rows::at_rest(db, queue, after, REST_PAGE)).await.map_err(QueueError::from)?;
             let Some((last, _)) = page.last() else { return Ok(seen) };
             after = last.row;
             for (take, message) in page {
@@ -247,6 +251,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::memory::{Budget, Memory};
 
     #[tokio::test]
     async fn what_is_being_taken_at_a_stop_is_handed_on_and_can_be_handed_back() {
@@ -262,7 +267,10 @@ mod tests {
             )
             .unwrap();
         let (sender, mut deliveries) = mpsc::unbounded_channel();
-        queue.subscribe(SubscribeOptions { shards: 1, transactional: 8, bulk: 8 }, sender);
+        queue.subscribe(
+            SubscribeOptions { shards: 1, transactional: 8, bulk: 8, memory: Memory::new(Budget::of(1 << 30)) },
+            sender,
+        );
         // The file's thread waits for the other connection and answers nobody: the fetchers take.
         while timeout(Duration::from_millis(200), queue.db.look(|_| Ok(()))).await.is_ok() {}
         let stopping = queue.stop_consuming();

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
     decide::settlement::Settlement,
+    memory::Room,
     queue::{
         RestMessage, RestVerdict,
         depths::{Depths, place},
@@ -29,8 +30,8 @@ pub enum Change {
     Move { queue: &'static str, meta: String, due_at: i64 },
     /// The row becomes several of the queue of returning work, with these headers, due at once.
     Split { metas: Vec<String> },
-    /// The row is free again, as if it had not been delivered.
-    Free,
+    /// The row is free again, as if it had not been delivered: at once, or at this time.
+    Free { due_at: Option<i64> },
     /// The row is free again after a moment; that it was delivered stays counted.
     GiveBack { due_at: i64 },
 }
@@ -47,7 +48,8 @@ impl Change {
             Settlement::Hold(meta) => to("hold", &meta, 0),
             Settlement::Bury(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
-            Settlement::Return => Self::Free,
+            Settlement::Return => Self::Free { due_at: None },
+            Settlement::Later(wait) => Self::Free { due_at: Some(after(wait)) },
             Settlement::GiveBack => Self::GiveBack { due_at: now_ms + GIVE_BACK_WAIT_MS },
         }
     }
@@ -85,12 +87,12 @@ pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms:
             }
             db.prepare_cached(delete)?.execute(params![row, owner, fence])?
         }
-        Change::Free => db
+        Change::Free { due_at } => db
             .prepare_cached(
-                "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0) \
-                 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
+                "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0), \
+                 due_at = coalesce(?4, due_at) WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
-            .execute(params![row, owner, fence])?,
+            .execute(params![row, owner, fence, due_at])?,
         Change::GiveBack { due_at } => db
             .prepare_cached(
                 "UPDATE message SET owner = NULL, lease_until = 0, due_at = ?4 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
@@ -117,11 +119,12 @@ macro_rules! take_where {
     ($which:literal) => {
         concat!(
             "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1, fence = fence + 1 WHERE id IN (SELECT id FROM (\
-             SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND ",
+             SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND \
+             length(body) <= ?7 AND ",
             $which,
             " ORDER BY due_at, id LIMIT ?6) UNION ALL \
              SELECT id, due_at FROM message INDEXED BY message_by_lease \
-             WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND ",
+             WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND length(body) <= ?7 AND ",
             $which,
             ") ORDER BY due_at, id LIMIT ?6) \
              RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body, fence"
@@ -129,25 +132,26 @@ macro_rules! take_where {
     };
 }
 
-/// Takes up to `limit` free rows of a queue that are due, the oldest first. A row whose lease ended is free, but not to its owner, who lives
+/// Takes up to `limit` free rows of a queue that are due and whose bodies are no larger than `bytes_max`, the oldest first. A row whose lease ended is free, but not to its owner, who lives
 /// and still has it in hand; that it was delivered before stays counted.
 pub fn take(
     db: &Connection,
-    queue: &str,
-    lane: Option<&str>,
-    owner: &str,
-    lease_ms: i64,
+    (queue, lane): (&str, Option<&str>),
+    (owner, lease_ms): (&str, i64),
     limit: usize,
+    bytes_max: u64,
     now: i64,
 ) -> Result<Vec<Taken>, DbError> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    // The length of a body stands in front of it: it is not read for that.
+    let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look. And two indexes: what is in
     // hand stands in front of what is free, and is not to be read for every look either.
     let mut statement = db.prepare_cached(match lane {
         Some(_) => take_where!("queue = ?3 AND lane = ?4"),
         None => take_where!("queue = ?3 AND ?4 IS NULL"),
     })?;
-    let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
+    let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit, bytes_max], |row| {
         Ok(Taken {
             take: Take { row: row.get(0)?, fence: row.get(8)? },
             lane: row.get(1)?,
@@ -163,6 +167,36 @@ pub fn take(
     // RETURNING promises no order.
     taken.sort_by_key(|one| one.take.row);
     Ok(taken)
+}
+
+/// Rows of any size from the oldest one on, as long as these are large ones and `room` bytes hold them; then small ones. True where a large one may
+/// have been passed over. What is passed over is looked at again each time: by its length, which stands in front of it.
+pub fn take_by_size(
+    db: &Connection,
+    (queue, lane): (&str, Option<&str>),
+    (owner, lease_ms): (&str, i64),
+    limit: usize,
+    mut room: Room,
+    now: i64,
+) -> Result<(Vec<Taken>, bool), DbError> {
+    let mut all = Vec::new();
+    while all.len() < limit {
+        let largest = if room.is_idle { u64::MAX } else { room.large.max(room.small_max) };
+        let Some(one) = take(db, (queue, lane), (owner, lease_ms), 1, largest, now)?.pop() else { break };
+        let bytes = one.body.len() as u64;
+        room = Room { is_idle: false, large: room.large.saturating_sub(bytes), ..room };
+        all.push(one);
+        if bytes <= room.small_max {
+            break;
+        }
+    }
+    if room.is_idle {
+        return Ok((all, false));
+    }
+    if all.len() < limit {
+        all.extend(take(db, (queue, lane), (owner, lease_ms), limit - all.len(), room.small_max, now)?);
+    }
+    Ok((all, true))
 }
 
 macro_rules! next_where {

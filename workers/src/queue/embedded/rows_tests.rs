@@ -20,7 +20,7 @@ const NOW: i64 = 1_800_000_000_000;
 
 #[track_caller]
 fn check_take(db: &Connection, owner: &str, lease_ms: i64, expected: &[u32]) -> Option<Take> {
-    let taken = take(db, "due", Some("bulk"), owner, lease_ms, 9, NOW).unwrap();
+    let taken = take(db, ("due", Some("bulk")), (owner, lease_ms), 9, u64::MAX, NOW).unwrap();
     assert_eq!(taken.iter().map(|one| one.deliveries).collect::<Vec<_>>(), expected);
     taken.first().map(|one| one.take)
 }
@@ -53,10 +53,39 @@ fn a_row_that_is_given_back_counts_as_delivered_and_rests_for_a_moment() {
 }
 
 #[test]
+fn small_rows_pass_large_ones_for_which_there_is_no_room_and_one_that_is_larger_than_all_goes_alone() {
+    let db = file();
+    db.execute("DELETE FROM message", []).unwrap();
+    for kilobytes in [900, 50, 50, 1, 1, 50] {
+        db.execute(
+            "INSERT INTO message (queue, lane, meta, due_at, published_at, body) \
+             VALUES ('due', 'bulk', '{}', 0, 0, zeroblob(?1 * 1000))",
+            [kilobytes],
+        )
+        .unwrap();
+    }
+    let check = |is_idle, large, expected: &[usize], may_be_more| {
+        let room = Room { is_idle, large, small_max: 2000 };
+        let (taken, passed_over) = take_by_size(&db, ("due", Some("bulk")), ("a", 60_000), 9, room, NOW).unwrap();
+        assert_eq!(taken.iter().map(|one| one.body.len() / 1000).collect::<Vec<_>>(), expected);
+        assert_eq!(passed_over, may_be_more);
+        for one in taken {
+            assert!(settle(&db, one.take, "a", &Change::Free { due_at: None }, NOW).unwrap());
+        }
+    };
+    check(false, 0, &[1, 1], true);
+    check(false, 60_000, &[50, 1, 1], true);
+    check(false, 120_000, &[50, 50, 1, 1], true);
+    check(true, 0, &[900, 1, 1], true);
+    db.execute("DELETE FROM message", []).unwrap();
+    check(true, 60_000, &[], false);
+}
+
+#[test]
 fn a_delivery_whose_row_came_back_to_the_same_worker_settles_nothing() {
     let changes: [fn() -> Change; 4] = [
         || Change::Delete,
-        || Change::Free,
+        || Change::Free { due_at: None },
         || Change::of(Settlement::Hold(Meta::default()), NOW),
         || Change::Split { metas: vec!["{}".to_owned(); 3] },
     ];

@@ -6,13 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, future::join_all};
+use futures_util::{StreamExt as _, future::{join_all, try_join_all}};
 use lapin::{
     Channel, Connection, Consumer,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use postrider_producer::rabbitmq::{connect, link::Link, short, within};
+use postrider_producer::rabbitmq::{connect_with_intake, link::Link, short, within};
 use postrider_schemas::{
     Lane,
     topology::{SUSPECT_QUEUE, Topology, due_queue, jobs_queue},
@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use super::{acks::Acks, events, linger, message, see_to, vitals::Vitals};
 use crate::{
     config::TopologyMode,
+    memory::Memory,
     queue::{Delivery, QueueError, Source, SourceKind, SubscribeOptions},
 };
 
@@ -36,6 +37,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const SETUP_LIMIT: Duration = Duration::from_secs(60);
 /// How often the broker is asked whether it still answers.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+/// So many questions in a row without an answer end a connection.
+const UNANSWERED_MAX: u32 = 2;
 /// A connection that ends sooner than this after its consumers began ends because of what they got.
 const SHORT_LIVED: Duration = Duration::from_secs(10);
 /// So many of them in a row make each queue have a connection of its own.
@@ -76,6 +79,7 @@ struct Running {
     plan: Plan,
     /// It fetches one message at a time, and more once that went well for a while.
     is_careful: bool,
+    memory: Memory,
 }
 
 /// How a connection ended.
@@ -89,7 +93,7 @@ enum Ended {
 impl Supervisor {
     /// Consumes over as many connections as it takes, until told to stop.
     pub async fn run(self) {
-        let plans = plan(self.options);
+        let plans = plan(&self.options);
         self.vitals.expect(plans.len());
         let quiet = async {
             self.stop.cancelled().await;
@@ -166,10 +170,11 @@ impl Supervisor {
     /// One connection, from its opening to its end.
     async fn session(&self, plans: &[Plan], is_careful: bool) -> Result<Ended, QueueError> {
         let setup = async {
-            let connection = connect(&self.url, "postrider-worker consuming").await?;
+            let intake = self.options.memory.intake();
+            let connection = connect_with_intake(&self.url, "postrider-worker consuming", intake).await?;
             see_to(&connection, self.mode, &self.topology).await?;
-            let running = consumers(&connection, plans, is_careful).await?;
             let asking = within("channel.open", connection.create_channel()).await?;
+            let running = consumers(&connection, plans, is_careful, &self.options.memory).await?;
             Ok::<_, QueueError>((connection, running, asking))
         };
         let (connection, running, asking) = match timeout(SETUP_LIMIT, setup).await {
@@ -210,14 +215,23 @@ impl Supervisor {
     /// Asks the broker for an answer now and then, and returns when there is none. A connection may die, or the thread that reads it
     /// stand still, without a word to those who wait for deliveries.
     async fn no_answer(&self, connection: &Connection, asking: &Channel) -> lapin::Error {
+        let mut unanswered = 0;
         loop {
             sleep(ASK_EVERY).await;
-            // A blocked connection writes nothing, and says so.
-            if !connection.status().blocked() {
+            // A blocked connection writes nothing, and says so. One that is full is not read, so that no answer comes through.
+            if !connection.status().blocked() && self.options.memory.intake().has_room() {
                 let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
                 let asked = asking.queue_declare(short(SUSPECT_QUEUE), passive, FieldTable::default());
-                if let Err(error) = within("queue.declare", asked).await {
-                    return error;
+                match within("queue.declare", asked).await {
+                    Ok(_) => unanswered = 0,
+                    // It may have become full meanwhile.
+                    Err(_) if !self.options.memory.intake().has_room() => {}
+                    Err(error) => {
+                        unanswered += 1;
+                        if unanswered >= UNANSWERED_MAX || !connection.status().connected() {
+                            return error;
+                        }
+                    }
                 }
             }
             self.vitals.beat();
@@ -225,16 +239,31 @@ impl Supervisor {
     }
 }
 
-/// A consumer with a channel of its own for each queue.
-async fn consumers(connection: &Connection, plans: &[Plan], is_careful: bool) -> Result<Vec<Running>, QueueError> {
-    let mut running = Vec::new();
-    for plan in plans {
-        let channel = within("channel.open", connection.create_channel()).await?;
-        let prefetch = if is_careful { 1 } else { plan.prefetch };
-        let consumer = consume(&channel, &plan.queue, &plan.queue, prefetch).await?;
-        running.push(Running { consumer, acks: Acks::start(channel), plan: plan.clone(), is_careful });
+/// A consumer with a channel of its own for each queue. All begin at the same time: what the first ones get may fill the connection, and
+/// answers to later ones would wait behind it.
+async fn consumers(
+    connection: &Connection,
+    plans: &[Plan],
+    is_careful: bool,
+    memory: &Memory,
+) -> Result<Vec<Running>, QueueError> {
+    let mut channels = Vec::new();
+    for _ in plans {
+        channels.push(within("channel.open", connection.create_channel()).await?);
     }
-    Ok(running)
+    let begun = plans.iter().zip(&channels).map(|(plan, channel)| {
+        let prefetch = if is_careful { 1 } else { plan.prefetch };
+        consume(channel, &plan.queue, &plan.queue, prefetch)
+    });
+    let consumers = try_join_all(begun).await?;
+    let running = plans.iter().zip(channels).zip(consumers).map(|((plan, channel), consumer)| Running {
+        consumer,
+        acks: Acks::start(channel),
+        plan: plan.clone(),
+        is_careful,
+        memory: memory.clone(),
+    });
+    Ok(running.collect())
 }
 
 async fn consume(channel: &Channel, queue: &str, tag: &str, prefetch: u16) -> lapin::Result<Consumer> {
@@ -245,7 +274,7 @@ async fn consume(channel: &Channel, queue: &str, tag: &str, prefetch: u16) -> la
 }
 
 /// Queue, source and prefetch of each consumer.
-fn plan(options: SubscribeOptions) -> Vec<Plan> {
+fn plan(options: &SubscribeOptions) -> Vec<Plan> {
     let mut plans = Vec::new();
     let mut add = |queue, source, prefetch| plans.push(Plan { queue, source, prefetch });
     for lane in Lane::ALL {
@@ -305,7 +334,7 @@ async fn forward(
 
 impl Running {
     fn read(&self, delivery: lapin::message::Delivery) -> Delivery {
-        let delivery = message::delivery(delivery, self.plan.source, self.acks.clone());
+        let delivery = message::delivery(delivery, self.plan.source, self.acks.clone(), &self.memory);
         if let Some(cut) = &delivery.cut {
             let (queue, id) = (&self.plan.queue, delivery.message_id.as_deref().unwrap_or_default());
             warn!(

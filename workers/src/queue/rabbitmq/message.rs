@@ -14,28 +14,34 @@ use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
 use postrider_schemas::{Lane, Meta, meta::Rest, topology::is_jobs_queue};
 
 use super::{Receipt, acks::Acks};
+use crate::decide::poison::losses;
+use crate::memory::Memory;
 use crate::queue::{Cut, Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
 
 /// How far a producer's clock may be ahead before its time counts as none.
 const AHEAD_MAX: Duration = Duration::from_mins(5);
 
 /// A delivery as the rest of the worker knows it.
-pub fn delivery(delivered: Delivered, source: Source, acks: Acks) -> Delivery {
+pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memory) -> Delivery {
+    let held = memory.hold(delivered.data.len());
     let properties = &delivered.properties;
     let headers = properties.headers().as_ref();
+    // The broker writes it with the first return; before that it could only be a producer's.
+    let deliveries =
+        headers.filter(|_| delivered.redelivered).and_then(|table| number(table, "x-delivery-count")).unwrap_or(0);
+    let meta = if source.kind == SourceKind::Jobs { fresh(properties) } else { copied(headers) };
     Delivery::new(Message {
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
         published_at: published_at(properties, Timestamp::now()),
         source: located(source, delivered.routing_key.as_str()),
         redelivered: delivered.redelivered,
-        // The broker writes it with the first return; before that it could only be a producer's.
-        deliveries: headers
-            .filter(|_| delivered.redelivered)
-            .and_then(|table| number(table, "x-delivery-count"))
-            .unwrap_or(0),
+        deliveries,
+        lost: losses(&meta, deliveries),
+        begun: 0,
+        held,
         cut: cut(headers),
-        meta: if source.kind == SourceKind::Jobs { fresh(properties) } else { copied(headers) },
+        meta,
         body: Bytes::from(delivered.data),
         receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
     })

@@ -154,9 +154,11 @@ impl RabbitQueue {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
         let is_begun = settlement != Settlement::Return;
+        let is_large = delivery.held.is_large();
         for copy in copies(&delivery, settlement) {
             // Rare, and large: by value it would be part of every attempt's future.
-            Box::pin(self.publish_copy(&copy, receipt, is_begun)).await?;
+            let publishing = Box::pin(self.publish_copy(&copy, receipt, is_begun));
+            if is_large { delivery.held.memory().few_at_once(publishing).await? } else { publishing.await? }
         }
         if receipt.acks.acknowledge(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) }
     }
@@ -262,9 +264,13 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
         Settlement::Done | Settlement::GiveBack => Vec::new(),
         // A message that nobody began goes back as a copy of itself: the broker would mark and count it as delivered.
         Settlement::Return => {
-            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.deliveries);
+            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.lost);
             let published_at = delivery.published_at.filter(|_| meta.losses > 0);
             vec![Outgoing { published_at, ..one(at_once(), &meta) }]
+        }
+        Settlement::Later(wait) => {
+            let meta = poison::handed_back(&delivery.meta, delivery.redelivered, delivery.lost);
+            vec![Outgoing { published_at: delivery.published_at, ..one(due_after(wait, lane, shard), &meta) }]
         }
         Settlement::Again { wait, meta } => vec![one(due_after(wait, lane, shard), &meta)],
         Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),

@@ -19,6 +19,7 @@
 //! the retention. What was sent shrinks to state, fence and payload hash. Redis needs `maxmemory-policy noeviction`.
 
 mod address;
+mod begun;
 mod limits;
 mod link;
 mod scripts;

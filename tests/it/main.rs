@@ -54,6 +54,7 @@ mod silence;
 mod status;
 mod stops;
 mod telemetry;
+mod templates;
 mod tidy;
 mod traces;
 mod waiting;

@@ -8,6 +8,7 @@ pub mod folder;
 pub mod ports;
 
 pub mod background;
+pub mod bombs;
 pub mod process;
 pub mod watchdog;
 

@@ -4,17 +4,23 @@
 //! attempt came to is written into the ledger before anything follows from it. Once a transport said yes, no error turns
 //! that into another try.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire};
-use tokio::time::{sleep, timeout};
+use postrider_schemas::{
+    DecodeError, Event, EventType, Job, JobLimits, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire,
+};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     burial::{bury, put_aside, unreadable},
     circuits::Circuits,
+    compose::letter::ASIDE_OCTETS,
     config::Config,
     decide::{
         due::{Due, due, park_until},
@@ -29,6 +35,7 @@ use crate::{
     limiter::{Limiter, slot::Slot},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
+    render::Renderer,
     replay::Replay,
     seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
@@ -60,6 +67,8 @@ pub struct World {
     pub circuits: Arc<Circuits>,
     /// How fast mail may go.
     pub limiter: Limiter,
+    /// Renders templates where they can be stopped.
+    pub renderer: Arc<Renderer>,
 }
 
 /// A job with its message and the rule that takes it.
@@ -103,7 +112,7 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
         return put_aside(&world, delivery, settlement).await;
     }
-    let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
+    let job = match decoded(&delivery, world.config.job).await {
         Ok(job) => job,
         Err(error) => return unreadable(&world, delivery, &error).await,
     };
@@ -135,6 +144,20 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
     let task = Task { job: &job, meta: &meta, published_at, route, parts, key, seat, stop };
     attempts::describe(&task);
     guarded(&world, delivery, &task).await;
+}
+
+/// The job of a message. A large one is read where that keeps nothing up.
+async fn decoded(delivery: &Delivery, limits: JobLimits) -> Result<Job, DecodeError> {
+    if delivery.body.len() < ASIDE_OCTETS {
+        return wire::decode(&delivery.body, delivery.message_type.as_deref(), &limits);
+    }
+    let (body, kind) = (delivery.body.clone(), delivery.message_type.clone());
+    match spawn_blocking(move || wire::decode(&body, kind.as_deref(), &limits)).await {
+        Ok(job) => job,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        // The runtime ends, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The rule that takes a job, and its parts where its recipients go separate ways. A part stays together: where its recipients would go separate

@@ -14,10 +14,11 @@ use crate::{
 /// A message that is no job: its bytes and the reason.
 pub(crate) async fn unreadable(world: &World, delivery: Delivery, error: &DecodeError) {
     warn!(%error, bytes = delivery.body.len(), "A message is not a job");
-    metrics::dead(delivery.source.lane, "unreadable");
-    traces::failed("unreadable", "a message is not a job");
+    let reason = if matches!(error, DecodeError::Template { .. }) { "template-limit" } else { "unreadable" };
+    metrics::dead(delivery.source.lane, reason);
+    traces::failed(reason, "a message is not a job");
     let mut meta = delivery.meta.clone();
-    let mut cause = rest("unreadable", &error.to_string(), &meta, now());
+    let mut cause = rest(reason, &error.to_string(), &meta, now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
     emit(world, &[dead_unread(&delivery, &meta)]).await;

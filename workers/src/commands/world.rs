@@ -11,6 +11,7 @@ use crate::{
     config::{Config, QueueConfig, StoreConfig},
     limiter::Limiter,
     queue::Queue,
+    render::Renderer,
     replay::Replay,
     store::{self, Store},
     transport::Transport,
@@ -28,7 +29,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let replay = Arc::new(Replay::new(store.clone()));
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
     let limiter = Limiter::new(&config, store.clone())?;
-    Ok(World { config, queue, store, replay, transports, circuits, limiter })
+    let renderer = Arc::new(Renderer::own().context("the program that renders templates")?);
+    Ok(World { config, queue, store, replay, transports, circuits, limiter, renderer })
 }
 
 /// Connects the queue.

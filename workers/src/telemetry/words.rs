@@ -19,13 +19,25 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 9] =
-    ["none", "recipient", "message", "misfit", "config", "sender", "throttled", "quota", "transient"];
+pub const CLASSES: [&str; 10] =
+    ["none", "recipient", "message", "template_limit", "misfit", "config", "sender", "throttled", "quota", "transient"];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 11] =
-    ["send_at", "retry", "limit", "crowd", "store", "throttled", "quota", "config", "sender", "circuit", "busy"];
+pub const PARK_REASONS: [&str; 12] = [
+    "send_at",
+    "retry",
+    "limit",
+    "crowd",
+    "render",
+    "store",
+    "throttled",
+    "quota",
+    "config",
+    "sender",
+    "circuit",
+    "busy",
+];
 /// `bucket_scope`
 pub const BUCKET_SCOPES: [&str; 4] = ["transport", "group", "tenant", "sender_domain"];
 /// `policy`
@@ -33,8 +45,16 @@ pub const POLICIES: [&str; 2] = ["hold", "resend"];
 /// `duplicate`
 pub const DUPLICATES: [&str; 3] = ["settled", "stale", "already_sent"];
 /// `dead_reason`
-pub const DEAD_REASONS: [&str; 7] =
-    ["retries-exhausted", "cannot-be-sent", "no-route", "unreadable", "conflict", "crash-poison", "other"];
+pub const DEAD_REASONS: [&str; 8] = [
+    "retries-exhausted",
+    "cannot-be-sent",
+    "template-limit",
+    "no-route",
+    "unreadable",
+    "conflict",
+    "crash-poison",
+    "other",
+];
 /// `held_reason`
 pub const HELD_REASONS: [&str; 2] = ["unknown", "other"];
 /// `circuit_state`
@@ -102,7 +122,7 @@ pub fn park_reason(class: Class) -> &'static str {
         Class::Sender => "sender",
         Class::Throttled => "throttled",
         Class::Quota => "quota",
-        Class::Recipient | Class::Message | Class::Misfit | Class::Transient => "retry",
+        Class::Recipient | Class::Message | Class::TemplateLimit | Class::Misfit | Class::Transient => "retry",
     }
 }
 

@@ -33,8 +33,14 @@ pub enum AddressError {
 pub struct Domain(Box<str>);
 
 impl Domain {
+    /// Longest text that is looked at, in octets. A name has at most 253, and no letter has more than four octets.
+    const TEXT_MAX: usize = 253 * 4;
+
     /// Accepts an internationalised name and keeps its ASCII form.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text.len() > Self::TEXT_MAX {
+            return Err(AddressError::Domain);
+        }
         let ascii = idna::domain_to_ascii_strict(text).map_err(|_| AddressError::Domain)?;
         if ascii.is_empty() || ascii.ends_with('.') {
             return Err(AddressError::Domain);
@@ -219,6 +225,7 @@ mod tests {
         check("a@-b.test", Err(AddressError::Domain));
         check("a@xn--zzzzzzz99999.test", Err(AddressError::Domain));
         check(&format!("a@{}.test", "x".repeat(64)), Err(AddressError::Domain));
+        check(&format!("a@{}.test", "ü".repeat(5_000_000)), Err(AddressError::Domain));
         check("Name <a@b.test", Err(AddressError::Form));
     }
 

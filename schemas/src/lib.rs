@@ -1,7 +1,7 @@
 //! What both sides of the queue say: data only, no IO, no async, no vendor crate.
 //!
 //! Modules in reading order: [`job`] is what a backend service asks for, parsed once into types that cannot hold a bad
-//! value; [`wire`] is how it travels; [`meta`] is what the message's headers remember between attempts; [`event`] is how
+//! value; [`template`] bounds its templates; [`wire`] is how it travels; [`meta`] is what the message's headers remember between attempts; [`event`] is how
 //! the sender is told what became of it; [`topology`] is the broker's side of it, as data.
 
 pub mod address;
@@ -15,6 +15,7 @@ pub mod limits;
 pub mod meta;
 pub mod payload_hash;
 pub mod permissions;
+pub mod template;
 pub mod topology;
 pub mod wire;
 

@@ -9,6 +9,10 @@ pub struct JobLimits {
     pub recipients_max: usize,
     /// Most extra headers.
     pub headers_max: usize,
+    /// Most attachments.
+    pub attachments_max: usize,
+    /// Most addresses in `reply_to`.
+    pub reply_to_max: usize,
     /// Longest header line and subject, in octets (RFC 5322 2.1.1).
     pub line_octets_max: usize,
     /// Most tags.
@@ -23,6 +27,8 @@ impl JobLimits {
         bytes_max: 10 * 1024 * 1024,
         recipients_max: 50,
         headers_max: 200,
+        attachments_max: 100,
+        reply_to_max: 50,
         line_octets_max: 998,
         tags_max: 10,
         metadata_max: 50,

@@ -16,6 +16,7 @@ use crate::{
     job::{Attachment, Content, Job, ListUnsubscribe, Tracking},
     limits::JobLimits,
     payload_hash::PayloadHash,
+    template::{self, TemplateLimit},
 };
 
 /// AMQP `type` of a job message.
@@ -46,6 +47,7 @@ pub struct JobV1 {
     pub from: MailboxV1,
     /// Where answers go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
     pub reply_to: Vec<MailboxV1>,
     /// Recipients. `to`, `cc` and `bcc` together hold 1 to 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -65,18 +67,20 @@ pub struct JobV1 {
     /// The HTML body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub html: Option<String>,
-    /// Template sources instead of bodies (MiniJinja). The subject is then a template too.
+    /// Template sources instead of bodies (MiniJinja). The subject is then a template too. A source has at most 1 MiB, 10,000 tags, 250 operators in
+    /// one tag, and nests 40 deep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateV1>,
-    /// What the template may name. A name that is missing refuses the job.
+    /// What the template may name, at most 1 MiB. A name that is missing refuses the job.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub variables: serde_json::Map<String, serde_json::Value>,
     /// Extra headers. Structural ones (From, To, Date, Message-ID, Content-*, ...) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     pub headers: Vec<HeaderV1>,
-    /// Files and inline images.
+    /// Files and inline images, at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
     pub attachments: Vec<AttachmentV1>,
     /// A few short labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -249,6 +253,14 @@ pub enum DecodeError {
         /// What serde expected there.
         reason: String,
     },
+    /// A template is larger or more involved than it may be, see [`crate::template`].
+    #[error("field `{path}`: {limit}")]
+    Template {
+        /// `subject`, `template.text`, `template.html` or `variables`.
+        path: &'static str,
+        /// The limit.
+        limit: TemplateLimit,
+    },
     /// A value breaks its rule.
     #[error("field `{path}`: {reason}")]
     Invalid {
@@ -351,6 +363,14 @@ impl JobV1 {
         if self.headers.len() > limits.headers_max {
             return Err(invalid("headers", format!("{} headers; at most {}", self.headers.len(), limits.headers_max)));
         }
+        for (list, count, max) in [
+            ("attachments", self.attachments.len(), limits.attachments_max),
+            ("reply_to", self.reply_to.len(), limits.reply_to_max),
+        ] {
+            if count > max {
+                return Err(invalid(list, format!("{count} entries; at most {max}")));
+            }
+        }
         if self.tags.len() > limits.tags_max {
             return Err(invalid("tags", format!("{} tags; at most {}", self.tags.len(), limits.tags_max)));
         }
@@ -361,6 +381,9 @@ impl JobV1 {
             ));
         }
         fields::check_subject(&self.subject, limits.line_octets_max).map_err(|error| invalid("subject", error))?;
+        if let Some(sources) = &self.template {
+            check_template(&self.subject, sources, &self.variables)?;
+        }
         for (n, tag) in self.tags.iter().enumerate() {
             fields::check_tag(tag).map_err(|error| invalid(format!("tags[{n}]"), error))?;
         }
@@ -428,6 +451,25 @@ fn mailbox(one: &MailboxV1, path: impl Fn() -> String) -> Result<Mailbox, Decode
     parsed.map_err(|error| invalid(path(), error))
 }
 
+/// Bounds what a template may ask for before anything parses it.
+fn check_template(
+    subject: &str,
+    sources: &TemplateV1,
+    variables: &serde_json::Map<String, serde_json::Value>,
+) -> Result<(), DecodeError> {
+    let sources = [
+        ("subject", Some(subject)),
+        ("template.text", sources.text.as_deref()),
+        ("template.html", sources.html.as_deref()),
+    ];
+    for (path, source) in sources {
+        template::survey(source.unwrap_or_default()).map_err(|limit| DecodeError::Template { path, limit })?;
+    }
+    template::weight(variables, template::VARIABLES_OCTETS_MAX)
+        .ok_or(DecodeError::Template { path: "variables", limit: TemplateLimit::Variables })?;
+    Ok(())
+}
+
 fn content(
     text: Option<String>,
     html: Option<String>,
@@ -481,10 +523,16 @@ fn is_media_type(text: &str) -> bool {
         && parameters.bytes().all(|c| c.is_ascii_graphic() || c == b' ')
 }
 
+/// A longer text is no URL of 900 octets, whatever parsing makes of it.
+const URL_TEXT_MAX: usize = 4096;
+
 fn list_unsubscribe(one: ListUnsubscribeV1) -> Result<ListUnsubscribe, DecodeError> {
     let url = one
         .url
         .map(|text| match Url::parse(&text) {
+            _ if text.len() > URL_TEXT_MAX => {
+                Err(invalid("list_unsubscribe.url", "is an https address of at most 900 octets"))
+            }
             // Parsing drops line breaks; who sends them means something else.
             _ if text.contains(char::is_control) => {
                 Err(invalid("list_unsubscribe.url", "holds a control character (a line break, for example)"))

@@ -230,3 +230,38 @@ fn a_job_can_be_made_in_rust() {
     assert_eq!(job.id().0.get_version_num(), 7);
     assert!(!format!("{job:?}").contains("ada"), "Debug output names no recipient");
 }
+
+#[test]
+fn lists_that_a_producer_fills_have_their_limits() {
+    let files = |n: usize| json!(vec![json!({ "filename": "f", "content_type": "a/b", "content": "" }); n]);
+    let mut document = minimal();
+    document["attachments"] = files(100);
+    assert_eq!(decode(&document).unwrap().attachments().len(), 100);
+    check_refused("attachments", files(101), "field `attachments`", "101 entries; at most 100");
+    check_refused("reply_to", json!(vec!["a@shop.example"; 51]), "field `reply_to`", "51 entries; at most 50");
+}
+
+#[test]
+fn a_template_that_is_too_involved_is_refused_by_its_field() {
+    let with = |subject: &str, template: Value, variables: Value| {
+        let mut document = minimal();
+        document.as_object_mut().unwrap().remove("text");
+        document["subject"] = json!(subject);
+        document["template"] = template;
+        document["variables"] = variables;
+        decode(&document)
+    };
+    let chain = format!("{{{{ {}1 }}}}", "1+".repeat(2500));
+    let plain = json!({ "text": "{{ a }}" });
+    assert!(with("{{ a }}", plain.clone(), json!({ "a": 1 })).is_ok());
+    let cases = [
+        (with(&chain[..900], plain.clone(), json!({})), "field `subject`"),
+        (with("s", json!({ "text": chain }), json!({})), "field `template.text`"),
+        (with("s", json!({ "text": "t", "html": chain }), json!({})), "field `template.html`"),
+        (with("s", plain, json!({ "a": "x".repeat(1024 * 1024) })), "field `variables`"),
+    ];
+    for (refused, field) in cases {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, DecodeError::Template { .. }) && error.to_string().starts_with(field), "{error}");
+    }
+}

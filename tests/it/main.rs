@@ -59,6 +59,7 @@ mod status;
 mod stops;
 mod telemetry;
 mod tenants;
+mod templates;
 mod tidy;
 mod traces;
 mod trust;

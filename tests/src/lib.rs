@@ -9,6 +9,7 @@ pub mod folder;
 pub mod ports;
 
 pub mod background;
+pub mod bombs;
 pub mod broker_users;
 pub mod process;
 pub mod watchdog;

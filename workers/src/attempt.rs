@@ -42,6 +42,7 @@ use crate::{
     memory::{Memory, Turn},
     outcome::{Answer, Outcome, Refusal, Stage},
     queue::{Delivery, Queue, SettleError, SourceKind},
+    render::Renderer,
     replay::Replay,
     seats::{Seat, Seats},
     store::{Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Store, StoreError, Unfinished},
@@ -78,6 +79,8 @@ pub struct World {
     pub limiter: Limiter,
     /// How many bytes may be in hand.
     pub memory: Memory,
+    /// Renders templates where they can be stopped.
+    pub renderer: Arc<Renderer>,
 }
 
 impl World {
@@ -131,7 +134,7 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
         return put_aside(&world, delivery, settlement).await;
     }
     if let Some(cut) = delivery.cut.clone().filter(|cut| cut.is_whole) {
-        return unreadable(&world, delivery, &cut.reason).await;
+        return unreadable(&world, delivery, "unreadable", &cut.reason).await;
     }
     // One that has to keep its time, and has none, cannot go back as a copy.
     let may_leave = !in_quarantine && (delivery.published_at.is_some() || !may_have_been_begun(&delivery));
@@ -163,7 +166,10 @@ async fn attempted(world: Arc<World>, mut delivery: Delivery, seats: Seats, stop
     }
     let job = match decode(&world, &delivery).await {
         Ok(job) => job,
-        Err(error) => return unreadable(&world, delivery, &error.to_string()).await,
+        Err(error) => {
+            let reason = if matches!(error, DecodeError::Template { .. }) { "template-limit" } else { "unreadable" };
+            return unreadable(&world, delivery, reason, &error.to_string()).await;
+        }
     };
     if let Some(detail) = flaw(&delivery.meta, job.recipients().len(), world.now()) {
         return bury(&world, delivery, &job, "unreadable", &detail).await;

@@ -12,13 +12,13 @@ use crate::{
     telemetry::{metrics, traces},
 };
 
-/// A message that is no job, or whose headers are lost: its bytes and the reason.
-pub(crate) async fn unreadable(world: &World, delivery: Delivery, error: &str) {
+/// A message that is no job, or whose headers are lost: its bytes, the reason in one word, and what is wrong.
+pub(crate) async fn unreadable(world: &World, delivery: Delivery, reason: &'static str, error: &str) {
     warn!(error, bytes = delivery.body.len(), "A message is not a job");
-    metrics::dead(delivery.source.lane, "unreadable");
-    traces::failed("unreadable", "a message is not a job");
+    metrics::dead(delivery.source.lane, reason);
+    traces::failed(reason, "a message is not a job");
     let mut meta = delivery.meta.clone();
-    let mut cause = rest("unreadable", error, &meta, world.now());
+    let mut cause = rest(reason, error, &meta, world.now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
     let is_told = emit(world, &[dead_unread(&delivery, &meta, world.now())]).await;

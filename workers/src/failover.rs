@@ -17,7 +17,10 @@ use crate::{
     announce::{may_submit, renew, withdraw},
     attempt::{Right, Task, World, tell_once},
     circuits::Permit,
-    compose::letter::{Letter, indices},
+    compose::{
+        letter::{Letter, indices},
+        template::Rendered,
+    },
     decide::{
         capabilities::Needs,
         due::is_over,
@@ -37,6 +40,7 @@ use crate::{
         slot::{Slot, Why},
     },
     outcome::{Answer, Outcome, Refusal, Stage},
+    render::NotRendered,
     telemetry::{attempts, metrics},
     transport::{NoPlace, Transport, cannot_be_made, crowd::Comer},
 };
@@ -141,12 +145,18 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
     };
     // A call that is repeated must be the same to the last byte.
     let dated = task.meta.pin.as_ref().map_or(now, |pin| pin.since);
-    let letter = Letter::new(task.job, task.meta.pending.as_deref(), task.meta.part, dated);
-    let mut letter = match letter {
-        Ok(letter) if task.meta.pin.is_some() => letter.repeated(),
-        Ok(letter) => letter,
-        Err(error) => return Sent::Ended(Ended::at(&world.transports[order[0]].name, cannot_be_made(&error))),
+    let content = match rendered(world, task).await {
+        Some(Ok(content)) => content,
+        Some(Err(NotRendered::Never(error))) => {
+            return Sent::Ended(Ended::at(&world.transports[order[0]].name, cannot_be_made(&error)));
+        }
+        Some(Err(NotRendered::NotNow)) => return Sent::Waits(Slot::after(render_wait(task), Why::Render)),
+        None => return Sent::Stopped,
     };
+    let mut letter = Letter::rendered(task.job, task.meta.pending.as_deref(), task.meta.part, dated, content);
+    if task.meta.pin.is_some() {
+        letter = letter.repeated();
+    }
     // A call that may have been taken goes to whom it went to.
     let checks = task.meta.pin.is_none();
     let (domains, answer) = if let Some(Asked { question: Question { transport, ask, domains }, answer }) = asked {
@@ -177,6 +187,20 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
         ended.outcome = with_unreachable(outcome, unreachable);
     }
     sent
+}
+
+/// The texts of the job; nothing where the worker stops meanwhile.
+async fn rendered<'a>(world: &World, task: &Task<'a>) -> Option<Result<Rendered<'a>, NotRendered>> {
+    if let Some(rendered) = world.renderer.at_once(task.job) {
+        return Some(rendered.map_err(NotRendered::Never));
+    }
+    let rendering = task.seat.hold_while(world.renderer.render(task.job));
+    task.stop.run_until_cancelled(rendering).await
+}
+
+/// How long a job is put away for which no process had time: each for another time.
+fn render_wait(task: &Task<'_>) -> Duration {
+    RENDER_WAIT.mul_f64(0.75 + spread(dice(task.job), task.meta.parks) / 2.0)
 }
 
 /// What is the same for every transport of an attempt.
@@ -227,6 +251,9 @@ enum Back {
     /// The worker stops.
     Stopped,
 }
+
+/// How long on average a job is put away for which no process had time.
+const RENDER_WAIT: Duration = Duration::from_secs(5);
 
 /// A worker that stops leaves so long to a job that has a connection, at most, until the message itself is on its way.
 const FINISH_MAX: Duration = Duration::from_secs(5);

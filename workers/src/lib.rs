@@ -24,6 +24,7 @@ pub mod replay;
 pub mod store;
 
 pub mod compose;
+pub mod render;
 pub mod transport;
 
 pub mod admin;

@@ -82,6 +82,8 @@ pub enum Class {
     Recipient,
     /// This message will never be accepted. Permanent.
     Message,
+    /// The message cannot be made: its template takes more time or memory than it may. Permanent, and no transport was involved.
+    TemplateLimit,
     /// This transport cannot carry the message, found before anything was sent. Another transport may.
     Misfit,
     /// The transport needs a person (credentials, certificate, a missing extension). Burns no retry of the job.
@@ -100,7 +102,7 @@ pub enum Class {
 impl Class {
     /// True where the same attempt can never succeed.
     pub fn is_permanent(self) -> bool {
-        matches!(self, Self::Recipient | Self::Message)
+        matches!(self, Self::Recipient | Self::Message | Self::TemplateLimit)
     }
 
     /// The name used in logs, events and metrics.
@@ -108,6 +110,7 @@ impl Class {
         match self {
             Self::Recipient => "recipient",
             Self::Message => "message",
+            Self::TemplateLimit => "template_limit",
             Self::Misfit => "misfit",
             Self::Config => "config",
             Self::Sender => "sender",

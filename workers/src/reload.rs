@@ -182,8 +182,8 @@ fn renewed(old: &World, config: Config, changed: &BTreeSet<PathBuf>) -> anyhow::
         && config.transports.iter().map(|one| &one.name).eq(old.config.transports.iter().map(|one| &one.name));
     let limiter = if is_same_limiter { old.limiter.clone() } else { old.limiter.renewed(&config)? };
     let (queue, store, replay) = (Arc::clone(&old.queue), old.store.clone(), Arc::clone(&old.replay));
-    let memory = old.memory.clone();
-    Ok((World { config, queue, store, replay, transports, circuits, limiter, memory }, replaced))
+    let (memory, renderer) = (old.memory.clone(), Arc::clone(&old.renderer));
+    Ok((World { config, queue, store, replay, transports, circuits, limiter, memory, renderer }, replaced))
 }
 
 fn ca_file(transport: &TransportConfig) -> Option<&PathBuf> {

@@ -23,7 +23,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    render::serve::serve,
+};
 
 /// Takes e-mail off the hands of backend services.
 #[derive(Parser)]
@@ -69,6 +72,9 @@ enum Command {
     Trace(trace::Arguments),
     /// Ask the worker that runs here whether it is well
     Health(health::Arguments),
+    /// Renders templates for a worker, which starts this itself
+    #[command(hide = true)]
+    Render,
 }
 
 /// Where the configuration comes from.
@@ -111,6 +117,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => block_on(status::run(arguments)),
         Command::Trace(arguments) => block_on(trace::run(arguments)),
         Command::Health(arguments) => block_on(health::run(arguments)),
+        Command::Render => Ok(serve()),
     }
 }
 

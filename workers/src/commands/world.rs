@@ -12,6 +12,7 @@ use crate::{
     limiter::Limiter,
     memory::Memory,
     queue::Queue,
+    render::Renderer,
     replay::Replay,
     store::{self, Store},
     transport::Transport,
@@ -31,7 +32,8 @@ pub async fn connect(config: Config) -> anyhow::Result<World> {
     let circuits = Circuits::new(store.clone(), &config.transports, config.config_wait);
     let limiter = Limiter::new(&config, store.clone())?;
     let memory = Memory::new(config.worker.budget());
-    Ok(World { config, queue, store, replay, transports, circuits, limiter, memory })
+    let renderer = Arc::new(Renderer::own().context("the program that renders templates")?);
+    Ok(World { config, queue, store, replay, transports, circuits, limiter, memory, renderer })
 }
 
 /// Connects the queue.

@@ -1,7 +1,7 @@
 //! The body of the message: `mixed(alternative(text, related(html, inline files)), attachments)` without the layers that have nothing to
 //! hold. Boundaries come from the job id, so that each attempt has the same bytes.
 
-use std::fmt::Write as _;
+use std::{collections::HashSet, fmt::Write as _};
 
 use lettre::message::{
     Body, MessageBuilder, MultiPart, SinglePart,
@@ -20,10 +20,14 @@ enum Node {
 
 /// Files that the HTML body shows by `cid:`, and all others.
 pub(super) fn inline_and_attached<'a>(job: &'a Job, html: Option<&str>) -> (Vec<&'a Attachment>, Vec<&'a Attachment>) {
-    let references = html.map(cid_references).unwrap_or_default();
-    let is_inline =
-        |one: &&Attachment| one.content_id.as_ref().is_some_and(|id| references.iter().any(|named| named == id));
-    job.attachments().iter().partition(is_inline)
+    let ids: HashSet<&str> = job.attachments().iter().filter_map(|one| one.content_id.as_deref()).collect();
+    let shown: HashSet<String> = match html {
+        Some(html) if !ids.is_empty() => {
+            cid_links(html).map(named).filter(|name| ids.contains(name.as_str())).collect()
+        }
+        _ => HashSet::new(),
+    };
+    job.attachments().iter().partition(|one| one.content_id.as_ref().is_some_and(|id| shown.contains(id)))
 }
 
 /// Adds the body to a message whose other headers are in place, and writes it all into one buffer.
@@ -137,14 +141,45 @@ impl Header for MediaType {
     }
 }
 
-/// What the `cid:` links of an HTML body name, with the escapes of URLs and of HTML undone.
-fn cid_references(html: &str) -> Vec<String> {
-    let ends = |c: char| c.is_whitespace() || "\"'<>)".contains(c);
-    html.match_indices("cid:")
-        .map(|(at, scheme)| {
-            let link = &html[at + scheme.len()..];
-            let link = &link[..link.find(ends).unwrap_or(link.len())];
-            percent_decode_str(&link.replace("&amp;", "&")).decode_utf8_lossy().into_owned()
-        })
-        .collect()
+/// The `cid:` links of an HTML body, without `cid:`. One ends where another may begin, so that no octet is looked at for two of them: a content id holds
+/// no colon.
+fn cid_links(html: &str) -> impl Iterator<Item = &str> {
+    let ends = |c: char| c.is_whitespace() || "\"'<>):".contains(c);
+    html.match_indices("cid:").map(move |(at, scheme)| {
+        let link = &html[at + scheme.len()..];
+        &link[..link.find(ends).unwrap_or(link.len())]
+    })
+}
+
+/// What a link names, with the escapes of URLs and of HTML undone.
+fn named(link: &str) -> String {
+    percent_decode_str(&link.replace("&amp;", "&")).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(html: &str, expected: &[&str]) {
+        assert_eq!(cid_links(html).map(named).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn links_end_where_html_ends_them() {
+        check("<img src=\"cid:a@b\"> <img src=cid:c> url(cid:d) 'cid:e' cid:f", &["a@b", "c", "d", "e", "f"]);
+        check("cid:a%20b&amp;c", &["a b&c"]);
+        check("cid:cid:x", &["cid", "x"]);
+        check("cid:", &[""]);
+    }
+
+    /// However many links there are, and wherever they end.
+    #[test]
+    fn the_links_together_are_no_longer_than_the_html() {
+        for html in ["cid:", "cid:a", "cid:cid", "cid:a ", "cid", "cid:%41&amp;"] {
+            let html = html.repeat(20_000);
+            let octets: usize = cid_links(&html).map(str::len).sum();
+            assert!(octets <= html.len(), "{octets} octets of {}", html.len());
+        }
+    }
 }

@@ -12,7 +12,14 @@ use postrider_schemas::{
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{ComposeError, Composed, bodies, headers, mime, template};
+use super::{
+    ComposeError, Composed, bodies, headers, mime,
+    template::{self, Rendered},
+};
+use crate::decide::route::when::content_bytes;
+
+/// What may take longer than a millisecond or two leaves the thread that serves everything else, from this size of a job on, in octets.
+pub const ASIDE_OCTETS: usize = 256 * 1024;
 
 /// A rendered job and the recipients that it is to reach now.
 pub struct Letter<'a> {
@@ -24,7 +31,7 @@ pub struct Letter<'a> {
     pub dated: Timestamp,
     part: Option<u8>,
     is_repeated: bool,
-    content: template::Rendered<'a>,
+    content: Rendered<'a>,
     mime: OnceLock<Result<Composed, ComposeError>>,
 }
 
@@ -49,11 +56,61 @@ pub fn indices(job: &Job, pending: Option<&[u8]>) -> Vec<usize> {
 }
 
 impl<'a> Letter<'a> {
-    /// Renders the job for the recipients at these envelope indices (all where absent). `part` is the number of the part that they are.
+    /// Renders the job for the recipients at these envelope indices (all where absent), here and now: for jobs of our own, see [`crate::render`]. `part`
+    /// is the number of the part that they are.
     pub fn new(job: &'a Job, pending: Option<&[u8]>, part: Option<u8>, dated: Timestamp) -> Result<Self, ComposeError> {
+        Ok(Self::rendered(job, pending, part, dated, template::render(job)?))
+    }
+
+    /// The same for a job that was rendered.
+    pub fn rendered(
+        job: &'a Job,
+        pending: Option<&[u8]>,
+        part: Option<u8>,
+        dated: Timestamp,
+        content: Rendered<'a>,
+    ) -> Self {
         let indices = indices(job, pending);
-        let content = template::render(job)?;
-        Ok(Self { job, indices, dated, part, is_repeated: false, content, mime: OnceLock::new() })
+        Self { job, indices, dated, part, is_repeated: false, content, mime: OnceLock::new() }
+    }
+
+    /// Asks something about the letter that takes longer the larger it is. Of a large one a copy is asked, on a thread where that keeps nothing up; its
+    /// files are not copied.
+    pub async fn aside<T, F>(&self, ask: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(&Letter<'_>) -> T + Send + 'static,
+    {
+        if !self.is_large() {
+            return ask(self);
+        }
+        let (job, content) = (self.job.clone(), self.content.owned());
+        let (indices, dated, part, is_repeated) = (self.indices.clone(), self.dated, self.part, self.is_repeated);
+        let mime = self.mime.clone();
+        let asking = tokio::task::spawn_blocking(move || {
+            ask(&Letter { job: &job, indices, dated, part, is_repeated, content, mime })
+        });
+        match asking.await {
+            Ok(answer) => answer,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn is_large(&self) -> bool {
+        let texts = [Some(self.subject()), self.text(), self.html()].into_iter().flatten().map(str::len).sum::<usize>();
+        texts + content_bytes(self.job) >= ASIDE_OCTETS
+    }
+
+    /// Makes the message of RFC 5322, which [`Self::mime`] has at hand from then on.
+    pub async fn compose(&self) -> Result<&Composed, ComposeError> {
+        if self.mime.get().is_none() && self.is_large() {
+            let made = self.aside(|letter| mime(letter.job, &letter.content, letter.dated)).await;
+            // Whoever made it meanwhile made the same.
+            let _ = self.mime.set(made);
+        }
+        self.mime()
     }
 
     /// The same letter, of which a call was made before that may have been taken.
@@ -90,7 +147,7 @@ impl<'a> Letter<'a> {
     /// The same message with another date and with subject and bodies rewritten: for an API that would take some of it for orders to itself.
     pub fn mime_with(&self, dated: Timestamp, rewrite: impl Fn(&str) -> String) -> Result<Composed, ComposeError> {
         let body = |body: &Option<Cow<'_, str>>| body.as_deref().map(&rewrite).map(Cow::Owned);
-        let content = template::Rendered {
+        let content = Rendered {
             subject: Cow::Owned(rewrite(&self.content.subject)),
             text: body(&self.content.text),
             html: body(&self.content.html),

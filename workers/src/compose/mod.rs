@@ -14,7 +14,7 @@ mod bodies;
 mod encoding;
 mod headers;
 pub mod letter;
-mod template;
+pub mod template;
 mod words;
 
 /// A job as it goes over the wire.
@@ -53,6 +53,14 @@ pub enum ComposeError {
         /// The limit, in octets.
         max: usize,
     },
+    /// A template takes more time or memory than it may.
+    #[error("the {}template breaks a limit: {reason}", part.map(|part| format!("{part} ")).unwrap_or_default())]
+    Limit {
+        /// `subject`, `text` or `html`, where it is known.
+        part: Option<&'static str>,
+        /// Which limit.
+        reason: String,
+    },
     /// The subject is not one line of text once its template is rendered.
     #[error("after its template is rendered, {0}")]
     Subject(FieldError),
@@ -61,7 +69,14 @@ pub enum ComposeError {
     Assemble(String),
 }
 
-/// Writes the mail that `job` asks for, dated `now`.
+impl ComposeError {
+    /// True where a template asks for more than it may have.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Limit { .. })
+    }
+}
+
+/// Writes the mail that `job` asks for, dated `now`. Its template is rendered here: for jobs of our own, see [`crate::render`].
 ///
 /// Only templates can fail: everything else about a job has been checked when it was parsed.
 pub fn compose(job: &Job, now: Timestamp) -> Result<Composed, ComposeError> {

@@ -9,11 +9,12 @@ use postrider_schemas::{
     job::{Content, Job},
     limits::JobLimits,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use super::ComposeError;
 
-/// Instructions one template may run: a table of some ten thousand rows. An endless template is stopped within a tenth of a second.
+/// Instructions one template may run: a table of some ten thousand rows. Not all that takes time counts, so that time itself is bounded as well.
 const FUEL: u64 = 500_000;
 /// How deep blocks and macros may nest.
 const RECURSION_MAX: usize = 64;
@@ -36,14 +37,83 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
 });
 
 /// What a mail says, finished.
-pub(super) struct Rendered<'a> {
-    pub(super) subject: Cow<'a, str>,
-    pub(super) text: Option<Cow<'a, str>>,
-    pub(super) html: Option<Cow<'a, str>>,
+#[derive(PartialEq, Eq)]
+pub struct Rendered<'a> {
+    pub(crate) subject: Cow<'a, str>,
+    pub(crate) text: Option<Cow<'a, str>>,
+    pub(crate) html: Option<Cow<'a, str>>,
 }
 
-/// Renders subject and bodies of a job. Finished bodies are borrowed.
-pub(super) fn render(job: &Job) -> Result<Rendered<'_>, ComposeError> {
+impl Rendered<'_> {
+    /// The same, with nothing borrowed.
+    pub(crate) fn owned(&self) -> Rendered<'static> {
+        let body = |body: &Option<Cow<'_, str>>| body.as_deref().map(|body| Cow::Owned(body.to_owned()));
+        Rendered {
+            subject: Cow::Owned(self.subject.clone().into_owned()),
+            text: body(&self.text),
+            html: body(&self.html),
+        }
+    }
+}
+
+/// The sources of a job's texts.
+pub(crate) struct Sources<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) text: Option<&'a str>,
+    pub(crate) html: Option<&'a str>,
+}
+
+/// What they make.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Texts {
+    pub(crate) subject: String,
+    pub(crate) text: Option<String>,
+    pub(crate) html: Option<String>,
+}
+
+/// A source of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Part {
+    Subject,
+    Text,
+    Html,
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Text => "text",
+            Self::Html => "html",
+        }
+    }
+}
+
+/// Why a template makes no text. Holds nothing of the variables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    /// It is wrong, or names what is missing.
+    Source { part: Part, line: Option<usize>, reason: String },
+    /// It makes more than a mail may hold.
+    TooLarge { part: Part, max: usize },
+    /// It takes more than it may.
+    Limit { part: Option<Part>, reason: String },
+}
+
+impl From<Fault> for ComposeError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Source { part, line, reason } => Self::Template { part: part.as_str(), line, reason },
+            Fault::TooLarge { part, max } => Self::TooLarge { part: part.as_str(), max },
+            Fault::Limit { part, reason } => Self::Limit { part: part.map(Part::as_str), reason },
+        }
+    }
+}
+
+/// Renders subject and bodies of a job, here and now. Finished bodies are borrowed. A template that is not plain may take this process down: what others
+/// wrote goes through [`crate::render`].
+pub(crate) fn render(job: &Job) -> Result<Rendered<'_>, ComposeError> {
     match job.content() {
         Content::Bodies { text, html } => Ok(Rendered {
             subject: Cow::Borrowed(job.subject()),
@@ -51,37 +121,61 @@ pub(super) fn render(job: &Job) -> Result<Rendered<'_>, ComposeError> {
             html: html.as_deref().map(Cow::Borrowed),
         }),
         Content::Template { text, html, variables } => {
-            let values = Value::from(Serde(variables));
-            let body = |part, source: &Option<String>| {
-                let source = source.as_deref();
-                source.map(|source| one(part, source, variables, &values, BODY_OCTETS_MAX).map(Cow::Owned)).transpose()
-            };
-            let subject = one("subject", job.subject(), variables, &values, SUBJECT_OCTETS_MAX)?;
-            // A line break that came in with a variable would start a header of the sender's customer's choice.
-            fields::check_subject(&subject, SUBJECT_OCTETS_MAX).map_err(ComposeError::Subject)?;
-            Ok(Rendered { subject: Cow::Owned(subject), text: body("text", text)?, html: body("html", html)? })
+            let sources = Sources { subject: job.subject(), text: text.as_deref(), html: html.as_deref() };
+            finished(texts(&sources, variables)?)
         }
     }
 }
 
+/// The texts as a mail may have them.
+pub(crate) fn finished(texts: Texts) -> Result<Rendered<'static>, ComposeError> {
+    // A line break that came in with a variable would start a header of the sender's customer's choice.
+    fields::check_subject(&texts.subject, SUBJECT_OCTETS_MAX).map_err(ComposeError::Subject)?;
+    Ok(Rendered {
+        subject: Cow::Owned(texts.subject),
+        text: texts.text.map(Cow::Owned),
+        html: texts.html.map(Cow::Owned),
+    })
+}
+
+/// Renders sources.
+pub(crate) fn texts(sources: &Sources<'_>, variables: &Map<String, serde_json::Value>) -> Result<Texts, Fault> {
+    let values = Value::from(Serde(variables));
+    let body = |part, source: Option<&str>| {
+        source.map(|source| one(part, source, variables, &values, BODY_OCTETS_MAX)).transpose()
+    };
+    Ok(Texts {
+        subject: one(Part::Subject, sources.subject, variables, &values, SUBJECT_OCTETS_MAX)?,
+        text: body(Part::Text, sources.text)?,
+        html: body(Part::Html, sources.html)?,
+    })
+}
+
 fn one(
-    part: &'static str,
+    part: Part,
     source: &str,
     variables: &Map<String, serde_json::Value>,
     values: &Value,
     max: usize,
-) -> Result<String, ComposeError> {
-    let failed = |error: &Error, reason: String| ComposeError::Template { part, line: error.line(), reason };
-    let template =
-        ENVIRONMENT.template_from_named_str(part, source).map_err(|error| failed(&error, source_fault(&error)))?;
+) -> Result<String, Fault> {
+    let failed = |error: &Error, reason: String| Fault::Source { part, line: error.line(), reason };
+    let template = ENVIRONMENT
+        .template_from_named_str(part.as_str(), source)
+        .map_err(|error| failed(&error, source_fault(&error)))?;
     let mut out = Bounded { octets: Vec::with_capacity(source.len() + source.len() / 4), max };
     template.render_captured_to(values.clone(), &mut out).map_err(|error| match error.kind() {
-        ErrorKind::WriteFailure => ComposeError::TooLarge { part, max },
-        ErrorKind::OutOfFuel => failed(&error, format!("runs longer than {FUEL} instructions")),
+        ErrorKind::WriteFailure => Fault::TooLarge { part, max },
+        ErrorKind::OutOfFuel => {
+            Fault::Limit { part: Some(part), reason: format!("it runs longer than {FUEL} instructions") }
+        }
+        _ if error.detail().is_some_and(|detail| detail.contains("recursion limit")) => {
+            Fault::Limit { part: Some(part), reason: format!("it nests deeper than {RECURSION_MAX} while it runs") }
+        }
         ErrorKind::UndefinedError => failed(&error, missing(template.undeclared_variables(true), variables)),
         _ => failed(&error, source_fault(&error)),
     })?;
-    String::from_utf8(out.octets).map_err(|_| ComposeError::Assemble(format!("the {part} template made broken UTF-8")))
+    let broken = |_| Fault::Source { part, line: None, reason: "makes broken UTF-8".to_owned() };
+    String::from_utf8(out.octets).map_err(broken)
 }
 
 /// The kind of an error, with MiniJinja's details only where these come from the source alone.

@@ -125,7 +125,8 @@ pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
         Class::Sender => 4,
         Class::Recipient => 5,
         Class::Message => 6,
-        Class::Misfit => 7,
+        Class::TemplateLimit => 7,
+        Class::Misfit => 8,
     };
     classes.enumerate().min_by_key(|(_, class)| hope(*class)).map(|(position, _)| position)
 }

@@ -24,7 +24,7 @@ pub fn then(outcome: &Outcome, on_limit: OnLimit) -> Then {
             Then::Settle
         }
         Outcome::Refused { refusal, .. } => match refusal.class {
-            Class::Recipient | Class::Message => Then::Settle,
+            Class::Recipient | Class::Message | Class::TemplateLimit => Then::Settle,
             Class::Misfit | Class::Config | Class::Sender | Class::Transient => Then::Next,
             Class::Throttled | Class::Quota => match on_limit {
                 OnLimit::Next => Then::Next,

@@ -175,6 +175,7 @@ fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
     match refusal.class {
         // A message that could not even be made is kept: the sender can mend it.
         Class::Message if refusal.answer.code.is_none() => bury("cannot-be-sent", refusal, at.meta.pending.clone(), at),
+        Class::TemplateLimit => bury("template-limit", refusal, at.meta.pending.clone(), at),
         Class::Misfit => bury("cannot-be-sent", refusal, at.meta.pending.clone(), at),
         Class::Recipient | Class::Message => {
             Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }

@@ -34,6 +34,8 @@ pub enum Why {
     Limit(String),
     /// A connection or a call of this transport, for which too many wait already.
     Crowd(String),
+    /// A process that renders its template.
+    Render,
 }
 
 impl Why {
@@ -42,6 +44,7 @@ impl Why {
         match self {
             Self::Limit(_) => "limit",
             Self::Crowd(_) => "crowd",
+            Self::Render => "render",
         }
     }
 
@@ -50,6 +53,7 @@ impl Why {
         match self {
             Self::Limit(scope) => ("limited", format!("limited by {scope}")),
             Self::Crowd(transport) => ("crowded", format!("too many jobs wait for a turn at {transport}")),
+            Self::Render => ("crowded", "no process had time for the template".to_owned()),
         }
     }
 }
@@ -59,6 +63,7 @@ impl std::fmt::Display for Why {
         match self {
             Self::Limit(scope) => f.write_str(scope),
             Self::Crowd(transport) => write!(f, "a turn at {transport}"),
+            Self::Render => f.write_str("a process that renders its template"),
         }
     }
 }

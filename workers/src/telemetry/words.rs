@@ -19,16 +19,17 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 9] =
-    ["none", "recipient", "message", "misfit", "config", "sender", "throttled", "quota", "transient"];
+pub const CLASSES: [&str; 10] =
+    ["none", "recipient", "message", "template_limit", "misfit", "config", "sender", "throttled", "quota", "transient"];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 12] = [
+pub const PARK_REASONS: [&str; 13] = [
     "send_at",
     "retry",
     "limit",
     "crowd",
+    "render",
     "store",
     "throttled",
     "quota",
@@ -45,9 +46,10 @@ pub const POLICIES: [&str; 2] = ["hold", "resend"];
 /// `duplicate`
 pub const DUPLICATES: [&str; 3] = ["settled", "stale", "already_sent"];
 /// `dead_reason`
-pub const DEAD_REASONS: [&str; 8] = [
+pub const DEAD_REASONS: [&str; 9] = [
     "retries-exhausted",
     "cannot-be-sent",
+    "template-limit",
     "no-route",
     "publisher-not-allowed",
     "unreadable",
@@ -122,7 +124,7 @@ pub fn park_reason(class: Class) -> &'static str {
         Class::Sender => "sender",
         Class::Throttled => "throttled",
         Class::Quota => "quota",
-        Class::Recipient | Class::Message | Class::Misfit | Class::Transient => "retry",
+        Class::Recipient | Class::Message | Class::TemplateLimit | Class::Misfit | Class::Transient => "retry",
     }
 }
 

@@ -224,7 +224,7 @@ impl Transport {
         if let Way::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
             let composing = traces::step("compose");
-            let composed = letter.mime().map(drop);
+            let composed = letter.compose().await.map(drop);
             drop(composing);
             composed.map_err(|error| NoPlace::Outcome(cannot_be_made(&error)))?;
         }
@@ -263,7 +263,7 @@ impl Transport {
         let lane = letter.job.lane();
         let place = match &self.way {
             Way::Smtp(relay) => relay.place(lane).await.map(Place::Connection),
-            Way::Provider { provider, batcher } => match with_others(batcher.as_ref(), letter) {
+            Way::Provider { provider, batcher } => match with_others(batcher.as_ref(), letter).await {
                 Some((batcher, item)) => {
                     return (batcher.join(letter, item).await.map(Place::Shared), batcher.linger());
                 }
@@ -390,8 +390,11 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// The item of a letter that may share a call, and who brings those together.
-fn with_others<'a>(batcher: Option<&'a Batcher>, letter: &Letter<'_>) -> Option<(&'a Batcher, Item)> {
-    Some((batcher?, batcher?.item(letter)?))
+async fn with_others<'a>(batcher: Option<&'a Batcher>, letter: &Letter<'_>) -> Option<(&'a Batcher, Item)> {
+    let batcher = batcher?;
+    let asked = batcher.clone();
+    let item = letter.aside(move |letter| asked.item(letter)).await?;
+    Some((batcher, item))
 }
 
 /// A place at another transport than this one: nothing was said to anybody.
@@ -403,7 +406,8 @@ fn elsewhere() -> Outcome {
 /// A message that no transport can send, because it cannot be made.
 pub fn cannot_be_made(error: &ComposeError) -> Outcome {
     let answer = Answer::local(Stage::Compose, &error.to_string());
-    let refusal = Refusal { class: Class::Message, answer, retry_after: None };
+    let class = if error.is_limit() { Class::TemplateLimit } else { Class::Message };
+    let refusal = Refusal { class, answer, retry_after: None };
     Outcome::Refused { refusal, recipients: Vec::new() }
 }
 

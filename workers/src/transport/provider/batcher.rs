@@ -37,6 +37,7 @@ const REPEAT_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250),
 const PERMISSION_MAX: Duration = Duration::from_secs(10);
 
 /// Brings jobs for one provider together.
+#[derive(Clone)]
 pub struct Batcher(Arc<Desk>);
 
 struct Desk {

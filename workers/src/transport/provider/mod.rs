@@ -26,7 +26,7 @@ pub mod sparkpost;
 pub mod webhook;
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -58,10 +58,10 @@ pub struct Place<'a> {
 
 /// One account at a provider.
 pub struct Provider {
-    account: Account,
+    account: Arc<Account>,
     client: Client,
     /// `Host` as the client sends it, for requests that are signed with it.
-    host: String,
+    host: Arc<str>,
     /// Of accounts whose keys may change while we run.
     credentials: Option<Credentials>,
     heeds_headers: bool,
@@ -88,9 +88,9 @@ impl Provider {
             _ => None,
         };
         Ok(Self {
-            account: config.account.clone(),
+            account: Arc::new(config.account.clone()),
             client: Client::new(&config.http, &config.base_url)?,
-            host: client::host(&config.base_url),
+            host: client::host(&config.base_url).into(),
             credentials,
             heeds_headers: config.rate_headers,
             used_up: Mutex::default(),
@@ -148,7 +148,9 @@ impl Provider {
     {
         let Place { permit, keys } = place;
         let composing = traces::step("compose");
-        let request = self.request(letter, keys.as_ref(), Timestamp::now());
+        let (account, host, signing) = (Arc::clone(&self.account), Arc::clone(&self.host), keys.clone());
+        let now = Timestamp::now();
+        let request = letter.aside(move |letter| request(&account, &host, letter, signing.as_ref(), now)).await;
         drop(composing);
         let request = match request {
             Ok(request) => request,
@@ -217,28 +219,6 @@ impl Provider {
         }
     }
 
-    /// The request for one message; `keys` where the account signs.
-    fn request(&self, letter: &Letter<'_>, keys: Option<&Keys>, now: Timestamp) -> Result<Request, Unfit> {
-        match &self.account {
-            Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
-            Account::Ses(account) => {
-                let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
-                ses::request(account, keys, &self.host, letter, now)
-            }
-            Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
-            Account::Sparkpost { api_key, subaccount, idempotency } => {
-                sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
-            }
-            Account::Webhook { secret } => webhook::request(secret, letter, now),
-            Account::Postmark { api_key, message_stream } => {
-                postmark::request(api_key, message_stream.as_deref(), letter)
-            }
-            Account::Resend { api_key } => resend::request(api_key, letter),
-            Account::Brevo { api_key } => brevo::request(api_key, letter),
-            Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
-        }
-    }
-
     /// What a verdict means for the attempt, in words that hold no credentials.
     fn outcome(&self, status: Option<u16>, verdict: Verdict) -> Outcome {
         outcome(status, scrub::scrubbed(verdict, &self.account))
@@ -246,7 +226,7 @@ impl Provider {
 
     /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
     fn item(&self, letter: &Letter<'_>) -> Option<Item> {
-        match &self.account {
+        match &*self.account {
             Account::Sendgrid { .. } => sendgrid::item(letter).ok(),
             Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
             Account::Resend { .. } => resend::item(letter).ok(),
@@ -258,7 +238,7 @@ impl Provider {
 
     /// The request for several messages; nothing where calls cannot be shared.
     pub fn batch_request(&self, items: &[&Item]) -> Option<Request> {
-        match &self.account {
+        match &*self.account {
             Account::Sendgrid { api_key } => Some(sendgrid::batch_request(api_key, items)),
             Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
             Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
@@ -269,7 +249,7 @@ impl Provider {
     }
 
     fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
-        let batched = match &self.account {
+        let batched = match &*self.account {
             Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
             Account::Postmark { .. } => postmark::batch_verdict(reply, now),
             Account::Resend { .. } => resend::batch_verdict(reply, now),
@@ -286,7 +266,7 @@ impl Provider {
     }
 
     fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
-        let verdict = match &self.account {
+        let verdict = match &*self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
             Account::Ses(_) => ses::verdict(reply, now),
             Account::Mailgun { .. } => mailgun::verdict(reply, now),
@@ -298,6 +278,32 @@ impl Provider {
             Account::Mailjet { .. } => mailjet::verdict(reply, now),
         };
         window::patient(verdict, reply, now)
+    }
+}
+
+/// The request for one message; `keys` where the account signs.
+fn request(
+    account: &Account,
+    host: &str,
+    letter: &Letter<'_>,
+    keys: Option<&Keys>,
+    now: Timestamp,
+) -> Result<Request, Unfit> {
+    match account {
+        Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
+        Account::Ses(account) => {
+            let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
+            ses::request(account, keys, host, letter, now)
+        }
+        Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+        Account::Sparkpost { api_key, subaccount, idempotency } => {
+            sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+        }
+        Account::Webhook { secret } => webhook::request(secret, letter, now),
+        Account::Postmark { api_key, message_stream } => postmark::request(api_key, message_stream.as_deref(), letter),
+        Account::Resend { api_key } => resend::request(api_key, letter),
+        Account::Brevo { api_key } => brevo::request(api_key, letter),
+        Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
     }
 }
 

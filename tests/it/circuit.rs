@@ -30,13 +30,36 @@ async fn an_incident_opens_once_is_probed_by_one_and_healed_once(url: &str) -> R
         Ok(Told::Open(_)) => None,
         other => Some(other),
     });
-    assert_eq!(probing.await??, Told::Probe);
+    let Told::Probe(first) = probing.await?? else { panic!("no probe") };
     let Told::Open(probed) = other.circuit("relay", &Ask::Probe).await? else { panic!("two probes") };
     assert!(probed.probe_ms > probed.until_ms);
+    assert_eq!(probed.probe_ms, first);
+    // The probe was not made: the next one may be at once. What the first one says from now on is late.
+    let Told::Open(released) = one.circuit("relay", &Ask::Release { probe: first }).await? else { panic!("closed") };
+    assert_eq!((released.probe_ms, released.failures), (0, 1));
+    let Told::Probe(second) = other.circuit("relay", &Ask::Probe).await? else { panic!("no second probe") };
+    assert!(second >= first);
+    let late = |probe| Ask::Fail { probe, reason: "connect: refused".to_owned(), wait: Duration::from_millis(300) };
+    let Told::Open(kept) = one.circuit("relay", &late(first - 1)).await? else { panic!("closed") };
+    assert_eq!((kept.probe_ms, kept.failures), (second, 1), "another probe's failure changes nothing");
+    // It fails, in whatever way: its lease ends, and the wait doubles.
+    let Told::Open(failed) = other.circuit("relay", &late(second)).await? else { panic!("closed") };
+    assert_eq!((failed.probe_ms, failed.failures, failed.opened_ms), (0, 2, opened.opened_ms));
+    assert_eq!(failed.reason, "connect: refused");
+    assert!(failed.until_ms >= opened.until_ms + 600, "{failed:?}");
+    let again =
+        wait_for_async("the right to probe again", SOON, async || match one.circuit("relay", &Ask::Probe).await {
+            Ok(Told::Open(_)) => None,
+            other => Some(other),
+        });
+    assert!(matches!(again.await??, Told::Probe(_)));
     // It is still broken: the wait doubles, the incident is the same.
     let Told::Open(again) = one.circuit("relay", &open(300)).await? else { panic!("another incident") };
-    assert_eq!((again.opened_ms, again.failures, again.probe_ms), (opened.opened_ms, 2, 0));
-    assert!(again.until_ms >= opened.until_ms + 600, "{again:?}");
+    assert_eq!((again.opened_ms, again.failures, again.probe_ms), (opened.opened_ms, 3, 0));
+    assert!(again.until_ms >= failed.until_ms + 1200, "{again:?}");
+    for late in [late(second), Ask::Release { probe: second }] {
+        assert_eq!(one.circuit("relay", &late).await?, Told::Open(again.clone()));
+    }
     // A success heals, and one of the two is told.
     assert_eq!(other.circuit("relay", &Ask::Close).await?, Told::Healed(again));
     assert_eq!(one.circuit("relay", &Ask::Close).await?, Told::Closed);

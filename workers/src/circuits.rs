@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::{
     attempt::World,
     config::TransportConfig,
-    outcome::{Answer, Class, Outcome},
+    outcome::{Answer, Class, Outcome, Stage},
     store::{
         Store,
         circuit::{Ask, Circuit, PROBE, REASON_MAX, Told, WAIT_MAX},
@@ -23,8 +23,6 @@ use crate::{
 
 /// How often the store is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The wait of jobs while somebody probes.
-const PROBED_WAIT: Duration = Duration::from_secs(2);
 
 /// What hears an answer here: the circuit of the transport that gave it.
 const CIRCUIT: &str = "circuit";
@@ -39,14 +37,87 @@ pub struct Circuits {
 }
 
 /// Whether a transport may be tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Permit {
     /// Yes.
     Go,
     /// Yes, and what comes of it decides for everybody.
-    Probe,
-    /// No, for so long, because of what it said.
+    Probe(Probe),
+    /// No, for so long at least, because of what it said. Zero while somebody probes.
     Open(Duration, String),
+}
+
+/// The right to probe. Where it is dropped before its outcome was heard, nothing was tried, and the store hears that: nobody waits for its lease.
+pub struct Probe {
+    store: Store,
+    key: String,
+    token: Option<u64>,
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").field("key", &self.key).field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+impl Probe {
+    /// The token, for who says what came of it.
+    fn conclude(mut self) -> u64 {
+        self.token.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Some(probe) = self.token.take() else { return };
+        // Without a runtime the process is at its end, and the lease ends by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
+        runtime.spawn(async move {
+            let _ = store.circuit(&key, &Ask::Release { probe }).await;
+        });
+    }
+}
+
+/// What an outcome says of the transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// It needs a person.
+    Broken,
+    /// Its door is open.
+    Works,
+    /// Nothing good, which a probe has to tell: the circuit stays open.
+    NothingGood,
+    /// Nothing: it was not asked.
+    Nothing,
+}
+
+/// What an outcome says of the transport.
+fn says(outcome: &Outcome) -> Says {
+    let Outcome::Refused { refusal, .. } = outcome else {
+        return match outcome {
+            Outcome::Accepted { .. } => Says::Works,
+            Outcome::Unknown(_) => Says::NothingGood,
+            Outcome::Refused { .. } | Outcome::LostClaim => Says::Nothing,
+        };
+    };
+    let answer = &refusal.answer;
+    match refusal.class {
+        Class::Config => Says::Broken,
+        // A relay that speaks of a recipient or of a message let us in; not one that hangs up (421).
+        Class::Transient
+            if answer.code.is_some_and(|code| code != 421)
+                && matches!(answer.stage, Stage::RcptTo | Stage::Data | Stage::Body) =>
+        {
+            Says::Works
+        }
+        Class::Transient => Says::NothingGood,
+        // It said something about the mail: its door is open.
+        _ if answer.code.is_some() => Says::Works,
+        Class::Throttled | Class::Quota => Says::NothingGood,
+        // Nothing was asked of it.
+        Class::Recipient | Class::Message | Class::Misfit | Class::Sender | Class::Local => Says::Nothing,
+    }
 }
 
 impl Circuits {
@@ -97,13 +168,14 @@ impl Circuits {
             return Permit::Open(wait, reason);
         }
         match self.store.circuit(&self.keys[transport], &Ask::Probe).await {
-            Ok(Told::Probe) => {
+            Ok(Told::Probe(token)) => {
                 info!(transport = self.names[transport], "Trying whether the transport works again");
-                Permit::Probe
+                let (store, key) = (self.store.clone(), self.keys[transport].clone());
+                Permit::Probe(Probe { store, key, token: Some(token) })
             }
             Ok(Told::Open(circuit)) => {
                 let (wait, reason) =
-                    kept_away(&circuit, self.store.now_ms()).unwrap_or((PROBED_WAIT, circuit.reason.clone()));
+                    kept_away(&circuit, self.store.now_ms()).unwrap_or((Duration::ZERO, circuit.reason.clone()));
                 self.seen()[transport] = Some(circuit);
                 Permit::Open(wait, reason)
             }
@@ -116,26 +188,51 @@ impl Circuits {
         }
     }
 
-    /// Draws the conclusion from an outcome, once where several jobs have it from one call. The event is to be published; one worker gets it.
-    pub async fn heard(&self, transport: usize, outcome: &Outcome) -> Option<Event> {
-        match outcome {
-            Outcome::Refused { refusal, .. } if !refusal.answer.hear(CIRCUIT) => None,
-            Outcome::Refused { refusal, .. } if refusal.class == Class::Config => {
-                self.broken(transport, &refusal.answer).await
+    /// Draws the conclusion from an outcome, once where several jobs have it from one call; the outcome of a probe ends the probe. The event is to be
+    /// published; one worker gets it.
+    pub async fn heard(&self, transport: usize, outcome: &Outcome, probe: Option<Probe>) -> Option<Event> {
+        let answer = match outcome {
+            Outcome::Refused { refusal, .. } => Some(&refusal.answer),
+            Outcome::Unknown(answer) => Some(answer),
+            Outcome::Accepted { .. } | Outcome::LostClaim => None,
+        };
+        match (says(outcome), answer, probe) {
+            (Says::NothingGood, Some(answer), Some(probe)) => {
+                self.failed(transport, answer, probe.conclude()).await;
+                None
             }
-            Outcome::Accepted { .. } => self.healed(transport).await,
-            // It said something about the mail: its door is open.
-            Outcome::Refused { refusal, .. } if refusal.answer.code.is_some() && refusal.class != Class::Transient => {
+            (Says::Broken | Says::Works, Some(answer), _) if !answer.hear(CIRCUIT) => None,
+            (Says::Broken, Some(answer), probe) => {
+                probe.map(Probe::conclude);
+                self.broken(transport, answer).await
+            }
+            (Says::Works, _, probe) => {
+                probe.map(Probe::conclude);
                 self.healed(transport).await
             }
-            Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::LostClaim => None,
+            // A probe that is dropped here is released.
+            (Says::Broken | Says::NothingGood | Says::Nothing, ..) => None,
+        }
+    }
+
+    /// The probe found the transport still of no use. Where the store does not hear it, the probe's lease ends by itself.
+    async fn failed(&self, transport: usize, answer: &Answer, probe: u64) {
+        let reason = reason_of(answer);
+        let ask = Ask::Fail { probe, reason: reason.clone(), wait: self.first_wait };
+        if let Ok(Told::Open(circuit)) = self.store.circuit(&self.keys[transport], &ask).await {
+            let (name, next_s) = (&self.names[transport], circuit.until_ms.saturating_sub(now_ms()) / 1000);
+            warn!(
+                transport = name,
+                answer = reason,
+                next_s,
+                "Transport {name} still does not work; it is tried again later"
+            );
+            self.seen()[transport] = Some(circuit);
         }
     }
 
     async fn broken(&self, transport: usize, answer: &Answer) -> Option<Event> {
-        let mut reason = answer.to_string();
-        let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-        reason.truncate(end.unwrap_or(0));
+        let reason = reason_of(answer);
         let name = &self.names[transport];
         let ask = Ask::Open { reason: reason.clone(), wait: self.first_wait };
         let (circuit, is_new) = match self.store.circuit(&self.keys[transport], &ask).await {
@@ -192,10 +289,18 @@ fn kept_away(circuit: &Circuit, now_ms: u64) -> Option<(Duration, String)> {
     let wait = match (left(circuit.until_ms), left(circuit.probe_ms)) {
         // What is further ahead was written before the store's clock was set back; the store says so.
         (Some(left), _) if left <= WAIT_MAX => left,
-        (_, Some(left)) if left <= PROBE => PROBED_WAIT,
+        (_, Some(left)) if left <= PROBE => Duration::ZERO,
         _ => return None,
     };
     Some((wait, circuit.reason.clone()))
+}
+
+/// As much of an answer as a record keeps.
+fn reason_of(answer: &Answer) -> String {
+    let mut reason = answer.to_string();
+    let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+    reason.truncate(end.unwrap_or(0));
+    reason
 }
 
 #[cfg(test)]
@@ -203,7 +308,7 @@ mod tests {
     use super::*;
     use crate::{
         config::load_text,
-        outcome::{Refusal, Stage},
+        outcome::{Receipt, Refusal},
         store::Options,
     };
 
@@ -223,11 +328,79 @@ mod tests {
             Outcome::Refused { refusal, recipients: Vec::new() }
         };
         let of_all = refused().of_all();
-        assert!(circuits.heard(0, &of_all).await.is_some());
+        assert!(circuits.heard(0, &of_all, None).await.is_some());
         store.circuit(&circuits.keys[0], &Ask::Close).await.unwrap();
         // Somebody mended it before the others of that call had their turn.
-        assert!(circuits.heard(0, &of_all.clone()).await.is_none());
+        assert!(circuits.heard(0, &of_all.clone(), None).await.is_none());
         assert_eq!(store.circuits(&circuits.keys).await.unwrap(), [None]);
-        assert!(circuits.heard(0, &refused().of_all()).await.is_some(), "another call says it anew");
+        assert!(circuits.heard(0, &refused().of_all(), None).await.is_some(), "another call says it anew");
+    }
+
+    #[test]
+    fn every_outcome_says_one_thing_of_the_transport() {
+        let refused = |class, stage, code| {
+            let refusal = Refusal { class, answer: Answer::new(stage, code, None, "no"), retry_after: None };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        };
+        let receipt = Receipt { answer: Answer::new(Stage::Body, Some(250), None, "ok") };
+        let cases = [
+            (Outcome::Accepted { receipt, refused: Vec::new() }, Says::Works),
+            (Outcome::Unknown(Answer::local(Stage::Body, "cut")), Says::NothingGood),
+            (Outcome::LostClaim, Says::Nothing),
+            (refused(Class::Config, Stage::Auth, Some(535)), Says::Broken),
+            (refused(Class::Config, Stage::Tls, None), Says::Broken),
+            (refused(Class::Transient, Stage::Connect, None), Says::NothingGood),
+            (refused(Class::Transient, Stage::Connect, Some(421)), Says::NothingGood),
+            (refused(Class::Transient, Stage::Auth, Some(454)), Says::NothingGood),
+            (refused(Class::Transient, Stage::Call, Some(503)), Says::NothingGood),
+            (refused(Class::Transient, Stage::RcptTo, Some(421)), Says::NothingGood),
+            (refused(Class::Transient, Stage::RcptTo, Some(450)), Says::Works),
+            (refused(Class::Throttled, Stage::MailFrom, Some(450)), Says::Works),
+            (refused(Class::Throttled, Stage::Connect, None), Says::NothingGood),
+            (refused(Class::Recipient, Stage::RcptTo, Some(550)), Says::Works),
+            (refused(Class::Message, Stage::Compose, None), Says::Nothing),
+            (refused(Class::Local, Stage::Connect, None), Says::Nothing),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(says(&outcome), expected, "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_ends_with_its_outcome_whatever_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("embedded:{}", folder.path().join("store.db").display());
+        let store = Store::connect(&url, Options::default()).await.unwrap();
+        let transports = load_text(CONFIG).unwrap().transports;
+        let circuits = Circuits::new(store.clone(), &transports, Duration::from_millis(1));
+        let refused = |class, code| {
+            let refusal = Refusal { class, answer: Answer::new(Stage::Call, code, None, "no"), retry_after: None };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        };
+        assert!(circuits.heard(0, &refused(Class::Config, Some(401)), None).await.is_some());
+        let probe = async || loop {
+            match circuits.ask(0).await {
+                Permit::Probe(probe) => return probe,
+                Permit::Open(..) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Permit::Go => panic!("closed"),
+            }
+        };
+        let record = async || store.circuits(&circuits.keys).await.unwrap().remove(0).unwrap();
+        for n in 2..5 {
+            let probe = probe().await;
+            assert!(record().await.probe_ms > 0);
+            assert!(circuits.heard(0, &refused(Class::Transient, None), Some(probe)).await.is_none());
+            let now = record().await;
+            assert_eq!((now.failures, now.probe_ms), (n, 0));
+        }
+        // One that is not made gives its lease back.
+        drop(probe().await);
+        let released = async || {
+            while record().await.probe_ms > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), released()).await.unwrap();
+        assert_eq!(record().await.failures, 4);
     }
 }

@@ -428,9 +428,12 @@ impl Tries<'_> {
     ) -> Result<Try, Back> {
         let Self { world, task, right, letter, is_repeatable, .. } = *self;
         let transport = &world.transports[n];
-        if let Permit::Open(wait, reason) = world.circuits.ask(n).await {
-            return Ok(Try::Refused(circuit_open(wait, &reason)));
-        }
+        // Where the attempt ends before there is an outcome, the probe is given back.
+        let probe = match world.circuits.ask(n).await {
+            Permit::Open(wait, reason) => return Ok(Try::Refused(circuit_open(wait, &reason))),
+            Permit::Probe(probe) => Some(probe),
+            Permit::Go => None,
+        };
         let is_probe = !world.circuits.is_closed(n);
         let comer = self.comer(n);
         let call = task.meta.pin.clone().or_else(|| repeatable(transport, letter).filter(|_| is_repeatable));
@@ -490,7 +493,7 @@ impl Tries<'_> {
         drop(step);
         metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);
-        if let Some(event) = world.circuits.heard(n, &outcome).await {
+        if let Some(event) = world.circuits.heard(n, &outcome, probe).await {
             tell_once(world, &event).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;

@@ -8,8 +8,10 @@ pub mod attempt;
 pub mod burial;
 pub mod circuits;
 pub mod decide;
+pub mod escape;
 pub mod failover;
 pub mod outcome;
+pub mod redact;
 
 pub mod dns;
 pub mod heartbeat;
@@ -30,4 +32,5 @@ pub mod transport;
 pub mod admin;
 pub mod catcher;
 pub mod config;
+pub mod descriptors;
 pub mod telemetry;

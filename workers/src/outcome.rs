@@ -12,6 +12,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::redact;
+
 /// How one attempt at one job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -97,6 +99,9 @@ pub enum Class {
     Quota,
     /// Anything that may be different next time; certainly not taken.
     Transient,
+    /// This machine could not do its part (no file descriptor, port or memory left; a socket that is not allowed). Neither the mail's fault nor the
+    /// transport's: burns no retry of the job.
+    Local,
 }
 
 impl Class {
@@ -117,6 +122,7 @@ impl Class {
             Self::Throttled => "throttled",
             Self::Quota => "quota",
             Self::Transient => "transient",
+            Self::Local => "local",
         }
     }
 }
@@ -195,10 +201,10 @@ impl Answer {
     /// Longest text that is kept, in bytes.
     pub const TEXT_MAX: usize = 200;
 
-    /// Keeps at most [`Self::TEXT_MAX`] bytes of `text`, on one line, with everything that looks like an address replaced:
-    /// servers echo the recipient in their refusals, and an answer ends up in logs and events.
+    /// Keeps at most [`Self::TEXT_MAX`] bytes of `text`, on one line, with everything replaced that looks like an address or is a secret:
+    /// servers echo the recipient and what they were sent in their refusals, and an answer ends up in logs and events.
     pub fn new(stage: Stage, code: Option<u16>, enhanced: Option<EnhancedCode>, text: &str) -> Self {
-        Self { stage, code, enhanced, text: without_addresses(text), shared: None }
+        Self { stage, code, enhanced, text: without_addresses(&redact::clean(text)), shared: None }
     }
 
     /// Something that went wrong on our side of the conversation.

@@ -24,7 +24,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     while left > 0
         && let Some(event) = events.recv().await
     {
-        output::line(&String::from_utf8_lossy(&event))?;
+        output::json_text(&String::from_utf8_lossy(&event))?;
         left -= 1;
     }
     Ok(ExitCode::SUCCESS)

@@ -92,7 +92,7 @@ fn print(explanation: &Explanation) -> std::io::Result<()> {
         output::line(&format!("its recipients go separate ways, in {} parts", explanation.parts.len()))?;
     }
     for part in &explanation.parts {
-        output::line(&format!("\n{}", part.recipients.join(", ")))?;
+        output::lines(["", &part.recipients.join(", ")])?;
         for one in &part.passed {
             output::line(&format!("  not by `{}`: {}", one.route, one.because))?;
         }

@@ -1,9 +1,12 @@
-//! What commands print: results on standard output, everything else on standard error.
+//! What commands print: results on standard output, everything else on standard error. All of it passes here, and nothing of it acts on a terminal:
+//! text of relays, producers and ids is shown as what it is.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+use crate::{escape, redact};
 
 /// In which form a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -14,14 +17,24 @@ pub enum Format {
     Json,
 }
 
-/// Prints a line of result. A reader that is gone (`| head`) ends the program quietly.
+/// Prints a line of result, which stays one whatever it holds. A reader that is gone (`| head`) ends the program quietly.
 pub fn line(text: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    writeln!(io::stdout().lock(), "{}", escape::line(text))
+}
+
+/// Prints each of these as a line.
+pub fn lines<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> io::Result<()> {
+    texts.into_iter().try_for_each(|text| line(text.as_ref()))
 }
 
 /// Prints a JSON document on a line of its own.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(&serde_json::to_string(value)?)?)
+    Ok(json_text(&serde_json::to_string(value)?)?)
+}
+
+/// Prints a JSON document that somebody else wrote, on a line of its own.
+pub fn json_text(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", escape::json(text.trim_end()))
 }
 
 /// So many of a thing, in words: `1 job`, `2 jobs`.
@@ -31,10 +44,16 @@ pub fn count(number: impl std::fmt::Display, thing: &str) -> String {
     format!("{number} {thing}{end}")
 }
 
-/// Prints a remark on standard error.
+/// Prints a remark on standard error, without the secrets of this process. Of more than one line the others are indented: none of them passes for
+/// another remark.
 pub fn remark(text: &str) {
     // Without a standard error there is nobody to remark to.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", shown(&redact::clean(text)));
+}
+
+fn shown(text: &str) -> String {
+    let lines: Vec<_> = text.trim_end().split('\n').map(|line| escape::line(line.trim_end_matches('\r'))).collect();
+    lines.join("\n    ")
 }
 
 /// A progress bar; nothing where standard error is no terminal.
@@ -46,4 +65,14 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_a_remark_passes_for_another_remark() {
+        assert_eq!(shown("line 1: bad\r\nok\x1b[2J\n"), "line 1: bad\n    ok\\u{1b}[2J");
+    }
 }

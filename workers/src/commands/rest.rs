@@ -341,7 +341,7 @@ fn show(message: &RestMessage, format: Format, whole: bool) -> anyhow::Result<()
         for (name, value) in message.meta.to_pairs() {
             output::line(&format!("  {name}: {value}"))?;
         }
-        output::line(&String::from_utf8_lossy(&message.body))?;
+        output::json_text(&String::from_utf8_lossy(&message.body))?;
     }
     Ok(())
 }

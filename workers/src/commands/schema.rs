@@ -26,6 +26,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Document::Job => json_schema::job_v1(),
         Document::Event => json_schema::event_v1(),
     };
-    output::line(text.trim_end())?;
+    output::lines(text.trim_end().lines())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -112,7 +112,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     match arguments.format {
         Format::Json => output::json(&status)?,
-        Format::Text => output::line(text(&status).trim_end())?,
+        Format::Text => output::lines(text(&status))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,59 +177,51 @@ fn failures(workers: &[Beat]) -> Vec<Failure> {
     all
 }
 
-fn text(status: &Status) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
+fn text(status: &Status) -> Vec<String> {
+    let mut out = vec![format!(
         "{:<15}{:>10}{:>12}{:>10}{:>10}{:>12}",
         "lane", "fresh", "come back", "in hand", "oldest", "sent/min"
-    );
+    )];
     for lane in &status.lanes {
         let oldest = lane.oldest_seconds.map_or_else(|| "-".to_owned(), span);
-        let _ = writeln!(
-            out,
+        out.push(format!(
             "{:<15}{:>10}{:>12}{:>10}{oldest:>10}{:>12}",
             lane.lane.as_str(),
             lane.jobs,
             lane.due,
             lane.in_hand,
             lane.accepted_in_a_minute
-        );
+        ));
     }
     let parked = status.parked.map_or_else(|| "?".to_owned(), |count| count.to_string());
-    let _ = writeln!(
-        out,
-        "parked {parked}   dead {}   hold {}   suspect {}   unroutable {}\n",
+    out.push(format!(
+        "parked {parked}   dead {}   hold {}   suspect {}   unroutable {}",
         status.dead, status.hold, status.suspect, status.unroutable
-    );
+    ));
+    out.push(String::new());
     for circuit in &status.circuits {
-        let _ = write!(out, "transport {}: circuit {}", circuit.transport, circuit.state);
+        let mut line = format!("transport {}: circuit {}", circuit.transport, circuit.state);
         if let (Some(since), Some(reason)) = (circuit.since, &circuit.reason) {
-            let _ =
-                write!(out, " since {since:.0}: {reason}; next try in {}", span(circuit.probe_in_seconds.unwrap_or(0)));
+            let next = span(circuit.probe_in_seconds.unwrap_or(0));
+            line = format!("{line} since {since:.0}: {reason}; next try in {next}");
         }
-        out.push('\n');
+        out.push(line);
     }
-    for limit in &status.limits_text {
-        let _ = writeln!(out, "limit {limit}");
-    }
-    let _ = writeln!(out, "\n{}", output::count(status.workers.len(), "worker"));
+    out.extend(status.limits_text.iter().map(|limit| format!("limit {limit}")));
+    out.extend([String::new(), output::count(status.workers.len(), "worker")]);
     for worker in &status.workers {
         let in_hand: u64 = worker.in_hand.iter().sum();
         let does = if worker.consumes { "consumes" } else { "does not consume" };
-        let _ = writeln!(
-            out,
+        out.push(format!(
             "  {} pid {} version {} since {:.0}: {does}, {in_hand} in hand",
             worker.host, worker.pid, worker.version, worker.since
-        );
+        ));
     }
     if !status.failures.is_empty() {
-        out.push_str("\nfailures of the last minutes\n");
+        out.extend([String::new(), "failures of the last minutes".to_owned()]);
     }
     for failure in &status.failures {
-        let _ = writeln!(out, "{:>8} x {} {}: {}", failure.count, failure.transport, failure.class, failure.answer);
+        out.push(format!("{:>8} x {} {}: {}", failure.count, failure.transport, failure.class, failure.answer));
     }
     out
 }

@@ -71,7 +71,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Action::Export(Export { config, format: ExportFormat::Definitions, vhost }) => {
             let topology = Topology::v1(config.load()?.queue.shards);
-            output::line(&serde_json::to_string_pretty(&topology.to_definitions(&vhost))?)?;
+            output::lines(serde_json::to_string_pretty(&topology.to_definitions(&vhost))?.lines())?;
         }
         Action::Export(Export { format: ExportFormat::Permissions, vhost, .. }) => {
             output::line(&serde_json::to_string_pretty(&permissions::to_definitions(&vhost))?)?;

@@ -135,7 +135,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         || history.events.as_ref().is_some_and(|list| !list.is_empty());
     match arguments.format {
         Format::Json => output::json(&history)?,
-        Format::Text => output::line(text(&history).trim_end())?,
+        Format::Text => output::lines(text(&history))?,
     }
     Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -224,28 +224,20 @@ fn described(place: &str, message: &RestMessage) -> Message {
     }
 }
 
-fn text(history: &History) -> String {
-    use std::fmt::Write as _;
-    let mut out = format!("job {}\n", history.id);
-    // Writing to a string cannot fail.
+fn text(history: &History) -> Vec<String> {
+    let mut out = vec![format!("job {}", history.id)];
     for one in &history.ledger {
         let part = one.part.map_or_else(String::new, |part| format!(" of part {part}"));
-        let _ = write!(out, "ledger{part}: {}", one.state);
-        if !one.holder.is_empty() {
-            let _ = write!(out, ", by {}", one.holder);
-        }
-        if !one.note.is_empty() {
-            let _ = write!(out, " ({})", one.note);
-        }
-        out.push('\n');
+        let holder = if one.holder.is_empty() { String::new() } else { format!(", by {}", one.holder) };
+        let note = if one.note.is_empty() { String::new() } else { format!(" ({})", one.note) };
+        out.push(format!("ledger{part}: {}{holder}{note}", one.state));
     }
     for event in history.events.iter().flatten() {
         let data = &event["data"];
         let field = |name: &str| data[name].as_str().map(|text| format!(" {text}")).unwrap_or_default();
         let kind = event["type"].as_str().unwrap_or_default();
         let kind = kind.trim_start_matches("postrider.").trim_end_matches(".v1");
-        let _ = writeln!(
-            out,
+        out.push(format!(
             "{} {kind}: try {}{}{}{}{}",
             event["time"].as_str().unwrap_or_default(),
             data["attempt"],
@@ -253,26 +245,23 @@ fn text(history: &History) -> String {
             field("transport"),
             field("class"),
             field("answer"),
-        );
+        ));
     }
     for one in &history.messages {
-        let _ = write!(
-            out,
+        let mut line = format!(
             "message in {}: generation {}, {} tries, parked {} times",
             one.place, one.generation, one.tries, one.parks
         );
         for (name, value) in [("last answer", &one.last), ("reason", &one.reason), ("trace", &one.trace)] {
             if let Some(value) = value {
-                let _ = write!(out, ", {name} {value}");
+                line = format!("{line}, {name} {value}");
             }
         }
         if let Some(at) = one.not_before {
-            let _ = write!(out, ", not before {at:.0}");
+            line = format!("{line}, not before {at:.0}");
         }
-        out.push('\n');
+        out.push(line);
     }
-    for unknown in &history.unknown {
-        let _ = writeln!(out, "not known: {unknown}");
-    }
+    out.extend(history.unknown.iter().map(|unknown| format!("not known: {unknown}")));
     out
 }

@@ -6,14 +6,14 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{ConfigArguments, world};
 use crate::{
     admin::{self, Readiness},
     config::Config,
     consumer::{self, Drained},
-    heartbeat, reload,
+    descriptors, heartbeat, reload,
     telemetry::{self, Telemetry},
 };
 
@@ -32,6 +32,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         "the configuration has no transport; see `[transport.NAME]` and `[[route]]`"
     );
     let telemetry = telemetry::start(&config)?;
+    check_descriptors(&config)?;
     let runtime = match config.worker.threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
@@ -40,6 +41,24 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     drop(runtime);
     telemetry.flush();
     ended
+}
+
+/// Too few file descriptors stop connections that a message waits for: better said at the start.
+fn check_descriptors(config: &Config) -> anyhow::Result<()> {
+    let Some(limit) = descriptors::raised() else { return Ok(()) };
+    match descriptors::fit(config, limit) {
+        descriptors::Fit::Enough => {}
+        descriptors::Fit::Tight { needed } => warn!(
+            limit,
+            needed,
+            "The limit on file descriptors ({limit}) is lower than what connections and jobs in hand may need together ({needed}): \
+             raise it (ulimit -n, LimitNOFILE), or lower `connections`; a connection that finds none left is tried again later"
+        ),
+        descriptors::Fit::TooFew { needed } => anyhow::bail!(
+            "the limit on file descriptors is {limit}, and a worker with these transports needs {needed} at least: raise it (ulimit -n, LimitNOFILE)"
+        ),
+    }
+    Ok(())
 }
 
 async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> anyhow::Result<ExitCode> {

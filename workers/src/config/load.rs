@@ -8,6 +8,7 @@ use std::{
 };
 
 use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
 use super::{
@@ -16,17 +17,33 @@ use super::{
     limits::PACE_KEYS,
     settings::Settings,
 };
-use crate::decide::capabilities::Kind;
+use crate::{decide::capabilities::Kind, redact};
 
 /// The compiled-in defaults; also the manual of every setting.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
-/// Loads the configuration of this process.
+/// Loads the configuration of this process. From then on no answer, error or log line of the process holds its secrets.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    load_from(
-        file,
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect(),
-    )
+    let environment: Environment =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    redact::learn(&of_environment(&environment));
+    let config = load_from(file, environment)?;
+    redact::learn(&config.unspeakable());
+    Ok(config)
+}
+
+/// Secrets that variables hold whatever the configuration says: those in URLs, and the headers for a collector.
+fn of_environment(environment: &Environment) -> Vec<SecretString> {
+    let is_ours = |name: &str| name.starts_with("POSTRIDER_") || name.starts_with("OTEL_");
+    let of = |(name, value): (&String, &String)| {
+        let mut list = redact::of_url(value);
+        if name.starts_with("OTEL_") && name.ends_with("_HEADERS") {
+            let values = value.split(',').filter_map(|pair| pair.split_once('=')).map(|(_, value)| value.trim());
+            list.extend(values.flat_map(|value| value.split(' ')).map(SecretString::from));
+        }
+        list
+    };
+    environment.iter().filter(|(name, _)| is_ours(name)).flat_map(of).collect()
 }
 
 /// Loads a configuration with these variables instead of the process environment.

@@ -16,11 +16,14 @@ use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use crate::decide::{
-    capabilities::{Capabilities, Kind},
-    publisher::Publishers,
-    retry::RetrySchedule,
-    route::Routes,
+use crate::{
+    decide::{
+        capabilities::{Capabilities, Kind},
+        publisher::Publishers,
+        retry::RetrySchedule,
+        route::Routes,
+    },
+    redact,
 };
 use crate::memory::{self, Budget};
 
@@ -60,6 +63,14 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is asked of DNS.
     pub dns: DnsConfig,
+}
+
+impl Config {
+    /// Everything in it that no answer, error or log line may hold.
+    pub fn unspeakable(&self) -> Vec<SecretString> {
+        let urls = [&self.queue.url, &self.store.url].into_iter().flat_map(|url| redact::of_url(url.expose_secret()));
+        urls.chain(self.transports.iter().flat_map(TransportConfig::unspeakable)).collect()
+    }
 }
 
 /// The queue.
@@ -208,11 +219,36 @@ impl TransportConfig {
             && ours.into_iter().zip(theirs).all(is_same)
     }
 
-    fn secrets(&self) -> Vec<&SecretString> {
+    /// Most connections, or calls, at once.
+    pub fn connections(&self) -> usize {
+        match &self.kind {
+            TransportKind::Smtp(smtp) => smtp.connections,
+            TransportKind::Provider(provider) => provider.http.connections,
+        }
+    }
+
+    /// Its credentials.
+    pub fn secrets(&self) -> Vec<&SecretString> {
         match &self.kind {
             TransportKind::Smtp(smtp) => smtp.login.iter().map(|login| &login.password).collect(),
             TransportKind::Provider(provider) => provider.account.secrets(),
         }
+    }
+
+    /// Everything of it that no text may hold: its credentials, and those in its addresses.
+    pub fn unspeakable(&self) -> Vec<SecretString> {
+        let mut list: Vec<SecretString> = self.secrets().into_iter().cloned().collect();
+        if let TransportKind::Provider(provider) = &self.kind {
+            list.extend(redact::of_url(provider.base_url.as_str()));
+            list.extend(provider.http.proxy.iter().flat_map(|proxy| redact::of_url(proxy.as_str())));
+            // The whole address of a webhook is in the settings, and often what stands behind the host is the key.
+            if matches!(provider.account, Account::Webhook { .. }) {
+                let path = provider.base_url.path().trim_matches('/');
+                list.extend(path.rsplit('/').next().filter(|part| part.len() >= 16).map(SecretString::from));
+                list.extend(provider.base_url.query_pairs().map(|(_, value)| SecretString::from(value.into_owned())));
+            }
+        }
+        list
     }
 
     /// What it can carry: the table, widened by what the account's settings say.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 use super::{
     ConfigError, Environment,
@@ -198,6 +198,8 @@ pub(super) struct ProviderSettings {
     proxy: Option<Url>,
     ca_file: Option<PathBuf>,
     #[serde(default)]
+    plaintext_auth: bool,
+    #[serde(default)]
     tracking: bool,
     #[serde(default = "batch")]
     batch: bool,
@@ -309,6 +311,13 @@ pub(super) fn check(
         Kind::Webhook => Account::Webhook { secret: needed("secret", settings.secret.clone())? },
         Kind::Ses => Account::Ses(ses(name, &settings, environment)?),
     };
+    for (field, url) in [("base_url", Some(&base_url)), ("sts_url", settings.sts_url.as_ref())] {
+        if !settings.plaintext_auth && url.is_some_and(is_clear) {
+            let reason = "is http:// on another machine: credentials and mail would cross the network in clear. Use https://, \
+                          or set `plaintext_auth = true` where the network is trusted";
+            return Err(ConfigError::value(key(field), reason));
+        }
+    }
     Ok(ProviderConfig {
         account,
         base_url,
@@ -361,6 +370,17 @@ fn ses(name: &str, settings: &ProviderSettings, environment: &Environment) -> Re
         configuration_set: settings.configuration_set.clone(),
         tracking_configuration_set: settings.tracking_configuration_set.clone(),
     })
+}
+
+/// Whether what is sent there crosses a network without encryption.
+fn is_clear(url: &Url) -> bool {
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_here
 }
 
 fn default_url(kind: Kind, region: Option<&str>) -> Option<Url> {

@@ -22,6 +22,8 @@ pub enum Event<'a> {
     },
     /// The connection ended or failed.
     Closed,
+    /// This machine could not do its part: see [`Class::Local`].
+    Local,
     /// Nothing came within the stage's limit.
     TimedOut,
     /// Something that is no reply, or one that nobody asked for.
@@ -54,6 +56,7 @@ pub fn verdict(stage: Stage, event: Event<'_>, handover: Handover) -> Verdict {
             Verdict::Refused(refusal(stage, code, enhanced, text))
         }
         (_, Handover::Possible) => Verdict::Unknown,
+        (Event::Local, Handover::No) => Verdict::Refused(Class::Local),
         (_, Handover::No) => Verdict::Refused(Class::Transient),
     }
 }
@@ -86,10 +89,14 @@ fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) ->
     match (stage, code, detail) {
         // The account is over its daily limit (Google: 5.4.5; Microsoft: 5.1.90, 5.7.232, 5.7.233).
         (_, _, Some((4, 5) | (1, 90) | (7, 232 | 233))) => Class::Quota,
-        // Until a person mends the relay or its credentials, every message gets the same answer.
+        // Until a person mends the relay or its credentials, every message gets the same answer. From RCPT on it may be the recipient's server that
+        // speaks ("550 5.7.8 ... said: 535"), and what that thinks of the relay's login is not about ours.
         (Stage::Connect | Stage::Tls | Stage::Hello | Stage::Auth, ..)
-        | (_, 502 | 530 | 534 | 535 | 538, _)
-        | (_, _, Some((7, 8 | 9 | 11 | 57))) => Class::Config,
+        | (Stage::MailFrom, 530 | 534 | 535 | 538, _)
+        | (Stage::MailFrom, _, Some((7, 8 | 9 | 11 | 57)))
+        | (_, 502, _) => Class::Config,
+        // It wants a login for these recipients; others, it may take.
+        (Stage::RcptTo, 530, _) => Class::Sender,
         // "Bad sequence of commands" is about this conversation; another one starts from nothing.
         (_, 503, _) => Class::Transient,
         (Stage::RcptTo, ..) => permanent_at_rcpt(code, detail, text),
@@ -118,7 +125,7 @@ pub fn mildest(refusals: &[RecipientRefusal]) -> Option<&Refusal> {
 /// The position of the class that leaves the most hope; the first one of those.
 pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
     let hope = |class| match class {
-        Class::Throttled => 0,
+        Class::Throttled | Class::Local => 0,
         Class::Transient => 1,
         Class::Quota => 2,
         Class::Config => 3,
@@ -204,9 +211,30 @@ mod tests {
         check(Stage::Tls, "454 4.7.0 TLS not available", Class::Transient);
         check(Stage::MailFrom, "530 5.7.0 Must issue a STARTTLS command first", Class::Config);
         check(Stage::MailFrom, "530 5.7.1 Authentication required", Class::Config);
-        check(Stage::RcptTo, "530 5.7.57 Client was not authenticated", Class::Config);
+        check(Stage::MailFrom, "530 5.7.57 Client was not authenticated", Class::Config);
+        check(Stage::RcptTo, "530 5.7.57 Client was not authenticated", Class::Sender);
         check(Stage::MailFrom, "550 5.7.8 log in", Class::Config);
         check(Stage::Data, "502 5.5.2 command not recognized", Class::Config);
+    }
+
+    #[test]
+    fn what_a_recipients_server_says_of_a_login_is_not_about_ours() {
+        let repeated = "550 5.7.8 host mx.dest.test said: 535 5.7.8 authentication failed";
+        check(Stage::RcptTo, repeated, Class::Recipient);
+        check(Stage::Body, repeated, Class::Message);
+        check(Stage::Data, repeated, Class::Message);
+        for code in ["535", "534 5.7.9", "538 5.7.11", "550 5.7.9", "550 5.7.11", "550 5.7.57"] {
+            check(Stage::RcptTo, &format!("{code} no"), Class::Recipient);
+            check(Stage::Body, &format!("{code} no"), Class::Message);
+        }
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_neither_the_mails_fault_nor_the_relays() {
+        for stage in EVERY_STAGE {
+            assert_eq!(verdict(stage, Event::Local, Handover::No), Verdict::Refused(Class::Local));
+            assert_eq!(verdict(stage, Event::Local, Handover::Possible), Verdict::Unknown);
+        }
     }
 
     #[test]

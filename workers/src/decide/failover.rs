@@ -25,7 +25,7 @@ pub fn then(outcome: &Outcome, on_limit: OnLimit) -> Then {
         }
         Outcome::Refused { refusal, .. } => match refusal.class {
             Class::Recipient | Class::Message | Class::TemplateLimit => Then::Settle,
-            Class::Misfit | Class::Config | Class::Sender | Class::Transient => Then::Next,
+            Class::Misfit | Class::Config | Class::Sender | Class::Transient | Class::Local => Then::Next,
             Class::Throttled | Class::Quota => match on_limit {
                 OnLimit::Next => Then::Next,
                 OnLimit::Wait | OnLimit::Expire => Then::Settle,

@@ -181,7 +181,8 @@ fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
             Verdict { next: Next::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }
         }
         Class::Config => {
-            let wait = refusal.retry_after.unwrap_or(at.config_wait);
+            // Not before `config_wait` even where a probe is due sooner: everybody who waits would come back for it at once.
+            let wait = refusal.retry_after.unwrap_or_default().max(at.config_wait);
             let wait = at.schedule.jittered(wait, at.meta.parks, dice(at.job));
             again(refusal, wait, at.meta.pending.clone(), false, at)
         }
@@ -194,7 +195,7 @@ fn refused(refusal: &Refusal, at: Situation<'_>) -> Verdict {
             verdict
         }
         Class::Sender => try_again(refusal, Some(at.config_wait), at.meta.pending.clone(), at),
-        Class::Throttled | Class::Quota | Class::Transient => {
+        Class::Throttled | Class::Quota | Class::Transient | Class::Local => {
             try_again(refusal, refusal.retry_after, at.meta.pending.clone(), at)
         }
     }
@@ -253,9 +254,9 @@ fn repeated(refusal: &Refusal, at: Situation<'_>) -> Option<Verdict> {
     Some(verdict)
 }
 
-/// True for a refusal that asks for patience: it uses up no try.
+/// True for a refusal that asks for patience, or is of our own making: it uses up no try.
 fn is_waiting(class: Class) -> bool {
-    matches!(class, Class::Throttled | Class::Quota | Class::Sender)
+    matches!(class, Class::Throttled | Class::Quota | Class::Sender | Class::Local)
 }
 
 /// The next try by the schedule, not earlier than the transport asks for; `dead` when the schedule is used up. Where the transport asks for

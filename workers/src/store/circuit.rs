@@ -49,6 +49,20 @@ pub enum Ask {
     },
     /// May I try it?
     Probe,
+    /// The probe found out nothing good: the circuit stays open, and waits longer.
+    Fail {
+        /// The probe, as [`Told::Probe`] named it. Another one than the record's says nothing.
+        probe: u64,
+        /// What happened.
+        reason: String,
+        /// The first wait.
+        wait: Duration,
+    },
+    /// The probe was not made. The next one may be at once.
+    Release {
+        /// The probe, as [`Told::Probe`] named it.
+        probe: u64,
+    },
     /// It works.
     Close,
 }
@@ -58,8 +72,8 @@ pub enum Ask {
 pub enum Told {
     /// The circuit is closed, and was before.
     Closed,
-    /// Try it, and say what came of it.
-    Probe,
+    /// Try it, and say what came of it. The number names this probe: it is the fencing token of its lease.
+    Probe(u64),
     /// Leave it alone.
     Open(Circuit),
     /// This call opened it.
@@ -91,24 +105,40 @@ pub fn told(record: Option<Circuit>, ask: &Ask, now_ms: u64) -> (Option<Circuit>
         }
         // Whoever still was at it when it opened tells nothing new.
         (Ask::Open { .. }, Some(record)) if record.until_ms > now_ms => (Some(record.clone()), Told::Open(record)),
-        (Ask::Open { reason, wait }, Some(record)) => {
-            let doubled = ms(*wait).saturating_mul(1 << record.failures.min(16)).min(ms(WAIT_MAX));
-            let again = Circuit {
-                until_ms: now_ms + doubled,
-                failures: record.failures + 1,
-                probe_ms: 0,
-                reason: reason.clone(),
-                ..record
-            };
-            (Some(again.clone()), Told::Open(again))
+        (Ask::Open { reason, wait }, Some(record)) => longer(record, reason, ms(*wait), now_ms),
+        (Ask::Fail { probe, reason, wait }, Some(record)) if record.probe_ms == *probe => {
+            longer(record, reason, ms(*wait), now_ms)
         }
-        (Ask::Probe | Ask::Close, None) => (None, Told::Closed),
+        (Ask::Release { probe }, Some(record)) if record.probe_ms == *probe => {
+            let released = Circuit { probe_ms: 0, ..record };
+            (Some(released.clone()), Told::Open(released))
+        }
+        // The lease of that probe ended before, and another one took its place.
+        (Ask::Fail { .. } | Ask::Release { .. }, Some(record)) => (Some(record.clone()), Told::Open(record)),
+        (Ask::Probe | Ask::Close | Ask::Fail { .. } | Ask::Release { .. }, None) => (None, Told::Closed),
         (Ask::Probe, Some(record)) if record.until_ms.max(record.probe_ms) > now_ms => {
             (Some(record.clone()), Told::Open(record))
         }
-        (Ask::Probe, Some(record)) => (Some(Circuit { probe_ms: now_ms + ms(PROBE), ..record }), Told::Probe),
+        (Ask::Probe, Some(record)) => {
+            let probe_ms = now_ms + ms(PROBE);
+            (Some(Circuit { probe_ms, ..record }), Told::Probe(probe_ms))
+        }
         (Ask::Close, Some(record)) => (None, Told::Healed(record)),
     }
+}
+
+/// The circuit once it was found to be still broken: each time the wait doubles.
+fn longer(record: Circuit, reason: &str, wait_ms: u64, now_ms: u64) -> (Option<Circuit>, Told) {
+    let longest = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
+    let doubled = wait_ms.saturating_mul(1 << record.failures.min(16)).min(longest);
+    let again = Circuit {
+        until_ms: now_ms + doubled,
+        failures: record.failures.saturating_add(1),
+        probe_ms: 0,
+        reason: reason.to_owned(),
+        ..record
+    };
+    (Some(again.clone()), Told::Open(again))
 }
 
 #[cfg(test)]
@@ -137,10 +167,46 @@ mod tests {
     fn one_probe_at_a_time_once_the_wait_is_over() {
         assert!(matches!(told(Some(record(NOW + 1, 1, 0)), &Ask::Probe, NOW).1, Told::Open(_)));
         let (probed, answer) = told(Some(record(NOW, 1, 0)), &Ask::Probe, NOW);
-        assert_eq!(answer, Told::Probe);
-        assert!(matches!(told(probed.clone(), &Ask::Probe, NOW + 1).1, Told::Open(_)));
         let lease = u64::try_from(PROBE.as_millis()).unwrap();
-        assert_eq!(told(probed, &Ask::Probe, NOW + lease).1, Told::Probe, "a probe whose worker died ends");
+        assert_eq!(answer, Told::Probe(NOW + lease));
+        assert!(matches!(told(probed.clone(), &Ask::Probe, NOW + 1).1, Told::Open(_)));
+        let next = told(probed, &Ask::Probe, NOW + lease).1;
+        assert_eq!(next, Told::Probe(NOW + 2 * lease), "a probe whose worker died ends");
+    }
+
+    #[test]
+    fn a_probe_that_fails_in_any_way_ends_its_lease_and_the_wait_grows_up_to_a_limit() {
+        let fail = |probe| Ask::Fail { probe, reason: "refused".to_owned(), wait: Duration::from_secs(1) };
+        let mut record = record(NOW, 1, 0);
+        let (mut now, mut waits) = (NOW, Vec::new());
+        for _ in 0..12 {
+            let (probed, answer) = told(Some(record.clone()), &Ask::Probe, now);
+            let Told::Probe(probe) = answer else { panic!("{answer:?}") };
+            record = told(probed, &fail(probe), now + 3).0.unwrap();
+            assert_eq!((record.probe_ms, record.reason.as_str(), record.opened_ms), (0, "refused", NOW - 500));
+            waits.push((record.until_ms - now - 3) / 1000);
+            now = record.until_ms;
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600]);
+    }
+
+    #[test]
+    fn a_probe_whose_lease_went_to_another_one_says_nothing() {
+        let fail = Ask::Fail { probe: NOW + 1, reason: "late".to_owned(), wait: Duration::from_secs(1) };
+        for late in [fail, Ask::Release { probe: NOW + 1 }] {
+            let current = record(NOW, 2, NOW + 700);
+            assert_eq!(told(Some(current.clone()), &late, NOW), (Some(current.clone()), Told::Open(current)));
+            assert_eq!(told(None, &late, NOW), (None, Told::Closed));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_not_made_lets_the_next_one_go_at_once() {
+        let (probed, answer) = told(Some(record(NOW, 3, 0)), &Ask::Probe, NOW);
+        let Told::Probe(probe) = answer else { panic!("{answer:?}") };
+        let (released, _) = told(probed, &Ask::Release { probe }, NOW + 1);
+        assert_eq!(released, Some(record(NOW, 3, 0)), "no longer wait");
+        assert!(matches!(told(released, &Ask::Probe, NOW + 2).1, Told::Probe(_)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context};
 
+use crate::redact;
+
 /// Hands lines to the exporter.
 pub struct Records(SdkLogger);
 
@@ -61,11 +63,11 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}").into());
+        self.put(field, redact::clean(&format!("{value:?}")).into_owned().into());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.to_owned().into());
+        self.put(field, redact::clean(value).into_owned().into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -19,12 +19,24 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 10] =
-    ["none", "recipient", "message", "template_limit", "misfit", "config", "sender", "throttled", "quota", "transient"];
+pub const CLASSES: [&str; 11] =
+    [
+        "none",
+        "recipient",
+        "message",
+        "template_limit",
+        "misfit",
+        "config",
+        "sender",
+        "throttled",
+        "quota",
+        "transient",
+        "local",
+    ];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 13] = [
+pub const PARK_REASONS: [&str; 14] = [
     "send_at",
     "retry",
     "limit",
@@ -36,6 +48,7 @@ pub const PARK_REASONS: [&str; 13] = [
     "config",
     "sender",
     "circuit",
+    "local",
     "busy",
     "memory",
 ];
@@ -124,6 +137,7 @@ pub fn park_reason(class: Class) -> &'static str {
         Class::Sender => "sender",
         Class::Throttled => "throttled",
         Class::Quota => "quota",
+        Class::Local => "local",
         Class::Recipient | Class::Message | Class::TemplateLimit | Class::Misfit | Class::Transient => "retry",
     }
 }

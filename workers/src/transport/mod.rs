@@ -2,6 +2,7 @@
 
 mod certificate;
 pub mod crowd;
+pub mod local;
 mod places;
 pub mod provider;
 pub mod smtp;
@@ -34,6 +35,7 @@ use crate::{
         crowd::at_work_most,
     },
     outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
+    redact,
     telemetry::traces,
 };
 
@@ -133,6 +135,7 @@ pub enum SetupError {
 impl Transport {
     /// Sets a transport up; connects to nothing yet.
     pub fn new(config: &TransportConfig) -> Result<Self, SetupError> {
+        redact::learn(&config.unspeakable());
         let capabilities = config.capabilities();
         let way = match &config.kind {
             TransportKind::Smtp(smtp) => Way::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),

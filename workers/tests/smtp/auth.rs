@@ -55,7 +55,7 @@ async fn a_refused_token_is_explained_in_a_challenge_and_named_after_it() {
     assert_accepted(&log_in(AuthMechanism::Xoauth2, "AUTH XOAUTH2", &[(LINE, "235 2.7.0 Ok\r\n")], true).await);
     let steps = &[(LINE, "334 eyJzdGF0dXMiOiI0MDEifQ==\r\n"), ("\r\n", "535 5.7.8 Bad token\r\n")];
     let outcome = log_in(AuthMechanism::Xoauth2, "AUTH XOAUTH2", steps, false).await;
-    assert_eq!(assert_refused(&outcome, Class::Config, Stage::Auth).text, "Bad token");
+    assert_eq!(assert_refused(&outcome, Class::Config, Stage::Auth).text, "the relay refused the login");
 }
 
 #[tokio::test]
@@ -80,4 +80,21 @@ async fn credentials_are_not_sent_where_nobody_offers_to_take_them() {
     assert_refused(&outcome, Class::Config, Stage::Auth);
     let outcome = log_in(AuthMechanism::Xoauth2, "AUTH PLAIN LOGIN", &[], false).await;
     assert!(assert_refused(&outcome, Class::Config, Stage::Auth).text.contains("XOAUTH2"));
+}
+
+#[tokio::test]
+async fn of_an_answer_to_auth_only_the_codes_are_kept() {
+    let steps =
+        &[("AUTH PLAIN AGFwcABzM2NyZXQ=\r\n", "535 5.7.8 I do not know AUTH PLAIN AGFwcABzM2NyZXQ=, s3cret\r\n")];
+    let outcome = log_in(AuthMechanism::Plain, "AUTH PLAIN", steps, false).await;
+    let answer = assert_refused(&outcome, Class::Config, Stage::Auth);
+    assert_eq!(answer.to_string(), "auth: 535 5.7.8 the relay refused the login");
+    let steps = &[
+        ("AUTH LOGIN\r\n", "334 x\r\n"),
+        ("YXBw\r\n", "334 x\r\n"),
+        ("czNjcmV0\r\n", "454 4.7.0 czNjcmV0? s3cret?\r\n"),
+    ];
+    let outcome = log_in(AuthMechanism::Login, "AUTH LOGIN", steps, false).await;
+    let answer = assert_refused(&outcome, Class::Transient, Stage::Auth);
+    assert_eq!(answer.to_string(), "auth: 454 4.7.0 the relay refused the login");
 }

@@ -176,7 +176,7 @@ fn state(overview: &Overview, scope: &str) -> Scope {
 
 /// For people.
 pub(super) fn print(told: &Told) -> std::io::Result<()> {
-    output::line("\nlimits")?;
+    output::lines(["", "limits"])?;
     for one in &told.limits {
         let configured = if one.configured.is_empty() { "unlimited".to_owned() } else { one.configured.join(" and ") };
         let mut line = format!("  {}  {configured}", one.scope);
@@ -197,7 +197,7 @@ pub(super) fn print(told: &Told) -> std::io::Result<()> {
     if told.waits.is_empty() {
         return Ok(());
     }
-    output::line("\nnow")?;
+    output::lines(["", "now"])?;
     let has_parts = told.waits.iter().any(|one| one.part > 1);
     for one in &told.waits {
         let part = if has_parts { format!("part {} ", one.part) } else { String::new() };

@@ -1,4 +1,5 @@
--- KEYS: 1 circuit    ARGV: 1 ask (open, probe, close), 2 reason, 3 wait ms, 4 longest wait ms, 5 length of a probe ms, 6 life of the record ms
+-- KEYS: 1 circuit    ARGV: 1 ask (open, probe, close, fail, release), 2 reason, 3 wait ms, 4 longest wait ms, 5 length of a probe ms,
+-- 6 life of the record ms, 7 the probe that fails or is released
 -- The same transitions stand in circuit.rs.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -14,6 +15,11 @@ local function write(one)
   redis.call('HSET', KEYS[1], 'o', int(one.o), 'u', int(one.u), 'n', int(one.n), 'p', int(one.p), 'r', one.r)
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
 end
+local function longer()
+  local doubled = math.min(tonumber(ARGV[3]) * 2 ^ math.min(c.n, 16), tonumber(ARGV[4]))
+  c = { o = c.o, u = now + doubled, n = c.n + 1, p = 0, r = ARGV[2] }
+  write(c)
+end
 local ask = ARGV[1]
 if ask == 'open' then
   if not c then
@@ -21,11 +27,7 @@ if ask == 'open' then
     write(c)
     return told('opened', c)
   end
-  if c.u <= now then
-    local doubled = math.min(tonumber(ARGV[3]) * 2 ^ math.min(c.n, 16), tonumber(ARGV[4]))
-    c = { o = c.o, u = now + doubled, n = c.n + 1, p = 0, r = ARGV[2] }
-    write(c)
-  end
+  if c.u <= now then longer() end
   return told('open', c)
 end
 if not c then return { 'closed' } end
@@ -33,7 +35,18 @@ if ask == 'close' then
   redis.call('DEL', KEYS[1])
   return told('healed', c)
 end
+if ask == 'fail' or ask == 'release' then
+  if int(c.p) == ARGV[7] then
+    if ask == 'fail' then
+      longer()
+    else
+      c.p = 0
+      write(c)
+    end
+  end
+  return told('open', c)
+end
 if math.max(c.u, c.p) > now then return told('open', c) end
 c.p = now + tonumber(ARGV[5])
 write(c)
-return { 'probe' }
+return { 'probe', int(c.p) }

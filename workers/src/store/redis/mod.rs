@@ -208,10 +208,12 @@ impl RedisStore {
 
     /// See [`super::circuit::told`].
     pub async fn circuit(&self, transport: &str, ask: &Ask) -> Result<Told, StoreError> {
-        let (word, reason, wait) = match ask {
-            Ask::Open { reason, wait } => ("open", reason.as_str(), millis(*wait)),
-            Ask::Probe => ("probe", "", 0),
-            Ask::Close => ("close", "", 0),
+        let (word, reason, wait, probe) = match ask {
+            Ask::Open { reason, wait } => ("open", reason.as_str(), millis(*wait), 0),
+            Ask::Probe => ("probe", "", 0, 0),
+            Ask::Fail { probe, reason, wait } => ("fail", reason.as_str(), millis(*wait), *probe),
+            Ask::Release { probe } => ("release", "", 0, *probe),
+            Ask::Close => ("close", "", 0, 0),
         };
         let mut call = self.link.scripts().circuit().prepare_invoke();
         call.key(circuit_key(transport))
@@ -220,7 +222,8 @@ impl RedisStore {
             .arg(wait)
             .arg(millis(WAIT_MAX))
             .arg(millis(PROBE))
-            .arg(millis(CIRCUIT_LIFE));
+            .arg(millis(CIRCUIT_LIFE))
+            .arg(probe);
         let answer: Vec<String> = self.link.invoke(&call).await?;
         read_told(&answer).map_err(|error| unreadable(&error))
     }
@@ -323,7 +326,7 @@ fn read_told(answer: &[String]) -> RedisResult<Told> {
     let circuit = || read_circuit(answer.get(1..).unwrap_or_default());
     Ok(match answer.first().map(String::as_str) {
         Some("closed") => Told::Closed,
-        Some("probe") => Told::Probe,
+        Some("probe") => Told::Probe(number(answer.get(1))?),
         Some("open") => Told::Open(circuit()?),
         Some("opened") => Told::Opened(circuit()?),
         Some("healed") => Told::Healed(circuit()?),

@@ -21,6 +21,7 @@ use super::{
     Provider,
     batch::{self, Added, Batched, CallLimits, Groups, Item, Step},
     client::{Lost, Request},
+    outcome,
     reply::{Reply, Verdict},
     without_answer,
 };
@@ -248,12 +249,12 @@ impl Desk {
             match batch::step(answer, members.len(), in_doubt, !repeat_after.is_empty()) {
                 Step::Each(list) => {
                     for (member, verdict) in members.into_iter().zip(list) {
-                        tell(member, self.provider.outcome(status, verdict));
+                        tell(member, outcome(status, verdict));
                     }
                     return Default::default();
                 }
                 Step::All(verdict) => {
-                    tell_all(members, self.provider.outcome(status, verdict));
+                    tell_all(members, outcome(status, verdict));
                     return Default::default();
                 }
                 Step::Halve => {

@@ -1,7 +1,7 @@
 //! The shared HTTP client: sends a request once, and says whether a call that brought no answer may have been taken. Bounded in connecting, in the whole
 //! call and in the size of the answer; follows no redirect, and uses no proxy of the environment.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -13,9 +13,11 @@ use url::Url;
 use crate::{
     config::HttpConfig,
     outcome::{Class, Stage},
+    redact,
     telemetry::{registry::attribute, traces},
     transport::{
         certificate::Shown,
+        local,
         places::{Permit, Places},
         provider::reply::Reply,
     },
@@ -270,6 +272,10 @@ fn lost(error: &reqwest::Error) -> Lost {
     if !error.is_connect() {
         return Lost::After(text);
     }
+    if sources(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(local::is_local)) || local::is_starved()
+    {
+        return Lost::Before { class: Class::Local, stage: Stage::Connect, text };
+    }
     // A certificate that does not fit stays so until a person comes.
     let certificate = text.contains("certificate");
     let (class, stage) = if certificate { (Class::Config, Stage::Tls) } else { (Class::Transient, Stage::Connect) };
@@ -281,9 +287,10 @@ fn innermost(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer within the limit".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
+    sources(error).last().map(|cause| redact::clean(&cause.to_string()).into_owned()).unwrap_or_default()
+}
+
+/// An error and what caused it, from the outside in.
+fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source())
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::{HttpConfig, SesCredentials},
     outcome::{Answer, Class, Refusal, Stage},
+    redact,
 };
 
 /// Keys are replaced so long before they end: a call that is signed now must still be good when it arrives.
@@ -119,6 +120,7 @@ impl WebIdentity {
         let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| {
             refusal(Class::Config, &format!("the token file {} cannot be read: {error}", self.token_file.display()))
         })?;
+        redact::learn([&SecretString::from(token.trim())]);
         match self.sts.send(request(&self.role_arn, token.trim())).await {
             Ok(reply) => read(&reply),
             Err(Lost::Before { class, text, .. }) => Err(refusal(class, &format!("STS: {text}"))),
@@ -158,6 +160,7 @@ fn read(reply: &Reply) -> Result<Kept, Refusal> {
             secret_access_key: SecretString::from(secret.to_owned()),
             session_token: Some(SecretString::from(token.to_owned())),
         };
+        redact::learn(std::iter::once(&keys.secret_access_key).chain(&keys.session_token));
         return Ok(Kept { keys, until });
     }
     let kind = element(&text, "Code").unwrap_or_default();

@@ -10,7 +10,6 @@ pub mod encoding;
 pub mod fields;
 pub mod multipart;
 pub mod reply;
-pub mod scrub;
 pub mod sigv4;
 pub mod unfit;
 pub mod window;
@@ -164,7 +163,7 @@ impl Provider {
             Ok(reply) => {
                 self.note_window(&reply);
                 self.learn(&reply, keys.as_ref()).await;
-                self.outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
+                outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
             }
             Err(lost) => without_answer(lost),
         };
@@ -217,11 +216,6 @@ impl Provider {
         {
             credentials.forget(keys).await;
         }
-    }
-
-    /// What a verdict means for the attempt, in words that hold no credentials.
-    fn outcome(&self, status: Option<u16>, verdict: Verdict) -> Outcome {
-        outcome(status, scrub::scrubbed(verdict, &self.account))
     }
 
     /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.

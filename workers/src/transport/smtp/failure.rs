@@ -6,7 +6,11 @@ use super::reply::Garbage;
 use crate::{
     decide::classify::{Event, Handover, Verdict, verdict},
     outcome::{Answer, Class, Outcome, Refusal, Stage},
+    transport::local,
 };
+
+/// Stands for whatever a relay says to AUTH.
+const AUTH_REFUSED: &str = "the relay refused the login";
 
 /// What can happen instead of a reply.
 #[derive(Debug)]
@@ -49,6 +53,7 @@ impl Failure {
     pub fn trouble(stage: Stage, trouble: &Trouble, handover: Handover) -> Self {
         let (event, text) = match trouble {
             Trouble::Closed => (Event::Closed, "the relay closed the connection".to_owned()),
+            Trouble::Io(error) if local::is_local(error) => (Event::Local, error.to_string()),
             Trouble::Io(error) => (Event::Closed, error.to_string()),
             Trouble::TimedOut(limit) => (Event::TimedOut, format!("the relay did not answer within {limit:?}")),
             Trouble::Garbage(garbage) => (Event::Garbage, garbage.to_string()),
@@ -57,11 +62,15 @@ impl Failure {
         Self { verdict: verdict(stage, event, handover), answer: Answer::local(stage, &text), is_lost }
     }
 
-    /// A reply came, and it is not the one that was hoped for.
-    pub fn reply(answer: Answer, handover: Handover) -> Self {
+    /// A reply came, and it is not the one that was hoped for. Of one to AUTH only the codes are kept: relays repeat there what they were sent.
+    pub fn reply(mut answer: Answer, handover: Handover) -> Self {
         let event =
             Event::Reply { code: answer.code.unwrap_or_default(), enhanced: answer.enhanced, text: &answer.text };
-        Self { verdict: verdict(answer.stage, event, handover), answer, is_lost: false }
+        let verdict = verdict(answer.stage, event, handover);
+        if answer.stage == Stage::Auth {
+            answer.text = AUTH_REFUSED.to_owned();
+        }
+        Self { verdict, answer, is_lost: false }
     }
 
     /// We refuse to go on.

@@ -40,7 +40,7 @@ pub fn found_out_by_running() -> Vec<Bomb> {
         ("nested lists that are printed", format!("{doubled}{{{{ n.a }}}}")),
         ("a nested list that becomes a text", format!("{doubled}{{{{ n.a|string|length }}}}")),
         ("a long text out of a short one", "{{ ('a' * 90000000 * 9)|length }}".to_owned()),
-        ("a long list out of a short one", "{{ ([0] * 900000000)|list|length }}".to_owned()),
+        ("a long list out of a short one", "{{ [1]|slice(1000000000)|list|length }}".to_owned()),
         ("replaced again and again", "{{ ('a' * 100000)|replace('a', 'a' * 100000)|length }}".to_owned()),
         (
             "lists that are sorted in a loop",
@@ -53,7 +53,8 @@ pub fn found_out_by_running() -> Vec<Bomb> {
         ("a macro that calls itself", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned()),
         (
             "a call block that calls itself",
-            "{% macro m() %}{% call m() %}{% endcall %}{% endmacro %}{{ m() }}".to_owned(),
+            "{% macro m() %}{{ caller() }}{% call m() %}{% endcall %}{% endmacro %}{% call m() %}{% endcall %}"
+                .to_owned(),
         ),
         ("a huge output", "{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}".to_owned()),
     ]

@@ -5,6 +5,7 @@ mod bombs;
 
 use std::{
     fs,
+    io::Read as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -190,15 +191,21 @@ async fn who_gives_up_waiting_leaves_no_answer_to_the_next_one() {
     }
 }
 
-/// The process has nothing of the worker's environment, and ends with its standard input.
 #[test]
-fn a_render_process_ends_with_its_standard_input() {
+fn a_render_process_bounds_itself_and_ends_with_its_standard_input() {
     let mut child = std::process::Command::new(program())
         .arg("render")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+    let mut greeting = [0; 8];
+    child.stdout.take().unwrap().read_exact(&mut greeting).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    for (name, limit) in [("Max data size", "167772160"), ("Max core file size", "0")] {
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        assert_eq!(line.trim_start_matches(name).split_whitespace().next(), Some(limit), "{limits}");
+    }
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
 }

@@ -257,6 +257,20 @@ mod tests {
         check(&job(&[], &[], &["d", "e"]), None, None);
     }
 
+    #[tokio::test]
+    async fn a_large_letter_is_asked_and_composed_on_another_thread_and_a_small_one_here() {
+        let here = std::thread::current().id();
+        for (octets, is_here) in [(1000, true), (ASIDE_OCTETS, false)] {
+            let fields = JobV1 { text: Some("x\n".repeat(octets / 2)), ..JobV1::from(&job(&["a"], &[], &[])) };
+            let job = fields.parse(&JobLimits::DEFAULT).unwrap();
+            let letter = Letter::new(&job, None, None, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(letter.aside(|_| std::thread::current().id()).await == here, is_here, "{octets}");
+            assert!(
+                letter.compose().await.unwrap() == letter.aside(|copy| copy.mime().cloned()).await.as_ref().unwrap()
+            );
+        }
+    }
+
     #[test]
     fn the_key_is_that_of_the_tenants_job_and_another_one_for_some_of_its_recipients() {
         let job = job(&["a", "b"], &[], &[]);

@@ -20,7 +20,7 @@ use super::{
 use crate::compose::template::{Fault, Texts};
 
 /// A process that has not answered after this is ended. Far more than its processor time: the machine may be busy.
-const WALL_MAX: Duration = Duration::from_secs(20);
+const WALL_MAX: Duration = Duration::from_mins(1);
 /// How long the end of a process is waited for once it is silent.
 const END_MAX: Duration = Duration::from_secs(2);
 /// A process that has rendered so much makes room for a fresh one.

@@ -116,7 +116,12 @@ fn says(outcome: &Outcome) -> Says {
         _ if answer.code.is_some() => Says::Works,
         Class::Throttled | Class::Quota => Says::NothingGood,
         // Nothing was asked of it.
-        Class::Recipient | Class::Message | Class::Misfit | Class::Sender | Class::Local => Says::Nothing,
+        Class::Recipient
+        | Class::Message
+        | Class::TemplateLimit
+        | Class::Misfit
+        | Class::Sender
+        | Class::Local => Says::Nothing,
     }
 }
 
@@ -220,7 +225,7 @@ impl Circuits {
         let reason = reason_of(answer);
         let ask = Ask::Fail { probe, reason: reason.clone(), wait: self.first_wait };
         if let Ok(Told::Open(circuit)) = self.store.circuit(&self.keys[transport], &ask).await {
-            let (name, next_s) = (&self.names[transport], circuit.until_ms.saturating_sub(now_ms()) / 1000);
+            let (name, next_s) = (&self.names[transport], circuit.until_ms.saturating_sub(self.store.now_ms()) / 1000);
             warn!(
                 transport = name,
                 answer = reason,

@@ -38,7 +38,7 @@ pub async fn connect(uri: AMQPUri, properties: ConnectionProperties, intake: Int
         let filter = Filter::new(uri.query.frame_max);
         let tls = OwnedTLSConfig::default();
         let socket = uri.connect_with_config_async(tls.as_ref(), &runtime).await?;
-        Ok(AsyncTcpStream::Plain(FilteredSocket::new(socket, filter, intake)))
+        Ok(AsyncTcpStream::Plain(FilteredSocket::new(socket, filter, intake.clone())))
     };
     Connection::connector(uri, kit, open, properties).await
 }

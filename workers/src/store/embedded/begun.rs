@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{EmbeddedStore, int, now_ms};
+use super::{EmbeddedStore, int};
 use crate::store::{StoreError, millis};
 
 pub(super) const DDL: &str = "
@@ -17,7 +17,7 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::begun`].
     pub async fn begun(&self, message: &str) -> Result<u32, StoreError> {
         let message = message.to_owned();
-        self.look(move |db| {
+        self.look(move |db, _| {
             let mut statement = db.prepare_cached("SELECT count FROM begun WHERE message = ?1")?;
             Ok(statement.query_row([&message], |row| row.get(0)).optional()?.unwrap_or(0))
         })
@@ -27,8 +27,7 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::begin`].
     pub async fn begin(&self, message: &str) -> Result<u32, StoreError> {
         let (message, life_ms) = (message.to_owned(), millis(self.options.working_life()));
-        self.run(move |db| {
-            let now_ms = now_ms();
+        self.run(move |db, now_ms| {
             // There are as many as messages were lost with workers: few.
             db.prepare_cached("DELETE FROM begun WHERE expires_ms < ?1")?.execute([int(now_ms)])?;
             let mut statement = db.prepare_cached(
@@ -44,7 +43,7 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::ended`].
     pub async fn ended(&self, message: &str) -> Result<(), StoreError> {
         let message = message.to_owned();
-        self.run(move |db| {
+        self.run(move |db, _| {
             db.prepare_cached("DELETE FROM begun WHERE message = ?1")?.execute([&message])?;
             Ok(())
         })

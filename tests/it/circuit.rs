@@ -89,7 +89,7 @@ async fn redis_whose_clock_was_set_back_keeps_nobody_away_for_as_long() -> Resul
         "return redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', redis.call('TIME')[1] * 1000 + 86400000))";
     for field in ["u", "p"] {
         database.cli(&["EVAL", far, "1", "postrider:{circuit}:relay", field])?;
-        assert_eq!(store.circuit("relay", &Ask::Probe).await?, Told::Probe, "{field}");
+        assert!(matches!(store.circuit("relay", &Ask::Probe).await?, Told::Probe(_)), "{field}");
     }
     Ok(())
 }

@@ -140,7 +140,7 @@ mod tests {
 
     async fn started(stop: &CancellationToken) -> SocketAddr {
         let page = None::<fn() -> Result<String, String>>;
-        serve(([127, 0, 0, 1], 0).into(), || Readiness::Ready, page, stop.clone()).await.unwrap()
+        serve(([127, 0, 0, 1], 0).into(), || true, || Readiness::Ready, page, stop.clone()).await.unwrap()
     }
 
     async fn asked(mut stream: TcpStream) -> String {

@@ -220,8 +220,8 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_keeps_nobody_away_for_as_long() {
         let day = 86_400_000;
-        assert_eq!(told(Some(record(NOW + day, 3, 0)), &Ask::Probe, NOW).1, Told::Probe);
-        assert_eq!(told(Some(record(NOW, 3, NOW + day)), &Ask::Probe, NOW).1, Told::Probe);
+        assert!(matches!(told(Some(record(NOW + day, 3, 0)), &Ask::Probe, NOW).1, Told::Probe(_)));
+        assert!(matches!(told(Some(record(NOW, 3, NOW + day)), &Ask::Probe, NOW).1, Told::Probe(_)));
         assert_eq!(told(Some(record(NOW + day, 1, 0)), &open(1000), NOW).0.unwrap().until_ms, NOW + 2000);
     }
 

@@ -15,7 +15,7 @@ use tokio::{
     time,
 };
 
-use super::error::DbError;
+use super::{clock::FileClock, error::DbError, file};
 
 /// Operations in one transaction, at most.
 const BATCH_MAX: usize = 256;
@@ -30,7 +30,7 @@ pub const POLL: Duration = Duration::from_millis(25);
 /// "PRdr": says in the file's header that it is ours.
 const APPLICATION_ID: i64 = 0x5052_6472;
 /// The format of the file.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// An operation with its answer.
 pub(super) type Request = Box<dyn Work>;
@@ -133,14 +133,20 @@ pub(super) struct Actor {
     connection: Option<Connection>,
     requests: mpsc::Receiver<Request>,
     signals: Signals,
+    clock: FileClock,
     /// `PRAGMA data_version` as last seen: moves with the commits of others.
     seen: i64,
 }
 
 impl Actor {
-    pub(super) fn open(path: PathBuf, requests: mpsc::Receiver<Request>, signals: Signals) -> Result<Self, DbError> {
-        let connection = connect(&path)?;
-        Ok(Self { path, connection: Some(connection), requests, signals, seen: 0 })
+    pub(super) fn open(
+        path: PathBuf,
+        requests: mpsc::Receiver<Request>,
+        signals: Signals,
+        clock: FileClock,
+    ) -> Result<Self, DbError> {
+        let connection = connect(&path, &clock)?;
+        Ok(Self { path, connection: Some(connection), requests, signals, clock, seen: 0 })
     }
 
     /// Serves until the last handle is gone.
@@ -176,7 +182,7 @@ impl Actor {
     /// Runs what changes nothing, each on the file as it is then.
     fn look(&mut self, looks: Vec<Request>) {
         for mut request in looks {
-            let connected = self.connection.take().map_or_else(|| connect(&self.path), Ok);
+            let connected = self.connection.take().map_or_else(|| connect(&self.path, &self.clock), Ok);
             let undone = match connected {
                 Ok(connection) => {
                     // An error is its own answer. Whether the connection is still of use is found out by the next one that writes.
@@ -216,10 +222,10 @@ impl Actor {
     fn transact(&mut self, batch: &mut [Request], apart: Apart) -> Result<(), DbError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.path)?,
+            None => connect(&self.path, &self.clock)?,
         };
         let before = connection.total_changes();
-        let done = in_transaction(&mut connection, batch, apart);
+        let done = in_transaction(&mut connection, batch, apart, &self.clock);
         let changed = connection.total_changes() != before;
         // After an I/O error the connection is thrown away: a fresh one reads the file as it is.
         if !matches!(done, Err(DbError::Io(_))) {
@@ -247,7 +253,12 @@ impl Actor {
     }
 }
 
-fn in_transaction(connection: &mut Connection, batch: &mut [Request], apart: Apart) -> Result<(), DbError> {
+fn in_transaction(
+    connection: &mut Connection,
+    batch: &mut [Request],
+    apart: Apart,
+    clock: &FileClock,
+) -> Result<(), DbError> {
     if batch.is_empty() {
         return Ok(());
     }
@@ -276,27 +287,39 @@ fn in_transaction(connection: &mut Connection, batch: &mut [Request], apart: Apa
             }
         }
     }
+    clock.note(&transaction)?;
     Ok(transaction.commit()?)
 }
 
-fn connect(path: &std::path::Path) -> Result<Connection, DbError> {
+fn connect(path: &std::path::Path, clock: &FileClock) -> Result<Connection, DbError> {
     let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => DbError::Foreign { path: path.to_owned() },
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => DbError::Busy,
         Some(ErrorCode::DiskFull) => DbError::Full,
         _ => DbError::Open { path: path.to_owned(), detail: error.to_string() },
     };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    file::prepare(path)?;
+    // It was made above: SQLite would make it for everybody to read.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_handler(Some(wait_for_others)).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(128);
     claim(&mut connection, path, failed)?;
+    file::close_to_others(path).map_err(|error| DbError::Open { path: path.to_owned(), detail: error.to_string() })?;
     write_ahead(&connection).map_err(failed)?;
+    set_clock(&mut connection, clock).map_err(failed)?;
     // FULL: a confirmed publish must survive a power cut, not only a crash of the process.
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
     Ok(connection)
+}
+
+/// Reads the file's clock. Only the first process after a start of the machine changes anything.
+fn set_clock(connection: &mut Connection, clock: &FileClock) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    clock.set(&transaction)?;
+    transaction.commit()
 }
 
 /// Waits a little for another process that has the file; false once that went on for too long.
@@ -314,7 +337,8 @@ fn wait_for_others(tries: i32) -> bool {
     waited < BUSY_LIMIT
 }
 
-/// Makes an empty file ours; refuses one that belongs to something else before anything in it was touched.
+/// Makes an empty file ours, and one of an earlier format one of this: programs that know only that one must not come to it any more. Refuses one that
+/// belongs to something else before anything in it was touched.
 fn claim(
     connection: &mut Connection,
     path: &std::path::Path,
@@ -332,7 +356,7 @@ fn claim(
     transaction.commit().map_err(failed)
 }
 
-/// `false`: empty, free to be claimed.
+/// `false`: empty or of an earlier format, free to be claimed.
 fn is_ours(
     connection: &Connection,
     path: &std::path::Path,
@@ -348,7 +372,7 @@ fn is_ours(
         .map_err(failed)?;
     match (application, format, tables) {
         (0, 0, 0) => Ok(false),
-        (APPLICATION_ID, format, _) if format <= FORMAT => Ok(true),
+        (APPLICATION_ID, format, _) if format <= FORMAT => Ok(format == FORMAT),
         (APPLICATION_ID, found, _) => Err(DbError::Newer { path: path.to_owned(), found, known: FORMAT }),
         _ => Err(DbError::Foreign { path: path.to_owned() }),
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     thread,
@@ -13,7 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     actor::{self, Actor, Request, Signals},
+    clock::FileClock,
     error::DbError,
+    file::canonical,
 };
 
 /// Operations that may wait for the thread; further callers wait for room.
@@ -27,13 +28,14 @@ struct Shared {
     path: PathBuf,
     requests: mpsc::Sender<Request>,
     signals: Signals,
+    clock: FileClock,
 }
 
 /// The files open in this process, by canonical path.
 static OPEN: Mutex<Option<HashMap<PathBuf, Weak<Shared>>>> = Mutex::new(None);
 
 impl Db {
-    /// Opens the file, makes it where it is missing, and refuses one that is not ours. Blocks for as long as that takes (a few
+    /// Opens the file, makes it where it is missing (for its user alone), and refuses one that is not ours, or a symbolic link. Blocks for as long as that takes (a few
     /// milliseconds; at most [`actor::BUSY_LIMIT`] where another process is at it).
     ///
     /// The same path opened twice in a process gives two handles to the same thread.
@@ -47,12 +49,13 @@ impl Db {
         }
         let (requests, receiver) = mpsc::channel(WAITING_MAX);
         let signals = Signals::new();
-        let actor = Actor::open(path.clone(), receiver, signals.clone())?;
+        let clock = FileClock::default();
+        let actor = Actor::open(path.clone(), receiver, signals.clone(), clock.clone())?;
         thread::Builder::new()
             .name("postrider-db".to_owned())
             .spawn(move || actor.run())
             .map_err(|error| DbError::Open { path: path.clone(), detail: error.to_string() })?;
-        let shared = Arc::new(Shared { path: path.clone(), requests, signals });
+        let shared = Arc::new(Shared { path: path.clone(), requests, signals, clock });
         open.insert(path, Arc::downgrade(&shared));
         Ok(Self(shared))
     }
@@ -60,6 +63,11 @@ impl Db {
     /// The canonical path.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// The time of the file, the same for every process at it.
+    pub fn clock(&self) -> &FileClock {
+        &self.0.clock
     }
 
     /// Makes tables: statements that change nothing when they run again (`CREATE TABLE IF NOT EXISTS ..`).
@@ -115,20 +123,6 @@ impl Db {
     pub fn arrived(&self) {
         self.0.signals.arrivals.send_modify(|count| *count += 1);
     }
-}
-
-/// The path without links and dots. The file itself may be missing, its folder may not.
-fn canonical(path: &Path) -> Result<PathBuf, DbError> {
-    let failed =
-        |error: std::io::Error| DbError::Open { path: path.to_owned(), detail: format!("its folder: {error}") };
-    if let Ok(found) = fs::canonicalize(path) {
-        return Ok(found);
-    }
-    let name = path
-        .file_name()
-        .ok_or_else(|| DbError::Open { path: path.to_owned(), detail: "the path names no file".to_owned() })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(fs::canonicalize(folder).map_err(failed)?.join(name))
 }
 
 #[cfg(test)]

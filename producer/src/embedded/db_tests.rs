@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use rusqlite::{Connection, params};
 use tempfile::TempDir;

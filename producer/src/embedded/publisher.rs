@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
 use postrider_schemas::{Job, Meta};
 
 use super::{
@@ -24,7 +23,7 @@ impl EmbeddedPublisher {
     /// Opens the file and makes it where it is missing.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, DbError> {
         let db = Db::open(path)?;
-        db.ensure(tables::DDL).await?;
+        tables::ensure(&db).await?;
         Ok(Self { db })
     }
 
@@ -34,7 +33,8 @@ impl EmbeddedPublisher {
     /// A transient error means that nothing was written; publishing the same job again cannot send it twice, because its id is the same.
     pub async fn publish(&self, job: &Job, meta: &Meta) -> Result<(), DbError> {
         let fresh = Fresh::new(job, meta);
-        self.db.call(move |db| fresh.insert(db, Timestamp::now())).await?;
+        let clock = self.db.clock().clone();
+        self.db.call(move |db| fresh.insert(db, clock.now_ms())).await?;
         self.db.arrived();
         Ok(())
     }

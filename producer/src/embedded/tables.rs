@@ -1,13 +1,13 @@
 //! The shared layout of messages and events in the file, and the one way in for a fresh job.
 //!
-//! Times are milliseconds since 1970 (UTC). `meta` is a JSON object of the pairs of `Meta::to_pairs`. A free message has no `owner`;
-//! a message of an owner whose `lease_until` passed is free again, to others.
+//! Times are milliseconds since 1970 (UTC) by the file's clock. `meta` is a JSON object of the pairs of `Meta::to_pairs`. A free message has no `owner`;
+//! a message of an owner whose `lease_until` passed is free again, to others. `fence` counts how often it was taken: who took it before
+//! changes nothing any more, whatever clocks say.
 
-use jiff::Timestamp;
 use postrider_schemas::{Job, Meta, wire};
 use rusqlite::{Connection, params};
 
-use super::error::DbError;
+use super::{db::Db, error::DbError};
 
 /// Makes the tables of the queue; changes nothing where they are, but for an index of earlier files that others took the place of.
 pub const DDL: &str = "
@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS message (
     deliveries INTEGER NOT NULL DEFAULT 0,
     owner TEXT,
     lease_until INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL DEFAULT 0,
     body BLOB NOT NULL
 );
 DROP INDEX IF EXISTS message_by_turn;
@@ -37,6 +38,23 @@ CREATE TABLE IF NOT EXISTS event (
     at INTEGER NOT NULL
 );
 ";
+
+/// Makes the tables, and adds what files of earlier versions lack.
+pub async fn ensure(db: &Db) -> Result<(), DbError> {
+    db.call(|db| {
+        db.execute_batch(DDL)?;
+        let has_fence: bool = db.query_row(
+            "SELECT EXISTS (SELECT 1 FROM pragma_table_info('message') WHERE name = 'fence')",
+            [],
+            |row| row.get(0),
+        )?;
+        if !has_fence {
+            db.execute_batch("ALTER TABLE message ADD COLUMN fence INTEGER NOT NULL DEFAULT 0")?;
+        }
+        Ok(())
+    })
+    .await
+}
 
 /// Meta data as the `meta` column holds it.
 pub fn meta_text(meta: &Meta) -> String {
@@ -68,7 +86,7 @@ impl Fresh {
         }
     }
 
-    pub(super) fn insert(&self, db: &Connection, now: Timestamp) -> Result<(), DbError> {
+    pub(super) fn insert(&self, db: &Connection, now_ms: i64) -> Result<(), DbError> {
         db.prepare_cached(
             "INSERT INTO message (queue, lane, message_id, type, meta, published_at, body)
              VALUES ('jobs', ?1, ?2, ?3, ?4, ?5, ?6)",
@@ -78,7 +96,7 @@ impl Fresh {
             self.message_id,
             wire::JOB_TYPE,
             self.meta,
-            now.as_millisecond(),
+            now_ms,
             self.body.as_ref()
         ])?;
         Ok(())

@@ -43,7 +43,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, Some(id)) => Identity::of_id(id),
         (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
     };
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     let answer = store.cancel(&identity).await?;
     let (word, text) = match answer {
         Cancelled::Now => ("cancelled", "cancelled; wherever it waits, it will not be sent".to_owned()),

@@ -24,6 +24,7 @@ pub struct Arguments {
 /// Loads the configuration, reads the certificates it names, and says what it came to. Connects to nothing.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
+    config.store_is_shared()?;
     for one in &config.transports {
         if let Err(error) = Transport::new(one) {
             anyhow::bail!("setting `transport.{}`: {error}", one.name);

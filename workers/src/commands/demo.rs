@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -63,7 +64,7 @@ struct Tally {
 /// Publishes, delivers, counts. Exit status 0 only if nothing was lost, doubled or damaged.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let folder = std::env::temp_dir().join(format!("postrider-demo-{}", uuid::Uuid::now_v7()));
-    std::fs::create_dir(&folder).with_context(|| format!("{}", folder.display()))?;
+    private_folder(&folder).with_context(|| format!("{}", folder.display()))?;
     let tally = demo(&arguments, &format!("embedded:{}", folder.join("demo.db").display())).await;
     std::fs::remove_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     let tally = tally?;
@@ -213,4 +214,11 @@ impl Tally {
         .map(|(name, value)| format!("{name:<12}{value:>20}"))
         .collect()
     }
+}
+/// A folder for this user alone.
+fn private_folder(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }

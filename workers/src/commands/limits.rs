@@ -130,7 +130,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 async fn connect(common: &Common) -> anyhow::Result<(Store, Limiter)> {
     let config = common.config.load()?;
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     let limiter = Limiter::new(&config, store.clone())?;
     Ok((store, limiter))
 }

@@ -236,7 +236,8 @@ fn job(message: &RestMessage) -> Result<Job, String> {
 
 async fn connect(selection: &Selection) -> anyhow::Result<(Queue, Store)> {
     let config = selection.config.load()?;
-    Ok((world::queue(&config.queue).await?, world::store(&config.store).await?))
+    config.store_is_shared()?;
+    Ok((world::queue(&config.queue).await?, world::store(&config).await?))
 }
 
 impl Selection {

@@ -85,8 +85,9 @@ struct CircuitStatus {
 /// Looks and prints. Exit status 0 where it could look, whatever it saw.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
+    config.store_is_shared()?;
     let queue = world::queue(&config.queue).await?;
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     let depths = queue.depths(true).await?;
     let keys: Vec<String> = config.transports.iter().map(circuits::key).collect();
     let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
@@ -103,7 +104,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         hold: depths.hold,
         suspect: depths.suspect,
         unroutable: depths.unroutable,
-        circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, now)).collect(),
+        circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, store.now_ms())).collect(),
         limits: limits.iter().map(limits::Row::json).collect(),
         limits_text: limits.iter().map(|row| limits::text(&row.scope, &row.configured, &row.drawn)).collect(),
         failures: failures(&workers),
@@ -141,8 +142,7 @@ fn lane_status(lane: Lane, depths: &Depths, workers: &[Beat], now: Timestamp) ->
     }
 }
 
-fn circuit_status(name: &str, circuit: Option<Circuit>, now: Timestamp) -> CircuitStatus {
-    let now_ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
+fn circuit_status(name: &str, circuit: Option<Circuit>, now_ms: u64) -> CircuitStatus {
     let transport = name.to_owned();
     let Some(circuit) = circuit else {
         return CircuitStatus { transport, state: "closed", since: None, probe_in_seconds: None, reason: None };

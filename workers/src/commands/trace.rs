@@ -85,7 +85,7 @@ struct Message {
 /// Looks and prints. Exit status 0 if anything is known of the job, 1 if not.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     let queue = world::queue(&config.queue).await?;
     let identity = match &arguments.key {
         None => Identity::of_id(arguments.id),

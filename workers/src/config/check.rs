@@ -13,7 +13,13 @@ use super::{
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, group::Groups, retry::RetrySchedule};
+use crate::{
+    decide::{capabilities::Kind, group::Groups, retry::RetrySchedule},
+    store::transitions,
+};
+
+/// With the largest jitter, which doubles it, a wait is shorter than the delay ladder's longest one.
+const RETRY_WAIT_MAX: Duration = Duration::from_hours(12 * 24);
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -47,6 +53,15 @@ pub(super) fn check(
     if settings.store.lease < Duration::from_secs(1) {
         return Err(ConfigError::value("store.lease", "must be at least 1s"));
     }
+    if settings.store.lease > Duration::from_millis(transitions::LEASE_MAX_MS) {
+        return Err(ConfigError::value("store.lease", "must be at most 10m"));
+    }
+    if settings.retry.schedule.iter().any(|wait| *wait > RETRY_WAIT_MAX) {
+        return Err(ConfigError::value(
+            "retry.schedule",
+            "a wait must be at most 12d: with its jitter it has to fit into the delay ladder",
+        ));
+    }
     if settings.store.retention < Duration::from_secs(1) {
         return Err(ConfigError::value("store.retention", "must be at least 1s"));
     }
@@ -73,6 +88,7 @@ pub(super) fn check(
             url: secret("store.url", settings.store.url, environment)?,
             lease: settings.store.lease,
             retention: settings.store.retention,
+            single_machine: settings.store.single_machine,
         },
         worker: WorkerConfig {
             threads: settings.worker.threads,

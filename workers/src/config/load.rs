@@ -49,7 +49,7 @@ pub fn load_text(text: &str) -> Result<Config, ConfigError> {
 pub fn to_catcher(queue: &str, store: &str, catcher: SocketAddr) -> Result<Config, ConfigError> {
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     load_text(&format!(
-        "[queue]\nurl = {}\n[store]\nurl = {}\n[transport.catcher]\nkind = \"smtp\"\nhost = \"{}\"\nport = {}\ntls = \"none\"\n\
+        "[queue]\nurl = {}\n[store]\nurl = {}\nsingle_machine = true\n[transport.catcher]\nkind = \"smtp\"\nhost = \"{}\"\nport = {}\ntls = \"none\"\n\
          [[route]]\nname = \"everything\"\nsend = [\"catcher\"]\n",
         quoted(queue),
         quoted(store),
@@ -254,6 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_queue_beside_a_ledger_of_this_machine_is_refused() {
+        let local = read("[queue]\nurl = \"amqp://file\"\n", &[]).unwrap();
+        let error = local.store_is_shared().unwrap_err().to_string();
+        for part in ["`store.url`", "would send a job twice", "redis://host:6379/0", "store.single_machine = true"] {
+            assert!(error.contains(part), "{error}");
+        }
+        for sound in [
+            "",
+            "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"redis://r\"\n",
+            "[queue]\nurl = \"amqp://file\"\n[store]\nurl = \"redis://r\"\n",
+            "[queue]\nurl = \"amqp://file\"\n[store]\nsingle_machine = true\n",
+        ] {
+            read(sound, &[]).unwrap().store_is_shared().unwrap();
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_named() {
         check_refused("[queue]\nprefech = 1\n[worker]\nthread = 2\n", &["queue.prefech", "worker.thread"]);
         check_refused(&format!("{RELAY}hots = \"x\"\n{CATCH_ALL}"), &["transport.relay.hots"]);
@@ -265,6 +282,8 @@ mod tests {
         check_refused("[retry]\nconfig_wait = \"soon\"\n", &["retry.config_wait", "duration such as"]);
         check_refused("[retry]\nconfig_wait = \"4000d\"\n", &["retry.config_wait", "at most 3650d"]);
         check_refused("[store]\nretention = \"0s\"\n", &["store.retention", "at least 1s"]);
+        check_refused("[store]\nlease = \"11m\"\n", &["store.lease", "at most 10m"]);
+        check_refused("[retry]\nschedule = [\"1m\", \"13d\"]\n", &["retry.schedule", "at most 12d"]);
         let error = read("[worker]\nthreads = \"x\"\n", &[]).unwrap_err();
         assert!(error.starts_with("setting `worker.threads`: ") && !error.contains("for key"), "{error}");
         check_refused("[queue\n", &[".toml"]);

@@ -89,6 +89,24 @@ pub struct StoreConfig {
     pub lease: Duration,
     /// How long a finished job is remembered.
     pub retention: Duration,
+    /// Every worker of the queue runs on this machine, with this file.
+    pub single_machine: bool,
+}
+
+impl Config {
+    /// Refuses a queue that many machines share beside a ledger that this machine keeps for itself.
+    pub fn store_is_shared(&self) -> Result<(), ConfigError> {
+        let is_local = |url: &SecretString| url.expose_secret().starts_with("embedded:");
+        if is_local(&self.queue.url) || !is_local(&self.store.url) || self.store.single_machine {
+            return Ok(());
+        }
+        Err(ConfigError::value(
+            "store.url",
+            "is a SQLite file, which no other machine sees, but RabbitMQ gives jobs to every worker: two workers with two files would send a \
+             job twice. Set store.url to a Redis that all workers share, such as redis://host:6379/0; or, if every worker of this queue \
+             runs on this machine and uses this very file, set store.single_machine = true",
+        ))
+    }
 }
 
 /// The worker.

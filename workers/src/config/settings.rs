@@ -53,6 +53,7 @@ pub(super) struct Store {
     pub(super) lease: Duration,
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
+    pub(super) single_machine: bool,
 }
 
 #[derive(Deserialize)]

@@ -113,7 +113,7 @@ async fn overview(config: &Config, ways: &[Way<'_>]) -> anyhow::Result<Overview>
     let mut names: Vec<String> = ways.iter().flat_map(|way| &way.scopes).map(|(scope, _)| scope.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    let store = world::store(&config.store).await?;
+    let store = world::store(&config).await?;
     Ok(store.overview(Some(&names)).await?)
 }
 

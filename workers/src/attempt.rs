@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::{Event, EventType, Job, Meta, meta::Pin, topology::EVENTS_EXCHANGE, wire};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -17,7 +17,7 @@ use crate::{
     circuits::Circuits,
     config::Config,
     decide::{
-        due::{Due, due, park_until},
+        due::{self, Due},
         limits::admit::{Admission, Ask},
         poison::{losses, poison},
         retry::spread,
@@ -62,6 +62,13 @@ pub struct World {
     pub limiter: Limiter,
 }
 
+impl World {
+    /// The clock of the edge; decisions take the time as an argument. Workers that share a store share its clock, as far as it has one of its own.
+    pub fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+}
+
 /// A job with its message and the rule that takes it.
 pub(crate) struct Task<'a> {
     pub(crate) job: &'a Job,
@@ -94,13 +101,14 @@ pub async fn attempt(world: Arc<World>, delivery: Delivery, seats: Seats, stop: 
         return;
     }
     let queue = Arc::clone(&world.queue);
-    traces::trailed(delivery, queue.address(), now(), |delivery| attempted(world, delivery, seats, stop)).await;
+    let now = world.now();
+    traces::trailed(delivery, queue.address(), now, |delivery| attempted(world, delivery, seats, stop)).await;
 }
 
 async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: CancellationToken) {
     let in_quarantine = delivery.source.kind == SourceKind::Suspect;
     let poison_after = world.config.worker.poison_after;
-    if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, now()) {
+    if let Some(settlement) = poison(&delivery.meta, lost(&delivery), in_quarantine, poison_after, world.now()) {
         return put_aside(&world, delivery, settlement).await;
     }
     let job = match wire::decode(&delivery.body, delivery.message_type.as_deref(), &world.config.job) {
@@ -128,7 +136,7 @@ async fn attempted(world: Arc<World>, delivery: Delivery, seats: Seats, stop: Ca
         traces::forget();
         return close(&world, delivery, Settlement::Return).await;
     };
-    let _in_hand = metrics::taken(&delivery, now());
+    let _in_hand = metrics::taken(&delivery, world.now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
     let (published_at, seat, stop) = (delivery.published_at, &seat, &stop);
@@ -152,13 +160,13 @@ fn routed<'a>(world: &'a World, job: &Job, meta: &Meta) -> Option<(&'a Route, Op
 /// From the claim on.
 async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
     // What came back early for its slot waits for it without a claim.
-    if let Due::Wait(wait) = due(task.job, task.meta, now())
+    if let Due::Wait(wait) = due::due(task.job, task.meta, world.now())
         && task.stop.run_until_cancelled(task.seat.wait(wait)).await.is_none()
     {
         return close(world, delivery, Settlement::Return).await;
     }
     // The limits are asked in the same round trip, where it will be the job's turn then.
-    let is_due = task.parts.is_none() && due(task.job, task.meta, now()) == Due::Now;
+    let is_due = task.parts.is_none() && due::due(task.job, task.meta, world.now()) == Due::Now;
     let question = if is_due { failover::question(world, task) } else { None };
     let (claim, asked) = match claim(world, &delivery, task, question.as_ref().map(|one| &one.ask)).await {
         Ok((claim, answer)) => (claim, question.map(|question| Asked { question, answer })),
@@ -194,17 +202,16 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
         },
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.
-            let at = now().checked_add(retry_in).unwrap_or(Timestamp::MAX);
             let meta = Meta { parks: task.meta.parks + 1, losses: lost(&delivery), ..task.meta.clone() };
             metrics::parked(task.job.lane(), "busy");
-            close(world, delivery, Settlement::Again { at, meta }).await;
+            close(world, delivery, Settlement::Again { wait: retry_in, meta }).await;
         }
         Claim::Settled(end) => {
             metrics::duplicate(task.job.lane(), if end == Final::Sent { "already_sent" } else { "settled" });
             info!(job.id = %task.job.id(), end = end.as_str(), "Job {} came again after its end and is dropped", task.job.id());
             if end == Final::Sent && may_have_been_begun(&delivery) {
                 // The worker that sent it may have been lost before it said so. The event's id is the same.
-                let event = Event::about(EventType::Accepted, task.job, task.meta, now());
+                let event = Event::about(EventType::Accepted, task.job, task.meta, world.now());
                 emit(world, &[event]).await;
             }
             close(world, delivery, Settlement::Done).await;
@@ -269,7 +276,7 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
     if task.job.idempotency_key().is_some() && was_cancelled_by_id(world, task).await {
         return end(world, delivery, right, Final::Cancelled).await;
     }
-    match due(task.job, task.meta, now()) {
+    match due::due(task.job, task.meta, world.now()) {
         Due::Now => {}
         Due::Wait(wait) => {
             let _waiting = traces::waiting("due");
@@ -277,7 +284,10 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
                 return hand_back(world, delivery, task, right).await;
             }
         }
-        Due::Park(at) => return park(world, delivery, task, right, (at, at), "send_at").await,
+        Due::Park(at) => {
+            let wait = Duration::try_from(at.duration_since(world.now())).unwrap_or_default();
+            return park(world, delivery, task, right, (wait, wait), "send_at").await;
+        }
         Due::Expired => return expire(world, delivery, task, right, None).await,
     }
     if let Some(parts) = &task.parts {
@@ -290,8 +300,8 @@ async fn try_it(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         Sent::TooLate(refusal) => expire(world, delivery, task, right, refusal.as_ref()).await,
         // What stands behind those that wait in hand may go without the store. What came back is not counted among them, and is put away in any case.
         Sent::Away if matches!(right, Right::Unguarded(_)) && (task.meta.generation > 0 || !task.seat.may_hold()) => {
-            let at = now().checked_add(away_wait(task)).unwrap_or(Timestamp::MAX);
-            park(world, delivery, task, right, (at, at), "store").await;
+            let wait = away_wait(task);
+            park(world, delivery, task, right, (wait, wait), "store").await;
         }
         Sent::Away => {
             // As a claim does that finds no store.
@@ -335,15 +345,20 @@ async fn expire(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
 /// Puts a job away until its slot, and says why.
 async fn wait_in_line(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, slot: Slot) {
     let (id, why) = (task.job.id(), &slot.why);
-    debug!(job.id = %id, %why, slot = %slot.at, parks = task.meta.parks, "Job {id} waits for {why} until {}", slot.at);
-    let mut event = Event::about(EventType::Deferred, task.job, task.meta, now());
+    let at = due::after(world.now(), due::cut(task.job, left(slot.at), world.now()));
+    debug!(job.id = %id, %why, slot = %at, parks = task.meta.parks, "Job {id} waits for {why} until {at}");
+    let mut event = Event::about(EventType::Deferred, task.job, task.meta, world.now());
     event.data.route = Some(task.route.name.clone());
     let (reason, answer) = why.told();
     event.data.reason = Some(reason.to_owned());
     event.data.answer = Some(answer);
-    event.data.next_attempt_at = Some(park_until(task.job, slot.at));
+    event.data.next_attempt_at = Some(at);
     emit(world, &[event]).await;
-    park(world, delivery, task, right, (slot.at, slot.back), why.reason()).await;
+    park(world, delivery, task, right, (left(slot.at), left(slot.back)), why.reason()).await;
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// From the outcome to its consequences.
@@ -379,7 +394,7 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         }
         (next, Right::Unguarded(_)) => {
             emit(world, &events).await;
-            close(world, delivery, settlement(&next, task.meta)).await;
+            close(world, delivery, settlement(&next, task.meta, world.now())).await;
         }
     }
 }
@@ -411,7 +426,7 @@ async fn carry_out(world: &World, delivery: Delivery, task: &Task<'_>, lease: Le
         Next::Hold { .. } => Some(Final::Held),
         Next::Bury { .. } => Some(Final::Dead),
     };
-    let settlement = settlement(&next, task.meta);
+    let settlement = settlement(&next, task.meta, world.now());
     if settlement == Settlement::Done {
         if let Some(end) = end {
             note(task, world.store.finish(lease, end).await.map(drop).map_err(StoreError::from));
@@ -435,11 +450,11 @@ fn note(task: &Task<'_>, result: Result<(), StoreError>) {
 }
 
 /// The queue's part of what was decided.
-fn settlement(next: &Next, before: &Meta) -> Settlement {
-    let meta = next.meta(before, now());
+fn settlement(next: &Next, before: &Meta, now: Timestamp) -> Settlement {
+    let meta = next.meta(before, now);
     match next {
         Next::Sent | Next::Rejected | Next::Expired => Settlement::Done,
-        Next::Again { at, .. } => Settlement::Again { at: *at, meta },
+        Next::Again { wait, .. } => Settlement::Again { wait: *wait, meta },
         Next::Split { parts } => {
             Settlement::Split((1..).zip(parts).map(|(number, list)| settle::part_meta(before, number, list)).collect())
         }
@@ -448,24 +463,25 @@ fn settlement(next: &Next, before: &Meta) -> Settlement {
     }
 }
 
-/// Puts a job away that is not to be tried before `at`, and comes back to a worker at `back`. Uses up no try.
+/// Puts a job away that is not to be tried before the first wait is over, and comes back to a worker after the second. Uses up no try.
 async fn park(
     world: &World,
     delivery: Delivery,
     task: &Task<'_>,
     right: Right,
-    (at, back): (Timestamp, Timestamp),
+    (wait, back): (Duration, Duration),
     why: &'static str,
 ) {
-    let (at, back) = (park_until(task.job, at), park_until(task.job, back));
+    let now = world.now();
+    let (wait, back) = (due::cut(task.job, wait, now), due::cut(task.job, back, now));
     let meta = Meta {
         generation: task.meta.generation + 1,
         parks: task.meta.parks + 1,
         losses: 0,
-        not_before: Some(at),
+        not_before: Some(due::after(now, wait)),
         ..task.meta.clone()
     };
-    match settle_it(world, delivery, Settlement::Again { at: back, meta }).await {
+    match settle_it(world, delivery, Settlement::Again { wait: back, meta }).await {
         Ok(()) => {
             metrics::parked(task.job.lane(), why);
             if why == "limit" {
@@ -535,7 +551,7 @@ fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situati
         pin: ended.pin.as_ref(),
         schedule: &world.config.retry,
         config_wait: world.config.config_wait,
-        now: now(),
+        now: world.now(),
     }
 }
 
@@ -574,9 +590,4 @@ async fn settle_it(world: &World, delivery: Delivery, settlement: Settlement) ->
         settling.fail("settlement", "the settlement did not arrive");
     }
     settled
-}
-
-/// The clock of the edge; decisions take the time as an argument.
-pub(crate) fn now() -> Timestamp {
-    Timestamp::now()
 }

@@ -1,11 +1,12 @@
 //! Puts messages to rest that are not to be tried (any more): what is no job, what is given up before a try, what workers did not survive. Each is kept
 //! whole, with its reason, and its sender is told. What an attempt came to is not decided here.
 
+use jiff::Timestamp;
 use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData, wire::DecodeError};
 use tracing::warn;
 
 use crate::{
-    attempt::{World, close, emit, lost, now},
+    attempt::{World, close, emit, lost},
     decide::{settle::rest, settlement::Settlement},
     queue::Delivery,
     telemetry::{metrics, traces},
@@ -17,15 +18,15 @@ pub(crate) async fn unreadable(world: &World, delivery: Delivery, error: &Decode
     metrics::dead(delivery.source.lane, "unreadable");
     traces::failed("unreadable", "a message is not a job");
     let mut meta = delivery.meta.clone();
-    let mut cause = rest("unreadable", &error.to_string(), &meta, now());
+    let mut cause = rest("unreadable", &error.to_string(), &meta, world.now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
-    emit(world, &[dead_unread(&delivery, &meta)]).await;
+    emit(world, &[dead_unread(&delivery, &meta, world.now())]).await;
     close(world, delivery, Settlement::Bury(meta)).await;
 }
 
 /// The event about a message that goes to `dead` without a look at what it says.
-fn dead_unread(delivery: &Delivery, meta: &Meta) -> Event {
+fn dead_unread(delivery: &Delivery, meta: &Meta, now: Timestamp) -> Event {
     let rest = meta.rest.as_ref();
     let data = EventData {
         job_id: job_id(delivery),
@@ -36,7 +37,7 @@ fn dead_unread(delivery: &Delivery, meta: &Meta) -> Event {
         answer: rest.map(|rest| rest.detail.clone()),
         ..EventData::default()
     };
-    Event::new(EventType::Dead, data, now())
+    Event::new(EventType::Dead, data, now)
 }
 
 fn job_id(delivery: &Delivery) -> Option<JobId> {
@@ -50,8 +51,8 @@ pub(crate) async fn bury(world: &World, delivery: Delivery, job: &Job, reason: &
     traces::failed("dead", detail);
     let mut meta = delivery.meta.clone();
     meta.generation += 1;
-    meta.rest = Some(rest(reason, detail, &meta, now()));
-    let mut event = Event::about(EventType::Dead, job, &meta, now());
+    meta.rest = Some(rest(reason, detail, &meta, world.now()));
+    let mut event = Event::about(EventType::Dead, job, &meta, world.now());
     event.data.reason = Some(reason.to_owned());
     event.data.answer = Some(detail.to_owned());
     emit(world, &[event]).await;
@@ -65,7 +66,7 @@ pub(crate) async fn put_aside(world: &World, delivery: Delivery, settlement: Set
     traces::failed("crash-poison", "workers were lost with this message in hand");
     if let Settlement::Bury(meta) = &settlement {
         metrics::dead(delivery.source.lane, "crash-poison");
-        emit(world, &[dead_unread(&delivery, meta)]).await;
+        emit(world, &[dead_unread(&delivery, meta, world.now())]).await;
     }
     close(world, delivery, settlement).await;
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use postrider_schemas::{Event, EventType};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,7 +17,7 @@ use crate::{
     outcome::{Answer, Class, Outcome},
     store::{
         Store,
-        circuit::{Ask, Circuit, REASON_MAX, Told},
+        circuit::{Ask, Circuit, PROBE, REASON_MAX, Told, WAIT_MAX},
     },
 };
 
@@ -88,13 +87,13 @@ impl Circuits {
 
     /// For how long and why everybody leaves the transport alone, as far as this worker knows. Asks nobody.
     pub fn kept_away(&self, transport: usize) -> Option<(Duration, String)> {
-        kept_away(self.seen()[transport].as_ref()?)
+        kept_away(self.seen()[transport].as_ref()?, self.store.now_ms())
     }
 
     /// May this transport be tried now? To be asked by who has everything else: a probe that is not made keeps others waiting.
     pub async fn ask(&self, transport: usize) -> Permit {
         let Some(circuit) = self.seen()[transport].clone() else { return Permit::Go };
-        if let Some((wait, reason)) = kept_away(&circuit) {
+        if let Some((wait, reason)) = kept_away(&circuit, self.store.now_ms()) {
             return Permit::Open(wait, reason);
         }
         match self.store.circuit(&self.keys[transport], &Ask::Probe).await {
@@ -103,7 +102,8 @@ impl Circuits {
                 Permit::Probe
             }
             Ok(Told::Open(circuit)) => {
-                let (wait, reason) = kept_away(&circuit).unwrap_or((PROBED_WAIT, circuit.reason.clone()));
+                let (wait, reason) =
+                    kept_away(&circuit, self.store.now_ms()).unwrap_or((PROBED_WAIT, circuit.reason.clone()));
                 self.seen()[transport] = Some(circuit);
                 Permit::Open(wait, reason)
             }
@@ -144,7 +144,7 @@ impl Circuits {
             Ok(_) => return None,
             Err(error) => {
                 warn!(transport = name, %error, "The store did not hear that a transport needs a person");
-                let now_ms = now_ms();
+                let now_ms = self.store.now_ms();
                 let wait = u64::try_from(self.first_wait.as_millis()).unwrap_or(u64::MAX);
                 let until_ms = now_ms.saturating_add(wait);
                 (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
@@ -153,7 +153,7 @@ impl Circuits {
         self.seen()[transport] = Some(circuit.clone());
         is_new.then(|| {
             error!(transport = name, answer = reason, "Transport {name} needs a person; jobs wait or go another way");
-            let now = Timestamp::now();
+            let now = self.store.now();
             Event::about_circuit(EventType::CircuitOpened, name, circuit.opened(), &reason, now)
         })
     }
@@ -165,7 +165,7 @@ impl Circuits {
         self.seen()[transport] = None;
         let Ok(Told::Healed(circuit)) = told else { return None };
         info!(transport = name, "Transport {name} works again");
-        Some(Event::about_circuit(EventType::CircuitClosed, name, circuit.opened(), &known.reason, Timestamp::now()))
+        Some(Event::about_circuit(EventType::CircuitClosed, name, circuit.opened(), &known.reason, self.store.now()))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Option<Circuit>>> {
@@ -186,19 +186,16 @@ pub fn key(transport: &TransportConfig) -> String {
     format!("{}@{:04x}", transport.name, transport.fingerprint())
 }
 
-/// How long the circuit keeps everybody away; nothing where it is time for a probe.
-fn kept_away(circuit: &Circuit) -> Option<(Duration, String)> {
-    let now_ms = now_ms();
-    let wait = match circuit.until_ms.checked_sub(now_ms) {
-        Some(left) if left > 0 => Duration::from_millis(left),
-        _ if circuit.probe_ms > now_ms => PROBED_WAIT,
+/// How long the circuit keeps everybody away, by the store's clock; nothing where it is time for a probe.
+fn kept_away(circuit: &Circuit, now_ms: u64) -> Option<(Duration, String)> {
+    let left = |end: u64| Some(Duration::from_millis(end.saturating_sub(now_ms))).filter(|left| !left.is_zero());
+    let wait = match (left(circuit.until_ms), left(circuit.probe_ms)) {
+        // What is further ahead was written before the store's clock was set back; the store says so.
+        (Some(left), _) if left <= WAIT_MAX => left,
+        (_, Some(left)) if left <= PROBE => PROBED_WAIT,
         _ => return None,
     };
     Some((wait, circuit.reason.clone()))
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
 #[cfg(test)]

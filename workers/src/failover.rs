@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use postrider_schemas::{event::PassedOver, meta::Pin};
 use tokio::time::{Instant, sleep};
 
@@ -126,7 +125,7 @@ pub(crate) async fn send(world: &World, task: &Task<'_>, right: &Right, asked: O
 }
 
 async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<Asked>) -> Sent {
-    let now = Timestamp::now();
+    let now = world.now();
     let order = match &task.meta.pin {
         None => task.route.order(task.job.id()),
         Some(pin) => {
@@ -435,7 +434,7 @@ impl Tries<'_> {
                     }
                 }
                 // It may have waited long by now. A call that may have been taken is finished all the same.
-                if task.meta.pin.is_none() && is_over(task.job, Timestamp::now()) {
+                if task.meta.pin.is_none() && is_over(task.job, self.world.now()) {
                     return Err(Back::TooLate);
                 }
                 Ok(transport.deliver_at(place, letter, may_submit).await)

@@ -1,4 +1,7 @@
 //! Whether a message may be tried now.
+//!
+//! A delay is the queue's: it is a duration when the queue is told, and a message that comes back has waited it out. The time in its headers was
+//! written by another worker's clock, and is believed for the last moment alone.
 
 use std::time::Duration;
 
@@ -16,21 +19,24 @@ pub enum Due {
     Now,
     /// Too early by less than a hop of the ladder: wait in the worker.
     Wait(Duration),
-    /// Too early: park it until then (or park it again, where the time is beyond the ladder's range).
+    /// Before its `send_at`: park it until then (or park it again, where that is beyond the ladder's range).
     Park(Timestamp),
     /// Past its `expires_at`.
     Expired,
 }
 
-/// Looks at `send_at`, `expires_at` and the time the message was parked for.
+/// Looks at `send_at`, `expires_at` and the time the message was parked for. The queue sends a message back a moment before that time, never long
+/// before: a time further ahead was written by a clock that disagrees with this one, or by somebody else, and holds nothing up.
 pub fn due(job: &Job, meta: &Meta, now: Timestamp) -> Due {
     if is_over(job, now) {
         return Due::Expired;
     }
-    let Some(start) = job.send_at().max(meta.not_before).filter(|start| *start > now) else {
+    let left = |start: &Timestamp| Duration::try_from(start.duration_since(now)).unwrap_or_default();
+    let parked_for = meta.not_before.filter(|start| left(start) < HERE_MAX);
+    let Some(start) = job.send_at().max(parked_for).filter(|start| *start > now) else {
         return Due::Now;
     };
-    let wait = Duration::try_from(start.duration_since(now)).unwrap_or_default();
+    let wait = left(&start);
     if wait < HERE_MAX { Due::Wait(wait) } else { Due::Park(start) }
 }
 
@@ -39,9 +45,15 @@ pub fn is_over(job: &Job, now: Timestamp) -> bool {
     job.expires_at().is_some_and(|expires| expires <= now)
 }
 
-/// The time to park until, cut so that the job wakes up to expire rather than long after.
-pub fn park_until(job: &Job, until: Timestamp) -> Timestamp {
-    job.expires_at().map_or(until, |expires| until.min(expires))
+/// A wait from now on, cut so that the job wakes up to expire rather than long after.
+pub fn cut(job: &Job, wait: Duration, now: Timestamp) -> Duration {
+    let left = |expires: Timestamp| Duration::try_from(expires.duration_since(now)).unwrap_or_default();
+    job.expires_at().map_or(wait, |expires| wait.min(left(expires)))
+}
+
+/// The time after a wait.
+pub fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -79,8 +91,25 @@ mod tests {
     fn a_job_waits_for_the_later_of_its_two_starts() {
         let later = "2026-11-23T11:00:00Z".parse().unwrap();
         check(Some("2026-11-23T11:00:00Z"), None, None, Due::Park(later));
-        check(Some("2026-11-23T10:30:00Z"), None, Some("2026-11-23T11:00:00Z"), Due::Park(later));
         check(Some("2026-11-23T10:00:01Z"), None, None, Due::Wait(Duration::from_secs(1)));
+        let (first, second) = (Some("2026-11-23T10:00:01Z"), Some("2026-11-23T10:00:02Z"));
+        check(first, None, second, Due::Wait(Duration::from_secs(2)));
+        check(second, None, first, Due::Wait(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_time_that_the_clock_of_another_worker_wrote_holds_nothing_up() {
+        for (written, expected) in [
+            ("2026-11-23T10:00:02.4Z", Due::Wait(Duration::from_millis(2400))),
+            ("2026-11-23T10:00:02.5Z", Due::Now),
+            ("2026-11-24T10:00:00Z", Due::Now),
+            ("9999-01-01T00:00:00Z", Due::Now),
+            ("2026-11-22T10:00:00Z", Due::Now),
+        ] {
+            check(None, None, Some(written), expected);
+        }
+        let later = "2026-11-23T10:30:00Z".parse().unwrap();
+        check(Some("2026-11-23T10:30:00Z"), None, Some("2026-11-23T11:00:00Z"), Due::Park(later));
     }
 
     #[test]

@@ -39,10 +39,10 @@ pub enum Next {
     Rejected,
     /// Past its time.
     Expired,
-    /// Another try at this time.
+    /// Another try after this wait. No time: whoever carries this out has another clock.
     Again {
-        /// When.
-        at: Timestamp,
+        /// How long.
+        wait: Duration,
         /// Recipients still to be served, by envelope index; all where absent.
         pending: Option<Vec<u8>>,
         /// Whether this try counts.
@@ -273,17 +273,16 @@ fn try_again(refusal: &Refusal, wait_min: Option<Duration>, pending: Option<Vec<
 }
 
 fn again(refusal: &Refusal, wait: Duration, pending: Option<Vec<u8>>, counted: bool, at: Situation<'_>) -> Verdict {
-    let due = at.now.checked_add(wait).unwrap_or(Timestamp::MAX);
     // Woken up to expire rather than long after.
-    let due = super::due::park_until(at.job, due);
+    let wait = super::due::cut(at.job, wait, at.now);
     let mut event = failed(EventType::Deferred, refusal, at);
     if !counted {
         event.data.attempt = at.meta.attempt;
     }
-    event.data.next_attempt_at = Some(due);
+    event.data.next_attempt_at = Some(super::due::after(at.now, wait));
     let last = refusal.answer.to_string();
     let patience = !counted && is_waiting(refusal.class);
-    let next = Next::Again { at: due, pending, counted, patience, unknown: false, last, pin: None };
+    let next = Next::Again { wait, pending, counted, patience, unknown: false, last, pin: None };
     Verdict { next, events: vec![event] }
 }
 
@@ -345,9 +344,9 @@ impl Next {
         // The worker lived to decide.
         meta.losses = 0;
         match self {
-            Self::Again { at, pending, counted, patience, unknown, last, pin } => {
+            Self::Again { wait, pending, counted, patience, unknown, last, pin } => {
                 meta.pin.clone_from(pin);
-                meta.not_before = Some(*at);
+                meta.not_before = Some(super::due::after(now, *wait));
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
                 meta.attempt += u32::from(*counted);

@@ -137,13 +137,13 @@ fn only_real_tries_count() {
 
 #[test]
 fn having_waited_for_limits_of_ours_says_nothing_about_the_patience_of_a_transport() {
-    let at = |meta: Meta| match shown(&whole(Class::Throttled), Lane::Transactional, &meta).0 {
-        Next::Again { at, counted: false, patience: true, .. } => at,
+    let wait = |meta: Meta| match shown(&whole(Class::Throttled), Lane::Transactional, &meta).0 {
+        Next::Again { wait, counted: false, patience: true, .. } => wait,
         other => panic!("{other:?}"),
     };
-    let first = at(Meta::default());
-    assert_eq!(at(Meta { parks: 200, generation: 200, ..Meta::default() }), first);
-    assert!(at(Meta { waits: 3, ..Meta::default() }) > first);
+    let first = wait(Meta::default());
+    assert_eq!(wait(Meta { parks: 200, generation: 200, ..Meta::default() }), first);
+    assert!(wait(Meta { waits: 3, ..Meta::default() }) > first);
     // What waits for a person asked for nothing.
     assert!(matches!(
         shown(&whole(Class::Config), Lane::Bulk, &Meta::default()).0,
@@ -207,7 +207,7 @@ fn the_parts_of_a_job_are_fresh_messages() {
 fn the_copys_headers_tell_what_happened() {
     let before = Meta { generation: 4, attempt: 1, parks: 2, losses: 2, ..Meta::default() };
     let again = |counted| Next::Again {
-        at: Timestamp::UNIX_EPOCH,
+        wait: Duration::from_secs(5),
         pending: Some(vec![1]),
         counted,
         patience: !counted,
@@ -216,6 +216,7 @@ fn the_copys_headers_tell_what_happened() {
         pin: None,
     };
     let meta = again(true).meta(&before, Timestamp::UNIX_EPOCH);
+    assert_eq!(meta.not_before, Some(Timestamp::UNIX_EPOCH + Duration::from_secs(5)));
     assert_eq!((meta.generation, meta.attempt, meta.parks, meta.unknowns, meta.losses), (5, 2, 2, 1, 0));
     assert_eq!(meta.waits, 0);
     let meta = again(false).meta(&before, Timestamp::UNIX_EPOCH);

@@ -1,6 +1,7 @@
 //! What the queue is told about a delivery once its attempt is over.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
 use postrider_schemas::Meta;
 
 /// How a delivery ends. The queue makes the copy, waits for its confirm, and only then acknowledges the original.
@@ -8,10 +9,10 @@ use postrider_schemas::Meta;
 pub enum Settlement {
     /// Nothing is left to do: acknowledge.
     Done,
-    /// A copy with these headers comes back at this time.
+    /// A copy with these headers comes back after this wait, told by the queue's own clock.
     Again {
-        /// When.
-        at: Timestamp,
+        /// How long.
+        wait: Duration,
         /// The headers of the copy, its generation already advanced.
         meta: Meta,
     },

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use postrider_schemas::ladder;
+use tokio::time::Instant;
 
 use crate::decide::due;
 
@@ -20,9 +20,9 @@ const _: () = assert!(EARLY.as_millis() < due::HERE_MAX.as_millis());
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// Its slot.
-    pub at: Timestamp,
+    pub at: Instant,
     /// When it is to be back at a worker.
-    pub back: Timestamp,
+    pub back: Instant,
     /// What it waits for.
     pub why: Why,
 }
@@ -66,20 +66,18 @@ impl std::fmt::Display for Why {
 impl Slot {
     /// A slot after a wait that is spent in the ladder, or on the way back at once where the ladder's shortest one is longer.
     pub fn after(wait: Duration, why: Why) -> Self {
+        let now = Instant::now();
         // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
         let least = ladder::WAIT_MIN + MARGIN;
         if wait < ladder::WAIT_MIN {
             return Self::soon(wait, why);
         }
-        Self { at: after(wait), back: after(wait.saturating_sub(EARLY).max(least)), why }
+        Self { at: now + wait, back: now + wait.saturating_sub(EARLY).max(least), why }
     }
 
     /// A slot that is waited for among those that came back: they are fetched apart, and more of them.
     pub fn soon(wait: Duration, why: Why) -> Self {
-        Self { at: after(wait), back: after(Duration::ZERO), why }
+        let now = Instant::now();
+        Self { at: now + wait, back: now, why }
     }
-}
-
-fn after(wait: Duration) -> Timestamp {
-    Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX)
 }

@@ -71,6 +71,13 @@ pub enum Told {
 /// The record after the call (nothing: closed), and the answer.
 pub fn told(record: Option<Circuit>, ask: &Ask, now_ms: u64) -> (Option<Circuit>, Told) {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    // What is further ahead than a wait lasts was written before the store's clock was set back: it is over.
+    let ahead = |end: u64, longest: Duration| if end > now_ms + ms(longest) { 0 } else { end };
+    let record = record.map(|record| Circuit {
+        until_ms: ahead(record.until_ms, WAIT_MAX),
+        probe_ms: ahead(record.probe_ms, PROBE),
+        ..record
+    });
     match (ask, record) {
         (Ask::Open { reason, wait }, None) => {
             let opened = Circuit {
@@ -142,6 +149,14 @@ mod tests {
         assert_eq!((wait(1), wait(2), wait(3), wait(30)), (2000, 4000, 8000, 600_000));
         let again = told(Some(record(NOW, 1, NOW + 5)), &open(1000), NOW).0.unwrap();
         assert_eq!((again.opened_ms, again.failures, again.probe_ms), (NOW - 500, 2, 0));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nobody_away_for_as_long() {
+        let day = 86_400_000;
+        assert_eq!(told(Some(record(NOW + day, 3, 0)), &Ask::Probe, NOW).1, Told::Probe);
+        assert_eq!(told(Some(record(NOW, 3, NOW + day)), &Ask::Probe, NOW).1, Told::Probe);
+        assert_eq!(told(Some(record(NOW + day, 1, 0)), &open(1000), NOW).0.unwrap().until_ms, NOW + 2000);
     }
 
     #[test]

@@ -17,9 +17,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
@@ -95,9 +96,14 @@ impl EmbeddedStore {
         let db = opened.unwrap_or(Err(DbError::Panicked)).map_err(|error| explain(&error))?;
         let shared = Shared { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
         let store = Self { db, options, shared: Arc::new(shared) };
-        store.run(|db| make_tables(db, now_ms())).await?;
-        store.run(|db| sweep(db, now_ms())).await?;
+        store.run(make_tables).await?;
+        store.run(sweep).await?;
         Ok(store)
+    }
+
+    /// The file's clock, in ms.
+    pub fn now_ms(&self) -> u64 {
+        uint(self.db.clock().now_ms())
     }
 
     /// False from a call that failed to one that did not. Calls are made nevertheless.
@@ -127,8 +133,7 @@ impl EmbeddedStore {
         };
         let asking = facts.clone();
         let redelivered = request.redelivered;
-        // Before 1970 is before every epoch.
-        let published_ms = request.published_at.map(|time| u64::try_from(time.as_millisecond()).unwrap_or(0));
+        let published_ms = request.published_at.map(|time| self.told_by_the_file(time));
         let lease_ms = millis(self.options.lease);
         let (verdict, fence) = self
             .change(&request.key, self.options.working_life(), move |record, db, now_ms| {
@@ -201,14 +206,14 @@ impl EmbeddedStore {
     /// What is remembered of a job.
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         let key = key.as_str().to_owned();
-        self.run(move |db| read(db, &key, now_ms())).await
+        self.run(move |db, now_ms| read(db, &key, now_ms)).await
     }
 
     /// See [`super::circuit::told`].
     pub async fn circuit(&self, transport: &str, ask: &AskCircuit) -> Result<Told, StoreError> {
         let (transport, ask) = (transport.to_owned(), ask.clone());
-        self.run(move |db| {
-            let (record, answer) = told(read_circuit(db, &transport, now_ms())?, &ask, now_ms());
+        self.run(move |db, now_ms| {
+            let (record, answer) = told(read_circuit(db, &transport, now_ms)?, &ask, now_ms);
             write_circuit(db, &transport, record.as_ref())?;
             Ok(answer)
         })
@@ -218,14 +223,13 @@ impl EmbeddedStore {
     /// The circuits of these transports.
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
         let transports = transports.to_vec();
-        self.look(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
+        self.look(move |db, now_ms| transports.iter().map(|one| read_circuit(db, one, now_ms)).collect()).await
     }
 
     /// See [`super::Store::beat`].
     pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
         let (worker, text) = (worker.to_owned(), text.to_owned());
-        self.run(move |db| {
-            let now_ms = now_ms();
+        self.run(move |db, now_ms| {
             db.prepare_cached("DELETE FROM worker_alive WHERE at_ms < ?1")?
                 .execute([int(now_ms.saturating_sub(millis(BEAT_LIFE)))])?;
             db.prepare_cached("INSERT OR REPLACE INTO worker_alive (worker, at_ms, text) VALUES (?1, ?2, ?3)")?
@@ -237,9 +241,9 @@ impl EmbeddedStore {
 
     /// See [`super::Store::beats`].
     pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
-        self.run(|db| {
+        self.run(|db, now_ms| {
             let mut statement = db.prepare_cached("SELECT text FROM worker_alive WHERE at_ms >= ?1")?;
-            let rows = statement.query_map([int(now_ms().saturating_sub(millis(BEAT_LIFE)))], |row| row.get(0))?;
+            let rows = statement.query_map([int(now_ms.saturating_sub(millis(BEAT_LIFE)))], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
@@ -248,7 +252,7 @@ impl EmbeddedStore {
     /// See [`super::Store::unbeat`].
     pub async fn unbeat(&self, worker: &str) -> Result<(), StoreError> {
         let worker = worker.to_owned();
-        self.run(move |db| {
+        self.run(move |db, _| {
             db.prepare_cached("DELETE FROM worker_alive WHERE worker = ?1")?.execute([&worker])?;
             Ok(())
         })
@@ -257,8 +261,7 @@ impl EmbeddedStore {
 
     /// Asks for a sign of life: a write, because a full disk can still be read.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.run(|db| {
-            let now_ms = now_ms();
+        self.run(|db, now_ms| {
             epoch(db, now_ms)?;
             db.prepare_cached("UPDATE ledger_epoch SET alive_ms = ?1")?.execute([int(now_ms)])?;
             Ok(())
@@ -274,9 +277,7 @@ impl EmbeddedStore {
         transition: impl Fn(Option<&Record>, &Connection, u64) -> Result<Change<T>, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (key, life_ms) = (key.as_str().to_owned(), millis(life));
-        self.run(move |db| {
-            // The clock is read here, when its turn has come: what waited must not give out a lease that is half over.
-            let now_ms = now_ms();
+        self.run(move |db, now_ms| {
             let record = read(db, &key, now_ms)?;
             let (written, answer) = transition(record.as_ref(), db, now_ms)?;
             if let Some(record) = written {
@@ -287,11 +288,21 @@ impl EmbeddedStore {
         .await
     }
 
+    /// Runs an operation, with the time of the file in ms.
     async fn run<T: Send + 'static>(
         &self,
-        operation: impl FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+        mut operation: impl FnMut(&Connection, u64) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let result = self.db.call(operation).await.map_err(|error| explain(&error));
+        self.run_us(move |db, now_us| operation(db, now_us / 1000)).await
+    }
+
+    /// The same with microseconds. The clock is read when its turn has come: what waited must not give out a lease that is half over.
+    async fn run_us<T: Send + 'static>(
+        &self,
+        mut operation: impl FnMut(&Connection, u64) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let clock = self.db.clock().clone();
+        let result = self.db.call(move |db| operation(db, uint(clock.now_us()))).await.map_err(|error| explain(&error));
         match &result {
             Ok(_) => self.shared.up.store(true, Ordering::Relaxed),
             Err(StoreError::Down(_)) => self.shared.up.store(false, Ordering::Relaxed),
@@ -303,15 +314,22 @@ impl EmbeddedStore {
     /// The same for what changes nothing. It waits for nobody, and its success does not say that the file can be written.
     async fn look<T: Send + 'static>(
         &self,
-        operation: impl FnMut(&Connection) -> Result<T, DbError> + Send + 'static,
+        mut operation: impl FnMut(&Connection, u64) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.db.look(operation).await.map_err(|error| explain(&error))
+        let clock = self.db.clock().clone();
+        self.db.look(move |db| operation(db, uint(clock.now_ms()))).await.map_err(|error| explain(&error))
+    }
+
+    /// A time of the wall clock as the file's clock tells it, in ms. Before 1970 is before every epoch.
+    fn told_by_the_file(&self, time: Timestamp) -> u64 {
+        let age_ms = Timestamp::now().as_millisecond().saturating_sub(time.as_millisecond());
+        uint(self.db.clock().now_ms().saturating_sub(age_ms))
     }
 
     async fn sweep_now_and_then(&self) {
         let before = self.shared.claims.fetch_add(1, Ordering::Relaxed);
         if before % SWEEP_EVERY == SWEEP_EVERY - 1
-            && let Err(error) = self.run(|db| sweep(db, now_ms())).await
+            && let Err(error) = self.run(sweep).await
         {
             // The claim that came before it stands; the next removal takes more.
             tracing::debug!(%error, "Old records of the ledger were not removed");
@@ -348,10 +366,6 @@ fn explain(error: &DbError) -> StoreError {
         DbError::Sql(_) => StoreError::Broken(text("are processes of different versions at the file in store.url?")),
         DbError::Panicked | DbError::Closed => StoreError::Broken(text("start this process again")),
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 /// SQLite has no unsigned numbers; none of ours comes near the limit.

@@ -74,7 +74,7 @@ pub enum Claim {
     Go(Lease),
     /// Somebody else is at it; ask again after this time, when the lease ends at the latest.
     Busy {
-        /// More than zero, at most one lease.
+        /// More than zero, at most the longest lease.
         retry_in: Duration,
     },
     /// Nothing is left to do.

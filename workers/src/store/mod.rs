@@ -2,6 +2,7 @@
 //! same answers and one contract suite. Does not know the queue, transports, or what a decision says.
 
 pub mod circuit;
+pub mod clock;
 pub mod embedded;
 pub mod ledger;
 pub mod limiter;
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use postrider_schemas::{fields::JobId, job::Identity};
 
 pub use self::ledger::{Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, Reopened, State};
@@ -149,6 +151,26 @@ impl Store {
         match &self.backend {
             Backend::Redis(_) => "redis",
             Backend::Embedded(_) => "sqlite",
+        }
+    }
+
+    /// The store's clock, in ms, as far as this process knows it. For what the store keeps: circuits, beats.
+    pub fn now_ms(&self) -> u64 {
+        match &self.backend {
+            Backend::Redis(store) => store.now_ms(),
+            Backend::Embedded(store) => store.now_ms(),
+        }
+    }
+
+    /// The time that jobs are measured by (`send_at`, `expires_at`), the same for all workers at the store. A file's processes have one wall clock; those
+    /// at Redis go by its clock.
+    pub fn now(&self) -> Timestamp {
+        match &self.backend {
+            Backend::Redis(store) => {
+                let ms = i64::try_from(store.now_ms()).unwrap_or(i64::MAX);
+                Timestamp::from_millisecond(ms).unwrap_or_else(|_| Timestamp::now())
+            }
+            Backend::Embedded(_) => Timestamp::now(),
         }
     }
 

@@ -14,6 +14,9 @@ use super::ledger::{Cancelled, Final, LeaseFacts, Record, Reopened, State, Step,
 /// is taken for unattempted, in ms.
 pub const SKEW_MS: u64 = 1000;
 
+/// The longest lease, in ms. One that would last for longer was given out before the store's clock was set back, and is cut where it is found.
+pub const LEASE_MAX_MS: u64 = 600_000;
+
 /// A claim, as a transition sees it.
 #[derive(Debug, Clone)]
 pub struct Ask<'a> {
@@ -92,7 +95,9 @@ pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64)
     }
     let again = record.holder == ask.holder;
     if !again && record.lease_end_ms > now_ms {
-        return (None, Verdict::Busy(record.lease_end_ms - now_ms));
+        let lease_end_ms = record.lease_end_ms.min(now_ms + LEASE_MAX_MS);
+        let cut = (lease_end_ms < record.lease_end_ms).then(|| Record { lease_end_ms, ..record.clone() });
+        return (cut, Verdict::Busy(lease_end_ms - now_ms));
     }
     let fence = if again { record.fence } else { record.fence + 1 };
     let verdict = match record.state {

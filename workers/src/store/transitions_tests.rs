@@ -114,6 +114,17 @@ fn later() -> Verdict {
     Verdict::Decided("later".to_owned())
 }
 
+#[test]
+fn a_lease_from_before_the_clock_was_set_back_ends_after_the_longest_one() {
+    let far = held_by("other", NOW + 86_400_000, SUBMITTING);
+    let (cut, verdict) = claim(Some(&far), &ask(), EPOCH, NOW);
+    assert_eq!(verdict, Verdict::Busy(LEASE_MAX_MS));
+    let cut = cut.unwrap();
+    assert_eq!(cut, Record { lease_end_ms: NOW + LEASE_MAX_MS, ..far }, "its owner keeps its right until then");
+    let (_, verdict) = claim(Some(&cut), &ask(), EPOCH, NOW + LEASE_MAX_MS);
+    assert_eq!(verdict, Verdict::Unknown(String::new()));
+}
+
 table! { check:
     a_fresh_job_goes(NOTHING, ask(), Verdict::Go, Some((CLAIMED, 3, NOW)));
     a_live_claim_is_busy(live(CLAIMED), ask(), Verdict::Busy(5), None);

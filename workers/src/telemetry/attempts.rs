@@ -9,7 +9,7 @@ use postrider_schemas::topology::{DEAD_QUEUE, DUE_EXCHANGE, HOLD_QUEUE, SUSPECT_
 use super::{metrics, pulse::PULSE, registry::attribute, spans, traces, trail::About, words};
 use crate::{
     attempt::{Task, World},
-    decide::{settle::Next, settlement::Settlement},
+    decide::{due, settle::Next, settlement::Settlement},
     failover::Ended,
     outcome::{Class, Outcome},
     queue::Source,
@@ -106,10 +106,10 @@ pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source
     };
     note_messaging(step, world, name, kind, destination);
     step.set(attribute::SETTLEMENT, settlement.as_str());
-    if let Settlement::Again { at, .. } = settlement
+    if let Settlement::Again { wait, .. } = settlement
         && step.is_recorded()
     {
-        step.set(attribute::PARK_UNTIL, at.to_string());
+        step.set(attribute::PARK_UNTIL, due::after(world.now(), *wait).to_string());
     }
 }
 

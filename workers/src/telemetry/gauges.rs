@@ -117,7 +117,7 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     put(&mut values, Name::StoreDegraded, Vec::new(), flag(!world.store.is_up()));
     put(&mut values, Name::StoreReplayPending, Vec::new(), count(world.replay.pending() as u64));
     for (name, circuit) in world.circuits.known() {
-        let is_now = state(circuit.as_ref(), Timestamp::now());
+        let is_now = state(circuit.as_ref(), world.store.now_ms());
         for state in words::CIRCUIT_STATES {
             let labels = vec![transport(metrics, &name), KeyValue::new("state", state)];
             put(&mut values, Name::CircuitState, labels, flag(state == is_now));
@@ -166,17 +166,16 @@ fn of_the_queues(values: &mut Values, world: &World, depths: &Depths, shares: &S
 
 /// No transport may be tried: whatever waits, no further worker would send it sooner.
 fn is_shut(world: &World) -> bool {
-    let now = Timestamp::now();
+    let now = world.store.now_ms();
     let circuits = world.circuits.known();
     !circuits.is_empty() && circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
 }
 
-/// The word for the state of a circuit.
-fn state(circuit: Option<&Circuit>, now: Timestamp) -> &'static str {
-    let now = u64::try_from(now.as_millisecond()).unwrap_or(0);
+/// The word for the state of a circuit, by the store's clock.
+fn state(circuit: Option<&Circuit>, now_ms: u64) -> &'static str {
     match circuit {
         None => words::CIRCUIT_STATES[0],
-        Some(circuit) if circuit.until_ms <= now => words::CIRCUIT_STATES[1],
+        Some(circuit) if circuit.until_ms <= now_ms => words::CIRCUIT_STATES[1],
         Some(_) => words::CIRCUIT_STATES[2],
     }
 }

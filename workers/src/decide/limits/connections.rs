@@ -49,7 +49,9 @@ pub struct Want {
 
 /// Renews a worker's lease and gives its part.
 pub fn share(holders: &mut BTreeMap<String, Held>, want: &Want, now: f64) -> u32 {
-    holders.retain(|_, held| held.until > now);
+    // One that would last for longer was given out before the store's clock was set back.
+    let longest = now + 2.0 * want.life_us;
+    holders.retain(|_, held| held.until > now && held.until <= longest);
     let before = holders.get(&want.worker).copied();
     let (had, since) = before.map_or((0, now), |held| (held.granted, held.since));
     let mut mine = Held { granted: had, wanted: want.wanted, spare: want.spare, since, until: now + want.life_us };
@@ -130,6 +132,14 @@ mod tests {
         assert_eq!(ask(&mut holders, "b", 20, 4, 7.0), 5);
         assert_eq!(ask(&mut holders, "a", 2, 2, 8.0), 2);
         assert_eq!(ask(&mut holders, "b", 20, 5, 9.0), 8);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_no_part_of_a_dead_worker() {
+        let mut holders = BTreeMap::new();
+        ask(&mut holders, "a", 20, 9, 86_400e6);
+        assert_eq!(ask(&mut holders, "b", 20, 0, 1e6), 1);
+        assert_eq!(ask(&mut holders, "b", 20, 1, 2e6), 10);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use postrider_producer::embedded::{Db, DbError, tables::meta_of};
 use postrider_schemas::Lane;
 use tokio::{
@@ -11,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{LEASE, Receipt, now_ms, rows};
+use super::{LEASE, Receipt, rows};
 use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
 
 /// Most rows taken at once.
@@ -115,7 +116,8 @@ impl Fetcher {
     async fn take(&self, limit: usize) -> Result<Vec<rows::Taken>, DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit)).await;
+        let clock = self.db.clock().clone();
+        let taken = self.db.call(move |db| rows::take(db, queue, lane, &owner, lease, limit, clock.now_ms())).await;
         taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }
 
@@ -125,7 +127,7 @@ impl Fetcher {
         let next = self.db.look(move |db| rows::next_turn(db, queue, lane, &owner)).await;
         let Ok(Some(next)) = next else { return Some(LOOK_AGAIN) };
         // A lease that ends now has ended in a moment.
-        let wait = Duration::from_millis(u64::try_from(next - now_ms() + 1).unwrap_or(0));
+        let wait = Duration::from_millis(u64::try_from(next - self.db.clock().now_ms() + 1).unwrap_or(0));
         (!wait.is_zero()).then(|| wait.min(LOOK_AGAIN))
     }
 
@@ -139,8 +141,8 @@ impl Fetcher {
             source: Source { kind: self.plan.kind, lane, shard: 0 },
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,
-            published_at: rows::published_at(one.published_at),
-            receipt: AnyReceipt::Embedded(Receipt { row: one.row, _room: permit }),
+            published_at: rows::published_at(one.published_at, self.db.clock().now_ms(), Timestamp::now()),
+            receipt: AnyReceipt::Embedded(Receipt { take: one.take, _room: permit }),
         })
     }
 }
@@ -153,8 +155,8 @@ pub async fn renew(db: Db, owner: Arc<str>, lease: Duration, end: CancellationTo
             () = end.cancelled() => return,
             () = sleep(lease / 3) => {}
         }
-        let owner = Arc::clone(&owner);
-        if let Err(error) = db.call(move |db| rows::renew(db, &owner, lease_ms)).await {
+        let (owner, clock) = (Arc::clone(&owner), db.clock().clone());
+        if let Err(error) = db.call(move |db| rows::renew(db, &owner, lease_ms, clock.now_ms())).await {
             warn!(%error, "The leases of the queue's file were not renewed");
         }
     }

@@ -1,8 +1,9 @@
 //! The queue in a SQLite file: the same settlements as on a broker, for several processes of one machine.
 //!
-//! A delivery is a row with an owner and a lease. The owner renews its leases while it lives; what a lost process had in hand is free
-//! again when they end. Settling is fenced by the owner: who lost a row changes nothing. A copy and the end of its original are one
-//! transaction, so there is no moment between them.
+//! A delivery is a row with an owner, a lease and a number (`fence`) that grows each time the row is taken. The owner renews its leases while it
+//! lives; what a lost process had in hand is free again when they end. Settling is fenced by that number: who lost a row changes nothing, even
+//! where it has the same row in hand again. Leases and waits are told by the file's clock, which no step of a wall clock moves. A copy and the end
+//! of its original are one transaction, so there is no moment between them.
 
 mod fetch;
 mod rows;
@@ -17,7 +18,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use postrider_producer::embedded::{Db, DbError, tables};
 use postrider_schemas::Event;
 use tokio::{
@@ -42,9 +42,9 @@ const EVENTS_KEPT: i64 = 100_000;
 /// Rows looked at in one go by tools.
 const PAGE: i64 = 100;
 
-/// The right to settle a row.
+/// The right to settle one delivery of a row.
 pub struct Receipt {
-    row: i64,
+    take: rows::Take,
     /// The place in the prefetch, free again with the settlement.
     _room: OwnedSemaphorePermit,
 }
@@ -65,7 +65,7 @@ impl EmbeddedQueue {
     /// Opens the file, makes it where it is missing.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, QueueError> {
         let db = Db::open(path)?;
-        db.ensure(tables::DDL).await?;
+        tables::ensure(&db).await?;
         Ok(Self {
             db,
             owner: uuid::Uuid::now_v7().to_string().into(),
@@ -95,15 +95,16 @@ impl EmbeddedQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Embedded(Receipt { row, _room }) = delivery.into_receipt() else {
+        let AnyReceipt::Embedded(Receipt { take, _room }) = delivery.into_receipt() else {
             return Err(SettleError::AckLost);
         };
-        let change = Arc::new(rows::Change::of(settlement));
+        let clock = self.db.clock();
+        let change = Arc::new(rows::Change::of(settlement, clock.now_ms()));
         let brings_work = !matches!(*change, rows::Change::Delete);
         let mut is_told = false;
         loop {
-            let (owner, change) = (Arc::clone(&self.owner), Arc::clone(&change));
-            match self.db.call(move |db| rows::settle(db, row, &owner, &change)).await {
+            let (owner, change, clock) = (Arc::clone(&self.owner), Arc::clone(&change), clock.clone());
+            match self.db.call(move |db| rows::settle(db, take, &owner, &change, clock.now_ms())).await {
                 Ok(true) => {
                     if brings_work {
                         self.db.arrived();
@@ -176,7 +177,8 @@ impl EmbeddedQueue {
 
     /// See [`crate::queue::Queue::depths`].
     pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
-        Ok(self.db.look(rows::depths).await?)
+        let clock = self.db.clock().clone();
+        Ok(self.db.look(move |db| rows::depths(db, clock.now_ms())).await?)
     }
 
     /// Events from now on.
@@ -220,20 +222,23 @@ impl EmbeddedQueue {
         loop {
             let page = self.db.call(move |db| rows::at_rest(db, queue, after, PAGE)).await.map_err(QueueError::from)?;
             let Some((last, _)) = page.last() else { return Ok(seen) };
-            after = *last;
-            for (row, message) in page {
+            after = last.row;
+            for (take, message) in page {
                 seen += 1;
                 let verdict = decide(&message).await;
-                self.db.call(move |db| rows::decided(db, row, &verdict)).await.map_err(QueueError::from)?;
+                let clock = self.db.clock().clone();
+                let decided = move |db: &_| rows::decided(db, queue, take, &verdict, clock.now_ms());
+                if !self.db.call(decided).await.map_err(QueueError::from)? {
+                    let id = message.message_id.as_deref().unwrap_or("without an id");
+                    warn!(
+                        job.id = id,
+                        queue, "A message left its rest while it was looked at; it stays as somebody else decided"
+                    );
+                }
                 self.db.arrived();
             }
         }
     }
-}
-
-/// The clock of the edge, in the file's unit.
-fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use postrider_producer::embedded::{
 use postrider_schemas::Lane;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::now_ms;
 use crate::{
     decide::settlement::Settlement,
     queue::{
@@ -32,12 +31,13 @@ pub enum Change {
 }
 
 impl Change {
-    /// The change that a settlement asks for.
-    pub fn of(settlement: Settlement) -> Self {
+    /// The change that a settlement asks for, at this time of the file.
+    pub fn of(settlement: Settlement, now_ms: i64) -> Self {
+        let after = |wait: Duration| now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
         let to = |queue, meta: &_, due_at| Self::Move { queue, meta: meta_text(meta), due_at };
         match settlement {
             Settlement::Done => Self::Delete,
-            Settlement::Again { at, meta } => to("due", &meta, at.as_millisecond()),
+            Settlement::Again { wait, meta } => to("due", &meta, after(wait)),
             Settlement::Split(metas) => Self::Split { metas: metas.iter().map(meta_text).collect() },
             Settlement::Hold(meta) => to("hold", &meta, 0),
             Settlement::Bury(meta) => to("dead", &meta, 0),
@@ -47,41 +47,51 @@ impl Change {
     }
 }
 
-/// Settles a row; false if it is not this owner's any more.
-pub fn settle(db: &Connection, row: i64, owner: &str, change: &Change) -> Result<bool, DbError> {
+/// Which delivery of a row: the row comes back with the same number, also to the same worker, and each time it is taken by another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// The row.
+    pub row: i64,
+    /// The fencing token: counts how often the row was taken.
+    pub fence: i64,
+}
+
+/// Settles a delivery; false if its row was taken again since, or given back. What a lease or a clock says does not matter here.
+pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms: i64) -> Result<bool, DbError> {
+    let Take { row, fence } = take;
+    let delete = "DELETE FROM message WHERE id = ?1 AND owner = ?2 AND fence = ?3";
     let changed = match change {
-        Change::Delete => {
-            db.prepare_cached("DELETE FROM message WHERE id = ?1 AND owner = ?2")?.execute(params![row, owner])?
-        }
+        Change::Delete => db.prepare_cached(delete)?.execute(params![row, owner, fence])?,
         Change::Move { queue, meta, due_at } => db
             .prepare_cached(
-                "UPDATE message SET queue = ?3, meta = ?4, due_at = ?5, published_at = ?6, deliveries = 0, owner = NULL, \
-                 lease_until = 0 WHERE id = ?1 AND owner = ?2",
+                "UPDATE message SET queue = ?4, meta = ?5, due_at = ?6, published_at = ?7, deliveries = 0, owner = NULL, \
+                 lease_until = 0 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
-            .execute(params![row, owner, queue, meta, due_at, now_ms()])?,
+            .execute(params![row, owner, fence, queue, meta, due_at, now_ms])?,
         Change::Split { metas } => {
             let mut copy = db.prepare_cached(
                 "INSERT INTO message (queue, lane, message_id, type, meta, body, due_at, published_at) \
-                 SELECT 'due', lane, message_id, type, ?3, body, ?4, ?4 FROM message WHERE id = ?1 AND owner = ?2",
+                 SELECT 'due', lane, message_id, type, ?4, body, ?5, ?5 FROM message \
+                 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?;
             for meta in metas {
-                copy.execute(params![row, owner, meta, now_ms()])?;
+                copy.execute(params![row, owner, fence, meta, now_ms])?;
             }
-            db.prepare_cached("DELETE FROM message WHERE id = ?1 AND owner = ?2")?.execute(params![row, owner])?
+            db.prepare_cached(delete)?.execute(params![row, owner, fence])?
         }
         Change::Free => db
             .prepare_cached(
                 "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0) \
-                 WHERE id = ?1 AND owner = ?2",
+                 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
-            .execute(params![row, owner])?,
+            .execute(params![row, owner, fence])?,
     };
     Ok(changed > 0)
 }
 
 /// A row that was taken.
 pub struct Taken {
-    pub row: i64,
+    pub take: Take,
     pub lane: Option<String>,
     pub message_id: Option<String>,
     pub message_type: Option<String>,
@@ -95,7 +105,7 @@ pub struct Taken {
 macro_rules! take_where {
     ($which:literal) => {
         concat!(
-            "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1 WHERE id IN (SELECT id FROM (\
+            "UPDATE message SET owner = ?1, lease_until = ?2, deliveries = deliveries + 1, fence = fence + 1 WHERE id IN (SELECT id FROM (\
              SELECT * FROM (SELECT id, due_at FROM message INDEXED BY message_free WHERE owner IS NULL AND due_at <= ?5 AND ",
             $which,
             " ORDER BY due_at, id LIMIT ?6) UNION ALL \
@@ -103,7 +113,7 @@ macro_rules! take_where {
              WHERE owner IS NOT NULL AND lease_until < ?5 AND owner <> ?1 AND due_at <= ?5 AND ",
             $which,
             ") ORDER BY due_at, id LIMIT ?6) \
-             RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body"
+             RETURNING id, lane, message_id, type, meta, published_at, deliveries - 1, body, fence"
         )
     };
 }
@@ -117,8 +127,8 @@ pub fn take(
     owner: &str,
     lease_ms: i64,
     limit: usize,
+    now: i64,
 ) -> Result<Vec<Taken>, DbError> {
-    let now = now_ms();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     // Two texts: with `?4 IS NULL OR lane = ?4` the rows of the whole queue would be read and sorted for every look. And two indexes: what is in
     // hand stands in front of what is free, and is not to be read for every look either.
@@ -128,7 +138,7 @@ pub fn take(
     })?;
     let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit], |row| {
         Ok(Taken {
-            row: row.get(0)?,
+            take: Take { row: row.get(0)?, fence: row.get(8)? },
             lane: row.get(1)?,
             message_id: row.get(2)?,
             message_type: row.get(3)?,
@@ -140,7 +150,7 @@ pub fn take(
     })?;
     let mut taken = rows.collect::<Result<Vec<_>, _>>()?;
     // RETURNING promises no order.
-    taken.sort_by_key(|one| one.row);
+    taken.sort_by_key(|one| one.take.row);
     Ok(taken)
 }
 
@@ -169,9 +179,9 @@ pub fn next_turn(db: &Connection, queue: &str, lane: Option<&str>, owner: &str) 
 }
 
 /// Renews every lease of an owner.
-pub fn renew(db: &Connection, owner: &str, lease_ms: i64) -> Result<(), DbError> {
+pub fn renew(db: &Connection, owner: &str, lease_ms: i64, now_ms: i64) -> Result<(), DbError> {
     db.prepare_cached("UPDATE message SET lease_until = ?2 WHERE owner = ?1")?
-        .execute(params![owner, now_ms() + lease_ms])?;
+        .execute(params![owner, now_ms + lease_ms])?;
     Ok(())
 }
 
@@ -182,33 +192,36 @@ pub fn free_all(db: &Connection, owner: &str) -> Result<(), DbError> {
 }
 
 /// A page of messages at rest behind a row, in order.
-pub fn at_rest(db: &Connection, queue: &str, after: i64, limit: i64) -> Result<Vec<(i64, RestMessage)>, DbError> {
+pub fn at_rest(db: &Connection, queue: &str, after: i64, limit: i64) -> Result<Vec<(Take, RestMessage)>, DbError> {
     let read = |row: &Row<'_>| {
         let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((row.get(0)?, RestMessage { message_id, meta: meta_of(&meta), body: body.into() }))
+        let take = Take { row: row.get(0)?, fence: row.get(4)? };
+        Ok((take, RestMessage { message_id, meta: meta_of(&meta), body: body.into() }))
     };
     let mut statement = db.prepare_cached(
-        "SELECT id, message_id, meta, body FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+        "SELECT id, message_id, meta, body, fence FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
     )?;
     let rows = statement.query_map(params![queue, after, limit], read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Does what was decided about a message at rest.
-pub fn decided(db: &Connection, row: i64, verdict: &RestVerdict) -> Result<(), DbError> {
-    match verdict {
-        RestVerdict::Keep => {}
-        RestVerdict::Drop => {
-            db.execute("DELETE FROM message WHERE id = ?1", [row])?;
-        }
-        RestVerdict::Again(meta, lane) => {
-            db.execute(
-                "UPDATE message SET queue = 'due', lane = ?2, meta = ?3, due_at = ?4, published_at = ?4, deliveries = 0 WHERE id = ?1",
-                params![row, lane.as_str(), meta_text(meta), now_ms()],
-            )?;
-        }
-    }
-    Ok(())
+/// Does what was decided about a message at rest; false if it does not rest there any more, or again since: somebody else let it run while a
+/// person looked at it.
+pub fn decided(db: &Connection, queue: &str, take: Take, verdict: &RestVerdict, now_ms: i64) -> Result<bool, DbError> {
+    let Take { row, fence } = take;
+    let changed = match verdict {
+        RestVerdict::Keep => return Ok(true),
+        RestVerdict::Drop => db
+            .prepare_cached("DELETE FROM message WHERE id = ?1 AND fence = ?2 AND queue = ?3 AND owner IS NULL")?
+            .execute(params![row, fence, queue])?,
+        RestVerdict::Again(meta, lane) => db
+            .prepare_cached(
+                "UPDATE message SET queue = 'due', lane = ?4, meta = ?5, due_at = ?6, published_at = ?6, deliveries = 0 \
+                 WHERE id = ?1 AND fence = ?2 AND queue = ?3 AND owner IS NULL",
+            )?
+            .execute(params![row, fence, queue, lane.as_str(), meta_text(meta), now_ms])?,
+    };
+    Ok(changed > 0)
 }
 
 /// What waits, by queue and lane. Nothing but the index is read: the file's only thread does this every few seconds, over some 100,000 rows at times.
@@ -222,8 +235,7 @@ const PARKED: &str = "SELECT due_at FROM message INDEXED BY message_free \
                       WHERE owner IS NULL AND queue = 'due' AND lane = ?2 AND due_at > ?1";
 
 /// How much waits where. What nobody has in hand waits; a row whose time has not come is on the level of the ladder where a broker would have it.
-pub fn depths(db: &Connection) -> Result<Depths, DbError> {
-    let now = now_ms();
+pub fn depths(db: &Connection, now: i64) -> Result<Depths, DbError> {
     let mut depths = Depths { ladder: Some([0; 7]), ..Depths::default() };
     let (mut waiting, mut oldest) = (db.prepare_cached(WAITING)?, db.prepare_cached(OLDEST)?);
     let mut rows = waiting.query([now])?;
@@ -290,108 +302,12 @@ pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The time a row was published.
-pub fn published_at(ms: i64) -> Option<Timestamp> {
-    Timestamp::from_millisecond(ms).ok()
+/// When a row was published, by the wall clock that says `now`.
+pub fn published_at(published_ms: i64, now_ms: i64, now: Timestamp) -> Option<Timestamp> {
+    let age = now_ms.saturating_sub(published_ms);
+    Timestamp::from_millisecond(now.as_millisecond().saturating_sub(age)).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use postrider_producer::embedded::tables;
-
-    use super::*;
-
-    /// A file with one due message.
-    fn file() -> Connection {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(tables::DDL).unwrap();
-        db.execute(
-            "INSERT INTO message (queue, lane, message_id, type, meta, due_at, published_at, body) \
-             VALUES ('due', 'bulk', 'm', 't', '{}', 0, 0, x'00')",
-            [],
-        )
-        .unwrap();
-        db
-    }
-
-    #[track_caller]
-    fn check_take(db: &Connection, owner: &str, lease_ms: i64, expected: &[u32]) {
-        let taken = take(db, "due", Some("bulk"), owner, lease_ms, 9).unwrap();
-        assert_eq!(taken.iter().map(|one| one.deliveries).collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn a_row_whose_lease_ended_is_free_to_others_but_not_to_its_owner_who_lives() {
-        let db = file();
-        check_take(&db, "a", -1, &[0]);
-        check_take(&db, "a", -1, &[]);
-        assert_eq!(next_turn(&db, "due", None, "a").unwrap(), None, "nothing to wake up for");
-        assert!(next_turn(&db, "due", None, "b").unwrap().is_some());
-        check_take(&db, "b", 60_000, &[1]);
-        check_take(&db, "a", 60_000, &[]);
-        assert!(!settle(&db, 1, "a", &Change::Delete).unwrap(), "it belongs to somebody else now");
-        assert!(settle(&db, 1, "b", &Change::Delete).unwrap());
-    }
-
-    /// How a statement would be carried out.
-    fn plan(db: &Connection, text: &str) -> String {
-        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
-        let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
-        let rows = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).unwrap();
-        rows.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
-    }
-
-    #[test]
-    fn a_look_for_free_rows_reads_neither_what_is_in_hand_nor_what_is_not_due() {
-        let db = file();
-        let take = plan(&db, take_where!("queue = ?3 AND lane = ?4"));
-        assert!(take.contains("message_free (queue=? AND lane=? AND due_at<?)"), "{take}");
-        assert!(
-            take.contains("message_by_lease (queue=? AND lane=? AND lease_until<?)") && !take.contains("SCAN message"),
-            "{take}"
-        );
-        let next = plan(&db, next_where!("queue = ?1 AND lane = ?2"));
-        assert!(
-            next.contains("message_free (queue=? AND lane=?)")
-                && next.contains("message_by_lease (queue=? AND lane=?)"),
-            "{next}"
-        );
-        assert!(!next.contains("TEMP B-TREE"), "the first one is enough: {next}");
-    }
-
-    #[test]
-    fn depths_read_the_index_and_tell_what_waits_for_how_long_and_what_is_parked() {
-        let db = file();
-        let now = now_ms();
-        let insert =
-            "INSERT INTO message (queue, lane, due_at, published_at, owner, body) VALUES (?1, ?2, ?3, ?4, ?5, x'00')";
-        let none = None::<&str>;
-        for (queue, lane, due_at, published_at, owner) in [
-            ("jobs", Some("bulk"), 0, now - 70_000, none),
-            ("jobs", Some("bulk"), 0, now - 60_000, none),
-            ("jobs", Some("bulk"), 0, now - 90_000, Some("a")),
-            ("due", Some("transactional"), now - 40_000, now - 80_000, none),
-            ("due", Some("transactional"), now - 30_000, now - 80_000, none),
-            ("due", Some("transactional"), now + 5_000, now, none),
-            ("due", Some("bulk"), now + 70_000, now, none),
-            ("dead", none, 0, now, none),
-        ] {
-            db.execute(insert, params![queue, lane, due_at, published_at, owner]).unwrap();
-        }
-        db.execute("DELETE FROM message WHERE message_id = 'm'", []).unwrap();
-        let depths = depths(&db).unwrap();
-        let of = |counts: [u64; 2]| Lane::ALL.map(|lane| counts[place(lane)]);
-        assert_eq!((of(depths.jobs), of(depths.due), depths.dead), ([0, 2], [2, 0], 1));
-        let ages = Lane::ALL.map(|lane| depths.oldest[place(lane)].unwrap().as_secs());
-        assert!((40..50).contains(&ages[0]) && (70..80).contains(&ages[1]), "{ages:?}");
-        assert_eq!(depths.ladder, Some([1, 0, 1, 0, 0, 0, 0]));
-        for (text, expected) in [
-            (WAITING, "SCAN message USING INDEX message_free"),
-            (OLDEST, "message_free (queue=? AND lane=? AND due_at<?)"),
-            (PARKED, "message_free (queue=? AND lane=? AND due_at>?)"),
-        ] {
-            let plan = plan(&db, text);
-            assert!(plan.contains(expected) && !plan.contains("TEMP B-TREE"), "{plan}");
-        }
-    }
-}
+#[path = "rows_tests.rs"]
+mod tests;

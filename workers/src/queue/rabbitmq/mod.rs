@@ -17,7 +17,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 use lapin::{
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
@@ -253,7 +252,7 @@ async fn see_to(connection: &lapin::Connection, mode: TopologyMode, stands: &Top
 fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
     let Source { lane, shard, .. } = delivery.source;
     let at_rest = |key: &str| (DEAD_EXCHANGE.to_owned(), format!("{key}.{}", ladder::target(lane, shard)));
-    let at_once = || due_at(Timestamp::UNIX_EPOCH, Timestamp::now(), lane, shard);
+    let at_once = || due_after(Duration::ZERO, lane, shard);
     let one = |(exchange, routing_key), meta: &Meta| {
         outgoing(
             exchange,
@@ -272,7 +271,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
             let published_at = delivery.published_at.filter(|_| meta.losses > 0);
             vec![Outgoing { published_at, ..one(at_once(), &meta) }]
         }
-        Settlement::Again { at, meta } => vec![one(due_at(at, Timestamp::now(), lane, shard), &meta)],
+        Settlement::Again { wait, meta } => vec![one(due_after(wait, lane, shard), &meta)],
         Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),
         Settlement::Hold(meta) => vec![one(at_rest("hold"), &meta)],
         Settlement::Bury(meta) => vec![one(at_rest("dead"), &meta)],
@@ -281,8 +280,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
 }
 
 /// A wait of less than the ladder's first rung is spent in the worker that gets the copy.
-fn due_at(at: Timestamp, now: Timestamp, lane: postrider_schemas::Lane, shard: u16) -> (String, String) {
-    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+fn due_after(wait: Duration, lane: postrider_schemas::Lane, shard: u16) -> (String, String) {
     let wait = if wait < ladder::WAIT_MIN { Duration::ZERO } else { wait };
     let rung = ladder::rung(wait, lane, shard);
     debug_assert!(rung.exchange == DUE_EXCHANGE || !wait.is_zero());

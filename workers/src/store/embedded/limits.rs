@@ -1,10 +1,7 @@
 //! The limiter in the file: a row per scope with its state as JSON. Every call is one operation of the file's writer thread, so that all
 //! scopes are charged in one transaction or none. The rules are the pure functions themselves.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use postrider_producer::embedded::DbError;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -55,8 +52,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::admit`].
     pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
         let ask = ask.clone();
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             let read_one = |demand: &crate::decide::limits::scope::Demand| read(db, &demand.scope, now);
             let mut scopes = ask.demands.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
             let before = scopes.clone();
@@ -75,8 +72,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::charge`].
     pub async fn charge(&self, debts: &[Debt], now: Option<u64>) -> Result<(), StoreError> {
         let debts = debts.to_vec();
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             for debt in &debts {
                 let mut scope = read(db, &debt.scope, now)?;
                 charge::charge(&mut scope, &debt.charges, now);
@@ -90,8 +87,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::react`].
     pub async fn react(&self, scope: &str, call: &Call, now: Option<u64>) -> Result<Reacted, StoreError> {
         let (name, call) = (scope.to_owned(), call.clone());
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             let mut scope = read(db, &name, now)?;
             let reacted = reaction::react(&mut scope, &call, now);
             write(db, &name, &scope, now)?;
@@ -103,8 +100,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::order`].
     pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
         let (name, order) = (scope.to_owned(), order.clone());
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             let mut scope = read(db, &name, now)?;
             reaction::order(&mut scope, &order, now);
             write(db, &name, &scope, now)
@@ -115,8 +112,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::overview`]. Scopes that are forgotten are removed on the way.
     pub async fn overview(&self, only: Option<&[String]>, now: Option<u64>) -> Result<Overview, StoreError> {
         let only = only.map(<[String]>::to_vec);
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             db.prepare_cached("DELETE FROM limits WHERE expires_us <= ?1")?.execute([micros(now)])?;
             let mut statement = db.prepare_cached("SELECT scope, state FROM limits ORDER BY scope")?;
             let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
@@ -135,8 +132,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::counts`].
     pub async fn counts(&self, names: &[String], now: Option<u64>) -> Result<Overview, StoreError> {
         let names = names.to_vec();
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             let scopes = names.iter().map(|name| Ok((name.clone(), read(db, name, now)?)));
             Ok(Overview { now, scopes: scopes.collect::<Result<_, DbError>>()? })
         })
@@ -145,9 +142,9 @@ impl EmbeddedStore {
 
     /// See [`crate::store::Store::disturbed`].
     pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
-        self.look(move |db| {
+        self.look(move |db, now_ms| {
             let mut statement = db.prepare_cached("SELECT scope FROM limits WHERE disturbed_us > ?1 ORDER BY scope")?;
-            let rows = statement.query_map([micros(clock(now))], |row| row.get(0))?;
+            let rows = statement.query_map([micros(clock(now, now_ms * 1000))], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
@@ -156,8 +153,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::presence`].
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         let worker = worker.to_owned();
-        self.run(move |db| {
-            let now = clock(None);
+        self.run_us(move |db, now_us| {
+            let now = clock(None, now_us);
             db.prepare_cached("DELETE FROM workers WHERE alive_until_us <= ?1")?.execute([micros(now)])?;
             // Every few seconds somebody passes here: a list of a million domains leaves nothing behind for ever.
             let gone = "DELETE FROM limits WHERE scope IN (SELECT scope FROM limits WHERE expires_us <= ?1 LIMIT ?2)";
@@ -172,8 +169,8 @@ impl EmbeddedStore {
     /// See [`crate::store::Store::connections`].
     pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
         let (transport, want) = (transport.to_owned(), want.clone());
-        self.run(move |db| {
-            let now = clock(now);
+        self.run_us(move |db, now_us| {
+            let now = clock(now, now_us);
             let mut holders = BTreeMap::new();
             let mut statement = db.prepare_cached(
                 "SELECT worker, granted, wanted, spare, since_us, until_us FROM leases WHERE transport = ?1",
@@ -202,11 +199,10 @@ impl EmbeddedStore {
     }
 }
 
-fn clock(now: Option<u64>) -> f64 {
+fn clock(now: Option<u64>, file_us: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
     let exact = |us: u64| us as f64;
-    let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
-    exact(now.unwrap_or_else(|| u64::try_from(wall()).unwrap_or(u64::MAX)))
+    exact(now.unwrap_or(file_us))
 }
 
 fn micros(time: f64) -> i64 {

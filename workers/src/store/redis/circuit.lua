@@ -6,6 +6,9 @@ local function int(n) return string.format('%.0f', n) end
 local v = redis.call('HMGET', KEYS[1], 'o', 'u', 'n', 'p', 'r')
 local c = nil
 if v[1] then c = { o = tonumber(v[1]), u = tonumber(v[2]), n = tonumber(v[3]), p = tonumber(v[4]), r = v[5] } end
+-- Written before the clock was set back: over.
+if c and c.u > now + tonumber(ARGV[4]) then c.u = 0 end
+if c and c.p > now + tonumber(ARGV[5]) then c.p = 0 end
 local function told(word, one) return { word, int(one.o), int(one.u), int(one.n), int(one.p), one.r } end
 local function write(one)
   redis.call('HSET', KEYS[1], 'o', int(one.o), 'u', int(one.u), 'n', int(one.n), 'p', int(one.p), 'r', one.r)

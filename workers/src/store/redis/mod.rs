@@ -23,9 +23,11 @@ mod limits;
 mod link;
 mod scripts;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use jiff::Timestamp;
 use redis::RedisResult;
 
 use self::{
@@ -36,6 +38,7 @@ use self::{
 use super::{
     BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
     circuit::{Ask, Circuit, PROBE, Told, WAIT_MAX},
+    clock::StoreClock,
     ledger::{
         Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
     },
@@ -48,12 +51,31 @@ use super::{
 pub struct RedisStore {
     link: Link,
     options: Options,
+    clock: Arc<StoreClock>,
 }
 
 impl RedisStore {
     /// See [`super::Store::connect`].
     pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
-        Ok(Self { link: Link::open(Address::parse(url)?, Scripts::new()).await?, options })
+        let link = Link::open(Address::parse(url)?, Scripts::new()).await?;
+        let store = Self { link, options, clock: Arc::default() };
+        if store.is_up() {
+            store.learn_time().await;
+        }
+        Ok(store)
+    }
+
+    /// Redis's clock, in ms, as far as this process knows it.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Asks Redis for its time. While it does not answer, what it said last is carried on.
+    async fn learn_time(&self) {
+        let asked = Instant::now();
+        if let Ok((seconds, micros)) = self.link.query::<(u64, u64)>(&redis::cmd("TIME")).await {
+            self.clock.heard(seconds.saturating_mul(1000).saturating_add(micros / 1000), asked);
+        }
     }
 
     /// False while calls fail fast.
@@ -213,12 +235,13 @@ impl RedisStore {
 
     /// A key that ends by itself, and its name in a set from which the ended ones are taken.
     pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
-        let now = Timestamp::now().as_millisecond();
+        self.learn_time().await;
+        let now = i64::try_from(self.now_ms()).unwrap_or(i64::MAX);
         let life = millis(BEAT_LIFE);
         let mut calls = redis::pipe();
         calls.cmd("SET").arg(beat_key(worker)).arg(text).arg("PX").arg(life).ignore();
         calls.cmd("ZADD").arg(BEATS_KEY).arg(now).arg(worker).ignore();
-        // Clocks differ; the keys themselves say who lives.
+        // The keys themselves say who lives.
         let old = now.saturating_sub_unsigned(10 * life);
         calls.cmd("ZREMRANGEBYSCORE").arg(BEATS_KEY).arg("-inf").arg(old).ignore();
         calls.cmd("PEXPIRE").arg(BEATS_KEY).arg(10 * life).ignore();

@@ -8,7 +8,8 @@ local holders, names, sharers = {}, {}, {}
 local flat = redis.call('HGETALL', KEYS[1])
 for at = 1, #flat, 2 do
   local granted, wants, more, since, till = string.match(flat[at + 1], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
-  if till and tonumber(till) > now then
+  -- One that would last for longer was given out before the clock was set back.
+  if till and tonumber(till) > now and tonumber(till) <= now + 2 * life then
     holders[flat[at]] = {
       granted = tonumber(granted), wanted = tonumber(wants), spare = tonumber(more), since = tonumber(since), fair = 0,
     }

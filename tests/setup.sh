@@ -20,6 +20,7 @@ declare -A package=(
   [/usr/sbin/dnsmasq]=dnsmasq-base
   [/usr/bin/cc]=build-essential
   [/usr/bin/promtool]=prometheus
+  [/usr/bin/faketime]=faketime
 )
 missing=()
 for file in "${!package[@]}"; do

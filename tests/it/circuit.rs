@@ -55,3 +55,18 @@ async fn in_a_file() -> Result<()> {
     let url = format!("embedded:{}", folder.path().join("store.db").display());
     an_incident_opens_once_is_probed_by_one_and_healed_once(&url).await
 }
+
+#[tokio::test]
+async fn redis_whose_clock_was_set_back_keeps_nobody_away_for_as_long() -> Result<()> {
+    let database = Database::fresh()?;
+    let store = Store::connect(&database.url(), Options::default()).await?;
+    store.circuit("relay", &open(300)).await?;
+    // As a clock leaves it that was a day ahead.
+    let far =
+        "return redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', redis.call('TIME')[1] * 1000 + 86400000))";
+    for field in ["u", "p"] {
+        database.cli(&["EVAL", far, "1", "postrider:{circuit}:relay", field])?;
+        assert_eq!(store.circuit("relay", &Ask::Probe).await?, Told::Probe, "{field}");
+    }
+    Ok(())
+}

@@ -69,6 +69,22 @@ impl Place {
         }
     }
 
+    /// Leaves its leases as a clock does that was a day ahead and is set right.
+    async fn set_clock_back(&self) -> Result<()> {
+        let script = "for _, key in ipairs(redis.call('KEYS', 'postrider:*}:i:*')) do
+            local head, fields, ends, tail = string.match(redis.call('GET', key), '^(%u|%d*|%d*|)([^|]*|)(%d+)(|.*)$')
+            redis.call('SET', key, head .. fields .. string.format('%.0f', ends + 86400000) .. tail)
+        end";
+        match self {
+            Self::Redis(database) => database.cli(&["EVAL", script, "0"]).map(drop),
+            Self::File(folder) => {
+                let db = Db::open(folder.path().join("ledger.db"))?;
+                let later = "UPDATE ledger SET lease_end_ms = lease_end_ms + 86400000";
+                Ok(db.call(move |db| Ok(db.execute_batch(later)?)).await?)
+            }
+        }
+    }
+
     async fn two(self) -> Result<Two> {
         Ok(Two {
             well: Store::connect(&self.url(), options(LONG)).await?,
@@ -114,6 +130,7 @@ for_every_store! {
     cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first,
     after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown,
     a_mark_made_without_a_claim_counts,
+    a_lease_from_before_the_clock_was_set_back_is_cut_and_stays_its_owners,
 }
 
 fn fresh() -> ClaimRequest {
@@ -135,6 +152,18 @@ async fn go(store: &Store, request: &ClaimRequest) -> Result<Lease> {
         Claim::Go(lease) => Ok(lease),
         other => bail!("not Go but {other:?}"),
     }
+}
+
+async fn a_lease_from_before_the_clock_was_set_back_is_cut_and_stays_its_owners(on: Two) -> Result<()> {
+    let job = fresh();
+    let lease = go(&on.dying, &job).await?;
+    on.place.set_clock_back().await?;
+    for _ in 0..2 {
+        let Claim::Busy { retry_in } = on.well.claim(&job).await? else { bail!("not busy") };
+        assert!(retry_in <= Duration::from_mins(10) && retry_in > Duration::from_mins(9), "{retry_in:?}");
+    }
+    assert!(on.dying.submitting(&lease, "relay").await?);
+    Ok(())
 }
 
 /// Asks until the lease of a dead owner has ended.

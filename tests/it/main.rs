@@ -9,6 +9,7 @@ mod bad_input;
 mod broker;
 mod chaos;
 mod circuit;
+mod clocks;
 mod collector;
 mod commands;
 mod conventions;

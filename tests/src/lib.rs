@@ -4,6 +4,7 @@
 //! what is left when the test program itself is killed. Modules stand in reading order; a story needs [`world`] and little else.
 
 pub mod deadline;
+pub mod fake_clock;
 pub mod folder;
 pub mod ports;
 

@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_connection_is_not_read_but_for_a_little_now_and_then() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let intake = Intake::new(100_000);
+        let intake = Intake::new(200_000);
         let connecting = Tokio::current().tcp_connect_addr(listener.local_addr().unwrap());
         let (socket, accepted) = tokio::join!(connecting, listener.accept());
         let mut socket = Socket::new(socket.unwrap(), Tokio::current(), intake.clone());
@@ -197,10 +197,10 @@ mod tests {
         while let Some(bytes) = read(&mut socket, 50_000).await {
             got += bytes;
         }
-        assert!((100_000..150_000).contains(&got), "{got}: to the limit, and not much more");
+        assert!((200_000..250_000).contains(&got), "{got}: to the limit, and not much more");
         // They were two messages, which wait now.
-        intake.arrived(60_000);
-        intake.arrived(60_000);
+        intake.arrived(120_000);
+        intake.arrived(120_000);
         assert_eq!(read(&mut socket, 50_000).await, None);
         // A little comes all the same: heartbeats.
         let mut buffer = vec![0; 200_000];
@@ -214,7 +214,7 @@ mod tests {
         while intake.0.readers.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
-        intake.left(60_000);
+        intake.left(120_000);
         assert_eq!(waiting.await.unwrap(), Some(10_000));
     }
 }

@@ -33,6 +33,7 @@ pub mod quiet_relay;
 pub mod rotel;
 pub mod sink;
 pub mod small_disk;
+pub mod talking_relay;
 
 pub mod api;
 pub mod moto;

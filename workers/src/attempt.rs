@@ -490,8 +490,7 @@ async fn follow(world: &World, delivery: Delivery, task: &Task<'_>, right: Right
         }
         (next, Right::Unguarded(_)) => {
             let is_told = emit(world, &events).await;
-            let settlement =
-                if is_told { settlement(&next, task.meta, world.now()) } else { Settlement::GiveBack };
+            let settlement = if is_told { settlement(&next, task.meta, world.now()) } else { Settlement::GiveBack };
             close(world, delivery, settlement).await;
         }
     }

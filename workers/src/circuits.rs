@@ -116,12 +116,9 @@ fn says(outcome: &Outcome) -> Says {
         _ if answer.code.is_some() => Says::Works,
         Class::Throttled | Class::Quota => Says::NothingGood,
         // Nothing was asked of it.
-        Class::Recipient
-        | Class::Message
-        | Class::TemplateLimit
-        | Class::Misfit
-        | Class::Sender
-        | Class::Local => Says::Nothing,
+        Class::Recipient | Class::Message | Class::TemplateLimit | Class::Misfit | Class::Sender | Class::Local => {
+            Says::Nothing
+        }
     }
 }
 

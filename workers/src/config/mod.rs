@@ -16,6 +16,7 @@ use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
+use crate::memory::{self, Budget};
 use crate::{
     decide::{
         capabilities::{Capabilities, Kind},
@@ -25,7 +26,6 @@ use crate::{
     },
     redact,
 };
-use crate::memory::{self, Budget};
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 

@@ -19,20 +19,19 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 11] =
-    [
-        "none",
-        "recipient",
-        "message",
-        "template_limit",
-        "misfit",
-        "config",
-        "sender",
-        "throttled",
-        "quota",
-        "transient",
-        "local",
-    ];
+pub const CLASSES: [&str; 11] = [
+    "none",
+    "recipient",
+    "message",
+    "template_limit",
+    "misfit",
+    "config",
+    "sender",
+    "throttled",
+    "quota",
+    "transient",
+    "local",
+];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`

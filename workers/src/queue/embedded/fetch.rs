@@ -129,9 +129,8 @@ impl Fetcher {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         let (clock, room) = (self.db.clock().clone(), self.memory.room());
-        let take = move |db: &Connection| {
-            rows::take_by_size(db, (queue, lane), (&owner, lease), limit, room, clock.now_ms())
-        };
+        let take =
+            move |db: &Connection| rows::take_by_size(db, (queue, lane), (&owner, lease), limit, room, clock.now_ms());
         let taken = self.db.call(take).await;
         taken.inspect_err(|error| warn!(%error, queue, "Nothing can be taken from the queue's file now"))
     }

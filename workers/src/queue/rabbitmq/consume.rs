@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, future::{join_all, try_join_all}};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, try_join_all},
+};
 use lapin::{
     Channel, Connection, Consumer,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},

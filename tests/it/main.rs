@@ -16,6 +16,7 @@ mod crowds;
 mod degraded;
 mod deploy;
 mod dev;
+mod documents;
 mod embedded;
 mod emptied;
 mod explain;

@@ -19,6 +19,7 @@ mod crowds;
 mod degraded;
 mod deploy;
 mod dev;
+mod documents;
 mod embedded;
 mod emptied;
 mod events_waiting;

@@ -259,7 +259,7 @@ fn pending_text(pending: &[u8]) -> String {
 }
 
 /// An unreadable list counts as absent only if that is safe: it is not, because recipients that were served would be served
-/// again. It therefore counts as "nobody" and the caller buries the message. The same goes for a list that names somebody twice, or is longer
+/// again. It therefore counts as "nobody" and the caller dead-letters the message. The same goes for a list that names somebody twice, or is longer
 /// than any that is written.
 fn pending_list(text: &str) -> Vec<u8> {
     if text.len() > VALUE_MAX {
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn a_list_of_recipients_that_cannot_be_ours_serves_nobody_rather_than_everybody() {
         for text in ["1,x", "", "0,0", "0,1,0", "256", "-1", &"0,".repeat(60_000), &["0"; 300].join(",")] {
-            assert_eq!(Meta::from_pairs([("postrider-pending", text)]).pending, Some(vec![]), "{:.20}", text);
+            assert_eq!(Meta::from_pairs([("postrider-pending", text)]).pending, Some(vec![]), "{text:.20}");
         }
         assert_eq!(Meta::from_pairs([("postrider-pending", "3,1")]).pending, Some(vec![3, 1]));
     }

@@ -127,12 +127,11 @@ impl<'a> Scan<'a> {
             return Err(TemplateLimit::Tags);
         }
         if kind == b'{' {
-            match self.is_plain.then(|| plain(self.rest())).flatten() {
-                Some(length) => self.at += length,
-                None => {
-                    self.is_plain = false;
-                    self.tag(b"}}")?;
-                }
+            if let Some(length) = self.is_plain.then(|| plain(self.rest())).flatten() {
+                self.at += length;
+            } else {
+                self.is_plain = false;
+                self.tag(b"}}")?;
             }
             return Ok(true);
         }

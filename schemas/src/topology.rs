@@ -37,7 +37,7 @@ pub const EVENTS_WAITING_KEY: &str = "event";
 /// So many events are kept.
 pub const EVENTS_WAITING_MAX: i64 = 1_000_000;
 
-/// Deliveries without an acknowledgement after which the broker buries a message by itself. Never -1: RabbitMQ 3.10 takes it for "none"
+/// Deliveries without an acknowledgement after which the broker dead-letters a message by itself. Never -1: RabbitMQ 3.10 takes it for "none"
 /// and destroys the message at its first return. Never absent: 4.x would use 20.
 pub const DELIVERY_LIMIT: i64 = 200;
 /// The same for queues that tools look through: each look counts as a delivery.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Call, Reaction},
     deadline,
+    fake_provider::{Call, FakeProvider, Reaction},
     postrider::{self, Postrider},
     story::{self, SOON},
+    test_env::{EnvSpec, Server, TestEnv},
     usage,
-    world::{Parts, Server, World},
 };
 
 const JOBS: usize = 10_000;
@@ -27,11 +27,11 @@ const LIMIT: Duration = Duration::from_mins(10);
 fn main() -> Result<()> {
     let jobs = jobs(std::env::args().skip(1))?;
     println!("{jobs} bulk jobs of {BODY} bytes of text, the same for all, by SendGrid's API");
-    let parts = Parts { rabbit: Server::Own, redis: Server::Own, ..Parts::default() };
-    let world = World::start(&parts)?;
-    story::declare(&world)?;
-    drain(&world, jobs, "one job a call", "batch = false")?;
-    drain(&world, jobs, "shared calls, 20 ms of linger", "batch = true")
+    let parts = EnvSpec { rabbit: Server::Own, redis: Server::Own, ..EnvSpec::default() };
+    let env = TestEnv::start(&parts)?;
+    story::declare(&env)?;
+    drain(&env, jobs, "one job a call", "batch = false")?;
+    drain(&env, jobs, "shared calls, 20 ms of linger", "batch = true")
 }
 
 fn jobs(args: impl Iterator<Item = String>) -> Result<usize> {
@@ -45,17 +45,17 @@ fn jobs(args: impl Iterator<Item = String>) -> Result<usize> {
     Ok(jobs)
 }
 
-fn drain(world: &World, jobs: usize, name: &str, more: &str) -> Result<()> {
-    let api = Api::start(|_| Reaction::yes())?;
+fn drain(env: &TestEnv, jobs: usize, name: &str, more: &str) -> Result<()> {
+    let api = FakeProvider::start(|_| Reaction::yes())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let list: Vec<Job> = (0..jobs).map(job).collect();
-    runtime.block_on(story::publish(&world.amqp_url(), &list))?;
+    runtime.block_on(story::publish(&env.amqp_url(), &list))?;
     let config = format!(
         "[queue]\nurl = \"{}\"\n[store]\nurl = \"{}\"\n[log]\nlevel = \"warn\"\nformat = \"json\"\n\
          [transport.api]\nkind = \"sendgrid\"\napi_key = \"a key\"\nbase_url = \"{}\"\n{more}\n\
          [[route]]\nname = \"all\"\nsend = [\"api\"]\n",
-        world.amqp_url(),
-        world.redis_url(),
+        env.amqp_url(),
+        env.redis_url(),
         api.url()
     );
     let worker = Postrider::command(["worker"]).program(&postrider::binary()?).config(config).start()?;
@@ -70,7 +70,7 @@ fn drain(world: &World, jobs: usize, name: &str, more: &str) -> Result<()> {
         (delivered(&calls) >= jobs).then_some(())
     })?;
     let spent = start.elapsed();
-    story::wait_for_depth(world, "postrider.v1.jobs.bulk.00", 0)?;
+    story::wait_for_depth(env, "postrider.v1.jobs.bulk.00", 0)?;
     let cpu = usage::cpu(worker.pid())?;
     println!("\n{name}");
     println!("  delivered       {:>9.0} messages/s", (jobs - before) as f64 / spent.as_secs_f64());

@@ -16,17 +16,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{StreamExt as _, stream};
 use postrider_producer::Publisher;
 use postrider_schemas::{Job, Lane};
-use postrider_tests::api::{Api, Reaction};
-use postrider_tests::deadline;
-use postrider_tests::fault_proxy::{FaultProxy, Faults};
-use postrider_tests::folder::Folder;
-use postrider_tests::ports;
-use postrider_tests::postrider::{self, Postrider};
-use postrider_tests::rabbitmq::Depth;
-use postrider_tests::sink::{Options, SmtpSink};
-use postrider_tests::story::{self, SOON};
-use postrider_tests::usage;
-use postrider_tests::world::{Parts, Server, World};
+use postrider_tests::{
+    deadline,
+    fake_provider::{FakeProvider, Reaction},
+    fault_proxy::{FaultProxy, Faults},
+    folder::Folder,
+    ports,
+    postrider::{self, Postrider},
+    rabbitmq::Depth,
+    sink::{Options, SmtpSink},
+    story::{self, SOON},
+    test_env::{EnvSpec, Server, TestEnv},
+    usage,
+};
 use rusqlite::{Connection, OpenFlags};
 
 const JOBS: usize = 50_000;
@@ -61,22 +63,22 @@ fn main() -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     println!("{cores} cores, {jobs} jobs of {BODY} bytes of text");
 
-    let parts = Parts {
+    let parts = EnvSpec {
         rabbit: Server::Own,
         redis: Server::Own,
         sink: Some(Options { store: false, ..Options::default() }),
-        ..Parts::default()
+        ..EnvSpec::default()
     };
-    let mut world = World::start(&parts)?;
+    let mut env = TestEnv::start(&parts)?;
     let servers = [
-        ("broker", usage::find("beam.smp", world.rabbit().folder())?),
-        ("redis", usage::find("redis-server", world.redis().folder())?),
+        ("broker", usage::find("beam.smp", env.rabbit().folder())?),
+        ("redis", usage::find("redis-server", env.redis().folder())?),
     ];
-    let (queue, store) = (world.amqp_url(), world.redis_url());
-    let port = world.sink().port();
-    story::declare(&world)?;
-    let sink = world.sink();
-    let depth = || broker_depth(&world);
+    let (queue, store) = (env.amqp_url(), env.redis_url());
+    let port = env.sink().port();
+    story::declare(&env)?;
+    let sink = env.sink();
+    let depth = || broker_depth(&env);
     let rabbit = Drain {
         name: "RabbitMQ + Redis",
         queue: &queue,
@@ -84,7 +86,7 @@ fn main() -> Result<()> {
         port,
         jobs,
         servers: &servers,
-        world: Some(&world),
+        env: Some(&env),
         limits: "",
         telemetry: Telemetry::Off,
     };
@@ -103,7 +105,7 @@ fn main() -> Result<()> {
             let folder = Folder::new("bench")?;
             let file = folder.path().join("queue.db");
             let address = format!("embedded:{}", file.display());
-            Drain { name: "embedded", queue: &address, store: &address, servers: &[], world: None, ..rabbit }.run(
+            Drain { name: "embedded", queue: &address, store: &address, servers: &[], env: None, ..rabbit }.run(
                 worker,
                 sink,
                 || embedded_depth(&file),
@@ -148,7 +150,7 @@ struct Drain<'a> {
     /// Name and process id of what works for the worker.
     servers: &'a [(&'a str, u32)],
     /// Where the store can be asked what it was asked.
-    world: Option<&'a World>,
+    env: Option<&'a TestEnv>,
     /// What the worker tells of itself.
     telemetry: Telemetry,
 }
@@ -187,7 +189,7 @@ impl Drain<'_> {
         let before = sink.count()?;
         let cpu_before = self.servers_cpu()?;
         let calls_before = self.store_calls()?;
-        let collector = Api::start(|_| Reaction::Answer(200, "", String::new()))?;
+        let collector = FakeProvider::start(|_| Reaction::Answer(200, "", String::new()))?;
         let worker = self.worker(program, &collector)?;
         let spent = watch(sink, before, self.jobs)?;
         // The last jobs are acknowledged and written to the ledger after the relay has them.
@@ -221,7 +223,7 @@ impl Drain<'_> {
     /// One job through a worker of its own: queues and ledger are older than the jobs, as in any installation but a new one.
     fn warm_up(&self, program: &Path, sink: &SmtpSink, depth: &impl Fn() -> Option<u64>) -> Result<()> {
         let before = sink.count()?;
-        let collector = Api::start(|_| Reaction::Answer(200, "", String::new()))?;
+        let collector = FakeProvider::start(|_| Reaction::Answer(200, "", String::new()))?;
         let _worker = self.worker(program, &collector)?;
         deadline::wait_for("the queue", SOON, depth)?;
         fill(self.queue, 1)?;
@@ -229,7 +231,7 @@ impl Drain<'_> {
         wait_until_empty(depth)
     }
 
-    fn worker(&self, program: &Path, collector: &Api) -> Result<Postrider> {
+    fn worker(&self, program: &Path, collector: &FakeProvider) -> Result<Postrider> {
         let mut config = self.config("warn");
         let mut launch = Postrider::command(["worker"]).program(program);
         if self.telemetry != Telemetry::Off {
@@ -250,8 +252,8 @@ impl Drain<'_> {
 
     /// Scripts that Redis ran, each of which is a round trip.
     fn store_calls(&self) -> Result<Option<u64>> {
-        let Some(world) = self.world else { return Ok(None) };
-        let text = world.redis_cli(&["INFO", "commandstats"])?;
+        let Some(env) = self.env else { return Ok(None) };
+        let text = env.redis_cli(&["INFO", "commandstats"])?;
         let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
         Ok(Some(line.and_then(|line| line.split(',').next()).map_or(Ok(0), str::parse)?))
     }
@@ -368,8 +370,8 @@ fn source(name: &str, port: u16, messages: usize, more: &[&str]) -> Result<()> {
 }
 
 /// Every queue but those of events and refused jobs: what is not yet delivered.
-fn broker_depth(world: &World) -> Option<u64> {
-    let depths = world.vhost().queue_depths().ok()?;
+fn broker_depth(env: &TestEnv) -> Option<u64> {
+    let depths = env.vhost().queue_depths().ok()?;
     let mut jobs = depths.iter().filter(|(name, _)| name.contains(".jobs.")).peekable();
     jobs.peek()?;
     Some(jobs.map(|(_, depth): (_, &Depth)| depth.total()).sum())

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
-use postrider_schemas::topology::{DEAD_QUEUE, SUBMIT_EXCHANGE, submit_key};
-use postrider_schemas::{JobId, Lane};
-use postrider_tests::postrider::Postrider;
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
+};
+use postrider_schemas::{
+    JobId, Lane,
+    topology::{DEAD_QUEUE, SUBMIT_EXCHANGE, submit_key},
+};
+use postrider_tests::{
+    postrider::Postrider,
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 use serde_json::{Value, json};
 
 /// Mail that nothing is in the way of is there after this, slow machine included.
@@ -144,8 +150,8 @@ fn others() -> Vec<Bad> {
 }
 
 /// Publishes as a producer that does not use our library might; gives the ids under which the messages are known.
-async fn publish_raw(world: &World, list: &[Bad]) -> Vec<String> {
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+async fn publish_raw(env: &TestEnv, list: &[Bad]) -> Vec<String> {
+    let connection = Connection::connect(&env.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let key = submit_key(Lane::Transactional, 0);
@@ -169,8 +175,8 @@ async fn publish_raw(world: &World, list: &[Bad]) -> Vec<String> {
 }
 
 /// The body of every message in `dead`, by message id. They stay there.
-async fn dead_bodies(world: &World, count: usize) -> Vec<(String, Vec<u8>)> {
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+async fn dead_bodies(env: &TestEnv, count: usize) -> Vec<(String, Vec<u8>)> {
+    let connection = Connection::connect(&env.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let mut bodies = Vec::new();
     for _ in 0..count {
@@ -184,20 +190,20 @@ async fn dead_bodies(world: &World, count: usize) -> Vec<(String, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_cannot_be_sent_rest_in_dead_whole_and_with_their_reason_and_delay_nothing() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, "").unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let worker = story::worker(&env, "").unwrap();
     let list: Vec<Bad> = injections().into_iter().chain(others()).collect();
-    let ids = publish_raw(&world, &list).await;
+    let ids = publish_raw(&env, &list).await;
     let job = story::job(Lane::Transactional, "bob@customer.example");
-    story::publish(&world.amqp_url(), &[job]).await.unwrap();
-    let stored = world.sink().wait_for(1, NOT_DELAYED).unwrap();
+    story::publish(&env.amqp_url(), &[job]).await.unwrap();
+    let stored = env.sink().wait_for(1, NOT_DELAYED).unwrap();
     assert_eq!(stored[0].recipients(), ["bob@customer.example"]);
 
-    story::wait_for_depth(&world, DEAD_QUEUE, list.len() as u64).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    story::wait_for_depth(&env, DEAD_QUEUE, list.len() as u64).unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let rows = story::rest("dead", &config).unwrap();
-    let bodies = dead_bodies(&world, list.len()).await;
+    let bodies = dead_bodies(&env, list.len()).await;
     for (bad, id) in list.iter().zip(&ids) {
         let begin = String::from_utf8_lossy(&bad.body[..bad.body.len().min(400)]).into_owned();
         let row = rows.iter().find(|row| row["id"] == *id).unwrap_or_else(|| panic!("{begin} is not in dead"));
@@ -208,7 +214,7 @@ async fn messages_that_cannot_be_sent_rest_in_dead_whole_and_with_their_reason_a
         assert!(*kept == bad.body, "kept whole, not changed: {begin}");
     }
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 1);
+    assert_eq!(env.sink().count().unwrap(), 1);
 }
 
 /// The same words from `postrider send`, before anything is published.

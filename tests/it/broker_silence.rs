@@ -14,7 +14,7 @@ use postrider_tests::{
     fault_proxy::FaultProxy,
     postrider::Postrider,
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
@@ -92,14 +92,14 @@ fn by(url: &str, port: u16) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_breathes_and_says_nothing_is_made_anew() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let url = world.amqp_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let url = env.amqp_url();
     let mute = Mute::start(port_of(&url)).await;
-    let config = story::config(&by(&url, mute.port), &world.redis_url(), world.sink().port(), ROUTE);
+    let config = story::config(&by(&url, mute.port), &env.redis_url(), env.sink().port(), ROUTE);
     let mut worker = story::start(config.clone()).unwrap();
     story::publish(&url, &[story::job(Lane::Bulk, "before@dest.example")]).await.unwrap();
-    world.sink().wait_for(1, SOON).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     // A frame has to come for a connection to notice: the deliveries of these jobs do.
     mute.is_mute.store(true, Ordering::Relaxed);
     story::publish(&url, &[story::job(Lane::Bulk, "after@dest.example")]).await.unwrap();
@@ -107,18 +107,18 @@ async fn a_connection_that_breathes_and_says_nothing_is_made_anew() {
     let done = Postrider::command(["dead", "ls"]).config(config).run(ENDED).unwrap();
     assert!(!done.status.success() && done.stderr.contains("no answer"), "{}{}", done.stdout, done.stderr);
     mute.is_mute.store(false, Ordering::Relaxed);
-    world.sink().wait_for(2, 2 * ENDED).unwrap();
+    env.sink().wait_for(2, 2 * ENDED).unwrap();
     assert!(worker.is_running().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_end_right_after_their_beginning_give_each_queue_its_own() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
-    let url = world.amqp_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
+    let url = env.amqp_url();
     let proxy = FaultProxy::start(port_of(&url)).unwrap();
-    let config = story::config(&by(&url, proxy.port()), &world.redis_url(), world.sink().port(), ROUTE);
+    let config = story::config(&by(&url, proxy.port()), &env.redis_url(), env.sink().port(), ROUTE);
     let worker = Postrider::worker(config).unwrap();
     let begun = |worker: &Postrider| worker.stderr().matches("\"Consuming\"").count();
     for count in 1..=3 {
@@ -131,13 +131,13 @@ async fn connections_that_end_right_after_their_beginning_give_each_queue_its_ow
     .unwrap();
     let jobs: Vec<_> = (0..20).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
     story::publish(&url, &jobs).await.unwrap();
-    world.sink().wait_for(jobs.len(), SOON).unwrap();
+    env.sink().wait_for(jobs.len(), SOON).unwrap();
     // One at a time at first, as many as usual once that goes well.
     sleep(Duration::from_secs(12)).await;
     story::publish(&url, &jobs.iter().map(|job| story::job(job.lane(), "more@dest.example")).collect::<Vec<_>>())
         .await
         .unwrap();
-    world.sink().wait_for(2 * jobs.len(), SOON).unwrap();
+    env.sink().wait_for(2 * jobs.len(), SOON).unwrap();
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 2 * jobs.len(), "nothing twice");
+    assert_eq!(env.sink().count().unwrap(), 2 * jobs.len(), "nothing twice");
 }

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postrider_schemas::{Job, Lane};
-use postrider_tests::deadline;
-use postrider_tests::postrider::Postrider;
-use postrider_tests::story;
-use postrider_tests::world::{Parts, Server, World};
+use postrider_tests::{
+    deadline,
+    postrider::Postrider,
+    story,
+    test_env::{EnvSpec, Server, TestEnv},
+};
 
 /// All limits of these stories: generous, because a run waits for leases of lost workers and for the broker's boot.
 const LIMIT: Duration = Duration::from_mins(5);
@@ -19,7 +21,7 @@ const UNKNOWN: &str = "\"class\":\"unknown\"";
 
 /// What happens when the sink holds a certain number of messages.
 #[derive(Clone, Copy, Debug)]
-enum Blow {
+enum Fault {
     /// SIGKILL to this worker, which starts again at once.
     Worker(usize),
     /// SIGKILL to the broker, which starts again on its data.
@@ -55,12 +57,12 @@ impl Dice {
 }
 
 /// The blows in the order of their moments, a moment being a number of messages at the sink.
-fn plan(jobs: usize, kills: usize, dice: &mut Dice) -> Vec<(usize, Blow)> {
+fn plan(jobs: usize, kills: usize, dice: &mut Dice) -> Vec<(usize, Fault)> {
     let span = jobs * 8 / 10;
-    let mut plan: Vec<(usize, Blow)> =
-        (0..kills).map(|_| (dice.below(span), Blow::Worker(dice.below(WORKERS)))).collect();
-    plan.push((dice.below(span), Blow::Broker));
-    plan.push((dice.below(span), Blow::Store));
+    let mut plan: Vec<(usize, Fault)> =
+        (0..kills).map(|_| (dice.below(span), Fault::Worker(dice.below(WORKERS)))).collect();
+    plan.push((dice.below(span), Fault::Broker));
+    plan.push((dice.below(span), Fault::Store));
     plan.sort_by_key(|(moment, _)| *moment);
     plan
 }
@@ -71,10 +73,10 @@ fn count(workers: &[Postrider], text: &str) -> usize {
 
 /// Without a store, somebody's transactional mail goes out all the same, and who dies before the store knows that has two
 /// failures at once, of which nothing is promised. So the next blow waits until the store has been told.
-fn wait_until_told(world: &World, workers: &[Postrider], jobs: usize) {
+fn wait_until_told(env: &TestEnv, workers: &[Postrider], jobs: usize) {
     // By then everything that was under way while the store was away has ended.
-    let enough = (world.sink().count().unwrap() + 100).min(jobs * 9 / 10);
-    world.sink().wait_for(enough, LIMIT).unwrap();
+    let enough = (env.sink().count().unwrap() + 100).min(jobs * 9 / 10);
+    env.sink().wait_for(enough, LIMIT).unwrap();
     deadline::wait_for("successes told to the store", LIMIT, || {
         let told = count(workers, "recorded after all");
         (told == count(workers, "told again when it is back")).then_some(())
@@ -82,30 +84,30 @@ fn wait_until_told(world: &World, workers: &[Postrider], jobs: usize) {
     .unwrap();
 }
 
-fn deliver(world: &mut World, workers: &mut [Postrider], jobs: usize, plan: &[(usize, Blow)]) {
+fn deliver(env: &mut TestEnv, workers: &mut [Postrider], jobs: usize, plan: &[(usize, Fault)]) {
     for (moment, blow) in plan {
-        world.sink().wait_for(*moment, LIMIT).unwrap();
+        env.sink().wait_for(*moment, LIMIT).unwrap();
         match blow {
-            Blow::Worker(n) => {
+            Fault::Worker(n) => {
                 workers[*n].kill9().unwrap();
                 workers[*n].start_again().unwrap();
             }
-            Blow::Broker => {
-                world.rabbit().kill9().unwrap();
-                world.rabbit().restart().unwrap();
+            Fault::Broker => {
+                env.rabbit().kill9().unwrap();
+                env.rabbit().restart().unwrap();
             }
-            Blow::Store => {
-                world.redis().kill9().unwrap();
-                world.redis().restart().unwrap();
-                wait_until_told(world, workers, jobs);
+            Fault::Store => {
+                env.redis().kill9().unwrap();
+                env.redis().restart().unwrap();
+                wait_until_told(env, workers, jobs);
             }
         }
     }
 }
 
 /// Every queue of work is empty. Counts are half a second old, so one look is not enough: see its caller.
-fn nothing_left_to_do(world: &World) -> bool {
-    world.vhost().queue_depths().is_ok_and(|depths| {
+fn nothing_left_to_do(env: &TestEnv) -> bool {
+    env.vhost().queue_depths().is_ok_and(|depths| {
         depths
             .iter()
             .filter(|(name, _)| !name.ends_with(".hold") && !name.ends_with(".dead"))
@@ -114,9 +116,9 @@ fn nothing_left_to_do(world: &World) -> bool {
 }
 
 /// How often each job arrived.
-fn arrivals(world: &World) -> BTreeMap<String, usize> {
+fn arrivals(env: &TestEnv) -> BTreeMap<String, usize> {
     let mut arrivals = BTreeMap::new();
-    for message in world.sink().messages().unwrap() {
+    for message in env.sink().messages().unwrap() {
         let text = String::from_utf8_lossy(&message.raw).into_owned();
         let id = text.lines().find_map(|line| line.strip_prefix("Message-ID: ")).unwrap().to_owned();
         *arrivals.entry(id).or_default() += 1;
@@ -125,8 +127,8 @@ fn arrivals(world: &World) -> BTreeMap<String, usize> {
 }
 
 async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
-    let parts = Parts { rabbit: Server::Own, redis: Server::Own, ..Parts::usual() };
-    let mut world = World::start_or_skip(test, &parts).unwrap()?;
+    let parts = EnvSpec { rabbit: Server::Own, redis: Server::Own, ..EnvSpec::usual() };
+    let mut env = TestEnv::start_or_skip(test, &parts).unwrap()?;
     let long = std::env::var_os("POSTRIDER_TEST_LONG").is_some();
     let (total, kills) = if long { (20_000, 20) } else { (1_500, 6) };
     let seed = std::env::var("POSTRIDER_TEST_SEED").ok().map(|text| text.parse().unwrap());
@@ -134,23 +136,23 @@ async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
     let plan = plan(total, kills, &mut Dice(seed));
     println!("{test}: POSTRIDER_TEST_SEED={seed} {plan:?}");
 
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
     let jobs: Vec<Job> =
         (0..total).map(|n| story::job(Lane::ALL[n % 2], &format!("customer-{n}@dest.example"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
     let route = format!("{}on_unknown = \"{on_unknown}\"\n", story::ROUTE);
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &route);
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &route);
     let mut workers: Vec<Postrider> = (0..WORKERS).map(|_| Postrider::worker(config.as_str()).unwrap()).collect();
-    deliver(&mut world, &mut workers, total, &plan);
+    deliver(&mut env, &mut workers, total, &plan);
 
     let mut quiet = 0;
     deadline::wait_for("an end of the work", LIMIT, || {
-        quiet = if nothing_left_to_do(&world) { quiet + 1 } else { 0 };
+        quiet = if nothing_left_to_do(&env) { quiet + 1 } else { 0 };
         (quiet > 30).then_some(())
     })
     .unwrap();
-    let arrivals = arrivals(&world);
+    let arrivals = arrivals(&env);
     let held: BTreeSet<String> =
         story::rest("hold", &config).unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect();
     let dead = story::rest("dead", &config).unwrap();

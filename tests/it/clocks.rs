@@ -13,7 +13,7 @@ use postrider_tests::{
     postrider::Postrider,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 use rusqlite::Connection;
 
@@ -121,19 +121,19 @@ async fn a_clock_that_steps_loses_and_delays_nothing_of_a_shared_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_a_day_off_parks_limited_mail_no_longer_than_others_do() {
     for seconds in [DAY, -DAY] {
-        let world = World::start(&Parts::usual()).unwrap();
-        story::declare(&world).unwrap();
-        let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &limited(ROUTE));
+        let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+        story::declare(&env).unwrap();
+        let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &limited(ROUTE));
         let clock = FakeClock::new().unwrap();
         clock.set(seconds).unwrap();
         let wrong = clock.under(Postrider::command(["worker"]).config(config.clone())).start().unwrap();
         let right = Postrider::worker(config).unwrap();
         let jobs = jobs(600);
-        story::publish(&world.amqp_url(), &jobs).await.unwrap();
-        world.sink().wait_for(600, Duration::from_secs(60)).unwrap();
+        story::publish(&env.amqp_url(), &jobs).await.unwrap();
+        env.sink().wait_for(600, Duration::from_secs(60)).unwrap();
         let told = || wrong.stderr().contains("the store's").then_some(());
         deadline::wait_for("a warning about the clock", SOON + STEP_LIMIT, told).unwrap();
-        let arrived = arrived(world.sink());
+        let arrived = arrived(env.sink());
         let once: HashSet<&String> = arrived.iter().collect();
         assert_eq!((arrived.len(), once.len()), (600, 600));
         drop((wrong, right));

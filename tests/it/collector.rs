@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Reaction},
     deadline,
+    fake_provider::{FakeProvider, Reaction},
     fault_proxy::{FaultProxy, Faults},
     ports,
     postrider::Postrider,
     story::{self, ROUTE},
+    test_env::{EnvSpec, TestEnv},
     usage,
-    world::{Parts, World},
 };
 use postrider_workers::telemetry::FLUSH_LIMIT;
 
@@ -38,12 +38,12 @@ fn is_long() -> bool {
 }
 
 /// Empties a full queue with a collector at this address, if any.
-async fn drain(world: &World, endpoint: Option<&str>) -> Run {
+async fn drain(env: &TestEnv, endpoint: Option<&str>) -> Run {
     let jobs = if is_long() { 20_000 } else { 1_200 };
     let list: Vec<Job> = (0..jobs).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
-    story::publish(&world.amqp_url(), &list).await.unwrap();
-    let before = world.sink().count().unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    story::publish(&env.amqp_url(), &list).await.unwrap();
+    let before = env.sink().count().unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let mut launch = Postrider::command(["worker"])
         .config(config.replace("level = \"debug\"", "level = \"warn\""))
         .env("OTEL_METRIC_EXPORT_INTERVAL", "500")
@@ -52,7 +52,7 @@ async fn drain(world: &World, endpoint: Option<&str>) -> Run {
         launch = launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
     }
     let mut worker = launch.start().unwrap();
-    let arrived = |count: usize| move || (world.sink().count().unwrap() >= before + count).then(Instant::now);
+    let arrived = |count: usize| move || (env.sink().count().unwrap() >= before + count).then(Instant::now);
     let begun = deadline::wait_for("the first mail", LIMIT, arrived(1)).unwrap();
     let done = deadline::wait_for("all mail", LIMIT, arrived(jobs)).unwrap();
     let memory_kib = usage::peak_memory(worker.pid()).unwrap();
@@ -60,16 +60,16 @@ async fn drain(world: &World, endpoint: Option<&str>) -> Run {
     worker.terminate().unwrap();
     let status = worker.wait(LIMIT).unwrap();
     assert!(status.success(), "{status}");
-    assert_eq!(world.sink().count().unwrap(), before + jobs, "each once");
+    assert_eq!(env.sink().count().unwrap(), before + jobs, "each once");
     Run { per_second: jobs as f64 / (done - begun).as_secs_f64(), memory_kib, end: stopping.elapsed() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_absent_silent_unwell_or_full_costs_no_mail_and_no_memory() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let answering = |status, line, body: &'static str| {
-        Api::start(move |_| Reaction::Answer(status, line, body.to_owned())).unwrap()
+        FakeProvider::start(move |_| Reaction::Answer(status, line, body.to_owned())).unwrap()
     };
     let well = answering(200, "", "");
     let (unwell, full) = (answering(503, "Retry-After: 1", ""), answering(429, "Retry-After: 1", ""));
@@ -84,15 +84,15 @@ async fn a_collector_that_is_absent_silent_unwell_or_full_costs_no_mail_and_no_m
         ("partial success", partial.url()),
     ];
     // The first run of all makes queues and caches warm.
-    let plain_end = drain(&world, None).await.end;
-    let usual = drain(&world, Some(&well.url())).await.memory_kib;
+    let plain_end = drain(&env, None).await.end;
+    let usual = drain(&env, Some(&well.url())).await.memory_kib;
     for (name, endpoint) in cases {
         let mut is_quick = false;
         // A machine with other work may be slow for one of the runs: then all again.
         for _ in 0..ROUNDS {
-            let off = drain(&world, None).await.per_second;
-            let sound = if is_long() { Some(drain(&world, Some(&well.url())).await.per_second) } else { None };
-            let run = drain(&world, Some(&endpoint)).await;
+            let off = drain(&env, None).await.per_second;
+            let sound = if is_long() { Some(drain(&env, Some(&well.url())).await.per_second) } else { None };
+            let run = drain(&env, Some(&endpoint)).await;
             assert!(run.end < plain_end + FLUSH_LIMIT + SLACK, "{name}: the end took {:?}", run.end);
             let more = run.memory_kib.saturating_sub(usual);
             assert!(more < MEMORY_KIB, "{name}: {more} KiB more than the usual {usual} KiB");

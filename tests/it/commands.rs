@@ -8,7 +8,7 @@ use postrider_tests::{
     rabbitmq::Rabbit,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 const LONG: Duration = Duration::from_secs(120);
@@ -27,8 +27,8 @@ fn the_demo_needs_no_service_and_counts_every_message() {
 
 #[test]
 fn the_demo_runs_on_a_broker_and_a_store() {
-    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
-    let (queue, store) = (world.amqp_url(), world.redis_url());
+    let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
+    let (queue, store) = (env.amqp_url(), env.redis_url());
     let done = Postrider::command(["demo", "--jobs", "300", "--queue", &queue, "--store", &store]).run(LONG).unwrap();
     assert!(done.status.success(), "{} {}", done.stdout, done.stderr);
 }
@@ -166,16 +166,17 @@ send = ["mg", "amazon", "pod", "hook"]
 
 #[test]
 fn the_topology_is_verified_applied_and_exported() {
-    let world =
-        World::start(&Parts { sink: None, redis: postrider_tests::world::Server::Absent, ..Parts::usual() }).unwrap();
-    let url = world.amqp_url();
+    let env =
+        TestEnv::start(&EnvSpec { sink: None, redis: postrider_tests::test_env::Server::Absent, ..EnvSpec::usual() })
+            .unwrap();
+    let url = env.amqp_url();
     let run = |action: &str| Postrider::command(["topology", action, "--queue", &url]).run(SOON).unwrap();
     let done = run("verify");
     assert!(!done.status.success() && done.stderr.contains("postrider topology apply"), "{}", done.stderr);
     assert!(run("apply").status.success());
     assert!(run("apply").status.success(), "declaring again changes nothing");
     assert!(run("verify").status.success());
-    world.vhost().delete_queue("postrider.v1.hold").unwrap();
+    env.vhost().delete_queue("postrider.v1.hold").unwrap();
     let done = run("verify");
     assert!(!done.status.success() && done.stderr.contains("postrider.v1.hold"), "{}", done.stderr);
     let done = Postrider::command(["topology", "export"]).run(SOON).unwrap();
@@ -206,14 +207,14 @@ fn an_exported_topology_can_be_imported_and_then_stands() {
 
 #[test]
 fn a_worker_that_may_only_look_says_which_command_mends_what_is_missing() {
-    let world = World::start(&Parts::usual()).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE)
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE)
         .replace("[queue]\n", "[queue]\ntopology = \"verify\"\n");
     let done = Postrider::command(["worker"]).config(config.clone()).run(SOON).unwrap();
     assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
     assert!(done.stderr.contains("postrider topology apply"), "{}", done.stderr);
-    assert!(world.vhost().queue_depths().unwrap().is_empty(), "it only looks");
-    story::declare(&world).unwrap();
+    assert!(env.vhost().queue_depths().unwrap().is_empty(), "it only looks");
+    story::declare(&env).unwrap();
     drop(story::start(config).unwrap());
 }
 

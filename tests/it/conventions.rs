@@ -41,7 +41,7 @@ impl Kind {
     }
 
     fn required(self) -> &'static [&'static str] {
-        use attribute::{
+        use postrider_workers::telemetry::registry::attribute::{
             DB_OPERATION, DB_SYSTEM, HTTP_METHOD, MESSAGING_DESTINATION, MESSAGING_OPERATION_NAME,
             MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, PROTOCOL, SERVER_ADDRESS, SERVER_PORT, URL_FULL,
         };

@@ -21,14 +21,15 @@ use postrider_schemas::{
 use postrider_tests::{
     deadline,
     folder::Folder,
-    operator, ports,
+    ports,
     postrider::Postrider,
     process::{self, find, only_foreign},
-    quiet_relay::{QuietRelay, Silence},
     rabbitmq::{Options, Rabbit},
     say_skipped,
+    stalling_relay::{StallPoint, StallingRelay},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
+    topology_manifests,
 };
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -99,7 +100,7 @@ fn what_is_made_from_other_files_is_up_to_date() {
     for path in ["rabbitmq/definitions.json", "helm/postrider/files/definitions.json"] {
         assert_made(path, &definitions(1));
     }
-    assert_made("kustomize/components/topology-operator/objects.yaml", &operator::objects(&Topology::v1(1)));
+    assert_made("kustomize/components/topology-operator/objects.yaml", &topology_manifests::objects(&Topology::v1(1)));
     assert_made("kustomize/components/alerts/rule.yaml", &prometheus_rule());
     assert_made("helm/postrider/files/postrider.rules.yaml", &read("alerts/postrider.rules.yaml"));
     for path in ["helm/postrider/files/dashboard.json", "kustomize/components/dashboard/postrider.json"] {
@@ -258,14 +259,14 @@ fn every_setting_that_the_chart_gives_a_worker_is_known_and_sound() {
 async fn a_stop_whose_drain_is_cut_ends_within_the_margin_of_the_grace_period() {
     // What the chart asks for beyond the drain, see its checks.
     let margin = Duration::from_secs(10);
-    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     // It takes the message and never says a word about it.
-    let relay = QuietRelay::start(Silence::Dot, u32::MAX).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), relay.port(), ROUTE);
+    let relay = StallingRelay::start(StallPoint::Dot, u32::MAX).unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), relay.port(), ROUTE);
     let mut worker = Postrider::worker(config.replace("drain = \"10s\"", "drain = \"1s\"")).unwrap();
     let job = story::job(Lane::Transactional, "ada@customer.example");
-    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    story::publish(&env.amqp_url(), &[job]).await.unwrap();
     deadline::wait_for("the message at the relay", SOON, || (relay.kept().len() == 1).then_some(())).unwrap();
     worker.terminate().unwrap();
     let done = worker.finish(Duration::from_secs(1) + margin).unwrap();

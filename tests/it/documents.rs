@@ -9,7 +9,7 @@ use std::{
 
 use clap::CommandFactory as _;
 use postrider_schemas::{JobLimits, wire};
-use postrider_workers::{commands::Cli, config};
+use postrider_workers::{cli::Cli, config};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 /// Longest line of prose. Tables, links and code may be longer.

@@ -61,7 +61,7 @@ async fn two_workers_share_a_file_and_one_may_be_killed() {
 async fn a_relay_that_refuses_for_a_while_gets_the_job_later() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
-    let refusing = SmtpSink::start(postrider_tests::sink::Fault::Soft("RCPT")).unwrap();
+    let refusing = SmtpSink::start(postrider_tests::sink::SinkFault::Soft("RCPT")).unwrap();
     let config = story::config(&file, &file, refusing.port(), story::ROUTE);
     let mut worker = Postrider::worker(config).unwrap();
     story::publish(&file, &[story::job(Lane::Transactional, "ada@customer.example")]).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_relay_that_refuses_for_a_while_gets_the_job_later() {
 async fn a_job_that_never_goes_through_dies_and_can_be_retried() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
-    let refusing = SmtpSink::start(postrider_tests::sink::Fault::Soft("RCPT")).unwrap();
+    let refusing = SmtpSink::start(postrider_tests::sink::SinkFault::Soft("RCPT")).unwrap();
     let quick = |port| {
         story::config(&file, &file, port, story::ROUTE)
             .replace("[\"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]", "[\"1s\"]")

@@ -14,7 +14,7 @@ use postrider_schemas::{
 use postrider_tests::{
     deadline,
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 /// What the queue of those who listen holds at most.
@@ -64,27 +64,27 @@ fn jobs(count: usize) -> Vec<Job> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_nobody_takes_wait_over_a_restart_and_a_kill_and_mail_goes_on() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
-    let url = world.amqp_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
+    let url = env.amqp_url();
     let (connection, channel) = listen_for_few(&url).await;
     let jobs = jobs(300);
-    let mut worker = story::worker(&world, "").unwrap();
+    let mut worker = story::worker(&env, "").unwrap();
     story::publish(&url, &jobs[..150]).await.unwrap();
-    world.sink().wait_for(100, SOON).unwrap();
+    env.sink().wait_for(100, SOON).unwrap();
     worker.kill9().unwrap();
-    let mut worker = story::worker(&world, "").unwrap();
-    world.sink().wait_for(130, SOON).unwrap();
+    let mut worker = story::worker(&env, "").unwrap();
+    env.sink().wait_for(130, SOON).unwrap();
     story::publish(&url, &jobs[150..]).await.unwrap();
-    world.sink().wait_for(200, SOON).unwrap();
+    env.sink().wait_for(200, SOON).unwrap();
     worker.terminate().unwrap();
     worker.wait(SOON).unwrap();
-    let worker = story::worker(&world, "").unwrap();
-    world.sink().wait_for(280, SOON).unwrap();
+    let worker = story::worker(&env, "").unwrap();
+    env.sink().wait_for(280, SOON).unwrap();
     assert!(!worker.stderr().contains("An event is dropped"), "{}", worker.stderr());
     deadline::wait_for("events that wait", SOON, || {
-        (story::depth(&world, EVENTS_WAITING_QUEUE)?.total() > 200).then_some(())
+        (story::depth(&env, EVENTS_WAITING_QUEUE)?.total() > 200).then_some(())
     })
     .unwrap();
 
@@ -95,7 +95,7 @@ async fn events_that_nobody_takes_wait_over_a_restart_and_a_kill_and_mail_goes_o
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {} and {}", told.accepted.len(), told.held.len()));
-    let config = story::config(&url, &world.redis_url(), world.sink().port(), ROUTE);
+    let config = story::config(&url, &env.redis_url(), env.sink().port(), ROUTE);
     let held = story::rest("hold", &config).unwrap();
     let held: BTreeSet<String> = held.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(told.held, held, "what is held and nothing else is told as held");
@@ -105,7 +105,7 @@ async fn events_that_nobody_takes_wait_over_a_restart_and_a_kill_and_mail_goes_o
     // What was published twice, for a worker that was killed, follows.
     deadline::wait_for_async("an end of what waits", SOON, async || {
         drain(&channel, &mut told).await;
-        (story::depth(&world, EVENTS_WAITING_QUEUE)?.total() == 0).then_some(())
+        (story::depth(&env, EVENTS_WAITING_QUEUE)?.total() == 0).then_some(())
     })
     .await
     .unwrap();

@@ -4,38 +4,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Call, Reaction},
     deadline::wait_for,
+    fake_provider::{Call, FakeProvider, Reaction},
     postrider::Postrider,
     story::{self, SCHEDULE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
-/// A worker's configuration: a scripted API first, then the world's sink as a relay. `route` are lines of the only route.
-fn config(world: &World, api: &Api, route: &str) -> String {
+/// A worker's configuration: a scripted API first, then the context's sink as a relay. `route` are lines of the only route.
+fn config(env: &TestEnv, api: &FakeProvider, route: &str) -> String {
     format!(
         "[queue]\nurl = \"{}\"\n[store]\nurl = \"{}\"\nlease = \"2s\"\n[retry]\nschedule = {SCHEDULE}\nconfig_wait = \"1s\"\n\
          [log]\nlevel = \"debug\"\nformat = \"json\"\n[worker]\ntransactional = 32\nbulk = 32\ndrain = \"10s\"\n\
          [transport.api]\nkind = \"sendgrid\"\napi_key = \"s3cret\"\nbase_url = \"{}\"\ntimeout = \"2s\"\nbatch = false\n\
          [transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {}\nconnections = 8\n\
          [[route]]\nname = \"all\"\nsend = [\"api\", \"relay\"]\n{route}\n",
-        world.amqp_url(),
-        world.redis_url(),
+        env.amqp_url(),
+        env.redis_url(),
         api.url(),
-        world.sink().port(),
+        env.sink().port(),
     )
 }
 
-/// Publishes one bulk job through an API with this reaction; gives the events about it once `kind` is among them.
-async fn one(reaction: Reaction, route: &str, kind: &str) -> (World, Api, Vec<serde_json::Value>) {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(move |_| reaction.clone()).unwrap();
-    let config = config(&world, &api, route);
+/// Publishes one bulk job through an API with this shaping rule; gives the events about it once `kind` is among them.
+async fn one(reaction: Reaction, route: &str, kind: &str) -> (TestEnv, FakeProvider, Vec<serde_json::Value>) {
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(move |_| reaction.clone()).unwrap();
+    let config = config(&env, &api, route);
     let mut events = Postrider::command(["events"]).config(config.clone()).may_print_addresses().start().unwrap();
     events.wait_for_output("listening", SOON).unwrap();
     let worker = story::start(config).unwrap();
-    story::publish(&world.amqp_url(), &[story::job(Lane::Bulk, "ada@dest.test")]).await.unwrap();
+    story::publish(&env.amqp_url(), &[story::job(Lane::Bulk, "ada@dest.test")]).await.unwrap();
     let seen = wait_for(kind, SOON, || {
         let seen = read(&events.stdout());
         seen.iter().any(|event| event["type"] == format!("postrider.job.{kind}.v1")).then_some(seen)
@@ -43,7 +43,7 @@ async fn one(reaction: Reaction, route: &str, kind: &str) -> (World, Api, Vec<se
     .unwrap();
     assert!(!worker.stderr().contains("s3cret"), "a secret in the log");
     drop(worker);
-    (world, api, seen)
+    (env, api, seen)
 }
 
 fn read(stdout: &str) -> Vec<serde_json::Value> {
@@ -57,16 +57,16 @@ fn event<'a>(events: &'a [serde_json::Value], kind: &str) -> &'a serde_json::Val
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_yes_the_second_sees_nothing() {
-    let (world, api, events) = one(Reaction::yes(), "", "accepted").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (1, 0));
+    let (env, api, events) = one(Reaction::yes(), "", "accepted").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (1, 0));
     let data = &event(&events, "job.accepted")["data"];
     assert_eq!((&data["transport"], &data["passed_over"]), (&"api".into(), &serde_json::Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_temporary_refusal_the_second_delivers_and_the_event_says_why() {
-    let (world, api, events) = one(Reaction::no(503, "busy"), "", "accepted").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (0, 1));
+    let (env, api, events) = one(Reaction::no(503, "busy"), "", "accepted").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 1));
     let data = &event(&events, "job.accepted")["data"];
     assert_eq!(data["transport"], "relay");
     let passed = &data["passed_over"][0];
@@ -76,15 +76,15 @@ async fn after_a_temporary_refusal_the_second_delivers_and_the_event_says_why() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_permanent_refusal_the_second_sees_nothing() {
-    let (world, api, events) = one(Reaction::no(400, "not a mail"), "", "rejected").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (0, 0));
+    let (env, api, events) = one(Reaction::no(400, "not a mail"), "", "rejected").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 0));
     assert_eq!(event(&events, "job.rejected")["data"]["class"], "message");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_transport_needs_a_person_the_second_delivers_and_the_circuit_opens() {
-    let (world, api, events) = one(Reaction::no(401, "bad key"), "", "accepted").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (0, 1));
+    let (env, api, events) = one(Reaction::no(401, "bad key"), "", "accepted").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 1));
     let opened = &event(&events, "circuit.opened")["data"];
     assert_eq!(opened["transport"], "api");
     assert!(opened["answer"].as_str().unwrap().contains("401"), "{opened}");
@@ -94,35 +94,35 @@ async fn where_the_transport_needs_a_person_the_second_delivers_and_the_circuit_
 #[tokio::test(flavor = "multi_thread")]
 async fn at_a_limit_the_route_decides_whether_the_second_delivers() {
     let limited = || Reaction::Answer(429, "Retry-After: 3600", "{}".to_owned());
-    let (world, api, events) = one(limited(), "on_limit = \"next\"", "accepted").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (0, 1));
+    let (env, api, events) = one(limited(), "on_limit = \"next\"", "accepted").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 1));
     assert_eq!(event(&events, "job.accepted")["data"]["passed_over"][0]["reason"], "throttled");
-    let (world, api, events) = one(limited(), "", "deferred").await;
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (0, 0));
+    let (env, api, events) = one(limited(), "", "deferred").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 0));
     let data = &event(&events, "job.deferred")["data"];
     assert_eq!((&data["class"], &data["attempt"]), (&"throttled".into(), &0.into()), "waiting is not failing");
-    let (world, _, events) = one(limited(), "on_limit = \"expire\"", "expired").await;
-    assert_eq!(world.sink().count().unwrap(), 0);
+    let (env, _, events) = one(limited(), "on_limit = \"expire\"", "expired").await;
+    assert_eq!(env.sink().count().unwrap(), 0);
     assert_eq!(event(&events, "job.expired")["data"]["class"], "throttled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_unknown_the_second_sees_nothing_in_many_runs_with_random_cuts() {
     const JOBS: usize = 1000;
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     // A third is taken, a third taken and cut, a third cut before; by the number of the call, which the order of jobs scatters.
-    let api = Api::start(|call: &Call| match call.number * 7919 % 3 {
+    let api = FakeProvider::start(|call: &Call| match call.number * 7919 % 3 {
         0 => Reaction::yes(),
         1 => Reaction::CutAfter,
         _ => Reaction::CutBefore,
     })
     .unwrap();
-    let worker = story::start(config(&world, &api, "on_unknown = \"hold\"")).unwrap();
+    let worker = story::start(config(&env, &api, "on_unknown = \"hold\"")).unwrap();
     let jobs: Vec<Job> = (0..JOBS).map(|n| story::job(Lane::Bulk, &format!("n{n}@dest.test"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
     let said_yes = || api.calls().iter().filter(|call| call.number * 7919 % 3 == 0).count() as u64;
-    let held = || story::depth(&world, "postrider.v1.hold").map_or(0, postrider_tests::rabbitmq::Depth::total);
+    let held = || story::depth(&env, "postrider.v1.hold").map_or(0, postrider_tests::rabbitmq::Depth::total);
     wait_for("every job delivered or held", SOON * 3, || (said_yes() + held() == JOBS as u64).then_some(())).unwrap();
     drop(worker);
     let calls = api.calls();
@@ -135,26 +135,26 @@ async fn after_an_unknown_the_second_sees_nothing_in_many_runs_with_random_cuts(
         calls.len(),
         api.taken(),
         held(),
-        world.sink().count().unwrap()
+        env.sink().count().unwrap()
     );
-    assert_eq!(world.sink().count().unwrap(), 0, "the second transport saw a job that may have been sent");
+    assert_eq!(env.sink().count().unwrap(), 0, "the second transport saw a job that may have been sent");
     assert_eq!((per_job.len(), per_job.values().max()), (JOBS, Some(&1)), "each job was tried exactly once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_transport_is_left_alone_probed_by_one_and_used_again_once_it_is_mended() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::no(401, "bad key")).unwrap();
-    let config = config(&world, &api, "");
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::no(401, "bad key")).unwrap();
+    let config = config(&env, &api, "");
     let mut events = Postrider::command(["events"]).config(config.clone()).may_print_addresses().start().unwrap();
     events.wait_for_output("listening", SOON).unwrap();
     let workers = [story::start(config.clone()).unwrap(), story::start(config).unwrap()];
     let batch = |count: usize, name: &str| -> Vec<Job> {
         (0..count).map(|n| story::job(Lane::Transactional, &format!("{name}{n}@dest.test"))).collect()
     };
-    story::publish(&world.amqp_url(), &batch(200, "a")).await.unwrap();
-    world.sink().wait_for(200, SOON).unwrap();
+    story::publish(&env.amqp_url(), &batch(200, "a")).await.unwrap();
+    env.sink().wait_for(200, SOON).unwrap();
     // Those under way when it opened, and a few probes; not two hundred.
     let asked = api.calls().len();
     assert!((1..=100).contains(&asked), "{asked} calls");
@@ -166,7 +166,7 @@ async fn a_broken_transport_is_left_alone_probed_by_one_and_used_again_once_it_i
     wait_for("the transport in use again", SOON, || {
         let more = batch(5, "b");
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::block_in_place(|| runtime.block_on(story::publish(&world.amqp_url(), &more))).unwrap();
+        tokio::task::block_in_place(|| runtime.block_on(story::publish(&env.amqp_url(), &more))).unwrap();
         (api.taken() > 0).then_some(())
     })
     .unwrap();
@@ -177,11 +177,11 @@ async fn a_broken_transport_is_left_alone_probed_by_one_and_used_again_once_it_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_that_route_differently_become_parts_and_nobody_gets_it_twice() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::yes()).unwrap();
     let rule = "[[route]]\nname = \"gmail\"\nwhen = { recipient_domains = [\"gmail.test\"] }\nsend = [\"api\"]\n";
-    let config = config(&world, &api, "")
+    let config = config(&env, &api, "")
         .replacen("[[route]]", &format!("{rule}[[route]]"), 1)
         .replace("[\"api\", \"relay\"]", "[\"relay\"]");
     let worker = story::start(config).unwrap();
@@ -191,28 +191,28 @@ async fn recipients_that_route_differently_become_parts_and_nobody_gets_it_twice
         job.bcc = vec!["dee@other.test".into()];
     });
     let published = [job.clone(), job.clone(), job];
-    story::publish(&world.amqp_url(), &published).await.unwrap();
-    let stored = world.sink().wait_for(1, SOON).unwrap();
+    story::publish(&env.amqp_url(), &published).await.unwrap();
+    let stored = env.sink().wait_for(1, SOON).unwrap();
     wait_for("the other part", SOON, || (api.taken() == 1).then_some(())).unwrap();
     assert_eq!(stored[0].recipients(), ["bob@other.test", "dee@other.test"]);
     let body = api.calls()[0].json().unwrap();
     let own = &body["personalizations"][0];
     assert_eq!((&own["to"][0]["email"], &own["cc"][0]["email"]), (&"ann@gmail.test".into(), &"cy@gmail.test".into()));
     assert!(own["bcc"].is_null() && own["to"][1].is_null(), "{own}");
-    story::wait_for_depth(&world, "postrider.v1.jobs.transactional.00", 0).unwrap();
-    story::wait_for_depth(&world, "postrider.v1.due.transactional.00", 0).unwrap();
+    story::wait_for_depth(&env, "postrider.v1.jobs.transactional.00", 0).unwrap();
+    story::wait_for_depth(&env, "postrider.v1.due.transactional.00", 0).unwrap();
     drop(worker);
-    assert_eq!((api.taken(), world.sink().count().unwrap()), (1, 1), "published three times, sent once");
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (1, 1), "published three times, sent once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_fails_half_of_the_time_beside_a_relay_loses_and_doubles_nothing_while_workers_are_killed() {
     let long = std::env::var_os("POSTRIDER_TEST_LONG").is_some();
     let (count, kills) = if long { (10_000, 20) } else { (800, 4) };
-    let world = World::start(&Parts::usual()).unwrap();
-    story::remember(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::remember(&env).unwrap();
     // Half of the calls succeed; the other half end in each class in turn.
-    let api = Api::start(|call: &Call| match call.number % 12 {
+    let api = FakeProvider::start(|call: &Call| match call.number % 12 {
         1 => Reaction::no(503, "busy"),
         3 => Reaction::Answer(429, "Retry-After: 1", "{}".to_owned()),
         5 => Reaction::no(401, "bad key"),
@@ -222,19 +222,19 @@ async fn a_provider_that_fails_half_of_the_time_beside_a_relay_loses_and_doubles
         _ => Reaction::yes(),
     })
     .unwrap();
-    let config = config(&world, &api, "on_unknown = \"hold\"\non_limit = \"next\"");
+    let config = config(&env, &api, "on_unknown = \"hold\"\non_limit = \"next\"");
     let mut workers = [story::start(config.clone()).unwrap(), story::start(config.clone()).unwrap()];
     let jobs: Vec<Job> = (0..count).map(|n| story::job(Lane::Bulk, &format!("n{n}@dest.test"))).collect();
     let publishing = tokio::spawn({
-        let (url, jobs) = (world.amqp_url(), jobs.clone());
+        let (url, jobs) = (env.amqp_url(), jobs.clone());
         async move { story::publish(&url, &jobs).await }
     });
     for kill in 0..kills {
-        let before = api.calls().len() + world.sink().count().unwrap();
+        let before = api.calls().len() + env.sink().count().unwrap();
         let goal = before + count / (kills * 2);
         // Killed in the middle of work, wherever that is.
         wait_for("some work", SOON, || {
-            (api.calls().len() + world.sink().count().unwrap() >= goal.min(count)).then_some(())
+            (api.calls().len() + env.sink().count().unwrap() >= goal.min(count)).then_some(())
         })
         .unwrap();
         let victim = &mut workers[kill % 2];
@@ -244,7 +244,7 @@ async fn a_provider_that_fails_half_of_the_time_beside_a_relay_loses_and_doubles
     publishing.await.unwrap().unwrap();
     let ids: BTreeSet<String> = jobs.iter().map(|job| job.id().to_string()).collect();
     let by_sink = || -> Vec<String> {
-        let stored = world.sink().messages().unwrap();
+        let stored = env.sink().messages().unwrap();
         let text = |raw: &[u8]| String::from_utf8_lossy(raw).into_owned();
         stored.iter().filter_map(|one| ids.iter().find(|id| text(&one.raw).contains(id.as_str())).cloned()).collect()
     };
@@ -261,8 +261,8 @@ async fn a_provider_that_fails_half_of_the_time_beside_a_relay_loses_and_doubles
             .collect()
     };
     wait_for("every job delivered or held", SOON * 4, || {
-        let done = api.taken() as u64 + world.sink().count().unwrap() as u64;
-        let resting = story::depth(&world, "postrider.v1.hold").map_or(0, postrider_tests::rabbitmq::Depth::total);
+        let done = api.taken() as u64 + env.sink().count().unwrap() as u64;
+        let resting = story::depth(&env, "postrider.v1.hold").map_or(0, postrider_tests::rabbitmq::Depth::total);
         (done + resting >= count as u64).then_some(())?;
         let mut seen = held();
         seen.extend(delivered());

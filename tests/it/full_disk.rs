@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use postrider_producer::{PublishError, Publisher};
 use postrider_schemas::{Job, Lane};
-use postrider_tests::deadline;
-use postrider_tests::fault_proxy::{FaultProxy, Faults};
-use postrider_tests::postrider::Postrider;
-use postrider_tests::sink::{Options, SmtpSink};
-use postrider_tests::small_disk::SmallDisk;
-use postrider_tests::story::{self, ROUTE, SOON};
+use postrider_tests::{
+    deadline,
+    fault_proxy::{FaultProxy, Faults},
+    postrider::Postrider,
+    sink::{Options, SmtpSink},
+    story::{self, ROUTE, SOON},
+    tmpfs::Tmpfs,
+};
 
 /// With room for all that SQLite leaves in its log before it writes it back: 1,000 pages and what the last commits add, some 5 MB. The room that is
 /// made on a smaller disk may go to the log alone, and the file finds none.
@@ -22,7 +24,7 @@ fn jobs(count: usize, name: &str) -> Vec<Job> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_named_and_survived_and_nothing_is_lost() {
-    let Some(disk) = SmallDisk::mount_or_skip("a full disk", KIB).unwrap() else { return };
+    let Some(disk) = Tmpfs::mount_or_skip("a full disk", KIB).unwrap() else { return };
     let file = format!("embedded:{}", disk.path().join("queue.db").display());
     let sink = SmtpSink::start(Options::default()).unwrap();
     let relay = FaultProxy::start(sink.port()).unwrap();

@@ -4,23 +4,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
 };
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use postrider_tests::aiosmtpd::Tls;
-use postrider_tests::deadline::{wait_for, wait_for_async};
-use postrider_tests::fault_proxy::{End, FaultProxy, Faults, Flow};
-use postrider_tests::folder::Folder;
-use postrider_tests::log_check::lines_with_addresses;
-use postrider_tests::postrider::Postrider;
-use postrider_tests::process::{self, Process, Spec};
-use postrider_tests::rabbitmq::{Broker, Depth, Rabbit};
-use postrider_tests::redis::{Database, Redis};
-use postrider_tests::redis_fleet::{RedisCluster, RedisSentinel};
-use postrider_tests::sink::{Options, SmtpSink};
-use postrider_tests::world::{Parts, Server, World, assert_nothing_left};
+use postrider_tests::{
+    aiosmtpd::Tls,
+    deadline::{wait_for, wait_for_async},
+    fault_proxy::{End, FaultProxy, Faults, Flow},
+    folder::Folder,
+    log_check::lines_with_addresses,
+    postrider::Postrider,
+    process::{self, Process, Spec},
+    rabbitmq::{Broker, Depth, Rabbit},
+    redis::{Database, Redis},
+    redis_fleet::{RedisCluster, RedisSentinel},
+    sink::{Options, SmtpSink},
+    test_env::{EnvSpec, Server, TestEnv, assert_nothing_left},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -242,13 +244,13 @@ async fn the_fault_proxy_delays_cuts_swallows_and_half_closes() -> Result<()> {
 
 #[test]
 fn a_whole_world_starts_with_one_verb_and_leaves_nothing() -> Result<()> {
-    let parts = Parts { redis: Server::Own, postfix: true, aiosmtpd: Some(Tls::StartTls), ..Parts::usual() };
-    let world = World::start(&parts)?;
-    let folders = world.folders();
+    let parts = EnvSpec { redis: Server::Own, postfix: true, aiosmtpd: Some(Tls::StartTls), ..EnvSpec::usual() };
+    let env = TestEnv::start(&parts)?;
+    let folders = env.folders();
     assert_eq!(folders.len(), 4);
     assert!(folders.iter().all(|folder| folder.exists()));
-    assert!(world.amqp_url().starts_with("amqp://") && world.redis_url().starts_with("redis://"));
-    drop(world);
+    assert!(env.amqp_url().starts_with("amqp://") && env.redis_url().starts_with("redis://"));
+    drop(env);
     folders.iter().for_each(|folder| assert_nothing_left(folder));
     Ok(())
 }

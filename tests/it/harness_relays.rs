@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use postrider_tests::aiosmtpd::{Aiosmtpd, Tls};
-use postrider_tests::deadline::wait_for;
-use postrider_tests::mail::Mail;
-use postrider_tests::postfix::{self, Postfix};
-use postrider_tests::process;
-use postrider_tests::sink::{Fault, Options, SmtpSink, StoredMessage};
-use postrider_tests::world::{Parts, World, assert_nothing_left};
+use postrider_tests::{
+    aiosmtpd::{Aiosmtpd, Tls},
+    deadline::wait_for,
+    mail::Mail,
+    postfix::{self, Postfix},
+    process,
+    sink::{Options, SinkFault, SmtpSink, StoredMessage},
+    test_env::{EnvSpec, TestEnv, assert_nothing_left},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -53,17 +55,17 @@ fn a_sink_that_stores_nothing_counts_every_message() -> Result<()> {
 #[test]
 fn each_fault_of_the_sink_does_what_it_says() -> Result<()> {
     for (fault, said, stored) in [
-        (Fault::DropAfter("."), "Remote host closed connection unexpectedly", 1),
-        (Fault::Soft("."), "<** 450 4.3.0", 1),
-        (Fault::Hard("."), "<** 500 5.3.0", 1),
-        (Fault::Hard("RCPT"), "<** 500 5.3.0", 0),
-        (Fault::SoftReply("MAIL", "421 4.7.0 slow down"), "<** 421 4.7.0 slow down", 0),
-        (Fault::HardReply("RCPT", "550 5.1.1 nobody"), "<** 550 5.1.1 nobody", 0),
-        (Fault::Closing("RCPT"), "<** 421", 0),
-        (Fault::DropAfter("RCPT"), "Remote host closed connection unexpectedly", 0),
-        (Fault::LateData(1), "<-  250", 1),
-        (Fault::Late("MAIL", 1), "<-  250", 1),
-        (Fault::NoEsmtp, "HELO", 1),
+        (SinkFault::DropAfter("."), "Remote host closed connection unexpectedly", 1),
+        (SinkFault::Soft("."), "<** 450 4.3.0", 1),
+        (SinkFault::Hard("."), "<** 500 5.3.0", 1),
+        (SinkFault::Hard("RCPT"), "<** 500 5.3.0", 0),
+        (SinkFault::SoftReply("MAIL", "421 4.7.0 slow down"), "<** 421 4.7.0 slow down", 0),
+        (SinkFault::HardReply("RCPT", "550 5.1.1 nobody"), "<** 550 5.1.1 nobody", 0),
+        (SinkFault::Closing("RCPT"), "<** 421", 0),
+        (SinkFault::DropAfter("RCPT"), "Remote host closed connection unexpectedly", 0),
+        (SinkFault::LateData(1), "<-  250", 1),
+        (SinkFault::Late("MAIL", 1), "<-  250", 1),
+        (SinkFault::NoEsmtp, "HELO", 1),
     ] {
         let sink = SmtpSink::start(fault.clone())?;
         let server = format!("127.0.0.1:{}", sink.port());
@@ -114,8 +116,8 @@ fn a_message_that_stops_half_way_is_not_counted() -> Result<()> {
 
 #[test]
 fn postfix_demands_tls_and_a_password_and_relays_to_the_sink() -> Result<()> {
-    let world = World::start(&Parts { sink: Some(Options::default()), postfix: true, ..Parts::default() })?;
-    let postfix = world.postfix();
+    let env = TestEnv::start(&EnvSpec { sink: Some(Options::default()), postfix: true, ..EnvSpec::default() })?;
+    let postfix = env.postfix();
     let ca = postfix.ca_file().display().to_string();
     let submission = format!("localhost:{}", postfix.submission);
     let trusting = ["--tls-verify", "--tls-ca-path", &ca, "--auth-user", postfix::USER];
@@ -129,7 +131,7 @@ fn postfix_demands_tls_and_a_password_and_relays_to_the_sink() -> Result<()> {
     swaks(&[&good[..], &on_connect, &to("implicit@dest.test")].concat())?;
     let plain = format!("localhost:{}", postfix.plain);
     swaks(&["--server", &plain, "--to", "plain@dest.test"])?;
-    let messages = world.sink().wait_for(3, SOON)?;
+    let messages = env.sink().wait_for(3, SOON)?;
     let mut recipients: Vec<&str> = messages.iter().flat_map(StoredMessage::recipients).collect();
     recipients.sort_unstable();
     assert_eq!(recipients, ["implicit@dest.test", "plain@dest.test", "submission@dest.test"]);
@@ -162,20 +164,20 @@ fn postfix_demands_tls_and_a_password_and_relays_to_the_sink() -> Result<()> {
 
 #[test]
 fn a_second_postfix_lives_beside_the_first_and_greylists() -> Result<()> {
-    let world = World::start(&Parts { sink: Some(Options::default()), postfix: true, ..Parts::default() })?;
-    let options = postfix::Options { greylisting: true, ..postfix::Options::to(world.sink().port()) };
+    let env = TestEnv::start(&EnvSpec { sink: Some(Options::default()), postfix: true, ..EnvSpec::default() })?;
+    let options = postfix::Options { greylisting: true, ..postfix::Options::to(env.sink().port()) };
     let mut second = Postfix::start_with(&options)?;
     let server = format!("localhost:{}", second.greylisted);
     let auth = ["-tls", "--auth", "PLAIN", "--auth-user", postfix::USER, "--auth-password", postfix::PASSWORD];
     let args = [&auth[..], &["--server", &server, "--to", "b@dest.test"]].concat();
     assert!(format!("{:#}", swaks(&args).err().context("not greylisted")?).contains("450 4.2.0"));
     wait_for("the end of greylisting", SOON, || swaks(&args).ok())?;
-    world.sink().wait_for(1, SOON)?;
+    env.sink().wait_for(1, SOON)?;
     second.stop()?;
     assert!(swaks(&args).is_err());
     second.restart()?;
     swaks(&args)?;
-    world.sink().wait_for(2, SOON)?;
+    env.sink().wait_for(2, SOON)?;
     let folder = second.folder().to_owned();
     drop(second);
     assert_nothing_left(&folder);

@@ -16,14 +16,14 @@ use postrider_schemas::{
     Lane, Meta, ladder,
     topology::{Topology, due_queue},
 };
-use postrider_tests::world::{Parts, Server, World};
+use postrider_tests::test_env::{EnvSpec, Server, TestEnv};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delays_are_kept_within_a_second_and_a_second_pass_comes_back_too() {
-    let world = World::start(&Parts { rabbit: Server::Shared, ..Parts::default() }).unwrap();
-    let connection = connect(&world.amqp_url(), "story").await.unwrap();
+    let env = TestEnv::start(&EnvSpec { rabbit: Server::Shared, ..EnvSpec::default() }).unwrap();
+    let connection = connect(&env.amqp_url(), "story").await.unwrap();
     topology::apply(&connection, &Topology::v1(1)).await.unwrap();
-    let link = Link::connect(&world.amqp_url(), "story", LinkLimits::default()).await.unwrap();
+    let link = Link::connect(&env.amqp_url(), "story", LinkLimits::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let queue = short(&due_queue(Lane::Bulk, 0));
     let mut due = channel

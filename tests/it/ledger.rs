@@ -16,7 +16,7 @@ use postrider_tests::{
     redis_fleet::{RedisCluster, RedisSentinel},
 };
 use postrider_workers::store::{
-    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Options, Reopened, State, Store,
+    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, RecordState, Reopened, Store, StoreOptions,
 };
 use tempfile::TempDir;
 
@@ -25,8 +25,8 @@ const LONG: Duration = Duration::from_mins(1);
 /// A lease that has ended by the time anybody else asks.
 const SHORT: Duration = Duration::from_millis(1);
 
-fn options(lease: Duration) -> Options {
-    Options { lease, retention: Duration::from_hours(1), holder: "test".to_owned() }
+fn options(lease: Duration) -> StoreOptions {
+    StoreOptions { lease, retention: Duration::from_hours(1), holder: "test".to_owned() }
 }
 
 /// Two workers at one store: leases of the second end at once, as if it were killed after each call.
@@ -177,7 +177,7 @@ async fn after_the_lease(store: &Store, request: &ClaimRequest) -> Result<Claim>
     .map_err(Into::into)
 }
 
-async fn state(store: &Store, request: &ClaimRequest) -> Result<State> {
+async fn state(store: &Store, request: &ClaimRequest) -> Result<RecordState> {
     Ok(store.get(&request.key).await?.context("no record")?.state)
 }
 
@@ -256,7 +256,7 @@ async fn a_crash_after_a_withdrawal_is_no_unknown(two: Two) -> Result<()> {
     let job = fresh();
     let lease = go(&dying, &job).await?;
     assert!(dying.submitting(&lease, "first").await? && dying.withdraw(&lease).await?);
-    assert_eq!(state(&well, &job).await?, State::Claimed);
+    assert_eq!(state(&well, &job).await?, RecordState::Claimed);
     says(&after_the_lease(&well, &job).await?, "Go");
     assert!(!dying.withdraw(&lease).await?, "somebody else has it now");
     Ok(())
@@ -430,7 +430,7 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
         let lease = go(&well, &job).await?;
         assert_eq!(well.finish(lease, end).await?, Finished::Recorded);
         assert_eq!(well_cancel(&well, &job).await?, Cancelled::AlreadyFinal(end));
-        assert_eq!(state(&well, &job).await?, State::Final(end));
+        assert_eq!(state(&well, &job).await?, RecordState::Final(end));
     }
     Ok(())
 }
@@ -500,7 +500,7 @@ async fn after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown(two
     let lease = go(&well, &other).await?;
     place.empty().await?;
     assert!(well.submitting(&lease, "").await?);
-    assert_eq!(state(&well, &other).await?, State::Submitting);
+    assert_eq!(state(&well, &other).await?, RecordState::Submitting);
     Ok(())
 }
 

@@ -15,16 +15,16 @@ use anyhow::{Result, ensure};
 use postrider_schemas::{JobId, Lane, Tenant, job::Identity, payload_hash::PayloadHash};
 use postrider_tests::redis::{Database, Redis};
 use postrider_workers::{
-    decide::limits::{
-        admit::{Admission, Ask, admit},
-        charge::{Charge, Debt, charge},
-        connections::{Want, share},
+    policy::rate_limit::{
+        admit::{Admission, AdmissionRequest, admit},
+        connections::{LeaseRequest, share},
         rate::Rate,
-        reaction::{Call, Order, order, react},
-        scope::{Demand, Limit, Scope},
-        tally::Tally,
+        reconcile::{UnreportedCount, UnreportedUsage, reconcile},
+        scope::{Limit, Scope, ScopeLimits},
+        shaping_rule::{LimitCommand, RuleCall, order, react},
+        waiter_count::WaiterCount,
     },
-    store::{Claim, ClaimRequest, LedgerKey, Options, Store},
+    store::{Claim, ClaimRequest, LedgerKey, Store, StoreOptions},
 };
 
 use crate::limiter_growth::cost;
@@ -32,24 +32,24 @@ use crate::limiter_growth::cost;
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const START: u64 = 1_760_000_000_000_000;
 
-pub(crate) fn demand(scope: &str, rates: &[&str]) -> Demand {
+pub(crate) fn demand(scope: &str, rates: &[&str]) -> ScopeLimits {
     let limit = |rate: &&str| Limit::from(&rate.parse::<Rate>().unwrap());
-    Demand { scope: scope.to_owned(), limits: rates.iter().map(limit).collect() }
+    ScopeLimits { scope: scope.to_owned(), limits: rates.iter().map(limit).collect() }
 }
 
-pub(crate) fn ask(demands: Vec<Demand>) -> Ask {
-    Ask::fresh(demands, Lane::Bulk, "a")
+pub(crate) fn ask(demands: Vec<ScopeLimits>) -> AdmissionRequest {
+    AdmissionRequest::fresh(demands, Lane::Bulk, "a")
 }
 
 pub(crate) async fn in_redis() -> Result<(Store, Database)> {
     let database = Database::fresh()?;
-    Ok((Store::connect(&database.url(), Options::default()).await?, database))
+    Ok((Store::connect(&database.url(), StoreOptions::default()).await?, database))
 }
 
 pub(crate) async fn in_a_file() -> Result<(Store, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
     let url = format!("embedded:{}", folder.path().join("store.db").display());
-    Ok((Store::connect(&url, Options::default()).await?, folder))
+    Ok((Store::connect(&url, StoreOptions::default()).await?, folder))
 }
 
 /// Small and the same on every machine.
@@ -86,8 +86,8 @@ fn check_same(what: &str, is: Admission, expected: Admission) {
 }
 
 #[track_caller]
-fn check_same_tally(what: &str, is: Tally, expected: Tally) {
-    let numbers = |one: Tally| [one.given, one.away, one.first, one.back, one.all_back];
+fn check_same_tally(what: &str, is: WaiterCount, expected: WaiterCount) {
+    let numbers = |one: WaiterCount| [one.given, one.away, one.first, one.back, one.all_back];
     let same = numbers(is).iter().zip(numbers(expected)).all(|(a, b)| (a - b).abs() <= 0.5);
     assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
 }
@@ -118,14 +118,14 @@ fn weight(tenant: &str, seed: u64) -> f64 {
     }
 }
 
-fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> Debt {
+fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> UnreportedUsage {
     let limits = demand(scope, rates).limits.into_iter();
-    let charges = limits.map(|limit| Charge { limit, messages: dice.roll(40) as f64 / 4.0 });
-    Debt { scope: scope.to_owned(), charges: charges.collect() }
+    let charges = limits.map(|limit| UnreportedCount { limit, messages: dice.roll(40) as f64 / 4.0 });
+    UnreportedUsage { scope: scope.to_owned(), charges: charges.collect() }
 }
 
-fn slower(dice: &mut Dice) -> Result<Call> {
-    Ok(Call {
+fn slower(dice: &mut Dice) -> Result<RuleCall> {
+    Ok(RuleCall {
         reaction: dice.pick(&["slow", "other"]).to_owned(),
         count: u32::try_from(1 + dice.roll(3))?,
         within_us: 2e6,
@@ -140,18 +140,18 @@ fn slower(dice: &mut Dice) -> Result<Call> {
 }
 
 /// Tells a store of debts: of this scope, and of another one.
-async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<Debt>> {
+async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<UnreportedUsage>> {
     let limits = rates[usize::try_from(dice.roll(6))?];
     let mut debts = vec![debt(dice, scope, limits)];
     if scope != "tenant:a" {
         debts.push(debt(dice, "tenant:a", rates[1]));
     }
     debts.retain(|debt| !debt.charges.is_empty());
-    store.charge(&debts).await?;
+    store.reconcile(&debts).await?;
     Ok(debts)
 }
 
-/// Random questions, reactions, debts and orders, to a store and to the pure rules.
+/// Random questions, shaping rules, debts and orders, to a store and to the pure rules.
 pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
     let store = store.with_limiter_clock(Arc::clone(&clock));
@@ -172,26 +172,26 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
             }
             1 => {
                 let one = match dice.roll(4) {
-                    0 => Order::Pause { for_us: 4e5, why: "maintenance".to_owned() },
+                    0 => LimitCommand::Pause { for_us: 4e5, why: "maintenance".to_owned() },
                     1 => {
                         let set =
                             Limit::from(&dice.pick(&["30/s burst 2", "900/min burst 3", "1000/h"]).parse::<Rate>()?);
                         let why = "on trial".to_owned();
                         let (interval_us, tolerance_us) = (set.interval_us, set.tolerance_us);
-                        Order::Set { bucket: set.bucket.to_owned(), interval_us, tolerance_us, for_us: 2e6, why }
+                        LimitCommand::Set { bucket: set.bucket.to_owned(), interval_us, tolerance_us, for_us: 2e6, why }
                     }
-                    _ => Order::Resume,
+                    _ => LimitCommand::Resume,
                 };
                 store.order(&scope, &one).await?;
                 order(model.entry(scope).or_default(), &one, now as f64);
             }
             2 => {
-                for Debt { scope, charges } in told(&store, &mut dice, &scope, rates).await? {
-                    charge(model.entry(scope).or_default(), &charges, now as f64);
+                for UnreportedUsage { scope, charges } in told(&store, &mut dice, &scope, rates).await? {
+                    reconcile(model.entry(scope).or_default(), &charges, now as f64);
                 }
             }
             _ => {
-                let demands: Vec<Demand> = ["transport:r", "group:r:g", "tenant:a"]
+                let demands: Vec<ScopeLimits> = ["transport:r", "group:r:g", "tenant:a"]
                     .into_iter()
                     .filter_map(|scope| {
                         let rates = rates[usize::try_from(dice.roll(6)).unwrap()];
@@ -206,7 +206,7 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                 let lane = Lane::ALL[usize::try_from(dice.roll(2))?];
                 let (fresh, want, queue) = (dice.roll(2) == 0, u32::try_from(1 + dice.roll(5))?, dice.roll(8) > 0);
                 let hold = dice.roll(5) > 0;
-                let ask = Ask { demands, lane, tenant, weight, fresh, want, queue, hold };
+                let ask = AdmissionRequest { demands, lane, tenant, weight, fresh, want, queue, hold };
                 let is = store.admit(&ask).await?;
                 let names: Vec<&String> = ask.demands.iter().map(|one| &one.scope).collect();
                 let mut scopes: Vec<Scope> =
@@ -221,7 +221,7 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     println!("{words:?}");
     assert_eq!(words.len(), 4, "every kind of answer was given");
     let now = clock.load(Ordering::Relaxed) as f64;
-    let mut disturbed = store.disturbed().await?;
+    let mut disturbed = store.overrides().await?;
     disturbed.sort_unstable();
     let expected = model.iter().filter(|(_, scope)| scope.disturbed_until() > now);
     assert_eq!(disturbed, expected.map(|(name, _)| name.clone()).collect::<Vec<_>>());
@@ -288,7 +288,7 @@ async fn both_stores_share_connections_as_the_rules_say() -> Result<()> {
         let worker = usize::try_from(dice.roll(4))?;
         let closed = u32::try_from(dice.roll(4))?;
         open[worker] = open[worker].saturating_sub(closed);
-        let want = Want {
+        let want = LeaseRequest {
             worker: format!("worker-{worker}"),
             wanted: u32::try_from(dice.roll(12).saturating_sub(3))?,
             spare: u32::try_from(dice.roll(2))?,
@@ -313,7 +313,7 @@ async fn a_claim_and_its_limits_are_one_round_trip_and_nothing_is_charged_withou
         return Ok(());
     }
     let redis = Redis::start()?;
-    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let store = Store::connect(&redis.url(), StoreOptions::default()).await?;
     let request = ClaimRequest {
         key: LedgerKey::of(&Identity::of_id(&Tenant::default(), JobId(uuid::Uuid::now_v7()))),
         payload_hash: PayloadHash::default(),

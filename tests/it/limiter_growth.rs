@@ -14,11 +14,11 @@ use postrider_tests::{
     redis::Redis,
 };
 use postrider_workers::{
-    decide::limits::{
-        admit::{Admission, Ask},
-        reaction::Call,
+    policy::rate_limit::{
+        admit::{Admission, AdmissionRequest},
+        shaping_rule::RuleCall,
     },
-    store::{Options, Store, redis::RedisStore},
+    store::{Store, StoreOptions, redis::RedisStore},
 };
 
 use crate::limiter::{LIMIT, START, ask, demand, in_a_file, in_redis};
@@ -54,7 +54,7 @@ async fn only_scopes_of_which_nothing_is_left_leave_the_index() -> Result<()> {
     database.cli(&["DEL", "postrider:{limits}:line", "postrider:{limits}:gone"])?;
     database.cli(&["ZADD", "postrider:{limits}:ends:b:line", "1", "a"])?;
     let names = ["hash", "line", "gone", "never"].map(str::to_owned);
-    RedisStore::connect(&database.url(), Options::default()).await?.forget(&names).await?;
+    RedisStore::connect(&database.url(), StoreOptions::default()).await?.forget(&names).await?;
     let listed = database.cli(&["ZRANGE", "postrider:{limits}", "0", "-1"])?;
     let mut listed: Vec<&str> = listed.split_whitespace().collect();
     listed.sort_unstable();
@@ -65,9 +65,9 @@ async fn only_scopes_of_which_nothing_is_left_leave_the_index() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scope_that_comes_while_somebody_looks_for_it_keeps_its_place_in_the_index() -> Result<()> {
     let Some(redis) = Redis::start_or_skip("a scope that comes during a look")? else { return Ok(()) };
-    let near = Store::connect(&redis.url(), Options::default()).await?;
+    let near = Store::connect(&redis.url(), StoreOptions::default()).await?;
     let proxy = FaultProxy::start(redis.port())?;
-    let far = Store::connect(&format!("redis://127.0.0.1:{}/0", proxy.port()), Options::default()).await?;
+    let far = Store::connect(&format!("redis://127.0.0.1:{}/0", proxy.port()), StoreOptions::default()).await?;
     let one = ask(vec![demand("group:r:one.example", &["20/s"])]);
     near.admit(&one).await?;
     // The scripts are known to the server from here on.
@@ -114,7 +114,7 @@ fn all_of(count: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_tenants_in_one_line_are_cheap_and_leave_nothing_behind() -> Result<()> {
     let (store, database) = in_redis().await?;
-    let mut narrow = Ask { weight: 3.0, ..ask(vec![demand("group:r:g", &["200/s"])]) };
+    let mut narrow = AdmissionRequest { weight: 3.0, ..ask(vec![demand("group:r:g", &["200/s"])]) };
     for _ in 0..100 {
         store.admit(&narrow).await?;
     }
@@ -165,7 +165,7 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
         return Ok(());
     }
     let redis = Redis::start()?;
-    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let store = Store::connect(&redis.url(), StoreOptions::default()).await?;
     let messages = if std::env::var_os("POSTRIDER_TEST_LONG").is_some() { 50_000 } else { 2_000 };
     for buckets in [1, 3, 6] {
         for want in [1_u32, 50] {
@@ -178,7 +178,7 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
                     demand(&format!("cost:{buckets}:{want}:{n}"), rates)
                 })
                 .collect();
-            let ask = Ask { want, ..ask(demands) };
+            let ask = AdmissionRequest { want, ..ask(demands) };
             let (cpu, calls) = cost(&redis)?;
             let mut tokens = 0;
             while tokens < messages {
@@ -202,7 +202,7 @@ async fn what_a_message_costs_redis_is_printed() -> Result<()> {
 #[tokio::test]
 async fn calls_for_a_reaction_are_remembered_for_as_long_as_they_count() -> Result<()> {
     let (store, database) = in_redis().await?;
-    let call = Call {
+    let call = RuleCall {
         reaction: "rare".to_owned(),
         count: 3,
         within_us: 24.0 * 3.6e9,

@@ -18,20 +18,20 @@ use postrider_tests::{
     redis_fleet::{RedisCluster, RedisSentinel},
 };
 use postrider_workers::{
-    decide::limits::{
-        admit::{Admission, Ask},
+    policy::rate_limit::{
+        admit::{Admission, AdmissionRequest},
         rate::Rate,
     },
-    store::{Options, Store},
+    store::{Store, StoreOptions},
 };
 
 use crate::limiter::{LIMIT, ask, demand, in_a_file, in_redis, same_as_the_rules};
 
 /// How many messages four workers at one store are let through in `seconds`, by the store's own clock, from the first to the last.
-async fn let_through(url: &str, ask: &Ask, seconds: f64) -> Result<f64> {
+async fn let_through(url: &str, ask: &AdmissionRequest, seconds: f64) -> Result<f64> {
     let begin = Instant::now();
     let workers = (0..4).map(|_| async move {
-        let store = Store::connect(url, Options::default()).await?;
+        let store = Store::connect(url, StoreOptions::default()).await?;
         let mut tokens = 0;
         while begin.elapsed().as_secs_f64() < seconds {
             match store.admit(ask).await? {
@@ -57,7 +57,11 @@ async fn four_workers_together_get_what_the_rate_allows_and_no_more() -> Result<
     for url in [database.url(), file] {
         for (want, rate) in [(1, "200/s"), (10, "1000/s")] {
             let scope = format!("group:r:{rate}");
-            let ask = Ask { want, queue: false, ..ask(vec![demand(&scope, &[rate]), demand("transport:r", &[])]) };
+            let ask = AdmissionRequest {
+                want,
+                queue: false,
+                ..ask(vec![demand(&scope, &[rate]), demand("transport:r", &[])])
+            };
             let pace = let_through(&url, &ask, 3.0).await?;
             let allowed = rate.parse::<Rate>()?.per_second();
             println!("{rate}, {want} tokens a time: {pace:.1} a second");
@@ -74,7 +78,7 @@ async fn slots_survive_a_restart_of_redis() -> Result<()> {
         return Ok(());
     }
     let mut redis = Redis::start_durable()?;
-    let store = Store::connect(&redis.url(), Options::default()).await?;
+    let store = Store::connect(&redis.url(), StoreOptions::default()).await?;
     let narrow = ask(vec![demand("group:r:g", &["1/s"])]);
     for _ in 0..100 {
         store.admit(&narrow).await?;
@@ -84,7 +88,9 @@ async fn slots_survive_a_restart_of_redis() -> Result<()> {
     store.back().await;
     let Admission::Park { slot_us, .. } = store.admit(&narrow).await? else { anyhow::bail!("no line") };
     ensure!(slot_us > 60e6, "{slot_us}");
-    let Admission::Full { wait_us, .. } = store.admit(&Ask { queue: false, fresh: false, ..narrow }).await? else {
+    let Admission::Full { wait_us, .. } =
+        store.admit(&AdmissionRequest { queue: false, fresh: false, ..narrow }).await?
+    else {
         return Ok(());
     };
     ensure!(wait_us <= 2e6, "nothing was booked: {wait_us}");
@@ -97,12 +103,12 @@ async fn a_cluster_asks_all_scopes_in_one_step() -> Result<()> {
         return Ok(());
     }
     let cluster = RedisCluster::start()?;
-    let store = Store::connect(&cluster.url(), Options::default()).await?;
+    let store = Store::connect(&cluster.url(), StoreOptions::default()).await?;
     same_as_the_rules(store, 9).await
 }
 
 /// Asks until told to stop; a store that is away is asked again. How many tokens came, and the times at which they could be used.
-async fn keep_asking(store: Store, ask: Ask, stop: Arc<AtomicBool>) -> Result<Vec<Instant>> {
+async fn keep_asking(store: Store, ask: AdmissionRequest, stop: Arc<AtomicBool>) -> Result<Vec<Instant>> {
     let mut times = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         match store.admit(&ask).await {
@@ -123,14 +129,17 @@ async fn keep_asking(store: Store, ask: Ask, stop: Arc<AtomicBool>) -> Result<Ve
 /// Two workers ask while `break_it` runs, and until half as many tokens as could be came after it. The most in any ten seconds must be
 /// within a second's worth of the limit.
 async fn never_past_the_limit(url: &str, break_it: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let ask = Ask { queue: false, ..ask(vec![demand("group:r:g", &["50/s"]), demand("transport:r", &["1000/s"])]) };
+    let ask = AdmissionRequest {
+        queue: false,
+        ..ask(vec![demand("group:r:g", &["50/s"]), demand("transport:r", &["1000/s"])])
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let mut askers = Vec::new();
     for _ in 0..2 {
-        let store = Store::connect(url, Options::default()).await?;
+        let store = Store::connect(url, StoreOptions::default()).await?;
         askers.push(tokio::spawn(keep_asking(store, ask.clone(), Arc::clone(&stop))));
     }
-    let store = Store::connect(url, Options::default()).await?;
+    let store = Store::connect(url, StoreOptions::default()).await?;
     let used = || async {
         let overview = store.overview(Some(&["group:r:g".to_owned()])).await.ok()?;
         overview.scopes.first().map(|(_, scope)| scope.used.count + scope.used.before)

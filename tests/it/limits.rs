@@ -11,7 +11,7 @@ use postrider_tests::{
     postrider::Postrider,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
-    world::{Parts, Server, World},
+    test_env::{EnvSpec, Server, TestEnv},
 };
 
 pub(crate) fn is_long() -> bool {
@@ -88,10 +88,10 @@ async fn accuracy(queue: &str, store: &str, sink: &SmtpSink, workers: usize, fas
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_workers_together_use_a_limit_and_do_not_pass_it() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let (workers, fast, seconds) = if is_long() { (4, 200.0, 60.0) } else { (2, 60.0, 12.0) };
-    accuracy(&world.amqp_url(), &world.redis_url(), world.sink(), workers, fast, seconds).await;
+    accuracy(&env.amqp_url(), &env.redis_url(), env.sink(), workers, fast, seconds).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,9 +105,9 @@ async fn embedded_workers_together_use_a_limit_and_do_not_pass_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_tenant_is_served_beside_a_large_one() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, &throttle("slow", "10/s")).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let worker = story::worker(&env, &throttle("slow", "10/s")).unwrap();
     let (large, small) = if is_long() { (10_000, 100) } else { (400, 20) };
     let of = |tenant: &'static str, count: usize| -> Vec<Job> {
         (0..count)
@@ -120,14 +120,14 @@ async fn a_small_tenant_is_served_beside_a_large_one() {
             })
             .collect()
     };
-    story::publish(&world.amqp_url(), &of("large", large)).await.unwrap();
-    let begun = || (!times(world.sink(), "slow").is_empty()).then_some(());
+    story::publish(&env.amqp_url(), &of("large", large)).await.unwrap();
+    let begun = || (!times(env.sink(), "slow").is_empty()).then_some(());
     deadline::wait_for("the first message", SOON, begun).unwrap();
     let since = std::time::Instant::now();
-    story::publish(&world.amqp_url(), &of("small", small)).await.unwrap();
+    story::publish(&env.amqp_url(), &of("small", small)).await.unwrap();
     let ideal = small as f64 / 5.0;
     let count = |tenant: &str| {
-        let all = world.sink().arrivals().unwrap();
+        let all = env.sink().arrivals().unwrap();
         all.iter().filter(|(_, to)| to.starts_with(tenant)).count()
     };
     let limit = Duration::from_secs_f64(ideal * 3.0 + 30.0);
@@ -141,53 +141,53 @@ async fn a_small_tenant_is_served_beside_a_large_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_workers_and_a_restart_of_redis_let_nobody_past_the_limit() {
-    let parts = Parts { redis: Server::Own, ..Parts::usual() };
-    let Some(mut world) = World::start_or_skip("limits under failures", &parts).unwrap() else { return };
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
+    let parts = EnvSpec { redis: Server::Own, ..EnvSpec::usual() };
+    let Some(mut env) = TestEnv::start_or_skip("limits under failures", &parts).unwrap() else { return };
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
     let limits = throttle("slow", "20/s");
-    let mut first = story::worker(&world, &limits).unwrap();
-    let second = story::worker(&world, &limits).unwrap();
+    let mut first = story::worker(&env, &limits).unwrap();
+    let second = story::worker(&env, &limits).unwrap();
     let count = if is_long() { 1200 } else { 300 };
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", count)).await.unwrap();
-    let wait_for = |world: &World, part: usize| {
-        let enough = || (times(world.sink(), "slow").len() >= count * part / 10).then_some(());
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "slow", count)).await.unwrap();
+    let wait_for = |env: &TestEnv, part: usize| {
+        let enough = || (times(env.sink(), "slow").len() >= count * part / 10).then_some(());
         deadline::wait_for("a part of the mail", Duration::from_secs(120), enough).unwrap();
     };
-    wait_for(&world, 2);
+    wait_for(&env, 2);
     first.kill9().unwrap();
     first.start_again().unwrap();
-    wait_for(&world, 4);
-    world.redis().restart().unwrap();
-    let held = |world: &World| {
-        let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    wait_for(&env, 4);
+    env.redis().restart().unwrap();
+    let held = |env: &TestEnv| {
+        let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
         story::rest("hold", &config).map_or(0, |rows| rows.len())
     };
     deadline::wait_for("everything sent or held", Duration::from_secs(180), || {
-        let sent = times(world.sink(), "slow").len();
-        (sent >= count || sent + held(&world) >= count).then_some(())
+        let sent = times(env.sink(), "slow").len();
+        (sent >= count || sent + held(&env) >= count).then_some(())
     })
     .unwrap();
-    let slow = times(world.sink(), "slow");
+    let slow = times(env.sink(), "slow");
     println!(
         "{} sent, {} held, busiest 1 s {}, 10 s {}",
         slow.len(),
-        held(&world),
+        held(&env),
         busiest(&slow, 1.0),
         busiest(&slow, 10.0)
     );
     assert!(busiest(&slow, 10.0) <= 220, "more than a second's worth above the limit");
     drop((first, second));
-    let stored = world.sink().messages().unwrap();
+    let stored = env.sink().messages().unwrap();
     let once: std::collections::HashSet<String> = stored.iter().map(|one| one.recipients()[0].to_owned()).collect();
     assert_eq!(once.len(), stored.len(), "nothing twice");
 }
 
 /// Until so many workers are there and each has given a sign of life, and looked at what is paused, after that.
-fn wait_for_signs_of_life(world: &World, workers: usize) {
+fn wait_for_signs_of_life(env: &TestEnv, workers: usize) {
     let mut all = None::<f64>;
     let given = || {
-        let shown = world.redis_cli(&["ZRANGE", "postrider:{limits}:workers", "0", "-1", "WITHSCORES"]).ok()?;
+        let shown = env.redis_cli(&["ZRANGE", "postrider:{limits}:workers", "0", "-1", "WITHSCORES"]).ok()?;
         let lives: Vec<f64> = shown.lines().skip(1).step_by(2).filter_map(|life| life.parse().ok()).collect();
         if lives.len() < workers {
             return None;
@@ -201,70 +201,70 @@ fn wait_for_signs_of_life(world: &World, workers: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_transactional_mail_keeps_to_the_limit() {
     const BURST: usize = 20;
-    let parts = Parts { redis: Server::Own, ..Parts::usual() };
-    let Some(mut world) = World::start_or_skip("limits without Redis", &parts).unwrap() else { return };
-    story::declare(&world).unwrap();
+    let parts = EnvSpec { redis: Server::Own, ..EnvSpec::usual() };
+    let Some(mut env) = TestEnv::start_or_skip("limits without Redis", &parts).unwrap() else { return };
+    story::declare(&env).unwrap();
     let limit = throttle("slow", &format!("5/s burst {BURST}"));
-    let workers = [story::worker(&world, &limit).unwrap(), story::worker(&world, &limit).unwrap()];
-    wait_for_signs_of_life(&world, 2);
-    world.redis().kill9().unwrap();
+    let workers = [story::worker(&env, &limit).unwrap(), story::worker(&env, &limit).unwrap()];
+    wait_for_signs_of_life(&env, 2);
+    env.redis().kill9().unwrap();
     let codes = |from: usize, to: usize| -> Vec<Job> {
         (from..to).map(|n| story::job(Lane::Transactional, &format!("code-{n}@slow.example"))).collect()
     };
-    story::publish(&world.amqp_url(), &codes(0, 60)).await.unwrap();
-    let there = || (times(world.sink(), "slow").len() >= BURST + 15).then_some(());
+    story::publish(&env.amqp_url(), &codes(0, 60)).await.unwrap();
+    let there = || (times(env.sink(), "slow").len() >= BURST + 15).then_some(());
     deadline::wait_for("mail without Redis", SOON, there).unwrap();
     for worker in &workers {
         assert!(worker.stderr().contains("goes on with a share of the limits"));
     }
     // What comes now would find the whole burst in a store that nobody told what went out.
-    world.redis().restart().unwrap();
-    story::publish(&world.amqp_url(), &codes(60, 90)).await.unwrap();
-    world.sink().wait_for(90, Duration::from_secs(90)).unwrap();
+    env.redis().restart().unwrap();
+    story::publish(&env.amqp_url(), &codes(60, 90)).await.unwrap();
+    env.sink().wait_for(90, Duration::from_secs(90)).unwrap();
     drop(workers);
-    let times = times(world.sink(), "slow");
+    let times = times(env.sink(), "slow");
     let (after, ten) = (busiest(&times[BURST..], 1.0), busiest(&times, 10.0));
     println!("busiest 1 s after the burst {after}, busiest 10 s {ten}");
     // The limit and a second's worth, and two for a machine that is busy.
     assert!(after <= 12, "{times:?}");
     assert!(ten <= BURST + 57, "{times:?}");
-    assert_eq!(world.sink().count().unwrap(), 90);
+    assert_eq!(env.sink().count().unwrap(), 90);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_without_redis_knows_no_share_of_a_limit_and_takes_none() {
-    let parts = Parts { redis: Server::Own, ..Parts::usual() };
-    let Some(mut world) = World::start_or_skip("a start without Redis", &parts).unwrap() else { return };
-    story::declare(&world).unwrap();
-    world.redis().kill9().unwrap();
-    let worker = story::worker(&world, &throttle("slow", "100/s")).unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Transactional, "slow", 3)).await.unwrap();
+    let parts = EnvSpec { redis: Server::Own, ..EnvSpec::usual() };
+    let Some(mut env) = TestEnv::start_or_skip("a start without Redis", &parts).unwrap() else { return };
+    story::declare(&env).unwrap();
+    env.redis().kill9().unwrap();
+    let worker = story::worker(&env, &throttle("slow", "100/s")).unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Transactional, "slow", 3)).await.unwrap();
     let said = || worker.stderr().contains("does not know its share of the limits").then_some(());
     deadline::wait_for("a line of log", SOON, said).unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Transactional, "free", 3)).await.unwrap();
-    world.sink().wait_for(3, SOON).unwrap();
-    assert_eq!(times(world.sink(), "free").len(), 3, "what has no limit goes, and nothing else");
-    world.redis().restart().unwrap();
-    world.sink().wait_for(6, Duration::from_secs(90)).unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Transactional, "free", 3)).await.unwrap();
+    env.sink().wait_for(3, SOON).unwrap();
+    assert_eq!(times(env.sink(), "free").len(), 3, "what has no limit goes, and nothing else");
+    env.redis().restart().unwrap();
+    env.sink().wait_for(6, Duration::from_secs(90)).unwrap();
     drop(worker);
-    assert_eq!(times(world.sink(), "slow").len(), 3);
+    assert_eq!(times(env.sink(), "slow").len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_holds_without_redis() {
-    let parts = Parts { redis: Server::Own, ..Parts::usual() };
-    let Some(mut world) = World::start_or_skip("a pause without Redis", &parts).unwrap() else { return };
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, "").unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let parts = EnvSpec { redis: Server::Own, ..EnvSpec::usual() };
+    let Some(mut env) = TestEnv::start_or_skip("a pause without Redis", &parts).unwrap() else { return };
+    story::declare(&env).unwrap();
+    let worker = story::worker(&env, "").unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let pause = ["limits", "pause", "transport:relay", "--for", "2h", "--reason", "maintenance"];
     let done = Postrider::command(pause).config(config).run(SOON).unwrap();
     assert!(done.status.success(), "{}", done.stderr);
-    wait_for_signs_of_life(&world, 1);
-    world.redis().kill9().unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Transactional, "any", 1)).await.unwrap();
+    wait_for_signs_of_life(&env, 1);
+    env.redis().kill9().unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Transactional, "any", 1)).await.unwrap();
     let put_away = || worker.stderr().contains("waits for transport:relay").then_some(());
     deadline::wait_for("a job that waits for the pause", SOON, put_away).unwrap();
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 0);
+    assert_eq!(env.sink().count().unwrap(), 0);
 }

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Reaction},
     deadline,
+    fake_provider::{FakeProvider, Reaction},
     postrider::Postrider,
     story::{self, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 /// A worker's configuration: one provider, one call at a time.
-fn config(world: &World, api: &Api, more: &str) -> String {
+fn config(env: &TestEnv, api: &FakeProvider, more: &str) -> String {
     format!(
         "[queue]\nurl = \"{}\"\n[store]\nurl = \"{}\"\n[retry]\nschedule = {}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n\
          [transport.api]\nkind = \"resend\"\napi_key = \"s3cret\"\nbase_url = \"{}\"\nconnections = 1\nbatch_linger = \"50ms\"\n{more}\
          [[route]]\nname = \"all\"\nsend = [\"api\"]\n",
-        world.amqp_url(),
-        world.redis_url(),
+        env.amqp_url(),
+        env.redis_url(),
         story::SCHEDULE,
         api.url()
     )
@@ -36,14 +36,15 @@ fn row(config: &str) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_many_jobs_share_is_refused_once() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| refusal("rate_limit_exceeded", "")).unwrap();
-    let often = "[[reaction]]\nname = \"often\"\nmatch = { codes = [\"429\"] }\ntrigger = \"3/10m\"\npause = \"1h\"\n";
-    let config = config(&world, &api, often);
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| refusal("rate_limit_exceeded", "")).unwrap();
+    let often =
+        "[[shaping_rule]]\nname = \"often\"\nmatch = { codes = [\"429\"] }\ntrigger = \"3/10m\"\npause = \"1h\"\n";
+    let config = config(&env, &api, often);
     let mut worker = story::start(config.clone()).unwrap();
     let jobs: Vec<Job> = (0..20).map(|n| story::job(Lane::Bulk, &format!("n{n}@dest.test"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
     worker.wait_for_output("asks for patience", 2 * SOON).unwrap();
     let calls = api.calls();
     let sizes: Vec<usize> = calls.iter().map(|call| call.json().unwrap().as_array().map_or(1, Vec::len)).collect();
@@ -56,12 +57,12 @@ async fn a_call_that_many_jobs_share_is_refused_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_quota_that_says_until_when_pauses_its_transport_until_then() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| refusal("daily_quota_exceeded", "Retry-After: 60")).unwrap();
-    let config = config(&world, &api, "");
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| refusal("daily_quota_exceeded", "Retry-After: 60")).unwrap();
+    let config = config(&env, &api, "");
     let _worker = story::start(config.clone()).unwrap();
-    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    story::publish(&env.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
     let paused = || row(&config)["paused_for_s"].as_f64().map(Duration::from_secs_f64);
     let paused = deadline::wait_for("a pause", SOON, paused).unwrap();
     assert!(paused <= Duration::from_mins(1), "{paused:?}");

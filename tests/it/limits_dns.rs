@@ -10,7 +10,7 @@ use postrider_tests::{
     dnsmasq::Dnsmasq,
     sink::{Options, SmtpSink},
     story::{self, ROUTE, SOON},
-    world::{Parts, Server, World},
+    test_env::{EnvSpec, Server, TestEnv},
 };
 
 use postrider_workers::store::{self, Store};
@@ -175,7 +175,7 @@ async fn who_waits_for_dns_leaves_its_seat_to_others() {
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let sink = SmtpSink::start(Options::default()).unwrap();
-    // Three seats; bulk mail may have two of them.
+    // Three job slots; bulk mail may have two of them.
     let more = format!("{}{PROVIDER}domains = [\"listed.example\"]\n{ROUTE}", asks(port, "5s"));
     let config = story::config(&file, &file, sink.port(), &more).replace("check = true", "check = false");
     let config = config.replace("transactional = 32\nbulk = 32", "transactional = 2\nbulk = 1");
@@ -199,25 +199,25 @@ async fn who_waits_for_dns_leaves_its_seat_to_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_are_asked_with_the_claim_where_dns_is_remembered() {
     let dns = Dnsmasq::start(&SHARED).unwrap();
-    let parts = Parts { redis: Server::Own, sink: Some(Options::default()), ..Parts::default() };
-    let Some(mut world) = World::start_or_skip("limits with the claim", &parts).unwrap() else { return };
+    let parts = EnvSpec { redis: Server::Own, sink: Some(Options::default()), ..EnvSpec::default() };
+    let Some(mut env) = TestEnv::start_or_skip("limits with the claim", &parts).unwrap() else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let more = format!("{}{PROVIDER}rate = \"50/s\"\n{ROUTE}", asks(dns.port(), "2s"));
-    let config = story::config(&file, &world.redis_url(), world.sink().port(), &more);
+    let config = story::config(&file, &env.redis_url(), env.sink().port(), &more);
     let worker = story::start_any(&config).unwrap();
     let first: Vec<Job> = ["one", "two"].map(|name| jobs(Lane::Transactional, name, 1).remove(0)).into_iter().collect();
     story::publish(&file, &first).await.unwrap();
-    world.sink().wait_for(2, SOON).unwrap();
-    let (_, before) = cost(world.redis()).unwrap();
+    env.sink().wait_for(2, SOON).unwrap();
+    let (_, before) = cost(env.redis()).unwrap();
     // One after the other, so that none has to wait and ask again.
     for n in 0..40 {
         story::publish(&file, &jobs(Lane::Transactional, ["one", "two"][n % 2], 1)).await.unwrap();
-        world.sink().wait_for(n + 3, SOON).unwrap();
+        env.sink().wait_for(n + 3, SOON).unwrap();
     }
-    let (_, after) = cost(world.redis()).unwrap();
+    let (_, after) = cost(env.redis()).unwrap();
     drop(worker);
-    let store = Store::connect(&world.redis_url(), store::Options::default()).await.unwrap();
+    let store = Store::connect(&env.redis_url(), store::StoreOptions::default()).await.unwrap();
     let overview = store.overview(Some(&["group:relay:provider".to_owned()])).await.unwrap();
     let used = &overview.scopes[0].1.used;
     let each = (after - before) / 40.0;

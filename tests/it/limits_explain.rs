@@ -7,8 +7,8 @@ use postrider_tests::{
     story::{self, ROUTE, SOON},
 };
 use postrider_workers::{
-    decide::limits::admit::{Admission, Ask},
-    store::{Options, Store},
+    policy::rate_limit::admit::{Admission, AdmissionRequest},
+    store::{Store, StoreOptions},
 };
 use serde_json::Value;
 
@@ -38,10 +38,10 @@ async fn the_wait_that_is_shown_is_the_one_that_an_attempt_of_that_lane_and_tena
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let config = story::config(&file, &file, 9, &format!("{}{ROUTE}", throttle("slow", "6/min")));
-    let store = Store::connect(&file, Options::default()).await.unwrap();
+    let store = Store::connect(&file, StoreOptions::default()).await.unwrap();
     let scope = "group:relay:slow";
     // Slow enough that nothing gets free while commands start.
-    let ask = |lane, tenant: &str| Ask::fresh(vec![demand(scope, &["6/min"])], lane, tenant);
+    let ask = |lane, tenant: &str| AdmissionRequest::fresh(vec![demand(scope, &["6/min"])], lane, tenant);
     for _ in 0..100 {
         store.admit(&ask(Lane::Bulk, "large")).await.unwrap();
     }
@@ -91,8 +91,8 @@ async fn parts_and_what_a_route_does_at_a_limit_are_shown_as_they_would_be() {
                 [[route]]\nname = \"slow\"\nwhen = { recipient_domains = [\"slow.example\"] }\nsend = [\"relay\", \"spare\"]\non_limit = \"next\"\n\
                 [[route]]\nname = \"all\"\nsend = [\"spare\"]\non_limit = \"expire\"\n";
     let config = story::config(&file, &file, 9, &format!("{}{rest}", throttle("slow", "1/s")));
-    let store = Store::connect(&file, Options::default()).await.unwrap();
-    let full = |scope: &str, rate: &[&str]| Ask::fresh(vec![demand(scope, rate)], Lane::Bulk, "default");
+    let store = Store::connect(&file, StoreOptions::default()).await.unwrap();
+    let full = |scope: &str, rate: &[&str]| AdmissionRequest::fresh(vec![demand(scope, rate)], Lane::Bulk, "default");
     for _ in 0..10 {
         store.admit(&full("group:relay:slow", &["1/s"])).await.unwrap();
     }

@@ -10,7 +10,7 @@ use postrider_tests::{
     redis_fleet::{RedisCluster, RedisSentinel},
     sink::SmtpSink,
     story::{self, ROUTE},
-    world::{Parts, Server, World},
+    test_env::{EnvSpec, Server, TestEnv},
 };
 
 use crate::{
@@ -47,15 +47,15 @@ fn count() -> usize {
 
 /// Two workers with a store of this address, while something happens to it.
 async fn while_the_store(url: &str, breaks: impl FnOnce()) {
-    let world = World::start(&Parts { redis: Server::Absent, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { redis: Server::Absent, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     let more = format!("{}{ROUTE}", throttle("slow", "20/s"));
-    let config = story::config(&world.amqp_url(), url, world.sink().port(), &more);
+    let config = story::config(&env.amqp_url(), url, env.sink().port(), &more);
     let _workers = [story::start(config.clone()).unwrap(), story::start(config.clone()).unwrap()];
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", count())).await.unwrap();
-    wait_for_tenths(world.sink(), count(), 3);
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "slow", count())).await.unwrap();
+    wait_for_tenths(env.sink(), count(), 3);
     breaks();
-    check(world.sink(), count(), || story::rest("hold", &config).map_or(0, |rows| rows.len()));
+    check(env.sink(), count(), || story::rest("hold", &config).map_or(0, |rows| rows.len()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,17 +80,17 @@ async fn moving_the_slot_of_the_limits_loses_and_doubles_no_mail() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_of_an_embedded_queue_lets_nobody_past_the_limit() {
-    let world = World::start(&Parts { rabbit: Server::Absent, redis: Server::Absent, ..Parts::usual() }).unwrap();
+    let env = TestEnv::start(&EnvSpec { rabbit: Server::Absent, redis: Server::Absent, ..EnvSpec::usual() }).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let more = format!("{}{ROUTE}", throttle("slow", "20/s"));
-    let config = story::config(&file, &file, world.sink().port(), &more);
+    let config = story::config(&file, &file, env.sink().port(), &more);
     let (mut first, _second) = (story::start_any(&config).unwrap(), story::start_any(&config).unwrap());
     story::publish(&file, &jobs(Lane::Bulk, "slow", count())).await.unwrap();
     for tenths in [3, 5] {
-        wait_for_tenths(world.sink(), count(), tenths);
+        wait_for_tenths(env.sink(), count(), tenths);
         first.kill9().unwrap();
         first.start_again().unwrap();
     }
-    check(world.sink(), count(), || story::rest("hold", &config).map_or(0, |rows| rows.len()));
+    check(env.sink(), count(), || story::rest("hold", &config).map_or(0, |rows| rows.len()));
 }

@@ -7,7 +7,7 @@ use postrider_tests::{
     ports,
     postrider::Postrider,
     story::{self, ROUTE, SOON},
-    world::{Parts, Server, World},
+    test_env::{EnvSpec, Server, TestEnv},
 };
 
 use crate::limits::{jobs, throttle};
@@ -38,12 +38,12 @@ impl Admin {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_a_limit_holds_back_are_no_work_for_more_workers_and_the_page_says_that_the_limit_is_used() {
     const JOBS: usize = 500;
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let (admin, settings) = Admin::free();
     let more = format!("{settings}{}{}{ROUTE}", throttle("slow", "1/s"), throttle("idle", "1/s"));
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &more);
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", JOBS)).await.unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &more);
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "slow", JOBS)).await.unwrap();
     let _worker = story::start(config.clone()).unwrap();
     let deliverable = "postrider_backlog_deliverable{lane=\"bulk\"}";
     let bucket = |group: &str| {
@@ -61,7 +61,7 @@ async fn jobs_that_a_limit_holds_back_are_no_work_for_more_workers_and_the_page_
     let bulk = &status["lanes"][1];
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
     let waiting = number(&bulk["jobs"]) + number(&bulk["due"]) + number(&bulk["in_hand"]) + number(&status["parked"]);
-    let sent = world.sink().count().unwrap();
+    let sent = env.sink().count().unwrap();
     println!("{sent} sent, {waiting} wait, {left} of them deliverable, the limit is used at {used:.2}");
     // Jobs on their way between two queues are counted in neither.
     assert!(waiting + 30 >= (JOBS - sent) as u64 && sent < JOBS / 2, "{status}");
@@ -70,12 +70,12 @@ async fn jobs_that_a_limit_holds_back_are_no_work_for_more_workers_and_the_page_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_said_by_readiness_and_the_page_until_it_is_back() {
-    let parts = Parts { redis: Server::Own, ..Parts::usual() };
-    let Some(mut world) = World::start_or_skip("readiness without Redis", &parts).unwrap() else { return };
-    story::declare(&world).unwrap();
+    let parts = EnvSpec { redis: Server::Own, ..EnvSpec::usual() };
+    let Some(mut env) = TestEnv::start_or_skip("readiness without Redis", &parts).unwrap() else { return };
+    story::declare(&env).unwrap();
     let (admin, settings) = Admin::free();
     let more = format!("{settings}{}{ROUTE}", throttle("some", "100/s"));
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &more);
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &more);
     let worker = story::start(config.clone()).unwrap();
     let is = |text: &str, degraded: f64| {
         let (status, said) = admin.ready()?;
@@ -83,15 +83,15 @@ async fn a_store_that_is_away_is_said_by_readiness_and_the_page_until_it_is_back
             .then_some(())
     };
     deadline::wait_for("a worker that is ready", SOON, || is("ready\n", 0.0)).unwrap();
-    world.redis().kill9().unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Transactional, "some", 3)).await.unwrap();
+    env.redis().kill9().unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Transactional, "some", 3)).await.unwrap();
     deadline::wait_for("a worker without its store", SOON, || is("ready, degraded: the store is away", 1.0))
         .unwrap_or_else(|error| panic!("{error}: {:?}", admin.ready()));
     let health = Postrider::command(["health", "--ready"]).config(config).run(SOON).unwrap();
     assert!(health.status.success() && health.stdout.contains("degraded"), "{}{}", health.stdout, health.stderr);
-    world.sink().wait_for(3, SOON).unwrap();
+    env.sink().wait_for(3, SOON).unwrap();
     let said = || worker.stderr().contains("goes on with a share of the limits").then_some(());
     deadline::wait_for("a line of log", SOON, said).unwrap();
-    world.redis().restart().unwrap();
+    env.redis().restart().unwrap();
     deadline::wait_for("a store that is back", SOON, || is("ready\n", 0.0)).unwrap();
 }

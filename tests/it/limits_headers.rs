@@ -7,19 +7,19 @@ use std::{
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Reaction},
     deadline,
+    fake_provider::{FakeProvider, Reaction},
     folder::Folder,
     postrider::Postrider,
     story::{self, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 /// What the provider lets through in a window.
 const WINDOW: usize = 5;
 
 /// A worker's configuration: one provider, one call at a time.
-fn config(queue: &str, store: &str, api: &Api, more: &str) -> String {
+fn config(queue: &str, store: &str, api: &FakeProvider, more: &str) -> String {
     format!(
         "[queue]\nurl = \"{queue}\"\n[store]\nurl = \"{store}\"\n[log]\nlevel = \"debug\"\nformat = \"json\"\n\
          [transport.api]\nkind = \"resend\"\napi_key = \"s3cret\"\nbase_url = \"{}\"\nconnections = 1\n{more}\
@@ -35,7 +35,7 @@ fn yes(headers: &'static str) -> Reaction {
 /// An API that lets [`WINDOW`] calls through, says with the last of them that nothing is left for two seconds, and counts the windows and the
 /// calls that came too early. It refuses nothing.
 struct Windows {
-    api: Api,
+    api: FakeProvider,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -50,7 +50,7 @@ struct Seen {
 impl Windows {
     fn start() -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
-        let api = Api::start({
+        let api = FakeProvider::start({
             let seen = Arc::clone(&seen);
             move |call| {
                 let is_left = seen.lock().unwrap().call();
@@ -93,12 +93,12 @@ impl Seen {
 
 /// Jobs by so many workers; calls, windows, and calls that came when nothing was left.
 async fn windows(workers: usize, jobs: &[Job], more: &str) -> (usize, usize, usize) {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let windows = Windows::start();
-    let config = config(&world.amqp_url(), &world.redis_url(), &windows.api, more);
+    let config = config(&env.amqp_url(), &env.redis_url(), &windows.api, more);
     let workers: Vec<_> = (0..workers).map(|_| story::start(config.clone()).unwrap()).collect();
-    story::publish(&world.amqp_url(), jobs).await.unwrap();
+    story::publish(&env.amqp_url(), jobs).await.unwrap();
     let sent = || workers.iter().map(|one| one.stderr().matches("\"Sent job").count()).sum::<usize>();
     deadline::wait_for("all jobs", 2 * SOON, || (sent() == jobs.len()).then_some(())).unwrap();
     let told: String = workers.iter().map(Postrider::stderr).collect();
@@ -137,7 +137,7 @@ async fn other_workers_hear_of_it_by_the_store_or_by_their_own_next_call() {
 async fn where_headers_are_not_to_be_heeded_nothing_waits_for_a_window() {
     let folder = Folder::new("unheeded").unwrap();
     let url = format!("embedded:{}", folder.path().join("queue.db").display());
-    let api = Api::start(|_| yes("RateLimit-Remaining: 0\r\nRateLimit-Reset: 3600")).unwrap();
+    let api = FakeProvider::start(|_| yes("RateLimit-Remaining: 0\r\nRateLimit-Reset: 3600")).unwrap();
     let _worker = story::start_any(&config(&url, &url, &api, "rate_headers = false\n")).unwrap();
     story::publish(&url, &jobs(Lane::Transactional, 3 * WINDOW)).await.unwrap();
     deadline::wait_for("all calls", SOON, || (api.taken() == 3 * WINDOW).then_some(())).unwrap();
@@ -147,7 +147,7 @@ async fn where_headers_are_not_to_be_heeded_nothing_waits_for_a_window() {
 async fn an_operator_sees_such_a_pause_and_ends_it_and_a_hostile_header_pauses_nothing() {
     let folder = Folder::new("headers").unwrap();
     let url = format!("embedded:{}", folder.path().join("queue.db").display());
-    let api = Api::start(|call| match call.number {
+    let api = FakeProvider::start(|call| match call.number {
         0 => yes("X-RateLimit-Remaining: -1\r\nX-RateLimit-Reset: -99999999999999999999"),
         1 => yes("X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 99999999"),
         _ => yes(""),

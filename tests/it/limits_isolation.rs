@@ -15,8 +15,8 @@ use postrider_tests::{
     postrider::Postrider,
     sink::SmtpSink,
     story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
     usage,
-    world::{Parts, World},
 };
 
 use crate::limits::{busiest, is_long, jobs, throttle, times};
@@ -47,7 +47,7 @@ struct Run {
     seconds: Vec<Second>,
     /// Arrivals in the slow group.
     slow: Vec<f64>,
-    /// Jobs that were put away and have been sent, and how often all of them together.
+    /// Jobs that were deferred and have been sent, and how often all of them together.
     parked: (usize, usize),
     /// Messages that the broker delivered again.
     redelivered: u64,
@@ -55,42 +55,42 @@ struct Run {
 
 /// A load: so many jobs to the slow group first, so many to others, one transactional job a second until the end.
 async fn run(blast: usize, others: usize, watched: Duration) -> Run {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = story::worker(&world, &throttle("slow", "20/s")).unwrap();
-    let publisher = Publisher::connect(&world.amqp_url()).await.unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "slow", blast)).await.unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "other", others)).await.unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let worker = story::worker(&env, &throttle("slow", "20/s")).unwrap();
+    let publisher = Publisher::connect(&env.amqp_url()).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "slow", blast)).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "other", others)).await.unwrap();
     let limit = Instant::now() + Duration::from_secs(600);
     let (mut sent, mut seconds, mut done) = (BTreeMap::new(), Vec::new(), None::<Instant>);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     while done.is_none_or(|done| done.elapsed() < watched) {
         tick.tick().await;
-        assert!(Instant::now() < limit, "{} of {others} others", times(world.sink(), "other").len());
+        assert!(Instant::now() < limit, "{} of {others} others", times(env.sink(), "other").len());
         let name = format!("code-{}@urgent.example", sent.len());
         sent.insert(name.clone(), now());
         publisher.publish(&story::job(Lane::Transactional, &name)).await.unwrap();
-        if done.is_none() && times(world.sink(), "other").len() == others {
+        if done.is_none() && times(env.sink(), "other").len() == others {
             done = Some(Instant::now());
         }
         if done.is_some() {
-            seconds.push(Second { depth: depth(&world), memory: usage::memory(worker.pid()).unwrap() });
+            seconds.push(Second { depth: depth(&env), memory: usage::memory(worker.pid()).unwrap() });
         }
     }
     publisher.close().await;
-    let arrived = || (times(world.sink(), "urgent").len() == sent.len()).then_some(());
+    let arrived = || (times(env.sink(), "urgent").len() == sent.len()).then_some(());
     deadline::wait_for("the last transactional message", SOON, arrived).unwrap();
-    let redelivered = redelivered(&world);
+    let redelivered = redelivered(&env);
     let run = Run {
-        others: span(&times(world.sink(), "other")),
-        urgent: waits(world.sink(), &sent),
+        others: span(&times(env.sink(), "other")),
+        urgent: waits(env.sink(), &sent),
         seconds,
-        slow: times(world.sink(), "slow"),
+        slow: times(env.sink(), "slow"),
         parked: parked(&worker),
         redelivered,
     };
     drop(worker);
-    let stored = world.sink().messages().unwrap();
+    let stored = env.sink().messages().unwrap();
     let once: HashSet<String> = stored.iter().map(|one| one.recipients()[0].to_owned()).collect();
     assert_eq!(once.len(), stored.len(), "nothing twice");
     run
@@ -111,8 +111,8 @@ fn waits(sink: &SmtpSink, sent: &BTreeMap<String, f64>) -> Vec<f64> {
     waits
 }
 
-fn depth(world: &World) -> u64 {
-    world.vhost().queue_depths().unwrap().values().map(|one| one.total()).sum()
+fn depth(env: &TestEnv) -> u64 {
+    env.vhost().queue_depths().unwrap().values().map(|one| one.total()).sum()
 }
 
 /// Jobs that waited for their slot elsewhere and have been sent, and how often they did. Those that still wait would hide what comes back in vain.
@@ -131,9 +131,9 @@ fn word_after<'a>(line: &'a str, before: &str) -> Option<&'a str> {
 }
 
 /// By the broker's statistics, once they have caught up: everything was delivered, so they cannot be without deliveries.
-fn redelivered(world: &World) -> u64 {
+fn redelivered(env: &TestEnv) -> u64 {
     let sum = |field: &str| -> u64 {
-        let queues = world.vhost().list("queues").unwrap();
+        let queues = env.vhost().list("queues").unwrap();
         queues.iter().filter_map(|queue| queue["message_stats"][field].as_u64()).sum()
     };
     deadline::wait_for("the broker's statistics", SOON, || (sum("deliver_get") > 0).then_some(())).unwrap();
@@ -200,26 +200,26 @@ async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_waiting_behind_it() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     // The worker has at most 32 or 48 jobs of a lane in hand: all of them could be waiting for their turn within a second.
-    let _worker = story::worker(&world, &[throttle("first", "70/s"), throttle("second", "70/s")].concat()).unwrap();
+    let _worker = story::worker(&env, &[throttle("first", "70/s"), throttle("second", "70/s")].concat()).unwrap();
     for (lane, blast, other) in [(Lane::Bulk, "first", "news"), (Lane::Transactional, "second", "code")] {
         let (many, few) = (BLAST, 100);
-        story::publish(&world.amqp_url(), &jobs(lane, blast, many)).await.unwrap();
-        story::publish(&world.amqp_url(), &jobs(lane, other, few)).await.unwrap();
-        let all = || (times(world.sink(), other).len() == few).then_some(());
+        story::publish(&env.amqp_url(), &jobs(lane, blast, many)).await.unwrap();
+        story::publish(&env.amqp_url(), &jobs(lane, other, few)).await.unwrap();
+        let all = || (times(env.sink(), other).len() == few).then_some(());
         deadline::wait_for("the others", LONG, all).unwrap();
-        let last = times(world.sink(), other).into_iter().fold(0.0, f64::max);
-        let before = times(world.sink(), blast).into_iter().filter(|at| *at < last).count();
+        let last = times(env.sink(), other).into_iter().fold(0.0, f64::max);
+        let before = times(env.sink(), blast).into_iter().filter(|at| *at < last).count();
         println!("{lane}: {before} of {many} went before the last of the others");
         // Behind them all it would be every one.
         assert!(before < many * 3 / 4, "{before}");
     }
-    let all = || (["first", "second"].iter().all(|name| times(world.sink(), name).len() == BLAST)).then_some(());
+    let all = || (["first", "second"].iter().all(|name| times(env.sink(), name).len() == BLAST)).then_some(());
     deadline::wait_for("the blasts", LONG, all).unwrap();
     for name in ["first", "second"] {
-        let times = times(world.sink(), name);
+        let times = times(env.sink(), name);
         println!("{name}: {:.1}/s, busiest 10 s {}", times.len() as f64 / span(&times), busiest(&times, 10.0));
         assert!(busiest(&times, 10.0) <= 780, "{}", busiest(&times, 10.0));
     }
@@ -227,29 +227,29 @@ async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blast_to_a_limit_whose_tokens_come_in_batches_is_put_away_side_by_side_however_far_the_store_is() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let redis = world.redis_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let redis = env.redis_url();
     let port = redis.rsplit(':').next().unwrap().split('/').next().unwrap();
     let (far, away) = (FaultProxy::start(port.parse().unwrap()).unwrap(), Duration::from_millis(80));
     far.set(Faults::delay_replies(away));
     let config = |store: &str| {
         let more = format!("{}{ROUTE}", throttle("first", "120/s"));
-        story::config(&world.amqp_url(), store, world.sink().port(), &more)
+        story::config(&env.amqp_url(), store, env.sink().port(), &more)
     };
-    // Nothing of the blast goes, so all of it has to be put away.
+    // Nothing of the blast goes, so all of it has to be deferred.
     let pause = ["limits", "pause", "group:relay:first", "--reason", "maintenance"];
     let paused = Postrider::command(pause).config(config(&redis)).run(SOON).unwrap();
     assert!(paused.status.success(), "{}", paused.stderr);
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "first", BLAST)).await.unwrap();
-    story::publish(&world.amqp_url(), &jobs(Lane::Bulk, "news", 10)).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "first", BLAST)).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs(Lane::Bulk, "news", 10)).await.unwrap();
     let start = Instant::now();
     let _worker = story::start(config(&redis.replace(&format!(":{port}"), &format!(":{}", far.port())))).unwrap();
-    deadline::wait_for("the others", LONG, || (times(world.sink(), "news").len() == 10).then_some(())).unwrap();
+    deadline::wait_for("the others", LONG, || (times(env.sink(), "news").len() == 10).then_some(())).unwrap();
     let (took, one_by_one) = (start.elapsed(), away * u32::try_from(BLAST).unwrap());
     println!(
         "the last of the others after {took:.1?}; the answers to the blast one after the other take {one_by_one:.1?}"
     );
     assert!(took < one_by_one * 3 / 4, "{took:?}");
-    assert!(times(world.sink(), "first").is_empty());
+    assert!(times(env.sink(), "first").is_empty());
 }

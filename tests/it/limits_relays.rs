@@ -6,22 +6,22 @@ use std::time::Duration;
 use postrider_schemas::Lane;
 use postrider_tests::{
     deadline,
-    pacing_relay::PacingRelay,
     postrider::Postrider,
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
+    throttling_relay::ThrottlingRelay,
 };
 
 use crate::limits::{is_long, jobs};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
-    let relay = PacingRelay::start(10).unwrap();
+    let relay = ThrottlingRelay::start(10).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     // The long version goes by the rules that ship. In the short one a pace is whole again within two minutes: a third of the way to ten a
     // second takes half a minute.
-    let quick = "[[reaction]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1s\"\ncut = 0.5\nrecover = \"2m\"\n";
+    let quick = "[[shaping_rule]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1s\"\ncut = 0.5\nrecover = \"2m\"\n";
     let reaction = if is_long() { "" } else { quick };
     let more = format!("host = \"127.0.0.1\"\ntls = \"none\"\nrate = \"40/s\"\n{reaction}");
     let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
@@ -48,7 +48,7 @@ async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
     relay.allow(1000);
     let before = relay.taken().len();
     let lifted = std::time::Instant::now();
-    // Jobs that were put away come back at their slots; fresh ones find what has recovered.
+    // Jobs that were deferred come back at their slots; fresh ones find what has recovered.
     story::publish(&file, &jobs(Lane::Transactional, "fresh", 400)).await.unwrap();
     let recovered = || {
         let recent = relay.taken().iter().filter(|at| at.elapsed() < Duration::from_secs(2)).count();
@@ -61,21 +61,21 @@ async fn a_relay_that_wants_less_gets_less_and_more_again_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
-    let parts = Parts { postfix: true, ..Parts::usual() };
-    let world = World::start(&parts).unwrap();
-    story::declare(&world).unwrap();
+    let parts = EnvSpec { postfix: true, ..EnvSpec::usual() };
+    let env = TestEnv::start(&parts).unwrap();
+    story::declare(&env).unwrap();
     let relay = format!(
         "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{}\"\npassword = \"{}\"\n",
-        world.postfix().ca_file().display(),
+        env.postfix().ca_file().display(),
         postrider_tests::postfix::USER,
         postrider_tests::postfix::PASSWORD
     );
     let config =
-        story::relay_config(&world.amqp_url(), &world.redis_url(), world.postfix().limited, &format!("{relay}{ROUTE}"))
+        story::relay_config(&env.amqp_url(), &env.redis_url(), env.postfix().limited, &format!("{relay}{ROUTE}"))
             .replace("connections = 8", "connections = 1");
     let mut worker = story::start(config.clone()).unwrap();
     let batch = |n: usize| story::job(Lane::Bulk, &format!("ok-{n}@dest.test"));
-    story::publish(&world.amqp_url(), &(0..40).map(batch).collect::<Vec<_>>()).await.unwrap();
+    story::publish(&env.amqp_url(), &(0..40).map(batch).collect::<Vec<_>>()).await.unwrap();
     worker.wait_for_output("asks for patience", SOON).unwrap();
     let done = Postrider::command(["limits", "ls", "transport:", "--format", "json"]).config(config).run(SOON).unwrap();
     let row: serde_json::Value = serde_json::from_str(done.stdout.lines().next().unwrap()).unwrap();
@@ -97,7 +97,7 @@ async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead() {
-    let relay = PacingRelay::start(100_000).unwrap();
+    let relay = ThrottlingRelay::start(100_000).unwrap();
     relay.answer_after(Duration::from_millis(100));
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
@@ -127,7 +127,7 @@ async fn workers_share_the_connections_to_a_relay_and_inherit_those_of_the_dead(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_more_than_the_connections_take_turns() {
-    let relay = PacingRelay::start(100_000).unwrap();
+    let relay = ThrottlingRelay::start(100_000).unwrap();
     relay.answer_after(Duration::from_millis(100));
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
@@ -150,7 +150,7 @@ async fn workers_that_are_more_than_the_connections_take_turns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_relay_has_open_that_a_reload_replaced_counts_for_the_cap() {
-    let relay = PacingRelay::start(100_000).unwrap();
+    let relay = ThrottlingRelay::start(100_000).unwrap();
     relay.answer_after(Duration::from_secs(3));
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
@@ -178,11 +178,11 @@ async fn what_a_relay_has_open_that_a_reload_replaced_counts_for_the_cap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_an_operator_ends_is_over_for_the_worker_that_heard_it_too() {
-    let relay = PacingRelay::start(0).unwrap();
+    let relay = ThrottlingRelay::start(0).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let more = "host = \"127.0.0.1\"\ntls = \"none\"\n\
-                [[reaction]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1h\"\n";
+                [[shaping_rule]]\nname = \"patience\"\nmatch = { codes = [\"421\"] }\npause = \"1h\"\n";
     let config = story::relay_config(&file, &file, relay.port(), &format!("{more}{ROUTE}"));
     let _worker = story::start_any(&config).unwrap();
     let limits = |arguments: &[&str]| {

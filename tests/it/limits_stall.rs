@@ -9,8 +9,8 @@ use std::{
 use jiff::Timestamp;
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Call, Reaction},
     deadline,
+    fake_provider::{Call, FakeProvider, Reaction},
     story::{self, SOON},
 };
 
@@ -21,7 +21,7 @@ const RATE: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_share_calls_leave_with_tokens_of_their_time_after_a_stall() {
-    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let api = FakeProvider::start(|_| Reaction::yes()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let config = format!(

@@ -9,9 +9,10 @@ use postrider_tests::{
     folder::Folder,
     memory_limit::MemoryLimit,
     postrider::{self, Postrider},
-    sink::{Fault, Options, SmtpSink},
-    story, usage,
-    world::{Parts, World},
+    sink::{Options, SinkFault, SmtpSink},
+    story,
+    test_env::{EnvSpec, TestEnv},
+    usage,
 };
 
 /// What the chart gives a worker.
@@ -55,7 +56,7 @@ fn config(queue: &str, store: &str, small: &SmtpSink, large: &SmtpSink, more: &s
 /// Half of the small ones, all large ones, and the other half behind them.
 async fn story(name: &str, queue: &str, store: &str) {
     let (relay, heavy) = (SmtpSink::start(Options::default()).unwrap(), {
-        let counting = Options { store: false, faults: vec![Fault::LateData(1)], ..Options::default() };
+        let counting = Options { store: false, faults: vec![SinkFault::LateData(1)], ..Options::default() };
         SmtpSink::start(counting).unwrap()
     });
     let group = MemoryLimit::new(name, LIMIT);
@@ -102,9 +103,9 @@ async fn story(name: &str, queue: &str, store: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_jobs_take_turns_on_a_broker_and_small_ones_pass() {
-    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
-    story("rabbitmq", &world.amqp_url(), &world.redis_url()).await;
+    let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    story("rabbitmq", &env.amqp_url(), &env.redis_url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

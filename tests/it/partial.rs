@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use postrider_schemas::Lane;
-use postrider_tests::deadline;
-use postrider_tests::events::Events;
-use postrider_tests::postfix::{PASSWORD, USER};
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use postrider_tests::{
+    deadline,
+    events::Events,
+    postfix::{PASSWORD, USER},
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 use serde_json::Value;
 
 fn kind(event: &Value) -> &str {
@@ -20,9 +22,9 @@ fn of<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unknown_ones_are_reported() {
-    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
-    let mut told = Events::listen(&world.amqp_url()).await.unwrap();
+    let env = TestEnv::start(&EnvSpec { postfix: true, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    let mut told = Events::listen(&env.amqp_url()).await.unwrap();
     let job = story::job_with(|job| {
         job.lane = Lane::Bulk;
         job.to = vec!["ada@dest.test".into(), "nouser@dest.test".into()];
@@ -31,17 +33,17 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
         job.expires_at = Some(jiff::Timestamp::now() + Duration::from_secs(8));
     });
     let config = story::relay_config(
-        &world.amqp_url(),
-        &world.redis_url(),
-        world.postfix().submission,
+        &env.amqp_url(),
+        &env.redis_url(),
+        env.postfix().submission,
         &format!(
             "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n{ROUTE}",
-            world.postfix().ca_file().display()
+            env.postfix().ca_file().display()
         ),
     )
     .replace(story::SCHEDULE, "[\"1s\", \"1s\"]");
     let worker = story::start(config.clone()).unwrap();
-    story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
+    story::publish(&env.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
 
     let events = told.until("postrider.job.expired.v1").await.unwrap();
     let accepted = of(&events, "postrider.job.accepted.v1");
@@ -61,7 +63,7 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
     assert!(deferred.iter().all(|event| event["data"]["attempt"] == 0), "{deferred:#?}");
 
     let count = |address: &str| {
-        let log = std::fs::read_to_string(world.postfix().log_file()).unwrap_or_default();
+        let log = std::fs::read_to_string(env.postfix().log_file()).unwrap_or_default();
         log.lines().filter(|line| line.contains(": reject: RCPT") && line.contains(address)).count()
     };
     deadline::wait_for("two refusals in the log of Postfix", SOON, || {
@@ -70,7 +72,7 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
     .unwrap();
     assert_eq!(count("to=<nouser@dest.test>"), 1, "who is refused for good is not asked for again");
 
-    let stored = world.sink().wait_for(1, SOON).unwrap();
+    let stored = env.sink().wait_for(1, SOON).unwrap();
     let mut recipients: Vec<&str> = stored.iter().flat_map(|one| one.recipients()).collect();
     recipients.sort_unstable();
     assert_eq!(recipients, ["ada@dest.test", "bob@dest.test"], "nobody twice");
@@ -80,16 +82,15 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
 /// What is refused for the moment arrives when the relay has changed its mind, and then only there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_who_is_greylisted_once_gets_it_later_and_alone() {
-    let parts = Parts { aiosmtpd: Some(postrider_tests::aiosmtpd::Tls::None), ..Parts::usual() };
-    let world = World::start(&parts).unwrap();
-    story::declare(&world).unwrap();
+    let parts = EnvSpec { aiosmtpd: Some(postrider_tests::aiosmtpd::Tls::None), ..EnvSpec::usual() };
+    let env = TestEnv::start(&parts).unwrap();
+    story::declare(&env).unwrap();
     let job = story::job_with(|job| {
         job.to = vec!["ada@dest.test".into(), "once@dest.test".into(), "perm@dest.test".into()];
     });
-    let worker =
-        story::start(story::config(&world.amqp_url(), &world.redis_url(), world.aiosmtpd().port(), ROUTE)).unwrap();
-    story::publish(&world.amqp_url(), &[job]).await.unwrap();
-    let stored = world.aiosmtpd().wait_for(2, SOON).unwrap();
+    let worker = story::start(story::config(&env.amqp_url(), &env.redis_url(), env.aiosmtpd().port(), ROUTE)).unwrap();
+    story::publish(&env.amqp_url(), &[job]).await.unwrap();
+    let stored = env.aiosmtpd().wait_for(2, SOON).unwrap();
     let recipients: Vec<Vec<&str>> = stored.iter().map(|one| one.recipients()).collect();
     assert_eq!(recipients, [vec!["ada@dest.test"], vec!["once@dest.test"]]);
     drop(worker);

@@ -3,19 +3,25 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties};
-use postrider_schemas::topology::{DEAD_QUEUE, SUSPECT_QUEUE, due_queue, jobs_queue};
-use postrider_schemas::{Job, Lane};
-use postrider_tests::deadline;
-use postrider_tests::events::Events;
-use postrider_tests::fault_proxy::{FaultProxy, Faults};
-use postrider_tests::folder::Folder;
-use postrider_tests::postrider::Postrider;
-use postrider_tests::sink::{self, SmtpSink};
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use postrider_schemas::{
+    Job, Lane,
+    topology::{DEAD_QUEUE, SUSPECT_QUEUE, due_queue, jobs_queue},
+};
+use postrider_tests::{
+    deadline,
+    events::Events,
+    fault_proxy::{FaultProxy, Faults},
+    folder::Folder,
+    postrider::Postrider,
+    sink::{self, SmtpSink},
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 
 /// So often the message of the first story goes down with its consumer.
 const LOST: u32 = 5;
@@ -41,17 +47,17 @@ async fn give_back(channel: &Channel, queue: &str, times: u32) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_returned_many_times_rests_in_dead_and_is_never_destroyed() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     // RabbitMQ 3.10 takes -1 and 0 for "destroy it at its first return".
-    for queue in world.vhost().list("queues").unwrap() {
+    for queue in env.vhost().list("queues").unwrap() {
         let limit = &queue["arguments"]["x-delivery-limit"];
         assert!(limit.is_null() || limit.as_i64().unwrap() >= 200, "{queue:#}");
     }
     let job = story::job(Lane::Transactional, "ada@dest.example");
-    story::publish(&world.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
+    story::publish(&env.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
     let queue = jobs_queue(Lane::Transactional, 0);
-    let connect = async || Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+    let connect = async || Connection::connect(&env.amqp_url(), ConnectionProperties::default()).await.unwrap();
     for _ in 0..LOST {
         let connection = connect().await;
         let channel = connection.create_channel().await.unwrap();
@@ -70,16 +76,16 @@ async fn a_message_that_is_returned_many_times_rests_in_dead_and_is_never_destro
     assert_eq!(give_back(&channel, DEAD_QUEUE, 300).await, 300);
     connection.close(200, "done".into()).await.unwrap();
 
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let rows = story::rest("dead", &config).unwrap();
     assert_eq!(rows.len(), 1, "{rows:#?}");
     assert_eq!((&rows[0]["id"], &rows[0]["reason"]), (&job.id().to_string().into(), &"delivery-limit".into()));
     let worker = story::start(config.clone()).unwrap();
     let done = Postrider::command(["dead", "retry", "--all"]).config(config).run(SOON).unwrap();
     assert!(done.status.success() && done.stdout.contains("again 1"), "{}{}", done.stdout, done.stderr);
-    world.sink().wait_for(1, SOON).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 1);
+    assert_eq!(env.sink().count().unwrap(), 1);
 }
 
 /// A worker's configuration: what belongs to the tenants `killer` and `neighbour` goes to relays of their own.
@@ -111,20 +117,20 @@ fn job_of(tenant: &str) -> Job {
 /// The killer "kills" whenever it is in hand: its relay never greets, and the worker is lost while it waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours_arrive() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
-    let mut events = Events::listen(&world.amqp_url()).await.unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
+    let mut events = Events::listen(&env.amqp_url()).await.unwrap();
     let (killer, neighbour) =
-        (FaultProxy::start(world.sink().port()).unwrap(), FaultProxy::start(world.sink().port()).unwrap());
+        (FaultProxy::start(env.sink().port()).unwrap(), FaultProxy::start(env.sink().port()).unwrap());
     killer.set(Faults::black_hole());
     neighbour.set(Faults::black_hole());
-    let config = config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &killer, &neighbour);
+    let config = config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &killer, &neighbour);
     let (poison, innocent) = (job_of("killer"), job_of("neighbour"));
-    story::publish(&world.amqp_url(), &[poison.clone(), innocent]).await.unwrap();
+    story::publish(&env.amqp_url(), &[poison.clone(), innocent]).await.unwrap();
     let mut worker = story::start(config.clone()).unwrap();
     let (mut kills, mut others, mut seen) = (0, 0, 0);
-    let dead = || story::depth(&world, DEAD_QUEUE).is_some_and(|depth| depth.total() > 0);
+    let dead = || story::depth(&env, DEAD_QUEUE).is_some_and(|depth| depth.total() > 0);
     while !dead() {
         if kills > 0 {
             worker.start_again().unwrap();
@@ -132,8 +138,8 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
         let jobs: Vec<Job> =
             (0..5).map(|n| story::job(Lane::Bulk, &format!("other-{kills}-{n}@dest.example"))).collect();
         others += jobs.len();
-        story::publish(&world.amqp_url(), &jobs).await.unwrap();
-        world.sink().wait_for(others, SOON).unwrap();
+        story::publish(&env.amqp_url(), &jobs).await.unwrap();
+        env.sink().wait_for(others, SOON).unwrap();
         deadline::wait_for("the killer in hand, or its end", SOON, || {
             let at_hand = killer.connections() > seen && (kills >= 3 || neighbour.connections() > kills);
             (at_hand || dead()).then_some(())
@@ -161,11 +167,11 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
     assert_eq!((&last["job_id"], &last["reason"]), (&poison.id().to_string().into(), &"crash-poison".into()));
     // It may have waited in quarantine until the killer was gone.
     others += 1;
-    let stored = world.sink().wait_for(others, SOON).unwrap();
+    let stored = env.sink().wait_for(others, SOON).unwrap();
     let to = |name: &str| stored.iter().filter(|one| one.recipients() == [name]).count();
     assert_eq!((to("neighbour@dest.example"), to("killer@dest.example")), (1, 0));
     assert_eq!(stored.len(), others, "nobody twice");
-    story::wait_for_depth(&world, SUSPECT_QUEUE, 0).unwrap();
+    story::wait_for_depth(&env, SUSPECT_QUEUE, 0).unwrap();
 
     // Mended, it can be tried again, and begins without its past.
     killer.set(Faults::default());
@@ -175,7 +181,7 @@ async fn a_job_that_kills_workers_is_tried_alone_and_given_up_and_its_neighbours
         retry.run(SOON).unwrap().stdout.contains("again 1").then_some(())
     })
     .unwrap();
-    world.sink().wait_for(others + 1, SOON).unwrap();
+    env.sink().wait_for(others + 1, SOON).unwrap();
     drop(worker);
 }
 
@@ -220,12 +226,12 @@ async fn a_job_of_a_file_that_kills_workers_is_given_up_and_its_neighbours_arriv
 /// Two large jobs of which one at a time may be worked on: the first one is in hand whenever the worker is lost, the second one waits for its share.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
-    let proxy = FaultProxy::start(world.sink().port()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
+    let proxy = FaultProxy::start(env.sink().port()).unwrap();
     proxy.set(Faults::black_hole());
-    let config = story::config(&world.amqp_url(), &world.redis_url(), proxy.port(), ROUTE)
+    let config = story::config(&env.amqp_url(), &env.redis_url(), proxy.port(), ROUTE)
         .replace("[worker]\n", "[worker]\nmemory = \"64MiB\"\n");
     let large = |name: &str| {
         story::job_with(|job| {
@@ -234,7 +240,7 @@ async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
         })
     };
     let (first, second) = (large("first"), large("second"));
-    story::publish(&world.amqp_url(), &[first.clone(), second.clone()]).await.unwrap();
+    story::publish(&env.amqp_url(), &[first.clone(), second.clone()]).await.unwrap();
     let mut worker = story::start(config).unwrap();
     for kills in 1..=3 {
         let waits = || (proxy.connections() >= kills).then_some(());
@@ -242,7 +248,7 @@ async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
         // Both are in hand, and one connection was made.
         let queues = [jobs_queue(first.lane(), 0), due_queue(first.lane(), 0)];
         let both = || {
-            let taken: Option<u64> = queues.iter().map(|queue| Some(story::depth(&world, queue)?.unacked)).sum();
+            let taken: Option<u64> = queues.iter().map(|queue| Some(story::depth(&env, queue)?.unacked)).sum();
             (taken? == 2).then_some(())
         };
         deadline::wait_for("both in hand", SOON, both).unwrap();
@@ -252,7 +258,7 @@ async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
         }
         worker.start_again().unwrap();
     }
-    world.sink().wait_for(2, Duration::from_secs(60)).unwrap();
+    env.sink().wait_for(2, Duration::from_secs(60)).unwrap();
     let log = worker.stderr() + &worker.stdout();
     let put_aside = |job: &Job| {
         let id = job.id().to_string();
@@ -260,5 +266,5 @@ async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
     };
     assert_eq!((put_aside(&first), put_aside(&second)), (true, false));
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 2, "each once");
+    assert_eq!(env.sink().count().unwrap(), 2, "each once");
 }

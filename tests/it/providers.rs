@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, examples, wire};
 use postrider_tests::{http::Endpoint, prism::Prism, say_skipped};
 use postrider_workers::{
-    compose::letter::Letter,
     config::{Account, HttpConfig, ProviderConfig, TransportConfig, TransportKind},
+    message::outgoing::OutgoingMessage,
     transport::Transport,
 };
 use serde_json::{Value, json};
@@ -81,7 +81,7 @@ fn bulk() -> Vec<Job> {
 }
 
 async fn deliver(transport: &Transport, job: &Job) {
-    let letter = Letter::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap();
+    let letter = OutgoingMessage::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap();
     // The judge's answers are made up; the judgement is what counts.
     let _ = transport.deliver(&letter, async { true }).await;
 }

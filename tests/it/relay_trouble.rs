@@ -4,21 +4,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use postrider_schemas::Lane;
-use postrider_tests::aiosmtpd::{Aiosmtpd, TOKEN, Tls};
-use postrider_tests::deadline;
-use postrider_tests::fault_proxy::{FaultProxy, Faults};
-use postrider_tests::postfix::{PASSWORD, USER};
-use postrider_tests::postrider::Postrider;
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use postrider_tests::{
+    aiosmtpd::{Aiosmtpd, TOKEN, Tls},
+    deadline,
+    fault_proxy::{FaultProxy, Faults},
+    postfix::{PASSWORD, USER},
+    postrider::Postrider,
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 
 /// Configuration for a relay that wants STARTTLS and credentials.
-fn secured(world: &World, port: u16, ca_file: &Path, password: &str) -> String {
+fn secured(env: &TestEnv, port: u16, ca_file: &Path, password: &str) -> String {
     let relay = format!(
         "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{password}\"\n{ROUTE}",
         ca_file.display()
     );
-    story::relay_config(&world.amqp_url(), &world.redis_url(), port, &relay)
+    story::relay_config(&env.amqp_url(), &env.redis_url(), port, &relay)
 }
 
 /// The worker's lines about outcomes of tries.
@@ -40,10 +42,10 @@ fn wait_for_class(worker: &Postrider, class: &str, count: usize) -> Vec<serde_js
 }
 
 /// Twice the relay needs a person, who then mends it (`good`): no try was counted meanwhile.
-async fn waits_for_a_person(world: &World, bad: String, good: String, answer: &str) -> Postrider {
-    story::declare(world).unwrap();
+async fn waits_for_a_person(env: &TestEnv, bad: String, good: String, answer: &str) -> Postrider {
+    story::declare(env).unwrap();
     let worker = story::start(bad).unwrap();
-    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    story::publish(&env.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
     let seen = wait_for_class(&worker, "config", 2);
     for line in &seen {
         assert_eq!(line["attempt"], 1, "no retry is counted: {line}");
@@ -67,26 +69,26 @@ fn assert_sent_at_first_try(worker: &Postrider) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_wrong_credentials_the_job_waits_and_no_retry_is_counted() {
-    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
-    let (port, ca) = (world.postfix().submission, world.postfix().ca_file());
-    let (bad, good) = (secured(&world, port, &ca, "mistyped"), secured(&world, port, &ca, PASSWORD));
-    let worker = waits_for_a_person(&world, bad, good, "535").await;
-    world.sink().wait_for(1, SOON).unwrap();
+    let env = TestEnv::start(&EnvSpec { postfix: true, ..EnvSpec::usual() }).unwrap();
+    let (port, ca) = (env.postfix().submission, env.postfix().ca_file());
+    let (bad, good) = (secured(&env, port, &ca, "mistyped"), secured(&env, port, &ca, PASSWORD));
+    let worker = waits_for_a_person(&env, bad, good, "535").await;
+    env.sink().wait_for(1, SOON).unwrap();
     assert_sent_at_first_try(&worker);
-    assert_eq!(world.sink().count().unwrap(), 1);
+    assert_eq!(env.sink().count().unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_does_not_relay_for_us_costs_nobody_a_mail() {
-    let world = World::start(&Parts { postfix: true, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { postfix: true, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     let config = |port: u16, more: &str| {
         let relay = format!("host = \"127.0.0.1\"\ntls = \"none\"\n{more}");
-        story::relay_config(&world.amqp_url(), &world.redis_url(), port, &relay)
+        story::relay_config(&env.amqp_url(), &env.redis_url(), port, &relay)
     };
-    let (stranger, good) = (world.postfix().strangers, world.postfix().plain);
+    let (stranger, good) = (env.postfix().strangers, env.postfix().plain);
     let worker = story::start(config(stranger, ROUTE)).unwrap();
-    story::publish(&world.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
+    story::publish(&env.amqp_url(), &[story::job(Lane::Transactional, "ada@dest.test")]).await.unwrap();
     for line in wait_for_class(&worker, "sender", 2) {
         assert_eq!(line["attempt"], 1, "no retry is counted: {line}");
         assert!(line["answer"].as_str().unwrap().contains("Relay access denied"), "{line}");
@@ -98,7 +100,7 @@ async fn a_relay_that_does_not_relay_for_us_costs_nobody_a_mail() {
         ROUTE.replace("[\"relay\"]", "[\"relay\", \"spare\"]")
     );
     let worker = story::start(config(stranger, &spare)).unwrap();
-    world.sink().wait_for(1, SOON).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     let told = deadline::wait_for("both outcomes", SOON, || Some(outcomes(&worker)).filter(|seen| seen.len() >= 2));
     let told: Vec<_> = told.unwrap().iter().map(|line| (line["transport"].clone(), line["attempt"].clone())).collect();
     assert_eq!(told, [("relay".into(), 1.into()), ("spare".into(), 1.into())]);
@@ -107,13 +109,13 @@ async fn a_relay_that_does_not_relay_for_us_costs_nobody_a_mail() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_wrong_access_token_the_job_waits_and_with_the_right_one_it_goes_out() {
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), sink: None, ..Parts::usual() }).unwrap();
-    let relay = world.aiosmtpd();
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::StartTls), sink: None, ..EnvSpec::usual() }).unwrap();
+    let relay = env.aiosmtpd();
     let with_token = |token: &str| {
-        secured(&world, relay.port(), &relay.ca_file(), token)
+        secured(&env, relay.port(), &relay.ca_file(), token)
             .replace("password =", "mechanism = \"xoauth2\"\npassword =")
     };
-    let worker = waits_for_a_person(&world, with_token("expired"), with_token(TOKEN), "535").await;
+    let worker = waits_for_a_person(&env, with_token("expired"), with_token(TOKEN), "535").await;
     relay.wait_for(1, SOON).unwrap();
     assert_sent_at_first_try(&worker);
     drop(worker);
@@ -122,12 +124,12 @@ async fn with_a_wrong_access_token_the_job_waits_and_with_the_right_one_it_goes_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_for_another_name_gets_no_mail_and_no_password() {
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), sink: None, ..Parts::usual() }).unwrap();
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::StartTls), sink: None, ..EnvSpec::usual() }).unwrap();
     let stranger = Aiosmtpd::start_as(Tls::StartTls, &["other.test"]).unwrap();
-    let bad = secured(&world, stranger.port(), &stranger.ca_file(), PASSWORD);
-    let relay = world.aiosmtpd();
-    let good = secured(&world, relay.port(), &relay.ca_file(), PASSWORD);
-    let worker = waits_for_a_person(&world, bad, good, "tls: ").await;
+    let bad = secured(&env, stranger.port(), &stranger.ca_file(), PASSWORD);
+    let relay = env.aiosmtpd();
+    let good = secured(&env, relay.port(), &relay.ca_file(), PASSWORD);
+    let worker = waits_for_a_person(&env, bad, good, "tls: ").await;
     relay.wait_for(1, SOON).unwrap();
     assert_sent_at_first_try(&worker);
     assert_eq!((stranger.messages().unwrap().len(), relay.messages().unwrap().len()), (0, 1));
@@ -135,35 +137,35 @@ async fn a_certificate_for_another_name_gets_no_mail_and_no_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_starttls_gets_nothing_in_plain_text() {
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), ..Parts::usual() }).unwrap();
-    let relay = world.aiosmtpd();
-    let bad = secured(&world, world.sink().port(), &relay.ca_file(), PASSWORD);
-    let good = secured(&world, relay.port(), &relay.ca_file(), PASSWORD);
-    let worker = waits_for_a_person(&world, bad, good, "STARTTLS").await;
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::StartTls), ..EnvSpec::usual() }).unwrap();
+    let relay = env.aiosmtpd();
+    let bad = secured(&env, env.sink().port(), &relay.ca_file(), PASSWORD);
+    let good = secured(&env, relay.port(), &relay.ca_file(), PASSWORD);
+    let worker = waits_for_a_person(&env, bad, good, "STARTTLS").await;
     relay.wait_for(1, SOON).unwrap();
     assert_sent_at_first_try(&worker);
-    assert_eq!((world.sink().count().unwrap(), relay.messages().unwrap().len()), (0, 1));
+    assert_eq!((env.sink().count().unwrap(), relay.messages().unwrap().len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_421_in_mid_session_costs_its_job_a_try_and_the_others_nothing() {
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::None), ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::None), ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     let config = |port| {
-        story::config(&world.amqp_url(), &world.redis_url(), port, &format!("connections = 1\n{ROUTE}"))
+        story::config(&env.amqp_url(), &env.redis_url(), port, &format!("connections = 1\n{ROUTE}"))
             .replace("connections = 8\n", "")
     };
-    let mut worker = story::start(config(world.aiosmtpd().port())).unwrap();
+    let mut worker = story::start(config(env.aiosmtpd().port())).unwrap();
     let names = ["ada@dest.test", "421@dest.test", "bob@dest.test"];
-    story::publish(&world.amqp_url(), &names.map(|name| story::job(Lane::Transactional, name))).await.unwrap();
-    world.aiosmtpd().wait_for(2, SOON).unwrap();
+    story::publish(&env.amqp_url(), &names.map(|name| story::job(Lane::Transactional, name))).await.unwrap();
+    env.aiosmtpd().wait_for(2, SOON).unwrap();
     worker.wait_for_output("421 4.3.2", SOON).unwrap();
     drop(worker);
-    let worker = story::start(config(world.sink().port())).unwrap();
-    let stored = world.sink().wait_for(1, SOON).unwrap();
+    let worker = story::start(config(env.sink().port())).unwrap();
+    let stored = env.sink().wait_for(1, SOON).unwrap();
     drop(worker);
     assert_eq!(stored.iter().flat_map(|one| one.recipients()).collect::<Vec<_>>(), ["421@dest.test"]);
-    let mut first: Vec<String> = world
+    let mut first: Vec<String> = env
         .aiosmtpd()
         .messages()
         .unwrap()
@@ -172,19 +174,19 @@ async fn a_421_in_mid_session_costs_its_job_a_try_and_the_others_nothing() {
         .collect();
     first.sort_unstable();
     assert_eq!(first, ["ada@dest.test", "bob@dest.test"], "nobody twice");
-    assert_eq!(world.sink().count().unwrap(), 1);
+    assert_eq!(env.sink().count().unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_falls_silent_delays_mail_and_doubles_none() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let proxy = FaultProxy::start(world.sink().port()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let proxy = FaultProxy::start(env.sink().port()).unwrap();
     let limits = format!("connect_timeout = \"1s\"\ncommand_timeout = \"1s\"\nfinal_timeout = \"5s\"\n{ROUTE}");
-    let config = story::config(&world.amqp_url(), &world.redis_url(), proxy.port(), &limits);
+    let config = story::config(&env.amqp_url(), &env.redis_url(), proxy.port(), &limits);
     let worker = story::start(config).unwrap();
     let publish = async |name: &str| {
-        story::publish(&world.amqp_url(), &[story::job(Lane::Bulk, name)]).await.unwrap();
+        story::publish(&env.amqp_url(), &[story::job(Lane::Bulk, name)]).await.unwrap();
     };
     // Silent from the first byte.
     proxy.set(Faults::black_hole());
@@ -192,7 +194,7 @@ async fn a_relay_that_falls_silent_delays_mail_and_doubles_none() {
     wait_for_class(&worker, "transient", 1);
     proxy.set(Faults::default());
     proxy.cut_all();
-    world.sink().wait_for(1, SOON).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     // Stored there is not yet answered here.
     deadline::wait_for("the relay's answer", SOON, || worker.stderr().contains("Sent job").then_some(())).unwrap();
     // Silent on a connection that has carried a message before.
@@ -205,8 +207,8 @@ async fn a_relay_that_falls_silent_delays_mail_and_doubles_none() {
     .unwrap();
     proxy.set(Faults::default());
     proxy.cut_all();
-    world.sink().wait_for(2, Duration::from_secs(20)).unwrap();
+    env.sink().wait_for(2, Duration::from_secs(20)).unwrap();
     assert!(!worker.stderr().contains("\"class\":\"unknown\""), "the dot never left: {}", worker.stderr());
     drop(worker);
-    assert_eq!(world.sink().count().unwrap(), 2);
+    assert_eq!(env.sink().count().unwrap(), 2);
 }

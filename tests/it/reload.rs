@@ -9,7 +9,7 @@ use postrider_tests::{
     process,
     sink::{self, SmtpSink, StoredMessage},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 const APPLIES: &str = "The changed configuration applies";
@@ -22,7 +22,7 @@ fn jobs(count: usize) -> Vec<Job> {
 }
 
 /// Two relays, of which the only route uses one.
-fn config(world: &World, other: &SmtpSink, send: &str, password: &str, level: &str) -> String {
+fn config(env: &TestEnv, other: &SmtpSink, send: &str, password: &str, level: &str) -> String {
     let other = format!(
         "[transport.other]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = {}\n\
          [transport.third]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\nport = 9\nusername = \"app\"\n\
@@ -33,7 +33,7 @@ fn config(world: &World, other: &SmtpSink, send: &str, password: &str, level: &s
         "[[route]]\nname = \"never\"\nwhen = {{ tenants = [\"nobody\"] }}\nsend = [\"third\", \"relay\", \"other\"]\n\
          [[route]]\nname = \"all\"\nsend = [\"{send}\"]\n"
     );
-    story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{other}{routes}"))
+    story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &format!("{other}{routes}"))
         .replace("level = \"debug\"", &format!("level = \"{level}\""))
 }
 
@@ -85,14 +85,14 @@ fn as_kubernetes_does(worker: &Postrider, same: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let other = SmtpSink::start(sink::Options::default()).unwrap();
     let folder = postrider_tests::folder::Folder::new("secret").unwrap();
     let password = folder.write("password", "one\n").unwrap().display().to_string();
-    let worker = story::start(config(&world, &other, "relay", &password, "info")).unwrap();
+    let worker = story::start(config(&env, &other, "relay", &password, "info")).unwrap();
     let file = worker.folder().join("postrider.toml");
-    let url = world.amqp_url();
+    let url = env.amqp_url();
     let (first, second, third) = (jobs(400), jobs(200), jobs(50));
 
     // Under load: the file changes while the jobs are delivered.
@@ -104,21 +104,21 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
             }
         }
     });
-    world.sink().wait_for(20, SOON).unwrap();
-    std::fs::write(&file, config(&world, &other, "other", &password, "info")).unwrap();
+    env.sink().wait_for(20, SOON).unwrap();
+    std::fs::write(&file, config(&env, &other, "other", &password, "info")).unwrap();
     wait_for_said(&worker, APPLIES, 1);
     publishing.await.unwrap();
-    let arrived = || Some(world.sink().count().ok()? + other.count().ok()?);
+    let arrived = || Some(env.sink().count().ok()? + other.count().ok()?);
     deadline::wait_for("the load", SOON, || (arrived()? == first.len()).then_some(())).unwrap();
-    let before = world.sink().count().unwrap();
+    let before = env.sink().count().unwrap();
     story::publish(&url, &second).await.unwrap();
     deadline::wait_for("the jobs after it", SOON, || (arrived()? == first.len() + second.len()).then_some(())).unwrap();
-    assert_eq!(world.sink().count().unwrap(), before, "the old route was used after the new one applied");
+    assert_eq!(env.sink().count().unwrap(), before, "the old route was used after the new one applied");
 
     // A broken file, and one that leads nowhere, are refused with their reason.
     std::fs::write(&file, "[queue\n").unwrap();
     wait_for_said(&worker, REFUSED, 1);
-    std::fs::write(&file, config(&world, &other, "nowhere", &password, "info")).unwrap();
+    std::fs::write(&file, config(&env, &other, "nowhere", &password, "info")).unwrap();
     wait_for_said(&worker, REFUSED, 2);
     assert!(worker.stderr().contains("there is no transport `nowhere`"), "{}", worker.stderr());
     story::publish(&url, &third).await.unwrap();
@@ -126,7 +126,7 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
     deadline::wait_for("the jobs after a broken file", SOON, || (arrived()? == all).then_some(())).unwrap();
 
     // A secret by file that changes renews its transport alone; SIGHUP reads everything again.
-    std::fs::write(&file, config(&world, &other, "other", &password, "info")).unwrap();
+    std::fs::write(&file, config(&env, &other, "other", &password, "info")).unwrap();
     wait_for_said(&worker, APPLIES, 2);
     std::fs::write(&password, "another\n").unwrap();
     wait_for_said(&worker, APPLIES, 3);
@@ -134,10 +134,10 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
     process::run("kill", ["-HUP", worker.pid().to_string().as_str()], &[], SOON).unwrap();
     wait_for_said(&worker, APPLIES, 4);
 
-    as_kubernetes_does(&worker, &config(&world, &other, "other", &password, "info"));
+    as_kubernetes_does(&worker, &config(&env, &other, "other", &password, "info"));
 
     // The level too.
-    std::fs::write(&file, config(&world, &other, "other", &password, "error")).unwrap();
+    std::fs::write(&file, config(&env, &other, "other", &password, "error")).unwrap();
     deadline::wait_for("a silent worker", SOON, || {
         let before = said(&worker, "Sent job");
         let count = arrived()?;
@@ -149,7 +149,7 @@ async fn a_new_route_applies_under_load_and_a_broken_file_changes_nothing() {
     .unwrap();
     assert!(!worker.stderr().contains("was refused"), "no job failed: {}", worker.stderr());
     let all: Vec<String> =
-        [world.sink().messages().unwrap(), other.messages().unwrap()].iter().flat_map(|one| ids(one)).collect();
+        [env.sink().messages().unwrap(), other.messages().unwrap()].iter().flat_map(|one| ids(one)).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "sent twice");
     drop(worker);
 }
@@ -188,10 +188,10 @@ fn load(url: String, jobs: Vec<Job>) -> tokio::task::JoinHandle<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_come_and_go_under_load_lose_nothing_and_double_nothing() {
     const JOBS: usize = 1200;
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let worker = || story::worker(&world, "").unwrap();
-    let load = load(world.amqp_url(), jobs(JOBS));
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let worker = || story::worker(&env, "").unwrap();
+    let load = load(env.amqp_url(), jobs(JOBS));
     let stop = |mut worker: Postrider| {
         worker.terminate().unwrap();
         assert!(worker.wait(SOON).unwrap().success());
@@ -210,9 +210,9 @@ async fn workers_that_come_and_go_under_load_lose_nothing_and_double_nothing() {
         stop(workers.remove(0));
     }
     load.await.unwrap();
-    world.sink().wait_for(JOBS, SOON).unwrap();
+    env.sink().wait_for(JOBS, SOON).unwrap();
     stop(workers.remove(0));
-    let ids = ids(&world.sink().messages().unwrap());
+    let ids = ids(&env.sink().messages().unwrap());
     let distinct = ids.iter().collect::<BTreeSet<_>>().len();
     assert_eq!((ids.len(), distinct), (JOBS, JOBS), "lost {}, duplicates {}", JOBS - distinct, ids.len() - distinct);
 }

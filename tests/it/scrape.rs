@@ -5,16 +5,16 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use postrider_schemas::Lane;
 use postrider_tests::{
     aiosmtpd::Tls,
-    api::{Api, Reaction},
     deadline,
+    fake_provider::{FakeProvider, Reaction},
     folder::Folder,
     ports,
     postfix::{PASSWORD, USER},
     prometheus::Prometheus,
     say_skipped,
     story::{self, SOON},
+    test_env::{EnvSpec, TestEnv},
     tls::Authority,
-    world::{Parts, World},
 };
 use serde_json::Value;
 
@@ -53,14 +53,14 @@ async fn prometheus_has_an_answer_to_every_query_of_the_dashboard_and_the_alerts
     if Prometheus::program().is_none() {
         return say_skipped("scraping", "prometheus is not installed: run tests/setup.sh");
     }
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::StartTls), ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     let (folder, admin) = (Folder::new("authority").unwrap(), ports::free().unwrap());
     let authority = Authority::new(folder.path()).unwrap();
-    let api = Api::start_tls(&authority.issue("api", &["localhost"]).unwrap(), |_| Reaction::yes()).unwrap();
+    let api = FakeProvider::start_tls(&authority.issue("api", &["localhost"]).unwrap(), |_| Reaction::yes()).unwrap();
     let relay = format!(
         "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\nrate = \"1000/s\"\n",
-        world.aiosmtpd().ca_file().display()
+        env.aiosmtpd().ca_file().display()
     );
     let hook = format!(
         "[transport.hook]\nkind = \"webhook\"\nbase_url = \"{}\"\nca_file = \"{}\"\nsecret = \"whsec_c2VjcmV0c2VjcmV0c2VjcmV0\"\n",
@@ -69,15 +69,15 @@ async fn prometheus_has_an_answer_to_every_query_of_the_dashboard_and_the_alerts
     );
     let routes = "[[route]]\nname = \"bulk\"\nwhen = { lane = \"bulk\" }\nsend = [\"hook\"]\n[[route]]\nname = \"all\"\nsend = [\"relay\"]\n";
     let more = format!("{relay}{hook}[admin]\nlisten = \"127.0.0.1:{admin}\"\n{routes}");
-    let config = story::relay_config(&world.amqp_url(), &world.redis_url(), world.aiosmtpd().port(), &more);
+    let config = story::relay_config(&env.amqp_url(), &env.redis_url(), env.aiosmtpd().port(), &more);
     let worker = story::start(config).unwrap();
     let rules = deploy("alerts/postrider.rules.yaml");
     let prometheus = Prometheus::start(&format!("127.0.0.1:{admin}"), &rules).unwrap();
     // One for each transport, and one that comes off the ladder.
     let later = story::job_with(|job| job.send_at = Some(jiff::Timestamp::now() + Duration::from_secs(4)));
     let jobs = [Lane::Transactional, Lane::Bulk].map(|lane| story::job(lane, "ada@customer.example"));
-    story::publish(&world.amqp_url(), &[jobs.as_slice(), &[later]].concat()).await.unwrap();
-    world.aiosmtpd().wait_for(2, SOON).unwrap();
+    story::publish(&env.amqp_url(), &[jobs.as_slice(), &[later]].concat()).await.unwrap();
+    env.aiosmtpd().wait_for(2, SOON).unwrap();
     deadline::wait_for("the call", SOON, || (api.taken() == 1).then_some(())).unwrap();
 
     let queries = dashboard();

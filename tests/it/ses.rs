@@ -6,12 +6,17 @@ use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, examples, wire};
 use postrider_tests::moto::{DOMAIN, Moto, REGION, http};
-use postrider_workers::compose::letter::Letter;
-use postrider_workers::config::{Account, ProviderConfig, SesAccount, SesCredentials};
-use postrider_workers::outcome::{Class, Outcome};
-use postrider_workers::transport::provider::client::{Client, host};
-use postrider_workers::transport::provider::sigv4::Keys;
-use postrider_workers::transport::provider::{Provider, ses};
+use postrider_workers::{
+    config::{Account, ProviderConfig, SesAccount, SesCredentials},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
+    transport::provider::{
+        Provider,
+        client::{Client, host},
+        ses,
+        sigv4::Keys,
+    },
+};
 
 fn account(keys: &Keys) -> SesAccount {
     SesAccount {
@@ -60,7 +65,7 @@ async fn amazon_takes_every_example_with_our_signature() -> Result<()> {
     let mut ids = Vec::new();
     for (name, document) in examples::ALL {
         let job = example(document, DOMAIN)?;
-        let letter = Letter::new(&job, None, None, Timestamp::now())?;
+        let letter = OutgoingMessage::new(&job, None, None, Timestamp::now())?;
         let outcome = provider.deliver(&letter, async { true }).await;
         let Outcome::Accepted { receipt, .. } = outcome else { bail!("{name}: {outcome:?}") };
         ids.push(receipt.answer.text);
@@ -82,14 +87,14 @@ async fn amazon_refuses_wrong_keys_and_a_sender_that_may_not_send() -> Result<()
     let unknown = Keys { access_key_id: "AKIAUNKNOWN".to_owned(), ..moto.keys().clone() };
     let job = receipt()?;
     for keys in [wrong_secret, unknown] {
-        let letter = Letter::new(&job, None, None, Timestamp::now())?;
+        let letter = OutgoingMessage::new(&job, None, None, Timestamp::now())?;
         let outcome = provider(&moto, &keys)?.deliver(&letter, async { true }).await;
         let Outcome::Refused { refusal, .. } = outcome else { bail!("{outcome:?}") };
         ensure!((refusal.class, refusal.answer.code) == (Class::Config, Some(403)), "{refusal:?}");
     }
     let (_, document) = examples::ALL.iter().find(|(name, _)| *name == "receipt").unwrap();
     let job = example(document, "other.example")?;
-    let letter = Letter::new(&job, None, None, Timestamp::now())?;
+    let letter = OutgoingMessage::new(&job, None, None, Timestamp::now())?;
     let outcome = provider(&moto, moto.keys())?.deliver(&letter, async { true }).await;
     let Outcome::Refused { refusal, .. } = outcome else { bail!("{outcome:?}") };
     ensure!(refusal.answer.text.contains("MessageRejected"), "{refusal:?}");
@@ -102,7 +107,7 @@ async fn amazon_refuses_a_body_that_was_changed_after_it_was_signed() -> Result<
     let moto = Moto::start().await?;
     let url = moto.url().parse()?;
     let job = receipt()?;
-    let letter = Letter::new(&job, None, None, Timestamp::now())?;
+    let letter = OutgoingMessage::new(&job, None, None, Timestamp::now())?;
     let client = Client::new(&http(), &url)?;
     let signed = || ses::request(&account(moto.keys()), moto.keys(), &host(&url), &letter, Timestamp::now());
     let mut tampered = signed()?;

@@ -8,7 +8,7 @@ use postrider_tests::{
     postrider::Postrider,
     sink::{self, SmtpSink},
     story::{self, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 /// The world's relay for all but one tenant, whose relay is not there.
@@ -54,13 +54,13 @@ fn wait_for_status(config: &str, what: &str, is_it: impl Fn(&serde_json::Value) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_and_trace_tell_what_is_known_on_rabbitmq() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let config = config(&world.amqp_url(), &world.redis_url(), world.sink().port());
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let config = config(&env.amqp_url(), &env.redis_url(), env.sink().port());
     assert_eq!(status(&config)["workers"].as_array().unwrap().len(), 0);
     let (mut one, other) = (story::start(config.clone()).unwrap(), story::start(config.clone()).unwrap());
     let jobs = jobs();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
     let seen = wait_for_status(&config, "two workers, a dead job and a failure", |seen| {
         let failures = seen["failures"].as_array().unwrap();
         let count = |name: &str| failures.iter().filter(|one| one["transport"] == name).count();

@@ -18,18 +18,18 @@ use postrider_schemas::{
 };
 use postrider_tests::{
     aiosmtpd::Tls,
-    api::{Api, Reaction},
     deadline,
+    fake_provider::{FakeProvider, Reaction},
     http::Endpoint,
     ports,
     postfix::{PASSWORD, USER},
     postrider::{Launch, Postrider},
     process::{self, find},
-    quiet_relay::{QuietRelay, Silence},
     rotel::{Rotel, Span},
     say_skipped,
+    stalling_relay::{StallPoint, StallingRelay},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 use postrider_workers::telemetry::registry::{self, INSTRUMENTS, attribute};
 
@@ -54,8 +54,8 @@ pub(crate) fn consuming(launch: Launch) -> Postrider {
 }
 
 /// Publishes as any client of any language does: with a `traceparent` of its own.
-pub(crate) async fn publish_with_context(world: &World, job: &Job, traceparent: &str) {
-    let connection = Connection::connect(&world.amqp_url(), ConnectionProperties::default()).await.unwrap();
+pub(crate) async fn publish_with_context(env: &TestEnv, job: &Job, traceparent: &str) {
+    let connection = Connection::connect(&env.amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let mut headers = FieldTable::default();
@@ -127,16 +127,12 @@ fn assert_describes(span: &Span, job: &Job) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linked_to_both() {
     let Some(rotel) = collector("spans") else { return };
-    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
     // It says nothing to the first MAIL, and is sound afterwards.
-    let relay = QuietRelay::start(Silence::Mail, 1).unwrap();
-    let config = story::config(
-        &world.amqp_url(),
-        &world.redis_url(),
-        relay.port(),
-        &format!("command_timeout = \"1s\"\n{ROUTE}"),
-    );
+    let relay = StallingRelay::start(StallPoint::Mail, 1).unwrap();
+    let config =
+        story::config(&env.amqp_url(), &env.redis_url(), relay.port(), &format!("command_timeout = \"1s\"\n{ROUTE}"));
     let worker = consuming(
         Postrider::command(["worker"])
             .config(config)
@@ -145,7 +141,7 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
             .env("OTEL_BSP_SCHEDULE_DELAY", "200"),
     );
     let job = story::job(Lane::Transactional, "ada@customer.example");
-    publish_with_context(&world, &job, &format!("00-{TRACE}-{PRODUCER_SPAN}-01")).await;
+    publish_with_context(&env, &job, &format!("00-{TRACE}-{PRODUCER_SPAN}-01")).await;
     let spans =
         rotel.wait_for_spans("two attempts", SOON, |spans| spans.iter().filter(|span| is_process(span)).count() == 2);
     let spans = spans.unwrap();
@@ -211,19 +207,19 @@ async fn a_job_of_any_client_is_one_trace_with_its_producer_and_a_retry_is_linke
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_context_is_ignored_and_a_call_carries_ours_to_the_api() {
     let Some(rotel) = collector("context of calls") else { return };
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::yes()).unwrap();
     let hook = format!(
         "[transport.hook]\nkind = \"webhook\"\nbase_url = \"{}/t0ken?key=s3cret\"\nsecret = \"whsec_c2VjcmV0c2VjcmV0c2VjcmV0\"\n",
         api.url()
     );
     let route = "[[route]]\nname = \"all\"\nsend = [\"hook\", \"relay\"]\n";
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{hook}{route}"));
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &format!("{hook}{route}"));
     let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
     let job = story::job(Lane::Transactional, "ada@customer.example");
-    publish_with_context(&world, &job, "00-0af7651916cd43dd8448eb211c80319c-nonsense-01").await;
+    publish_with_context(&env, &job, "00-0af7651916cd43dd8448eb211c80319c-nonsense-01").await;
     let spans = rotel.wait_for_spans("an attempt", SOON, |spans| spans.iter().any(is_process)).unwrap();
     let process = spans.iter().find(|span| is_process(span)).unwrap();
     assert_eq!((process.parent.as_str(), process.links.len()), ("", 0));
@@ -247,10 +243,10 @@ async fn malformed_context_is_ignored_and_a_call_carries_ours_to_the_api() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_traces_that_are_not_sampled_failures_are_told() {
     let Some(rotel) = collector("sampling") else { return };
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let launch = Postrider::command(["worker"])
-        .config(story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE))
+        .config(story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE))
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint())
         .env("OTEL_BSP_SCHEDULE_DELAY", "200")
         .env("OTEL_TRACES_SAMPLER", "traceidratio")
@@ -262,8 +258,8 @@ async fn of_traces_that_are_not_sampled_failures_are_told() {
             Some(postrider_schemas::wire::TemplateV1 { text: Some("{{ missing }}".to_owned()), ..Default::default() });
         job.text = None;
     });
-    story::publish(&world.amqp_url(), &[good, bad.clone()]).await.unwrap();
-    world.sink().wait_for(1, SOON).unwrap();
+    story::publish(&env.amqp_url(), &[good, bad.clone()]).await.unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     let spans = rotel.wait_for_spans("the failure", SOON, |spans| spans.iter().any(is_process)).unwrap();
     drop(worker);
     let spans = if spans.is_empty() { spans } else { rotel.spans().unwrap() };
@@ -275,12 +271,12 @@ async fn of_traces_that_are_not_sampled_failures_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
-    let world = World::start(&Parts { aiosmtpd: Some(Tls::StartTls), ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let env = TestEnv::start(&EnvSpec { aiosmtpd: Some(Tls::StartTls), ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::yes()).unwrap();
     let relay = format!(
         "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n",
-        world.aiosmtpd().ca_file().display()
+        env.aiosmtpd().ca_file().display()
     );
     let more = format!(
         "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch = false\n\
@@ -288,9 +284,9 @@ async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
         api.url()
     );
     let config =
-        story::relay_config(&world.amqp_url(), &world.redis_url(), world.aiosmtpd().port(), &format!("{relay}{more}"))
+        story::relay_config(&env.amqp_url(), &env.redis_url(), env.aiosmtpd().port(), &format!("{relay}{more}"))
             .replace("level = \"debug\"", "level = \"trace\"");
-    let collector = Api::start(|_| Reaction::Answer(503, "", String::new())).unwrap();
+    let collector = FakeProvider::start(|_| Reaction::Answer(503, "", String::new())).unwrap();
     let worker = consuming(
         Postrider::command(["worker"])
             .config(config)
@@ -306,8 +302,8 @@ async fn at_the_most_verbose_level_no_secret_and_no_body_is_said() {
             job.text = Some("B0dy and text.\n".to_owned());
         })
     };
-    story::publish(&world.amqp_url(), &[job(Lane::Transactional), job(Lane::Bulk)]).await.unwrap();
-    world.aiosmtpd().wait_for(1, SOON).unwrap();
+    story::publish(&env.amqp_url(), &[job(Lane::Transactional), job(Lane::Bulk)]).await.unwrap();
+    env.aiosmtpd().wait_for(1, SOON).unwrap();
     deadline::wait_for("the call, and one to the collector", SOON, || {
         (api.taken() == 1 && !collector.calls().is_empty()).then_some(())
     })
@@ -335,12 +331,12 @@ fn families(page: &str) -> BTreeMap<String, BTreeSet<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
     let port = ports::free().unwrap();
     let admin = format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n");
     let groups = "[[throttle]]\nname = \"customers\"\ndomains = [\"customer.example\"]\nrate = \"1000/s\"\n";
-    let worker = story::worker(&world, &format!("{admin}{groups}")).unwrap();
+    let worker = story::worker(&env, &format!("{admin}{groups}")).unwrap();
     let bad = story::job_with(|job| {
         job.template =
             Some(postrider_schemas::wire::TemplateV1 { text: Some("{{ missing }}".to_owned()), ..Default::default() });
@@ -350,7 +346,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
         job.send_at = Some(jiff::Timestamp::now() + Duration::from_secs(600));
     });
     let good = story::job(Lane::Bulk, "ada@customer.example");
-    story::publish(&world.amqp_url(), &[good.clone(), bad, later, good]).await.unwrap();
+    story::publish(&env.amqp_url(), &[good.clone(), bad, later, good]).await.unwrap();
     let endpoint = Endpoint { address: format!("127.0.0.1:{port}"), credentials: String::new() };
     let page = deadline::wait_for("counts on the page", SOON, || {
         let page = endpoint.expect("GET", "/metrics", "").ok()?;
@@ -377,7 +373,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
                 "1" => "_ratio",
                 _ => "",
             };
-            let total = if one.kind == registry::Kind::Counter { "_total" } else { "" };
+            let total = if one.kind == registry::InstrumentKind::Counter { "_total" } else { "" };
             let labels = one.labels.iter().map(|label| (*label).to_owned()).collect();
             (format!("{}{unit}{total}", one.name.replace('.', "_")), labels)
         })

@@ -96,7 +96,7 @@ async fn bombs_among_the_jobs_of_another_tenant_die_alone() {
     }
     reasons.iter().for_each(|(name, detail)| eprintln!("{name}: {detail}"));
     let mut recipients: Vec<String> =
-        sink.messages().unwrap().iter().flat_map(|one| one.recipients()).map(|one| one.to_string()).collect();
+        sink.messages().unwrap().iter().flat_map(|one| one.recipients()).map(ToString::to_string).collect();
     recipients.sort_unstable();
     recipients.dedup();
     assert_eq!((sink.count().unwrap(), recipients.len()), (count, count), "each once");

@@ -1,17 +1,24 @@
 //! Tenants share a broker, a store and workers, and cannot get in each other's way: not by ids, not by keys, not by publishing for each other.
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 use postrider_producer::Publisher;
-use postrider_schemas::permissions::PRODUCER;
-use postrider_schemas::topology::{DEAD_QUEUE, SUBMIT_EXCHANGE, submit_key};
-use postrider_schemas::{Job, JobId, Lane, wire};
-use postrider_tests::broker_users::BrokerUsers;
-use postrider_tests::events::Events;
-use postrider_tests::postrider::Postrider;
-use postrider_tests::sink::{Options, SmtpSink};
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use postrider_schemas::{
+    Job, JobId, Lane,
+    permissions::PRODUCER,
+    topology::{DEAD_QUEUE, SUBMIT_EXCHANGE, submit_key},
+    wire,
+};
+use postrider_tests::{
+    broker_users::BrokerUsers,
+    events::Events,
+    postrider::Postrider,
+    sink::{Options, SmtpSink},
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 
 fn job_of(tenant: &str, id: Option<JobId>, key: Option<&str>) -> Job {
     story::job_with(|job| {
@@ -43,13 +50,13 @@ fn check_both(sink: &SmtpSink, config: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tenants_with_the_same_id_and_key_both_get_their_mail() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let worker = story::start(config.clone()).unwrap();
     let jobs = same_names();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    check_both(world.sink(), &config);
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
+    check_both(env.sink(), &config);
     // The tools tell the one from the other.
     let id = jobs[0].id().to_string();
     let run = |args: &[&str]| Postrider::command(args.iter().copied()).config(config.clone()).run(SOON).unwrap();
@@ -85,15 +92,15 @@ async fn two_tenants_with_the_same_id_and_key_both_get_their_mail_out_of_a_file(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_of_the_broker_publishes_for_its_own_tenants_alone() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let users = BrokerUsers::make(world.vhost()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let users = BrokerUsers::make(env.vhost()).unwrap();
     let (url, user) = (users.url(PRODUCER.user), users.name(PRODUCER.user));
     let tenants = |list: &str| {
-        story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE)
+        story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE)
             .replace("[queue]\n", &format!("[queue]\ntenants = {{ \"{user}\" = {list} }}\n"))
     };
-    let mut events = Events::listen(&world.amqp_url()).await.unwrap();
+    let mut events = Events::listen(&env.amqp_url()).await.unwrap();
     let publisher = Publisher::connect(&url).await.unwrap().with_user_id(user.clone());
     let (ours, theirs, nobodys, expired) = (
         job_of("shop", None, None),
@@ -114,7 +121,7 @@ async fn a_user_of_the_broker_publishes_for_its_own_tenants_alone() {
     let (key, options) = (submit_key(Lane::Transactional, 0), BasicPublishOptions::default());
     let confirm = channel.basic_publish(SUBMIT_EXCHANGE.into(), key.into(), options, &body, properties);
     confirm.await.unwrap().await.unwrap();
-    story::wait_for_depth(&world, DEAD_QUEUE, 1).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 1).unwrap();
 
     let config = tenants("\"shop\"");
     let worker = story::start(config.clone()).unwrap();
@@ -124,8 +131,8 @@ async fn a_user_of_the_broker_publishes_for_its_own_tenants_alone() {
         publisher.publish(job).await.unwrap();
     }
     story::publish(&url, std::slice::from_ref(&nobodys)).await.unwrap();
-    world.sink().wait_for(1, SOON).unwrap();
-    story::wait_for_depth(&world, DEAD_QUEUE, 3).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 3).unwrap();
     let rows = story::rest("dead", &config).unwrap();
     for (job, detail) in [(&theirs, user.as_str()), (&expired, user.as_str()), (&nobodys, "user_id")] {
         let row = rows.iter().find(|row| row["id"] == job.id().to_string()).unwrap();
@@ -140,7 +147,7 @@ async fn a_user_of_the_broker_publishes_for_its_own_tenants_alone() {
     let config = tenants("[\"shop\", \"bank\"]");
     let worker = story::start(config.clone()).unwrap();
     assert!(run(&["dead", "retry", &theirs.id().to_string()], &config).stdout.contains("again 1"));
-    world.sink().wait_for(2, SOON).unwrap();
+    env.sink().wait_for(2, SOON).unwrap();
     drop(worker);
     // Nobody publishes in another's name.
     let liar = Publisher::connect(&url).await.unwrap().with_user_id("guest");

@@ -58,18 +58,14 @@ fn decisions_are_pure() {
         "std::fs",
         "std::net",
     ];
-    assert_absent("workers/src/decide", &words, &[]);
+    assert_absent("workers/src/policy", &words, &[]);
 }
 
 #[test]
 fn what_people_see_passes_one_edge() {
     // Text of others is escaped, and secrets are taken out, in these two places alone.
     let words = ["println!", "print!", "io::stdout()", "io::stderr()", "std::io::stderr"];
-    assert_absent(
-        "workers/src",
-        &words,
-        &["/commands/output.rs", "/telemetry/logs.rs", "/decide/limits/simulation.rs"],
-    );
+    assert_absent("workers/src", &words, &["/cli/output.rs", "/telemetry/logs.rs", "/decide/limits/simulation.rs"]);
 }
 
 #[test]
@@ -83,10 +79,10 @@ fn vendor_crates_stay_in_their_rooms() {
     assert_absent(
         "workers/src",
         &["lapin"],
-        &["/queue/rabbitmq/", "/queue/mod.rs", "/commands/topology.rs", "/telemetry/logs.rs"],
+        &["/queue/rabbitmq/", "/queue/mod.rs", "/cli/topology.rs", "/telemetry/logs.rs"],
     );
     assert_absent("workers/src", &["redis::"], &["/store/redis/", "/store/mod.rs"]);
-    assert_absent("workers/src", &["lettre::"], &["/compose/", "/transport/smtp/"]);
+    assert_absent("workers/src", &["lettre::"], &["/message/", "/transport/smtp/"]);
     assert_absent("workers/src", &["rusqlite"], &["/queue/embedded/", "/store/embedded"]);
     assert_absent("workers/src", &["reqwest"], &["/transport/provider/client.rs", "/telemetry/logs.rs"]);
     assert_absent("workers/src", &["hickory"], &["/dns/resolver.rs", "/telemetry/logs.rs"]);

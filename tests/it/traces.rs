@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use postrider_schemas::{Job, Lane};
 use postrider_tests::{
-    api::{Api, Reaction},
+    fake_provider::{FakeProvider, Reaction},
     postrider::Postrider,
-    quiet_relay::{QuietRelay, Silence},
     rotel::Span,
-    sink::{Fault, Options},
+    sink::{Options, SinkFault},
+    stalling_relay::{StallPoint, StallingRelay},
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 use postrider_workers::telemetry::registry::attribute;
 
@@ -22,16 +22,16 @@ use crate::telemetry::{collector, consuming, is_process, publish_with_context, t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_throttled_tried_again_and_sent_and_its_traces_tell_each() {
     let Some(rotel) = collector("throttle and retry") else { return };
-    let world = World::start(&Parts { sink: None, ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
-    let relay = QuietRelay::start(Silence::Mail, 2).unwrap();
+    let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    let relay = StallingRelay::start(StallPoint::Mail, 2).unwrap();
     let limits = "command_timeout = \"1s\"\nrate = \"1/s\"\nmessages_per_connection = 1\n";
     let jobs = [1, 2].map(|n| story::job(Lane::Transactional, &format!("ada-{n}@customer.example")));
     let traces = [1, 2].map(|n| format!("0af7651916cd43dd8448eb211c8031{n:02x}"));
     for (job, trace) in jobs.iter().zip(&traces) {
-        publish_with_context(&world, job, &format!("00-{trace}-b7ad6b7169203331-01")).await;
+        publish_with_context(&env, job, &format!("00-{trace}-b7ad6b7169203331-01")).await;
     }
-    let config = story::config(&world.amqp_url(), &world.redis_url(), relay.port(), &format!("{limits}{ROUTE}"));
+    let config = story::config(&env.amqp_url(), &env.redis_url(), relay.port(), &format!("{limits}{ROUTE}"));
     let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
     let is_sent = |span: &&Span| is_process(span) && span.attribute(attribute::OUTCOME) == Some("accepted");
@@ -62,7 +62,7 @@ async fn a_job_is_throttled_tried_again_and_sent_and_its_traces_tell_each() {
 }
 
 /// Everything goes by an API that takes several jobs in a call.
-fn sharing(api: &Api) -> String {
+fn sharing(api: &FakeProvider) -> String {
     format!(
         "[transport.api]\nkind = \"sendgrid\"\napi_key = \"SG.k3y\"\nbase_url = \"{}\"\nbatch_linger = \"50ms\"\n\
          [[route]]\nname = \"all\"\nsend = [\"api\", \"relay\"]\n",
@@ -73,12 +73,12 @@ fn sharing(api: &Api) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they_at_it() {
     let Some(rotel) = collector("shared calls") else { return };
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::yes()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::yes()).unwrap();
     let jobs: Vec<Job> = (0..30).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &sharing(&api));
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &sharing(&api));
     let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
     // The call ends before its jobs do; which batch of spans has which is open.
@@ -117,13 +117,13 @@ async fn a_call_that_jobs_share_is_one_span_that_points_at_each_of_them_and_they
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_call_without_an_answer_is_told_with_its_jobs_where_nothing_is_sampled() {
     let Some(rotel) = collector("a lost shared call") else { return };
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let api = Api::start(|_| Reaction::CutAfter).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let api = FakeProvider::start(|_| Reaction::CutAfter).unwrap();
     let jobs: Vec<Job> = (0..3).map(|n| story::job(Lane::Bulk, &format!("ada-{n}@customer.example"))).collect();
-    story::publish(&world.amqp_url(), &jobs).await.unwrap();
+    story::publish(&env.amqp_url(), &jobs).await.unwrap();
     let launch = Postrider::command(["worker"])
-        .config(story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &sharing(&api)))
+        .config(story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &sharing(&api)))
         .env("OTEL_BSP_SCHEDULE_DELAY", "200")
         .env("OTEL_TRACES_SAMPLER", "traceidratio")
         .env("OTEL_TRACES_SAMPLER_ARG", "0");
@@ -147,14 +147,14 @@ async fn a_shared_call_without_an_answer_is_told_with_its_jobs_where_nothing_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn smtp_commands_that_wait_for_their_answers_are_steps_of_their_own() {
     let Some(rotel) = collector("smtp steps") else { return };
-    let sink = Options { faults: vec![Fault::NoPipelining], ..Options::default() };
-    let world = World::start(&Parts { sink: Some(sink), ..Parts::usual() }).unwrap();
-    story::declare(&world).unwrap();
-    let config = story::config(&world.amqp_url(), &world.redis_url(), world.sink().port(), ROUTE);
+    let sink = Options { faults: vec![SinkFault::NoPipelining], ..Options::default() };
+    let env = TestEnv::start(&EnvSpec { sink: Some(sink), ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let launch = Postrider::command(["worker"]).config(config).env("OTEL_BSP_SCHEDULE_DELAY", "200");
     let worker = consuming(launch.env("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint()));
     let job = story::job_with(|job| job.to = vec!["ada@customer.example".into(), "bob@customer.example".into()]);
-    story::publish(&world.amqp_url(), &[job]).await.unwrap();
+    story::publish(&env.amqp_url(), &[job]).await.unwrap();
     let spans = rotel.wait_for_spans("the attempt", SOON, |spans| spans.iter().any(is_process)).unwrap();
     drop(worker);
     let deliver = spans.iter().find(|span| span.name == "deliver").unwrap();

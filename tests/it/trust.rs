@@ -1,21 +1,29 @@
 //! What producers write into headers and properties decides nothing, and what only workers may say is out of their reach.
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldArray, FieldTable, LongString},
+};
 use postrider_producer::embedded::publisher::EmbeddedPublisher;
-use postrider_schemas::meta::{Pin, Rest};
-use postrider_schemas::permissions::{PRODUCER, TOOL, TOPOLOGY, WORKER};
-use postrider_schemas::topology::{DEAD_EXCHANGE, DEAD_QUEUE, DUE_EXCHANGE, EVENTS_EXCHANGE, SUBMIT_EXCHANGE};
-use postrider_schemas::topology::{due_queue, jobs_queue, submit_key};
-use postrider_schemas::{Job, Lane, Meta, wire};
-use postrider_tests::broker_users::BrokerUsers;
-use postrider_tests::deadline;
-use postrider_tests::fault_proxy::FaultProxy;
-use postrider_tests::postrider::Postrider;
-use postrider_tests::sink::{Options, SmtpSink};
-use postrider_tests::story::{self, ROUTE, SOON};
-use postrider_tests::world::{Parts, World};
+use postrider_schemas::{
+    Job, Lane, Meta,
+    meta::{Pin, Rest},
+    permissions::{PRODUCER, TOOL, TOPOLOGY, WORKER},
+    topology::{
+        DEAD_EXCHANGE, DEAD_QUEUE, DUE_EXCHANGE, EVENTS_EXCHANGE, SUBMIT_EXCHANGE, due_queue, jobs_queue, submit_key,
+    },
+    wire,
+};
+use postrider_tests::{
+    broker_users::BrokerUsers,
+    deadline,
+    fault_proxy::FaultProxy,
+    postrider::Postrider,
+    sink::{Options, SmtpSink},
+    story::{self, ROUTE, SOON},
+    test_env::{EnvSpec, TestEnv},
+};
 
 fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value))
@@ -122,11 +130,11 @@ fn check_arrived(sink: &SmtpSink, jobs: &[Job]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_forged_header_loses_a_job_or_sends_it_twice_or_elsewhere() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let other = FaultProxy::start(world.sink().port()).unwrap();
-    let config = two_ways(&world.amqp_url(), &world.redis_url(), world.sink(), &other);
-    let channel = channel(&world.amqp_url()).await;
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let other = FaultProxy::start(env.sink().port()).unwrap();
+    let config = two_ways(&env.amqp_url(), &env.redis_url(), env.sink(), &other);
+    let channel = channel(&env.amqp_url()).await;
     let forged = forged();
     let jobs = jobs(forged.len() + 1);
     let key = submit_key(Lane::Transactional, 0);
@@ -134,7 +142,7 @@ async fn no_forged_header_loses_a_job_or_sends_it_twice_or_elsewhere() {
     let (late, jobs_at_once) = jobs.split_last().unwrap();
     let expiring = properties(late, &forged[0]).with_expiration("1".into());
     assert!(put(&channel, SUBMIT_EXCHANGE, &key, late, expiring).await);
-    story::wait_for_depth(&world, DEAD_QUEUE, 1).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 1).unwrap();
     assert_eq!(story::rest("dead", &config).unwrap()[0]["reason"], "message-ttl");
 
     let worker = story::start(config.clone()).unwrap();
@@ -146,18 +154,18 @@ async fn no_forged_header_loses_a_job_or_sends_it_twice_or_elsewhere() {
                 put(&channel, SUBMIT_EXCHANGE, &key, job, properties(job, headers).with_timestamp(u64::MAX)).await;
             assert!(sent, "{headers:?}");
         }
-        world.sink().wait_for(jobs_at_once.len(), SOON).unwrap();
+        env.sink().wait_for(jobs_at_once.len(), SOON).unwrap();
     }
     let done = Postrider::command(["dead", "retry", "--all"]).config(config.clone()).run(SOON).unwrap();
     assert!(done.status.success() && done.stdout.contains("again 1"), "{}{}", done.stdout, done.stderr);
-    world.sink().wait_for(jobs.len(), SOON).unwrap();
+    env.sink().wait_for(jobs.len(), SOON).unwrap();
     let is_idle = || {
-        let depths = world.vhost().queue_depths().ok()?;
+        let depths = env.vhost().queue_depths().ok()?;
         depths.values().all(|depth| depth.total() == 0).then_some(())
     };
     deadline::wait_for("every queue empty, dead and hold too", SOON, is_idle).unwrap();
     drop(worker);
-    check_arrived(world.sink(), &jobs);
+    check_arrived(env.sink(), &jobs);
     assert_eq!(other.connections(), 0);
 }
 
@@ -204,12 +212,12 @@ async fn a_row_of_fresh_work_in_the_file_is_believed_as_little() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_no_worker_makes_rests_in_dead_whole() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let other = FaultProxy::start(world.sink().port()).unwrap();
-    let config = two_ways(&world.amqp_url(), &world.redis_url(), world.sink(), &other);
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let other = FaultProxy::start(env.sink().port()).unwrap();
+    let config = two_ways(&env.amqp_url(), &env.redis_url(), env.sink(), &other);
     let worker = story::start(config.clone()).unwrap();
-    let channel = channel(&world.amqp_url()).await;
+    let channel = channel(&env.amqp_url()).await;
     let bad: [(&str, &str); 7] = [
         ("postrider-generation", "4294967295"),
         ("postrider-generation", "more"),
@@ -233,8 +241,8 @@ async fn a_copy_that_no_worker_makes_rests_in_dead_whole() {
     let pin = format!("{now} {} other", now + std::time::Duration::from_mins(10));
     assert!(put(&channel, "", &due, pinned, properties(pinned, &vec![("postrider-pin", text(&pin))])).await);
     // That one is asked for at no transport, by the schedule to its end.
-    story::wait_for_depth(&world, DEAD_QUEUE, u64::try_from(bad.len() + 1).unwrap()).unwrap();
-    world.sink().wait_for(1, SOON).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, u64::try_from(bad.len() + 1).unwrap()).unwrap();
+    env.sink().wait_for(1, SOON).unwrap();
     let rows = story::rest("dead", &config).unwrap();
     let given_up = rows.iter().find(|row| row["id"] == pinned.id().to_string()).unwrap();
     assert_eq!(given_up["reason"], "retries-exhausted");
@@ -244,14 +252,14 @@ async fn a_copy_that_no_worker_makes_rests_in_dead_whole() {
         assert!(row["detail"].as_str().unwrap().contains(name), "{row}");
     }
     drop(worker);
-    check_arrived(world.sink(), std::slice::from_ref(timed));
+    check_arrived(env.sink(), std::slice::from_ref(timed));
     assert_eq!(other.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn producers_workers_and_tools_need_no_more_than_the_shipped_permissions_and_a_producer_reaches_no_copies() {
-    let world = World::start(&Parts::usual()).unwrap();
-    let users = BrokerUsers::make(world.vhost()).unwrap();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    let users = BrokerUsers::make(env.vhost()).unwrap();
     let declared = Postrider::command(["topology", "apply", "--queue", &users.url(TOPOLOGY.user)]).run(SOON).unwrap();
     assert!(declared.status.success(), "{}", declared.stderr);
 
@@ -272,7 +280,7 @@ async fn producers_workers_and_tools_need_no_more_than_the_shipped_permissions_a
     }
 
     let config = |user: &str| {
-        story::config(&users.url(user), &world.redis_url(), world.sink().port(), ROUTE)
+        story::config(&users.url(user), &env.redis_url(), env.sink().port(), ROUTE)
             .replace("[queue]\n", "[queue]\ntopology = \"verify\"\n")
     };
     let worker = story::start(config(WORKER.user)).unwrap();
@@ -282,8 +290,8 @@ async fn producers_workers_and_tools_need_no_more_than_the_shipped_permissions_a
     let channel = channel(&producer).await;
     let broken = properties(&job, &Vec::new()).with_type("something else".into());
     assert!(put(&channel, SUBMIT_EXCHANGE, &submit_key(Lane::Bulk, 0), &job, broken).await);
-    world.sink().wait_for(2, SOON).unwrap();
-    story::wait_for_depth(&world, DEAD_QUEUE, 1).unwrap();
+    env.sink().wait_for(2, SOON).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 1).unwrap();
     let tool = config(TOOL.user);
     assert_eq!(story::rest("dead", &tool).unwrap().len(), 1);
     for command in
@@ -292,7 +300,7 @@ async fn producers_workers_and_tools_need_no_more_than_the_shipped_permissions_a
         let done = Postrider::command(command.iter().copied()).config(tool.clone()).run(SOON).unwrap();
         assert!(done.status.success(), "{command:?} {}{}", done.stdout, done.stderr);
     }
-    story::wait_for_depth(&world, DEAD_QUEUE, 0).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 0).unwrap();
     let mut events = Postrider::command(["events"]).config(tool).start().unwrap();
     // Bound once it shows an event.
     deadline::wait_for_async("an event for a tool", SOON, async || {

@@ -17,7 +17,7 @@ use postrider_tests::{
     deadline,
     postrider::Postrider,
     story::{self, ROUTE, SOON},
-    world::{Parts, World},
+    test_env::{EnvSpec, TestEnv},
 };
 
 /// The frame size that brokers and clients agree upon where nobody asks for another one.
@@ -79,10 +79,10 @@ async fn lose_once(url: &str, queue: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_outgrow_a_frame_stop_nobody() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    story::remember(&world).unwrap();
-    let url = world.amqp_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    story::remember(&env).unwrap();
+    let url = env.amqp_url();
     let (connection, channel) = open(&url).await;
     let full = Lane::ALL.map(|lane| story::job(lane, &format!("full-{lane}@dest.example")));
     for job in &full {
@@ -93,8 +93,8 @@ async fn headers_that_outgrow_a_frame_stop_nobody() {
     let others = Lane::ALL.map(|lane| story::job(lane, &format!("behind-{lane}@dest.example")));
     story::publish(&url, &others).await.unwrap();
     let started = Instant::now();
-    let worker = story::worker(&world, "").unwrap();
-    world.sink().wait_for(4, OTHERS).unwrap();
+    let worker = story::worker(&env, "").unwrap();
+    env.sink().wait_for(4, OTHERS).unwrap();
     assert!(started.elapsed() < 2 * OTHERS, "{:?}", started.elapsed());
     assert!(worker.stderr().contains("do not fit a frame"), "the queue and the cause are named");
     assert!(!worker.stderr().contains("connecting again"), "no connection ended");
@@ -104,20 +104,20 @@ async fn headers_that_outgrow_a_frame_stop_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_rests_with_such_headers_is_listed_and_dropped() {
-    let world = World::start(&Parts::usual()).unwrap();
-    story::declare(&world).unwrap();
-    let url = world.amqp_url();
+    let env = TestEnv::start(&EnvSpec::usual()).unwrap();
+    story::declare(&env).unwrap();
+    let url = env.amqp_url();
     let (connection, channel) = open(&url).await;
     let job = story::job(Lane::Bulk, "ada@dest.example");
     publish_full(&channel, DEAD_EXCHANGE, "dead.bulk.00", &job).await;
     lose_once(&url, DEAD_QUEUE).await;
     lose_once(&url, DEAD_QUEUE).await;
-    let config = story::config(&url, &world.redis_url(), world.sink().port(), ROUTE);
+    let config = story::config(&url, &env.redis_url(), env.sink().port(), ROUTE);
     let rows = story::rest("dead", &config).unwrap();
     assert_eq!((rows.len(), &rows[0]["id"]), (1, &job.id().to_string().into()), "{rows:#?}");
     assert!(rows[0]["detail"].as_str().unwrap().contains("do not fit a frame"), "{rows:#?}");
     let done = Postrider::command(["dead", "drop", &job.id().to_string()]).config(config).run(SOON).unwrap();
     assert!(done.status.success() && done.stdout.contains("dropped 1"), "{}{}", done.stdout, done.stderr);
-    story::wait_for_depth(&world, DEAD_QUEUE, 0).unwrap();
+    story::wait_for_depth(&env, DEAD_QUEUE, 0).unwrap();
     connection.close(200, "done".into()).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! The harness: real brokers, stores and relays on ports of their own, and the means to break them.
 //!
 //! Everything a test starts ends with it: a value owns its process and its folder, `Drop` ends both, and a watchdog ends
-//! what is left when the test program itself is killed. Modules stand in reading order; a story needs [`world`] and little else.
+//! what is left when the test program itself is killed. Modules stand in reading order; a story needs [`test_env`] and little else.
 
 pub mod deadline;
 pub mod fake_clock;
@@ -25,17 +25,17 @@ mod python;
 
 pub mod aiosmtpd;
 pub mod dnsmasq;
-pub mod pacing_relay;
 pub mod postfix;
 pub mod prism;
 pub mod prometheus;
-pub mod quiet_relay;
 pub mod rotel;
 pub mod sink;
-pub mod small_disk;
+pub mod stalling_relay;
 pub mod talking_relay;
+pub mod throttling_relay;
+pub mod tmpfs;
 
-pub mod api;
+pub mod fake_provider;
 pub mod moto;
 
 pub mod events;
@@ -44,11 +44,11 @@ pub mod mail;
 
 pub mod log_check;
 pub mod memory_limit;
-pub mod operator;
 pub mod postrider;
 pub mod story;
+pub mod test_env;
+pub mod topology_manifests;
 pub mod usage;
-pub mod world;
 
 /// Says on the terminal, past the capture of the test runner, that `test` proves nothing on this machine, and why.
 pub fn say_skipped(test: &str, why: &str) {

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use postrider_workers::config::HttpConfig;
-use postrider_workers::transport::provider::client::{Client, Request};
-use postrider_workers::transport::provider::sigv4::{self, Call, Keys};
+use postrider_workers::{
+    config::HttpConfig,
+    transport::provider::{
+        client::{Client, Request},
+        sigv4::{self, Keys, SignedCall},
+    },
+};
 
 use crate::folder::Folder;
 use crate::http::Endpoint;
@@ -93,7 +97,7 @@ impl Moto {
 
     async fn call(&self, service: &str, path: &str, content_type: &str, body: &str) -> Result<String> {
         let host = format!("127.0.0.1:{}", self.port);
-        let call = Call {
+        let call = SignedCall {
             region: REGION,
             service,
             method: "POST",

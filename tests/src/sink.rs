@@ -23,7 +23,7 @@ const COUNTER_TAIL: u64 = 256;
 
 /// What goes wrong at the sink. Commands are `CONNECT EHLO MAIL RCPT DATA . RSET QUIT`, several joined by commas.
 #[derive(Clone, Debug)]
-pub enum Fault {
+pub enum SinkFault {
     /// After this command the connection is dropped without a reply. With `.` the message is stored first: whoever sent it
     /// cannot know.
     DropAfter(&'static str),
@@ -51,7 +51,7 @@ pub enum Fault {
     No8BitMime,
 }
 
-impl Fault {
+impl SinkFault {
     fn args(&self) -> Vec<String> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match self {
@@ -75,7 +75,7 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What goes wrong; empty: nothing.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<SinkFault>,
     /// Connections at once; more wait unanswered.
     pub connections: u32,
     /// Keep the messages. Without, it only counts them: as fast as it can be, for benchmarks.
@@ -88,8 +88,8 @@ impl Default for Options {
     }
 }
 
-impl From<Fault> for Options {
-    fn from(fault: Fault) -> Self {
+impl From<SinkFault> for Options {
+    fn from(fault: SinkFault) -> Self {
         Self { faults: vec![fault], ..Self::default() }
     }
 }
@@ -123,7 +123,7 @@ impl SmtpSink {
         };
         let spec = spec
             .args(["-m", &options.connections.to_string()])
-            .args(options.faults.iter().flat_map(Fault::args))
+            .args(options.faults.iter().flat_map(SinkFault::args))
             .args([&format!("127.0.0.1:{port}"), "512"]);
         let server = Process::start_ready(spec, START_LIMIT, || ports::is_open(port))?;
         Ok(Self { server, stored, folder, port, known: Mutex::default() })

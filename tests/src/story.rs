@@ -7,10 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use postrider_producer::Publisher;
 use postrider_schemas::{Job, JobLimits, JobV1, Lane, examples, wire};
 
-use crate::deadline;
-use crate::postrider::Postrider;
-use crate::rabbitmq::Depth;
-use crate::world::World;
+use crate::{deadline, postrider::Postrider, rabbitmq::Depth, test_env::TestEnv};
 
 /// The waits of [`config`] between tries.
 pub const SCHEDULE: &str = "[\"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]";
@@ -75,15 +72,15 @@ pub async fn publish(url: &str, jobs: &[Job]) -> Result<()> {
 }
 
 /// Declares the topology before anything is published.
-pub fn declare(world: &World) -> Result<()> {
-    let done = Postrider::command(["topology", "apply", "--queue", &world.amqp_url()]).run(SOON)?;
+pub fn declare(env: &TestEnv) -> Result<()> {
+    let done = Postrider::command(["topology", "apply", "--queue", &env.amqp_url()]).run(SOON)?;
     ensure!(done.status.success(), "{}", done.stderr);
     Ok(())
 }
 
-/// A worker that delivers to the world's sink by [`ROUTE`], consuming.
-pub fn worker(world: &World, more: &str) -> Result<Postrider> {
-    start(config(&world.amqp_url(), &world.redis_url(), world.sink().port(), &format!("{more}\n{ROUTE}")))
+/// A worker that delivers to the context's sink by [`ROUTE`], consuming.
+pub fn worker(env: &TestEnv, more: &str) -> Result<Postrider> {
+    start(config(&env.amqp_url(), &env.redis_url(), env.sink().port(), &format!("{more}\n{ROUTE}")))
 }
 
 /// A worker with this configuration, consuming.
@@ -99,15 +96,15 @@ pub fn start_any(config: &str) -> Result<Postrider> {
 }
 
 /// What a queue holds; nothing while it is not there or the broker does not answer.
-pub fn depth(world: &World, queue: &str) -> Option<Depth> {
-    world.vhost().queue_depths().ok()?.get(queue).copied()
+pub fn depth(env: &TestEnv, queue: &str) -> Option<Depth> {
+    env.vhost().queue_depths().ok()?.get(queue).copied()
 }
 
 /// Waits until a queue at rest holds so many messages.
-pub fn wait_for_depth(world: &World, queue: &str, count: u64) -> Result<()> {
-    let there = || (depth(world, queue)?.total() == count).then_some(());
+pub fn wait_for_depth(env: &TestEnv, queue: &str, count: u64) -> Result<()> {
+    let there = || (depth(env, queue)?.total() == count).then_some(());
     deadline::wait_for(&format!("{count} messages in {queue}"), SOON, there)
-        .with_context(|| format!("it holds {:?}", depth(world, queue)))
+        .with_context(|| format!("it holds {:?}", depth(env, queue)))
 }
 
 /// The rows of `postrider dead ls` or `postrider hold ls`: `which` is `dead` or `hold`.
@@ -123,9 +120,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Makes the store one that has remembered for an hour, as in any installation but a new one. What was published before a store began to
 /// remember, or within its allowance for clocks, counts as unknown when it is redelivered. The names are those of `store/redis`, where a
 /// test keeps them from changing.
-pub fn remember(world: &World) -> Result<()> {
+pub fn remember(env: &TestEnv) -> Result<()> {
     const SCRIPT: &str = "local hour_ago = string.format('%.0f', redis.call('TIME')[1] * 1000 - 3600000) \
                           for n = 0, 255 do redis.call('SET', string.format('postrider:{%02x}:epoch', n), hour_ago) end \
                           return 'ok'";
-    world.redis_cli(&["EVAL", SCRIPT, "0"]).map(drop)
+    env.redis_cli(&["EVAL", SCRIPT, "0"]).map(drop)
 }

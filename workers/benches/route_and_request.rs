@@ -9,9 +9,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, examples, wire};
 use postrider_workers::{
-    compose::letter::Letter,
     config::{SesAccount, SesCredentials, load_text},
-    decide::route::Routes,
+    message::outgoing::OutgoingMessage,
+    policy::route::Routes,
     transport::provider::{brevo, mailgun, mailjet, postmark, resend, sendgrid, ses, sigv4::Keys, sparkpost, webhook},
 };
 use secrecy::SecretString;
@@ -71,24 +71,26 @@ fn requests(criterion: &mut Criterion) {
         let job = example(name);
         let mut group = criterion.benchmark_group(format!("request for {name}"));
         group.throughput(Throughput::Elements(1));
-        // With the letter, which renders and composes: that is what a job costs.
-        let letter = || Letter::new(black_box(&job), None, None, now).unwrap();
-        group.bench_function("sendgrid", |bencher| bencher.iter(|| sendgrid::request(&key, &letter()).unwrap()));
+        // With the message, which renders and composes: that is what a job costs.
+        let outgoing = || OutgoingMessage::new(black_box(&job), None, None, now).unwrap();
+        group.bench_function("sendgrid", |bencher| bencher.iter(|| sendgrid::request(&key, &outgoing()).unwrap()));
         group.bench_function("ses", |bencher| {
-            bencher.iter(|| ses::request(&account, &keys, "email.example.com", &letter(), now).unwrap());
+            bencher.iter(|| ses::request(&account, &keys, "email.example.com", &outgoing(), now).unwrap());
         });
         group.bench_function("mailgun", |bencher| {
-            bencher.iter(|| mailgun::request(&key, "mg.shop.example", &letter()).unwrap());
+            bencher.iter(|| mailgun::request(&key, "mg.shop.example", &outgoing()).unwrap());
         });
         group.bench_function("sparkpost", |bencher| {
-            bencher.iter(|| sparkpost::request(&key, None, true, &letter()).unwrap());
+            bencher.iter(|| sparkpost::request(&key, None, true, &outgoing()).unwrap());
         });
-        group.bench_function("postmark", |bencher| bencher.iter(|| postmark::request(&key, None, &letter()).unwrap()));
-        group.bench_function("mailjet", |bencher| bencher.iter(|| mailjet::request(&key, &key, &letter()).unwrap()));
+        group
+            .bench_function("postmark", |bencher| bencher.iter(|| postmark::request(&key, None, &outgoing()).unwrap()));
+        group.bench_function("mailjet", |bencher| bencher.iter(|| mailjet::request(&key, &key, &outgoing()).unwrap()));
         // Some jobs do not fit these two: what finding that out costs is shown then.
-        group.bench_function("resend", |bencher| bencher.iter(|| black_box(resend::request(&key, &letter()).is_ok())));
-        group.bench_function("brevo", |bencher| bencher.iter(|| black_box(brevo::request(&key, &letter()).is_ok())));
-        group.bench_function("webhook", |bencher| bencher.iter(|| webhook::request(&key, &letter(), now).unwrap()));
+        group
+            .bench_function("resend", |bencher| bencher.iter(|| black_box(resend::request(&key, &outgoing()).is_ok())));
+        group.bench_function("brevo", |bencher| bencher.iter(|| black_box(brevo::request(&key, &outgoing()).is_ok())));
+        group.bench_function("webhook", |bencher| bencher.iter(|| webhook::request(&key, &outgoing(), now).unwrap()));
         group.finish();
     }
 }

@@ -1,36 +1,26 @@
-//! Takes e-mail jobs off the queue and delivers them, each once. The rooms, in reading order.
+//! Takes e-mail jobs off the queue and delivers them, each once.
 
-pub mod commands;
-pub mod consumer;
-
-mod announce;
-pub mod attempt;
-pub mod burial;
-pub mod circuits;
-pub mod decide;
-pub mod escape;
-pub mod failover;
-pub mod outcome;
-pub mod redact;
-
-pub mod dns;
-pub mod heartbeat;
-pub mod limiter;
 pub(crate) mod losses;
-pub mod memory;
-pub mod seats;
-
-pub mod queue;
-pub mod reload;
-pub mod replay;
-pub mod store;
-
-pub mod compose;
-pub mod render;
-pub mod transport;
 
 pub mod admin;
-pub mod catcher;
+pub mod circuit_breakers;
+pub mod cli;
+pub mod concurrency;
 pub mod config;
+pub mod delivery;
 pub mod descriptors;
+pub mod dns;
+pub mod escape;
+pub mod mail_catcher;
+pub mod memory;
+pub mod message;
+pub mod pending_receipts;
+pub mod policy;
+pub mod queue;
+pub mod rate_limit;
+pub mod redact;
+pub mod render;
+pub mod store;
 pub mod telemetry;
+pub mod transport;
+pub mod worker;

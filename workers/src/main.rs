@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use postrider_workers::commands::{Cli, output, run};
+use postrider_workers::cli::{Cli, output, run};
 
 fn main() -> ExitCode {
     // Fails only where the process has a provider already.

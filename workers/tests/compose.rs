@@ -13,7 +13,7 @@ use postrider_schemas::{
     limits::JobLimits,
     wire,
 };
-use postrider_workers::compose::{ComposeError, Composed, compose};
+use postrider_workers::message::{ComposeError, Composed, compose};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! Templates in processes of their own: what they make, what breaks a limit, and that this costs nobody else anything.
 
+#![allow(clippy::unwrap_used, reason = "helpers stand outside of #[test] functions, and may fail like them")]
+
 #[path = "../../tests/src/bombs.rs"]
 mod bombs;
 
@@ -14,7 +16,7 @@ use std::{
 
 use postrider_schemas::{Job, JobLimits, JobV1, wire::TemplateV1};
 use postrider_workers::{
-    compose::{ComposeError, letter::Letter, template::Rendered},
+    message::{ComposeError, outgoing::OutgoingMessage, template::Rendered},
     render::{NotRendered, Renderer},
 };
 use serde_json::{Value, json};
@@ -47,12 +49,12 @@ fn job(source: &str) -> Job {
 }
 
 fn text_of(job: &Job, rendered: Rendered<'_>) -> String {
-    Letter::rendered(job, None, None, jiff::Timestamp::UNIX_EPOCH, rendered).text().unwrap().to_owned()
+    OutgoingMessage::rendered(job, None, None, jiff::Timestamp::UNIX_EPOCH, rendered).text().unwrap().to_owned()
 }
 
 async fn text(renderer: &Renderer, job: &Job) -> String {
     match renderer.render(job).await {
-        Ok(rendered) => text_of(job, rendered),
+        Ok(texts) => text_of(job, texts),
         Err(error) => panic!("{error:?}"),
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn close_to_others(path: &Path) -> io::Result<()> {
         }
         match fs::set_permissions(&path, fs::Permissions::from_mode(mode & !OTHERS)) {
             Ok(()) => {
-                tracing::info!(file = %path.display(), "Everybody could read this file; now only its owner and group can")
+                tracing::info!(file = %path.display(), "Everybody could read this file; now only its owner and group can");
             }
             // Only its owner may; whoever shares it goes on.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -115,7 +115,7 @@ mod tests {
     use crate::embedded::Db;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
+        fs::metadata(path).expect("the file").permissions().mode() & 0o777
     }
 
     #[track_caller]

@@ -129,7 +129,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             socket.intake.wait(context.waker());
             // Asked again: room that came in between has woken nobody.
             if !socket.intake.has_room() {
-                let pause = socket.pause.insert(Box::pin(socket.tokio.sleep(PAUSE - rested)));
+                let pause = socket.pause.insert(Box::pin(socket.tokio.sleep(PAUSE.saturating_sub(rested))));
                 if pause.as_mut().poll(context).is_pending() {
                     return Poll::Pending;
                 }

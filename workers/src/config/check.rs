@@ -15,9 +15,9 @@ use super::{
     settings::{self, Secret, Settings},
 };
 use crate::{
-    decide::{
-        capabilities::Kind,
-        group::Groups,
+    policy::{
+        capabilities::TransportType,
+        mailbox_provider::MailboxProviders,
         publisher::{Publishers, Tenants},
         retry::RetrySchedule,
     },
@@ -32,8 +32,8 @@ const MEMORY_MIN: u64 = 64 << 20;
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
-    Relay(Box<settings::Relay>),
-    Provider(Kind, Box<ProviderSettings>),
+    Relay(Box<settings::SmtpRelaySettings>),
+    Provider(TransportType, Box<ProviderSettings>),
 }
 
 pub(super) fn check(
@@ -46,10 +46,10 @@ pub(super) fn check(
         .into_iter()
         .map(|(name, section)| transport_config(name, section, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let names = limits::Names { groups: &settings.groups, transports: &transports };
-    let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
+    let names = limits::ScopeNames { groups: &settings.groups, transports: &transports };
+    let limits = limits::check(settings.limits, settings.throttle, settings.shaping_rule, paces, &names)?;
     let dns = limits::dns(settings.dns)?;
-    let groups = Groups(limits.groups.0.iter().chain(&limits.lists).cloned().collect());
+    let groups = MailboxProviders(limits.groups.0.iter().chain(&limits.lists).cloned().collect());
     let routes = routes::check(settings.route, &groups, &transports)?;
     let at_least_one = |path: &str, n: usize| {
         if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
@@ -94,8 +94,8 @@ pub(super) fn check(
         queue: QueueConfig {
             url: queue_url,
             topology: match settings.queue.topology {
-                settings::Topology::Apply => TopologyMode::Apply,
-                settings::Topology::Verify => TopologyMode::Verify,
+                settings::TopologySetting::Apply => TopologyMode::Apply,
+                settings::TopologySetting::Verify => TopologyMode::Verify,
             },
             shards: settings.queue.shards,
             publishers,
@@ -126,9 +126,9 @@ pub(super) fn check(
         log: LogConfig {
             level: settings.log.level,
             format: match settings.log.format {
-                settings::Format::Json => LogFormat::Json,
-                settings::Format::Pretty => LogFormat::Pretty,
-                settings::Format::Auto => LogFormat::Auto,
+                settings::LogFormatSetting::Json => LogFormat::Json,
+                settings::LogFormatSetting::Pretty => LogFormat::Pretty,
+                settings::LogFormatSetting::Auto => LogFormat::Auto,
             },
         },
         transports,
@@ -185,7 +185,11 @@ fn transport_config(name: String, section: Section, environment: &Environment) -
     Ok(TransportConfig { name, kind })
 }
 
-fn relay(name: &str, settings: settings::Relay, environment: &Environment) -> Result<SmtpConfig, ConfigError> {
+fn relay(
+    name: &str,
+    settings: settings::SmtpRelaySettings,
+    environment: &Environment,
+) -> Result<SmtpConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
     let host = settings.host.filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| ConfigError::value(key("host"), "is required for an SMTP relay"))?;

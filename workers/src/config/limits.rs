@@ -11,14 +11,13 @@ use postrider_schemas::Tenant;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
-    ConfigError, TransportConfig, TransportKind,
-    reactions::{self, ReactionSettings},
-    settings,
-    throttles::{self, GroupLimits, Throttle, ThrottleSettings},
+    ConfigError, TransportConfig, TransportKind, settings,
+    shaping_rules::{self, ShapingRuleSettings},
+    transport_limits::{self, GroupLimits, MailboxProviderLimit, MailboxProviderLimitSettings},
 };
-use crate::decide::{
-    group::{Group, Groups},
-    limits::{rate::Rate, reaction::Reaction},
+use crate::policy::{
+    mailbox_provider::{MailboxProvider, MailboxProviders},
+    rate_limit::{rate::Rate, shaping_rule::ShapingRule},
 };
 
 /// How fast mail may go.
@@ -29,11 +28,11 @@ pub struct LimitsConfig {
     /// By name.
     pub tenants: BTreeMap<String, TenantLimits>,
     /// Throttles as they were written, each with what it came to cover.
-    pub throttles: Vec<Throttle>,
+    pub throttles: Vec<MailboxProviderLimit>,
     /// Mailbox providers: those with a throttle, then the others that ship.
-    pub groups: Groups,
+    pub groups: MailboxProviders,
     /// Lists of `[groups]` that only routes use: limits know their domains by other groups.
-    pub lists: Vec<Group>,
+    pub lists: Vec<MailboxProvider>,
     /// Rates of groups at each transport, by the group's name.
     pub group_rates: BTreeMap<String, Vec<Rate>>,
     /// Of each domain that is in no group with a rate.
@@ -41,7 +40,7 @@ pub struct LimitsConfig {
     /// Of transports, in their order.
     pub transports: Vec<TransportLimits>,
     /// The configured ones, then those that ship.
-    pub reactions: Vec<Reaction>,
+    pub shaping_rules: Vec<ShapingRule>,
     /// Messages a second above which workers take tokens in batches.
     pub lease_above: f64,
     /// How long transactional mail goes on with a share of the limits while the store is away.
@@ -129,13 +128,13 @@ pub(super) struct PaceSettings {
 /// Names of [`PaceSettings`], which the kinds do not know.
 pub(super) const PACE_KEYS: [&str; 3] = ["rate", "sender_rate", "connections_total"];
 
-/// What a file of groups or reactions that ships looks like.
+/// What a file of groups or shaping rules that ships looks like.
 #[derive(Deserialize)]
 pub(super) struct Shipped {
     #[serde(default)]
-    pub(super) group: Vec<ThrottleSettings>,
+    pub(super) group: Vec<MailboxProviderLimitSettings>,
     #[serde(default)]
-    pub(super) reaction: Vec<ReactionSettings>,
+    pub(super) shaping_rule: Vec<ShapingRuleSettings>,
 }
 
 pub(super) fn shipped(text: &str) -> Result<Shipped, ConfigError> {
@@ -144,14 +143,14 @@ pub(super) fn shipped(text: &str) -> Result<Shipped, ConfigError> {
 }
 
 /// What the checks look at beside the settings themselves.
-pub(super) struct Names<'a> {
+pub(super) struct ScopeNames<'a> {
     /// Groups of domains that routes use, which throttles may use too.
     pub(super) groups: &'a BTreeMap<String, Vec<String>>,
     /// Transports in order.
     pub(super) transports: &'a [TransportConfig],
 }
 
-impl Names<'_> {
+impl ScopeNames<'_> {
     pub(super) fn knows_transport(&self, name: &str) -> bool {
         self.transports.iter().any(|one| one.name == name)
     }
@@ -159,10 +158,10 @@ impl Names<'_> {
 
 pub(super) fn check(
     limits: LimitsSettings,
-    throttles: Vec<ThrottleSettings>,
-    reactions: Vec<ReactionSettings>,
+    throttles: Vec<MailboxProviderLimitSettings>,
+    shaping_rules: Vec<ShapingRuleSettings>,
     mut paces: BTreeMap<String, PaceSettings>,
-    names: &Names<'_>,
+    names: &ScopeNames<'_>,
 ) -> Result<LimitsConfig, ConfigError> {
     let mut tenants = BTreeMap::new();
     for (name, settings) in limits.tenants {
@@ -177,7 +176,7 @@ pub(super) fn check(
         tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
     }
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
-    let GroupLimits { throttles, groups, group_rates, other_rates, lists } = throttles::check(throttles, names)?;
+    let GroupLimits { throttles, groups, group_rates, other_rates, lists } = transport_limits::check(throttles, names)?;
     let mut transports = Vec::new();
     for TransportConfig { name, kind } in names.transports {
         let settings = paces.remove(name).unwrap_or_default();
@@ -201,7 +200,7 @@ pub(super) fn check(
             connections_total: settings.connections_total,
         });
     }
-    let reactions = reactions::check(reactions, names, &groups)?;
+    let shaping_rules = shaping_rules::check(shaping_rules, names, &groups)?;
     Ok(LimitsConfig {
         tenant_rates: limits.tenant_rate,
         tenants,
@@ -211,7 +210,7 @@ pub(super) fn check(
         group_rates,
         other_rates,
         transports,
-        reactions,
+        shaping_rules,
         lease_above: limits.lease_above.per_second(),
         alone: limits.alone,
     })

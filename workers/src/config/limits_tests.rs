@@ -3,13 +3,13 @@ use postrider_schemas::address::Domain;
 use super::*;
 use crate::{
     config::load_text,
-    decide::{
-        classify::{Event, Handover, Verdict, verdict},
-        group::Exchangers,
-        limits::reaction,
+    policy::{
+        classify::{Classification, DataPhase, SmtpEvent, classify},
+        mailbox_provider::MxHosts,
+        outcome::{Answer, Class, EnhancedCode, Refusal, Stage},
+        rate_limit::shaping_rule,
         route::Condition,
     },
-    outcome::{Answer, Class, EnhancedCode, Refusal, Stage},
 };
 
 const RELAY: &str = "[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n";
@@ -45,7 +45,7 @@ fn rates_stand_where_people_look_for_them() {
     assert_eq!(limits.tenants["shop"], TenantLimits { rates: Some(vec!["20/s".parse().unwrap()]), weight: 2.0 });
     assert_eq!(shown(&limits.group_rates["google"]), "20/s");
     assert_eq!(shown(&limits.other_rates), "10/s");
-    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let group = |domain: &str| limits.groups.find(domain, MxHosts::Unknown).map(|group| group.name.as_str());
     assert_eq!(
         [group("gmail.com"), group("eu.partner.example"), group("x.example")],
         [Some("google"), Some("partner"), None]
@@ -59,7 +59,7 @@ fn a_throttle_may_replace_the_lists_of_a_group_or_use_those_of_routes() {
          [[throttle]]\nname = \"friends\"\nrate = \"1/s\"\n",
     )
     .unwrap();
-    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let group = |domain: &str| limits.groups.find(domain, MxHosts::Unknown).map(|group| group.name.as_str());
     assert_eq!([group("gmail.com"), group("googlemail.com")], [Some("google"), None]);
     assert_eq!([group("friend.example"), group("a.friend.example")], [Some("friends"), Some("friends")]);
 }
@@ -76,11 +76,11 @@ fn a_list_without_a_throttle_is_for_routes_alone_unless_it_replaces_one_that_shi
     let takes = |domain: &str| members.matches(&Domain::parse(domain).unwrap());
     assert_eq!(["mit.edu", "a.ac.uk", "corp.example", "gmail.com"].map(takes), [true, true, true, false]);
     let groups = &config.limits.groups;
-    let group = |domain: &str| groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let group = |domain: &str| groups.find(domain, MxHosts::Unknown).map(|group| group.name.as_str());
     let found = ["mit.edu", "corp.example", "gmail.com", "gmx.de"].map(group);
     assert_eq!(found, [None, Some("google"), None, Some("gmx")], "a list of routes takes nothing from limits");
     let at_google = ["aspmx.l.google.com".to_owned()];
-    let by_exchangers = groups.find("mit.edu", Exchangers::Names(&at_google)).map(|group| group.name.as_str());
+    let by_exchangers = groups.find("mit.edu", MxHosts::Names(&at_google)).map(|group| group.name.as_str());
     assert_eq!(by_exchangers, None, "the list that replaces google has no exchangers");
     let lists: Vec<&str> = config.limits.lists.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(lists, ["ours", "universities"]);
@@ -96,7 +96,7 @@ fn domains_of_groups_are_read_as_addresses_have_them() {
          [[throttle]]\nname = \"books\"\n[[throttle]]\nname = \"a\"\ndomains = [\"stra\u{df}e.example.\"]\nmx = [\".Google.com\", \"mx_1.a.example\", \".com\"]\n",
     )
     .unwrap();
-    let group = |domain: &str| limits.groups.find(domain, Exchangers::Unknown).map(|group| group.name.as_str());
+    let group = |domain: &str| limits.groups.find(domain, MxHosts::Unknown).map(|group| group.name.as_str());
     let found = ["xn--bcher-kva.example", "a.xn--mller-kva.example", "a.xn--p1ai"].map(group);
     assert_eq!((found, group("xn--strae-oqa.example")), ([Some("books"); 3], Some("a")));
     let mx = limits.groups.0.iter().find(|one| one.name == "a").map(|one| one.mx.clone());
@@ -121,12 +121,18 @@ fn what_cannot_be_meant_is_refused() {
     );
     check_refused("[[throttle]]\nname = \"a\"\n", &["throttle `a`", "neither"]);
     check_refused("[[throttle]]\nname = \"a\"\ndomains = [\"x y\"]\n", &["`x y` is no domain"]);
-    check_refused("[[reaction]]\nname = \"a\"\nmatch = { transports = [\"other\"] }\n", &["reaction `a`", "`other`"]);
-    check_refused("[[reaction]]\nname = \"a\"\nmatch = { codes = [\"4\"] }\n", &["421 or 45x"]);
-    check_refused("[[reaction]]\nname = \"a\"\ntrigger = \"3\"\n", &["3/10m"]);
-    check_refused("[[reaction]]\nname = \"a\"\nretry_after = \"decides\"\n", &["reaction `a`", "needs a `pause`"]);
     check_refused(
-        "[[reaction]]\nname = \"a\"\npause = \"1m\"\nretry_after = \"first\"\n",
+        "[[shaping_rule]]\nname = \"a\"\nmatch = { transports = [\"other\"] }\n",
+        &["shaping rule `a`", "`other`"],
+    );
+    check_refused("[[shaping_rule]]\nname = \"a\"\nmatch = { codes = [\"4\"] }\n", &["421 or 45x"]);
+    check_refused("[[shaping_rule]]\nname = \"a\"\ntrigger = \"3\"\n", &["3/10m"]);
+    check_refused(
+        "[[shaping_rule]]\nname = \"a\"\nretry_after = \"decides\"\n",
+        &["shaping rule `a`", "needs a `pause`"],
+    );
+    check_refused(
+        "[[shaping_rule]]\nname = \"a\"\npause = \"1m\"\nretry_after = \"first\"\n",
         &["retry_after", "`first` is neither `longer` nor `decides`"],
     );
     check_refused("[dns]\nservers = \"resolver\"\n", &["dns.servers", "127.0.0.1:53"]);
@@ -140,31 +146,34 @@ fn what_cannot_be_meant_is_refused() {
 
 #[test]
 fn a_reaction_that_can_never_be_meant_is_refused() {
-    let one = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
+    let one = |more: &str| format!("[[shaping_rule]]\nname = \"a\"\n{more}\n");
     let check = |more: &str, expected: &[&str]| check_refused(&one(more), expected);
-    check("match = { groups = [\"gogle\"] }", &["reaction `a`: match.groups", "`gogle` is neither", "google"]);
+    check("match = { groups = [\"gogle\"] }", &["shaping rule `a`: match.groups", "`gogle` is neither", "google"]);
     check("match = { groups = [\"gmail.com\"] }", &["`gmail.com` belongs to the group `google`"]);
     check("match = { groups = [\".edu\"] }", &["`.edu` is neither"]);
-    check("trigger = \"3/0s\"", &["reaction `a`", "at least 1s"]);
+    check("trigger = \"3/0s\"", &["shaping rule `a`", "at least 1s"]);
     check("match = { enhanced = [\"a.b.c\"] }", &["4.7.28 or 4.7.x"]);
     check("match = { enhanced = [\"4..1\"] }", &["4.7.28 or 4.7.x"]);
-    check("match = { text = [\"busy\", \"\"] }", &["reaction `a`", "matches every answer"]);
-    check("match = { text = [\"*\"] }", &["reaction `a`", "matches every answer"]);
-    check_refused("[[reaction]]\nname = \"\"\n", &["reaction ``", "the name is empty"]);
+    check("match = { text = [\"busy\", \"\"] }", &["shaping rule `a`", "matches every answer"]);
+    check("match = { text = [\"*\"] }", &["shaping rule `a`", "matches every answer"]);
+    check_refused("[[shaping_rule]]\nname = \"\"\n", &["shaping rule ``", "the name is empty"]);
     let limits = limits(&format!(
         "[groups]\nedu = [\".edu\"]\n[[throttle]]\nname = \"edu\"\n{}",
         one("match = { groups = [\"edu\", \"google\", \"B\u{fc}cher.example\"] }")
     ));
-    assert_eq!(limits.unwrap().reactions[0].on.groups, ["edu", "google", "xn--bcher-kva.example"]);
+    assert_eq!(limits.unwrap().shaping_rules[0].on.groups, ["edu", "google", "xn--bcher-kva.example"]);
 }
 
 #[test]
 fn a_word_that_is_none_is_told_those_that_there_are() {
-    let reaction = |more: &str| format!("[[reaction]]\nname = \"a\"\n{more}\n");
-    check_refused(&reaction("target = \"all\""), &["reaction[0].target", "`all`", "`stage`, `group`, `transport`"]);
+    let shaping_rule = |more: &str| format!("[[shaping_rule]]\nname = \"a\"\n{more}\n");
     check_refused(
-        &reaction("match = { classes = [\"spam\"] }"),
-        &["reaction[0].match.classes", "`spam`", "`throttled`"],
+        &shaping_rule("target = \"all\""),
+        &["shaping_rule[0].target", "`all`", "`stage`, `group`, `transport`"],
+    );
+    check_refused(
+        &shaping_rule("match = { classes = [\"spam\"] }"),
+        &["shaping_rule[0].match.classes", "`spam`", "`throttled`"],
     );
     check_refused("tls = \"yes\"\n", &["transport.relay.tls", "`yes`", "`none`, `starttls`, `implicit`"]);
     check_refused("mechanism = \"cram\"\n", &["transport.relay.mechanism", "`cram`", "`xoauth2`"]);
@@ -195,9 +204,9 @@ fn a_transport_has_a_name_that_its_scopes_can_hold() {
 
 #[test]
 fn a_reaction_of_the_configuration_stands_first_and_replaces_its_namesake() {
-    let limits = limits("[[reaction]]\nname = \"rate\"\nmatch = { text = [\"never\"] }\n").unwrap();
-    assert_eq!(limits.reactions[0].name, "rate");
-    assert_eq!(limits.reactions.iter().filter(|one| one.name == "rate").count(), 1);
+    let limits = limits("[[shaping_rule]]\nname = \"rate\"\nmatch = { text = [\"never\"] }\n").unwrap();
+    assert_eq!(limits.shaping_rules[0].name, "rate");
+    assert_eq!(limits.shaping_rules.iter().filter(|one| one.name == "rate").count(), 1);
 }
 
 /// For how long the set that ships pauses a transport after an answer of a Web API that asks for this wait, in seconds.
@@ -206,7 +215,7 @@ fn check_pause(class: Class, asks_for: Option<u64>, expected: (&str, f64)) {
     let limits = limits("").unwrap();
     let answer = Answer::new(Stage::Call, Some(429), None, "no more for the moment");
     let refusal = Refusal { class, answer, retry_after: asks_for.map(Duration::from_secs) };
-    let found = reaction::find(&limits.reactions, "relay", "google", &refusal).unwrap();
+    let found = shaping_rule::find(&limits.shaping_rules, "relay", "google", &refusal).unwrap();
     assert_eq!((found.name.as_str(), found.call(&refusal, None).pause_us / 1e6), expected);
 }
 
@@ -225,7 +234,7 @@ fn a_used_up_quota_that_says_until_when_is_believed_and_patience_lasts_at_least_
 fn check_call(status: u16, class: Class, text: &str, expected: &str) {
     let limits = limits("").unwrap();
     let refusal = Refusal { class, answer: Answer::new(Stage::Call, Some(status), None, text), retry_after: None };
-    let found = reaction::find(&limits.reactions, "api", "google", &refusal);
+    let found = shaping_rule::find(&limits.shaping_rules, "api", "google", &refusal);
     let acting = found.filter(|one| one.acts(&refusal)).map(|one| one.name.as_str());
     assert_eq!(acting, Some(expected), "{status} {text}: {found:?}");
 }
@@ -255,12 +264,12 @@ fn check(stage: Stage, reply: &str, expected: &str) {
         _ => (None, text),
     };
     let code = code.parse().unwrap();
-    let class = match verdict(stage, Event::Reply { code, enhanced, text }, Handover::No) {
-        Verdict::Refused(class) => class,
-        Verdict::Unknown => panic!("{reply}"),
+    let class = match classify(stage, SmtpEvent::Reply { code, enhanced, text }, DataPhase::No) {
+        Classification::Refused(class) => class,
+        Classification::Unknown => panic!("{reply}"),
     };
     let refusal = Refusal { class, answer: Answer::new(stage, Some(code), enhanced, text), retry_after: None };
-    let found = reaction::find(&limits.reactions, "relay", "google", &refusal);
+    let found = shaping_rule::find(&limits.shaping_rules, "relay", "google", &refusal);
     let shown = match found {
         Some(one) if one.acts(&refusal) => {
             let whose = if one.target.is_transport(stage) { "transport" } else { "group" };

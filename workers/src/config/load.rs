@@ -17,7 +17,7 @@ use super::{
     limits::PACE_KEYS,
     settings::Settings,
 };
-use crate::{decide::capabilities::Kind, redact};
+use crate::{policy::capabilities::TransportType, redact};
 
 /// The compiled-in defaults; also the manual of every setting.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -62,7 +62,7 @@ pub fn load_text(text: &str) -> Result<Config, ConfigError> {
     build(layers.add_source(File::from_str(text, FileFormat::Toml)), &Environment::new())
 }
 
-/// The configuration of a process that delivers everything to a catcher.
+/// The configuration of a process that delivers everything to a mail catcher.
 pub fn to_catcher(queue: &str, store: &str, catcher: SocketAddr) -> Result<Config, ConfigError> {
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     load_text(&format!(
@@ -159,11 +159,11 @@ fn transport(at: &str, value: config::Value, unknown: &mut BTreeSet<String>) -> 
     let kind = value.clone().into_table().map_err(|error| ConfigError::value(at, error))?.remove("kind");
     let kind = kind.ok_or_else(|| ConfigError::value(format!("{at}.kind"), "is missing"))?;
     let word = kind.into_string().map_err(|error| ConfigError::value(format!("{at}.kind"), error))?;
-    match Kind::parse(&word) {
-        Some(Kind::Smtp) => Ok(Section::Relay(Box::new(read(at, value, unknown)?))),
+    match TransportType::parse(&word) {
+        Some(TransportType::Smtp) => Ok(Section::Relay(Box::new(read(at, value, unknown)?))),
         Some(kind) => Ok(Section::Provider(kind, Box::new(read(at, value, unknown)?))),
         None => {
-            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            let known: Vec<&str> = TransportType::ALL.iter().map(|kind| kind.as_str()).collect();
             let reason = format!("`{word}` is not a kind of transport; known: {}", known.join(", "));
             Err(ConfigError::value(format!("{at}.kind"), reason))
         }
@@ -242,7 +242,7 @@ mod tests {
         let config = read(&text("amqp://broker", tenants), &[]).unwrap();
         let publishers = config.queue.publishers.unwrap();
         assert_eq!(publishers.keys().map(String::as_str).collect::<Vec<_>>(), ["Shop-API", "office", "platform"]);
-        assert_eq!(publishers["platform"], crate::decide::publisher::Tenants::Any);
+        assert_eq!(publishers["platform"], crate::policy::publisher::Tenants::Any);
         check_refused(&text("embedded:queue.db", tenants), &["queue.tenants"]);
         check_refused(&text("amqp://broker", "{ office = \"No Tenant\" }"), &["queue.tenants.office"]);
         check_refused(&text("amqp://broker", "{ office = 7 }"), &["queue.tenants"]);

@@ -5,10 +5,10 @@ mod check;
 mod limits;
 mod load;
 mod provider;
-mod reactions;
 mod routes;
 mod settings;
-mod throttles;
+mod shaping_rules;
+mod transport_limits;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,10 +16,10 @@ use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use crate::memory::{self, Budget};
 use crate::{
-    decide::{
-        capabilities::{Capabilities, Kind},
+    memory::{self, Budget},
+    policy::{
+        capabilities::{Capabilities, TransportType},
         publisher::Publishers,
         retry::RetrySchedule,
         route::Routes,
@@ -29,10 +29,10 @@ use crate::{
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
+pub use self::transport_limits::{Covers, Doubt, MailboxProviderLimit};
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::{parse_duration, show_duration};
-pub use throttles::{Covers, Doubt, Throttle};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -188,9 +188,9 @@ pub enum TransportKind {
 
 impl TransportConfig {
     /// Which kind it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TransportType {
         match &self.kind {
-            TransportKind::Smtp(_) => Kind::Smtp,
+            TransportKind::Smtp(_) => TransportType::Smtp,
             TransportKind::Provider(provider) => provider.account.kind(),
         }
     }

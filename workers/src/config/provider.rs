@@ -11,7 +11,7 @@ use super::{
     check::secret,
     settings::{Secret, duration},
 };
-use crate::decide::capabilities::Kind;
+use crate::policy::capabilities::TransportType;
 
 /// A provider's Web API.
 #[derive(Debug, Clone)]
@@ -108,17 +108,17 @@ pub enum Account {
 
 impl Account {
     /// The kind of transport.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TransportType {
         match self {
-            Self::Sendgrid { .. } => Kind::Sendgrid,
-            Self::Ses(_) => Kind::Ses,
-            Self::Mailgun { .. } => Kind::Mailgun,
-            Self::Postmark { .. } => Kind::Postmark,
-            Self::Resend { .. } => Kind::Resend,
-            Self::Brevo { .. } => Kind::Brevo,
-            Self::Sparkpost { .. } => Kind::Sparkpost,
-            Self::Mailjet { .. } => Kind::Mailjet,
-            Self::Webhook { .. } => Kind::Webhook,
+            Self::Sendgrid { .. } => TransportType::Sendgrid,
+            Self::Ses(_) => TransportType::Ses,
+            Self::Mailgun { .. } => TransportType::Mailgun,
+            Self::Postmark { .. } => TransportType::Postmark,
+            Self::Resend { .. } => TransportType::Resend,
+            Self::Brevo { .. } => TransportType::Brevo,
+            Self::Sparkpost { .. } => TransportType::Sparkpost,
+            Self::Mailjet { .. } => TransportType::Mailjet,
+            Self::Webhook { .. } => TransportType::Webhook,
         }
     }
 }
@@ -182,6 +182,7 @@ pub enum SesCredentials {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent settings")]
 pub(super) struct ProviderSettings {
     /// Read before; here so that it is known.
     #[serde(rename = "kind")]
@@ -253,7 +254,7 @@ const LINGER_MAX: Duration = Duration::from_millis(50);
 
 pub(super) fn check(
     name: &str,
-    kind: Kind,
+    kind: TransportType,
     settings: ProviderSettings,
     environment: &Environment,
 ) -> Result<ProviderConfig, ConfigError> {
@@ -282,34 +283,34 @@ pub(super) fn check(
             return Err(ConfigError::value(key("base_url"), "expected an address such as https://api.example.com"));
         }
         None => {
-            let field = if kind == Kind::Ses { "region" } else { "base_url" };
+            let field = if kind == TransportType::Ses { "region" } else { "base_url" };
             return Err(ConfigError::value(key(field), format!("is required for a {kind} transport")));
         }
     };
     let account = match kind {
-        Kind::Smtp => return Err(ConfigError::value(key("kind"), "is a relay")),
-        Kind::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key.clone())? },
-        Kind::Mailgun => Account::Mailgun {
+        TransportType::Smtp => return Err(ConfigError::value(key("kind"), "is a relay")),
+        TransportType::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key.clone())? },
+        TransportType::Mailgun => Account::Mailgun {
             api_key: needed("api_key", settings.api_key.clone())?,
             domain: text("domain", settings.domain.clone())?,
         },
-        Kind::Postmark => Account::Postmark {
+        TransportType::Postmark => Account::Postmark {
             api_key: needed("api_key", settings.api_key.clone())?,
             message_stream: settings.message_stream,
         },
-        Kind::Resend => Account::Resend { api_key: needed("api_key", settings.api_key.clone())? },
-        Kind::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key.clone())? },
-        Kind::Sparkpost => Account::Sparkpost {
+        TransportType::Resend => Account::Resend { api_key: needed("api_key", settings.api_key.clone())? },
+        TransportType::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key.clone())? },
+        TransportType::Sparkpost => Account::Sparkpost {
             api_key: needed("api_key", settings.api_key.clone())?,
             subaccount: settings.subaccount,
             idempotency: settings.idempotency.unwrap_or(false),
         },
-        Kind::Mailjet => Account::Mailjet {
+        TransportType::Mailjet => Account::Mailjet {
             api_key: needed("api_key", settings.api_key.clone())?,
             secret_key: needed("secret_key", settings.secret_key.clone())?,
         },
-        Kind::Webhook => Account::Webhook { secret: needed("secret", settings.secret.clone())? },
-        Kind::Ses => Account::Ses(ses(name, &settings, environment)?),
+        TransportType::Webhook => Account::Webhook { secret: needed("secret", settings.secret.clone())? },
+        TransportType::Ses => Account::Ses(ses(name, &settings, environment)?),
     };
     for (field, url) in [("base_url", Some(&base_url)), ("sts_url", settings.sts_url.as_ref())] {
         if !settings.plaintext_auth && url.is_some_and(is_clear) {
@@ -383,25 +384,27 @@ fn is_clear(url: &Url) -> bool {
     url.scheme() == "http" && !is_here
 }
 
-fn default_url(kind: Kind, region: Option<&str>) -> Option<Url> {
+fn default_url(kind: TransportType, region: Option<&str>) -> Option<Url> {
     let text = match kind {
-        Kind::Smtp | Kind::Webhook => return None,
-        Kind::Sendgrid => "https://api.sendgrid.com".to_owned(),
-        Kind::Ses => format!("https://email.{}.amazonaws.com", region?),
-        Kind::Mailgun => "https://api.mailgun.net".to_owned(),
-        Kind::Postmark => "https://api.postmarkapp.com".to_owned(),
-        Kind::Resend => "https://api.resend.com".to_owned(),
-        Kind::Brevo => "https://api.brevo.com".to_owned(),
-        Kind::Sparkpost => "https://api.sparkpost.com".to_owned(),
-        Kind::Mailjet => "https://api.mailjet.com".to_owned(),
+        TransportType::Smtp | TransportType::Webhook => return None,
+        TransportType::Sendgrid => "https://api.sendgrid.com".to_owned(),
+        TransportType::Ses => format!("https://email.{}.amazonaws.com", region?),
+        TransportType::Mailgun => "https://api.mailgun.net".to_owned(),
+        TransportType::Postmark => "https://api.postmarkapp.com".to_owned(),
+        TransportType::Resend => "https://api.resend.com".to_owned(),
+        TransportType::Brevo => "https://api.brevo.com".to_owned(),
+        TransportType::Sparkpost => "https://api.sparkpost.com".to_owned(),
+        TransportType::Mailjet => "https://api.mailjet.com".to_owned(),
     };
     Url::parse(&text).ok()
 }
 
 /// Settings of other kinds are mistakes.
-fn foreign(settings: &ProviderSettings, kind: Kind, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
-    use Kind::{Brevo, Mailgun, Mailjet, Postmark, Resend, Sendgrid, Ses, Sparkpost, Webhook};
-    let owned: [(&str, bool, &[Kind]); 15] = [
+fn foreign(settings: &ProviderSettings, kind: TransportType, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
+    use crate::policy::capabilities::TransportType::{
+        Brevo, Mailgun, Mailjet, Postmark, Resend, Sendgrid, Ses, Sparkpost, Webhook,
+    };
+    let owned: [(&str, bool, &[TransportType]); 15] = [
         ("api_key", settings.api_key.is_some(), &[Sendgrid, Mailgun, Postmark, Resend, Brevo, Sparkpost, Mailjet]),
         ("secret_key", settings.secret_key.is_some(), &[Mailjet]),
         ("secret", settings.secret.is_some(), &[Webhook]),

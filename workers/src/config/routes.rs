@@ -4,19 +4,19 @@
 use postrider_schemas::Tenant;
 
 use super::{ConfigError, TransportConfig, settings};
-use crate::decide::{
+use crate::policy::{
     capabilities::Needs,
-    group::Groups,
+    mailbox_provider::MailboxProviders,
     route::{
         Condition, OnLimit, OnUnknown, Route, Routes, Send, When,
-        pattern::{Domains, Texts},
+        pattern::{DomainPatterns, TextPatterns},
         when::Range,
     },
 };
 
 pub(super) fn check(
-    list: Vec<settings::Route>,
-    groups: &Groups,
+    list: Vec<settings::RouteSettings>,
+    groups: &MailboxProviders,
     transports: &[TransportConfig],
 ) -> Result<Routes, ConfigError> {
     let mut routes: Vec<Route> = Vec::with_capacity(list.len());
@@ -39,8 +39,8 @@ pub(super) fn check(
 
 fn route(
     at: &str,
-    settings: settings::Route,
-    groups: &Groups,
+    settings: settings::RouteSettings,
+    groups: &MailboxProviders,
     transports: &[TransportConfig],
 ) -> Result<Route, ConfigError> {
     Ok(Route {
@@ -48,18 +48,18 @@ fn route(
         send: send(&format!("{at}: send"), settings.send, transports)?,
         name: settings.name,
         on_limit: match settings.on_limit {
-            settings::OnLimit::Wait => OnLimit::Wait,
-            settings::OnLimit::Next => OnLimit::Next,
-            settings::OnLimit::Expire => OnLimit::Expire,
+            settings::OnLimitSetting::Wait => OnLimit::Wait,
+            settings::OnLimitSetting::Next => OnLimit::Next,
+            settings::OnLimitSetting::Expire => OnLimit::Expire,
         },
         on_unknown: settings.on_unknown.map(|policy| match policy {
-            settings::OnUnknown::Hold => OnUnknown::Hold,
-            settings::OnUnknown::Resend => OnUnknown::Resend,
+            settings::OnUnknownSetting::Hold => OnUnknown::Hold,
+            settings::OnUnknownSetting::Resend => OnUnknown::Resend,
         }),
     })
 }
 
-fn send(at: &str, settings: settings::Send, transports: &[TransportConfig]) -> Result<Send, ConfigError> {
+fn send(at: &str, settings: settings::SendSetting, transports: &[TransportConfig]) -> Result<Send, ConfigError> {
     let find = |name: &str| {
         transports.iter().position(|one| one.name == name).ok_or_else(|| {
             let known: Vec<&str> = transports.iter().map(|one| one.name.as_str()).collect();
@@ -68,7 +68,7 @@ fn send(at: &str, settings: settings::Send, transports: &[TransportConfig]) -> R
         })
     };
     match settings {
-        settings::Send::Ordered(names) => {
+        settings::SendSetting::Ordered(names) => {
             let list = names.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
             if list.is_empty() {
                 return Err(ConfigError::value(at, "names at least one transport"));
@@ -78,7 +78,7 @@ fn send(at: &str, settings: settings::Send, transports: &[TransportConfig]) -> R
             }
             Ok(Send::Ordered(list))
         }
-        settings::Send::Weighted(weights) => {
+        settings::SendSetting::Weighted(weights) => {
             if weights.is_empty() {
                 return Err(ConfigError::value(at, "names at least one transport"));
             }
@@ -92,10 +92,10 @@ fn send(at: &str, settings: settings::Send, transports: &[TransportConfig]) -> R
     }
 }
 
-fn when(at: &str, settings: settings::When, groups: &Groups) -> Result<When, ConfigError> {
+fn when(at: &str, settings: settings::WhenSettings, groups: &MailboxProviders) -> Result<When, ConfigError> {
     let wrong = |field: &str, error: String| ConfigError::value(format!("{at}.{field}"), error);
     let domains = |field: &'static str, list: Option<Vec<String>>| {
-        list.map(|list| Domains::parse(list.iter().map(String::as_str)).map_err(|error| wrong(field, error)))
+        list.map(|list| DomainPatterns::parse(list.iter().map(String::as_str)).map_err(|error| wrong(field, error)))
             .transpose()
     };
     let mut conditions = Vec::new();
@@ -114,11 +114,11 @@ fn when(at: &str, settings: settings::When, groups: &Groups) -> Result<When, Con
     conditions.extend(domains("sender_domains", settings.sender_domains)?.map(Condition::SenderDomains));
     conditions.extend(domains("recipient_domains", settings.recipient_domains)?.map(Condition::RecipientDomains));
     if let Some(names) = settings.recipient_groups {
-        let members = names.iter().try_fold(Domains::default(), |all, name| {
+        let members = names.iter().try_fold(DomainPatterns::default(), |all, name| {
             let known = || groups.0.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
             let group = groups.0.iter().find(|group| group.name == *name);
             let group = group.ok_or_else(|| format!("there is no group `{name}`; there are: {}", known()))?;
-            Ok(all.or(Domains::parse(group.domains.iter().map(String::as_str))?))
+            Ok(all.or(DomainPatterns::parse(group.domains.iter().map(String::as_str))?))
         });
         conditions.push(Condition::RecipientGroups(names, members.map_err(|error| wrong("recipient_groups", error))?));
     }
@@ -136,11 +136,11 @@ fn when(at: &str, settings: settings::When, groups: &Groups) -> Result<When, Con
     Ok(When(conditions))
 }
 
-fn texts(settings: settings::Texts) -> Result<Texts, String> {
+fn texts(settings: settings::TextsSetting) -> Result<TextPatterns, String> {
     match settings {
-        settings::Texts::One(text) => Texts::parse([text.as_str()]),
-        settings::Texts::Many(list) => Texts::parse(list.iter().map(String::as_str)),
-        settings::Texts::Regex(regex) => Texts::regex(&regex.regex),
+        settings::TextsSetting::One(text) => TextPatterns::parse([text.as_str()]),
+        settings::TextsSetting::Many(list) => TextPatterns::parse(list.iter().map(String::as_str)),
+        settings::TextsSetting::Regex(regex) => TextPatterns::regex(&regex.regex),
     }
 }
 

@@ -11,31 +11,31 @@ use super::{Mechanism, Tls};
 
 #[derive(Deserialize)]
 pub(super) struct Settings {
-    pub(super) queue: Queue,
-    pub(super) store: Store,
-    pub(super) worker: Worker,
-    pub(super) retry: Retry,
-    pub(super) job: Job,
-    pub(super) admin: Admin,
-    pub(super) log: Log,
+    pub(super) queue: QueueSettings,
+    pub(super) store: StoreSettings,
+    pub(super) worker: WorkerSettings,
+    pub(super) retry: RetrySettings,
+    pub(super) job: JobSettings,
+    pub(super) admin: AdminSettings,
+    pub(super) log: LogSettings,
     /// Groups of mailbox domains by name.
     #[serde(default)]
     pub(super) groups: BTreeMap<String, Vec<String>>,
     #[serde(default)]
-    pub(super) route: Vec<Route>,
+    pub(super) route: Vec<RouteSettings>,
     pub(super) limits: super::limits::LimitsSettings,
     #[serde(default)]
-    pub(super) throttle: Vec<super::throttles::ThrottleSettings>,
+    pub(super) throttle: Vec<super::transport_limits::MailboxProviderLimitSettings>,
     #[serde(default)]
-    pub(super) reaction: Vec<super::reactions::ReactionSettings>,
+    pub(super) shaping_rule: Vec<super::shaping_rules::ShapingRuleSettings>,
     pub(super) dns: super::limits::DnsSettings,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Queue {
+pub(super) struct QueueSettings {
     pub(super) url: Secret,
     #[serde(deserialize_with = "word")]
-    pub(super) topology: Topology,
+    pub(super) topology: TopologySetting,
     pub(super) shards: u16,
     /// Users of the broker, each with its tenants.
     pub(super) tenants: Option<BTreeMap<String, Tenants>>,
@@ -51,13 +51,13 @@ pub(super) enum Tenants {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Topology {
+pub(super) enum TopologySetting {
     Apply,
     Verify,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Store {
+pub(super) struct StoreSettings {
     pub(super) url: Secret,
     #[serde(deserialize_with = "duration")]
     pub(super) lease: Duration,
@@ -67,7 +67,7 @@ pub(super) struct Store {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Worker {
+pub(super) struct WorkerSettings {
     pub(super) threads: usize,
     pub(super) transactional: u16,
     pub(super) bulk: u16,
@@ -79,7 +79,7 @@ pub(super) struct Worker {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Retry {
+pub(super) struct RetrySettings {
     #[serde(deserialize_with = "durations")]
     pub(super) schedule: Vec<Duration>,
     pub(super) jitter: f64,
@@ -89,34 +89,34 @@ pub(super) struct Retry {
 
 #[derive(Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the names of the settings")]
-pub(super) struct Job {
+pub(super) struct JobSettings {
     pub(super) bytes_max: usize,
     pub(super) headers_max: usize,
     pub(super) line_octets_max: usize,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Admin {
+pub(super) struct AdminSettings {
     pub(super) listen: String,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Log {
+pub(super) struct LogSettings {
     pub(super) level: String,
     #[serde(deserialize_with = "word")]
-    pub(super) format: Format,
+    pub(super) format: LogFormatSetting,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Format {
+pub(super) enum LogFormatSetting {
     Json,
     Pretty,
     Auto,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Relay {
+pub(super) struct SmtpRelaySettings {
     /// Read before; here so that it is known.
     #[serde(rename = "kind")]
     _kind: String,
@@ -169,49 +169,49 @@ fn final_timeout() -> Duration {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Route {
+pub(super) struct RouteSettings {
     pub(super) name: String,
     #[serde(default)]
-    pub(super) when: When,
-    pub(super) send: Send,
+    pub(super) when: WhenSettings,
+    pub(super) send: SendSetting,
     #[serde(default, deserialize_with = "word")]
-    pub(super) on_limit: OnLimit,
+    pub(super) on_limit: OnLimitSetting,
     #[serde(default, deserialize_with = "some_word")]
-    pub(super) on_unknown: Option<OnUnknown>,
+    pub(super) on_unknown: Option<OnUnknownSetting>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a list of transports, or weights such as { a = 90, b = 10 }")]
-pub(super) enum Send {
+pub(super) enum SendSetting {
     Ordered(Vec<String>),
     Weighted(BTreeMap<String, u32>),
 }
 
 #[derive(Deserialize, Default)]
-pub(super) struct When {
+pub(super) struct WhenSettings {
     #[serde(default, deserialize_with = "some_word")]
     pub(super) lane: Option<postrider_schemas::Lane>,
     pub(super) tenants: Option<Vec<String>>,
-    pub(super) tags: Option<Texts>,
+    pub(super) tags: Option<TextsSetting>,
     #[serde(default)]
-    pub(super) metadata: BTreeMap<String, Texts>,
+    pub(super) metadata: BTreeMap<String, TextsSetting>,
     pub(super) sender_domains: Option<Vec<String>>,
     pub(super) recipient_domains: Option<Vec<String>>,
     pub(super) recipient_groups: Option<Vec<String>>,
     #[serde(default)]
-    pub(super) headers: BTreeMap<String, Texts>,
+    pub(super) headers: BTreeMap<String, TextsSetting>,
     pub(super) bytes_min: Option<usize>,
     pub(super) bytes_max: Option<usize>,
     pub(super) attachments: Option<bool>,
     pub(super) tracking: Option<bool>,
     pub(super) recipients_min: Option<usize>,
     pub(super) recipients_max: Option<usize>,
-    pub(super) not: Option<Box<When>>,
+    pub(super) not: Option<Box<WhenSettings>>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a text, a list of texts, or { regex = \"..\" }")]
-pub(super) enum Texts {
+pub(super) enum TextsSetting {
     One(String),
     Many(Vec<String>),
     Regex(Regex),
@@ -225,7 +225,7 @@ pub(super) struct Regex {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum OnLimit {
+pub(super) enum OnLimitSetting {
     #[default]
     Wait,
     Next,
@@ -234,7 +234,7 @@ pub(super) enum OnLimit {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum OnUnknown {
+pub(super) enum OnUnknownSetting {
     Hold,
     Resend,
 }

@@ -9,7 +9,7 @@ use hickory_resolver::{
     proto::rr::{Name, RData, RecordType},
 };
 
-use super::Answer;
+use super::DnsAnswer;
 use crate::config::DnsConfig;
 
 /// How long a positive answer is kept at least and at most, whatever its time to live.
@@ -22,7 +22,7 @@ const KEPT_FAILURE: Duration = Duration::from_secs(30);
 /// Why the resolver cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("setting `dns.servers`: {0}")]
-pub struct SetupError(NetError);
+pub struct ResolverSetupError(NetError);
 
 /// A resolver. Clones share its connections.
 #[derive(Clone)]
@@ -30,23 +30,23 @@ pub(super) struct Resolver(TokioResolver);
 
 impl Resolver {
     /// Asks nobody yet.
-    pub(super) fn new(config: &DnsConfig) -> Result<Self, SetupError> {
-        build(config).map(Self).map_err(SetupError)
+    pub(super) fn new(config: &DnsConfig) -> Result<Self, ResolverSetupError> {
+        build(config).map(Self).map_err(ResolverSetupError)
     }
 
     /// The answer about a domain, and for how long it is kept. Nothing where the resolver says nothing at all, for about two patiences.
-    pub(super) async fn ask(&self, domain: &str) -> Option<(Answer, Duration)> {
-        let Ok(mut name) = Name::from_ascii(domain) else { return Some((Answer::Unknown, KEPT_FAILURE)) };
+    pub(super) async fn ask(&self, domain: &str) -> Option<(DnsAnswer, Duration)> {
+        let Ok(mut name) = Name::from_ascii(domain) else { return Some((DnsAnswer::Unknown, KEPT_FAILURE)) };
         // Nothing of the machine's search list.
         name.set_fqdn(true);
         let found = match self.0.mx_lookup(name).await {
             Ok(found) => found,
-            Err(error) if error.is_nx_domain() => return Some((Answer::NoSuchDomain, KEPT_REFUSAL)),
+            Err(error) if error.is_nx_domain() => return Some((DnsAnswer::NoSuchDomain, KEPT_REFUSAL)),
             Err(error) if error.is_no_records_found() => {
-                return Some((Answer::Exchangers([domain.to_owned()].into()), KEPT.0));
+                return Some((DnsAnswer::Exchangers([domain.to_owned()].into()), KEPT.0));
             }
             // It speaks, and cannot say: the servers of that domain are broken, which says nothing of other domains.
-            Err(NetError::Dns(_)) => return Some((Answer::Unknown, KEPT_FAILURE)),
+            Err(NetError::Dns(_)) => return Some((DnsAnswer::Unknown, KEPT_FAILURE)),
             Err(_) => return None,
         };
         let mut exchangers: Vec<(u16, String)> = found
@@ -60,9 +60,9 @@ impl Resolver {
         exchangers.sort();
         let life = found.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(KEPT.0, KEPT.1);
         Some(match exchangers.as_slice() {
-            [] => (Answer::Exchangers([domain.to_owned()].into()), KEPT.0),
-            [(_, root)] if root == "." => (Answer::TakesNoMail, KEPT_REFUSAL),
-            list => (Answer::Exchangers(list.iter().map(|(_, name)| name.clone()).collect()), life),
+            [] => (DnsAnswer::Exchangers([domain.to_owned()].into()), KEPT.0),
+            [(_, root)] if root == "." => (DnsAnswer::TakesNoMail, KEPT_REFUSAL),
+            list => (DnsAnswer::Exchangers(list.iter().map(|(_, name)| name.clone()).collect()), life),
         })
     }
 

@@ -1,7 +1,10 @@
 //! What this process may take: the least of what its control groups, its own limits and the machine say.
 
+/// Whether the kinds of a line in `/proc/self/cgroup` are those of the group.
+type IsLine = fn(&str) -> bool;
+
 /// A control group's root by version, the file that names its limit, and how its line in `/proc/self/cgroup` begins (behind the number).
-const GROUPS: [(&str, &str, fn(&str) -> bool); 2] = [
+const GROUPS: [(&str, &str, IsLine); 2] = [
     ("/sys/fs/cgroup", "memory.max", str::is_empty),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", |kinds| kinds.split(',').any(|kind| kind == "memory")),
 ];

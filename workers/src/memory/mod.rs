@@ -230,18 +230,17 @@ impl Held {
         let is_large = self.is_large();
         let pool = if is_large { &shared.large } else { &shared.small };
         let units = pool.units(self.bytes);
-        let units_taken = match Arc::clone(&pool.free).try_acquire_many_owned(units) {
-            Ok(taken) => taken,
-            Err(_) => {
-                let queued = shared.queued.load(Ordering::Relaxed);
-                if is_large && may_leave && queued > 0 && queued + self.bytes > shared.budget.waiting / 2 {
-                    return Turn::Later(self.memory.away(units));
-                }
-                let _queued = is_large.then(|| Queued::new(&shared, self.bytes));
-                // It is never closed.
-                let Ok(taken) = Arc::clone(&pool.free).acquire_many_owned(units).await else { return Turn::Now };
-                taken
+        let units_taken = if let Ok(taken) = Arc::clone(&pool.free).try_acquire_many_owned(units) {
+            taken
+        } else {
+            let queued = shared.queued.load(Ordering::Relaxed);
+            if is_large && may_leave && queued > 0 && queued + self.bytes > shared.budget.waiting / 2 {
+                return Turn::Later(self.memory.away(units));
             }
+            let _queued = is_large.then(|| Queued::new(&shared, self.bytes));
+            // It is never closed.
+            let Ok(taken) = Arc::clone(&pool.free).acquire_many_owned(units).await else { return Turn::Now };
+            taken
         };
         self.share = Some(Share { _units: units_taken, large: is_large.then(Instant::now) });
         self.no_longer_waits();

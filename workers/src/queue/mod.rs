@@ -24,8 +24,8 @@ use tokio::sync::mpsc;
 use self::depths::Depths;
 use crate::{
     config::QueueConfig,
-    decide::settlement::Settlement,
     memory::{Held, Memory},
+    policy::settlement::Settlement,
 };
 
 /// The queue.
@@ -39,10 +39,10 @@ pub enum Queue {
 /// A message that was delivered to this worker and is its to settle. `Debug` output shows no body.
 ///
 /// One pointer wide: it is handed down the whole path of an attempt, and what a step of that path holds by value is in its future twice.
-pub struct Delivery(Box<Message>);
+pub struct Delivery(Box<DeliveredMessage>);
 
 /// What a [`Delivery`] holds.
-pub struct Message {
+pub struct DeliveredMessage {
     /// The encoded job.
     pub body: Bytes,
     /// The message id, where the producer set one.
@@ -61,14 +61,14 @@ pub struct Message {
     pub deliveries: u32,
     /// When it was published, where the producer said so.
     pub published_at: Option<Timestamp>,
-    /// Workers that were lost with it, as far as is known: see [`crate::decide::poison`].
+    /// Workers that were lost with it, as far as is known: see [`crate::policy::poison`].
     pub lost: u32,
     /// Attempts with it that the store knows to have begun and not to have ended, this one included once it has begun.
     pub begun: u32,
     /// The memory that it takes.
     pub held: Held,
     /// The right to settle it.
-    pub(crate) receipt: Receipt,
+    pub(crate) receipt: DeliveryReceipt,
 }
 
 /// Headers of a message that no connection could carry.
@@ -81,42 +81,42 @@ pub struct Cut {
 }
 
 /// The right to settle a delivery.
-pub(crate) enum Receipt {
+pub(crate) enum DeliveryReceipt {
     /// On a broker's channel.
-    Rabbit(rabbitmq::Receipt),
+    Rabbit(rabbitmq::RabbitReceipt),
     /// On a row of the file.
-    Embedded(embedded::Receipt),
+    Embedded(embedded::EmbeddedReceipt),
 }
 
 impl Delivery {
-    pub(crate) fn new(message: Message) -> Self {
+    pub(crate) fn new(message: DeliveredMessage) -> Self {
         Self(Box::new(message))
     }
 
     /// The queue that it came from, as telemetry names it.
     pub fn system(&self) -> &'static str {
         match self.0.receipt {
-            Receipt::Rabbit(_) => "rabbitmq",
-            Receipt::Embedded(_) => "postrider",
+            DeliveryReceipt::Rabbit(_) => "rabbitmq",
+            DeliveryReceipt::Embedded(_) => "postrider",
         }
     }
 
     /// Spends the right to settle it.
-    pub(crate) fn into_receipt(self) -> Receipt {
+    pub(crate) fn into_receipt(self) -> DeliveryReceipt {
         self.0.receipt
     }
 }
 
 impl Deref for Delivery {
-    type Target = Message;
+    type Target = DeliveredMessage;
 
-    fn deref(&self) -> &Message {
+    fn deref(&self) -> &DeliveredMessage {
         &self.0
     }
 }
 
 impl DerefMut for Delivery {
-    fn deref_mut(&mut self) -> &mut Message {
+    fn deref_mut(&mut self) -> &mut DeliveredMessage {
         &mut self.0
     }
 }
@@ -292,9 +292,9 @@ impl Queue {
     /// False for a delivery whose settlement could not arrive any more.
     pub fn usable(&self, delivery: &Delivery) -> bool {
         match &delivery.receipt {
-            Receipt::Rabbit(receipt) => receipt.is_usable(),
+            DeliveryReceipt::Rabbit(receipt) => receipt.is_usable(),
             // A lease is renewed while the process lives; settling is fenced all the same.
-            Receipt::Embedded(_) => true,
+            DeliveryReceipt::Embedded(_) => true,
         }
     }
 

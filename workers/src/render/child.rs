@@ -17,7 +17,7 @@ use super::{
     serve::{self, MEMORY_MAX, SECONDS_MAX},
     wire::{GREETING, HEAD, Head},
 };
-use crate::compose::template::{Fault, Texts};
+use crate::message::template::{Fault, Texts};
 
 /// A process that has not answered after this is ended. Far more than its processor time: the machine may be busy.
 const WALL_MAX: Duration = Duration::from_mins(1);
@@ -109,7 +109,7 @@ impl Child {
         let head = Head::read(head)?;
         let mut texts = vec![0; head.octets()];
         self.output.read_exact(&mut texts).await.ok()?;
-        serve::read(head.split(texts))
+        serve::read(head.texts(texts))
     }
 }
 

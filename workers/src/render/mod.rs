@@ -29,14 +29,14 @@ use self::{
     child::{Child, Lost},
     refused::{Key, Refused},
 };
-use crate::compose::{
+use crate::message::{
     ComposeError,
     template::{self, Fault, Rendered, Texts},
 };
 
 /// Processes of a worker.
 const PROCESSES: usize = 2;
-/// A job that has not had its turn after this is put away: what a tenant's slow templates keep waiting is not to keep others from being fetched.
+/// A job that has not had its turn after this is deferred: what a tenant's slow templates keep waiting is not to keep others from being fetched.
 const TURN_MAX: Duration = Duration::from_secs(1);
 /// How often a job is tried when processes are ended from outside.
 const TRIES: usize = 2;

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::wire::{GREETING, HEAD, Head, Texts, encode};
-use crate::compose::template::{self, Fault, Part, Sources};
+use crate::message::template::{self, Fault, Part, Sources};
 
 /// Memory that a process may write to, in octets, its stack included.
 pub(super) const MEMORY_MAX: u64 = 160 * 1024 * 1024;
@@ -76,7 +76,7 @@ fn serve_all(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
         let mut texts = vec![0; head.octets()];
         input.read_exact(&mut texts)?;
         limit_time()?;
-        let answer = answer(&head.split(texts))?;
+        let answer = answer(&head.texts(texts))?;
         output.write_all(&answer)?;
         output.flush()?;
     }
@@ -131,9 +131,9 @@ mod tests {
         let head = Head::read(head).unwrap();
         let mut texts = Vec::new();
         input.read_to_end(&mut texts).unwrap();
-        output.extend(answer(&head.split(texts)).unwrap());
+        output.extend(answer(&head.texts(texts)).unwrap());
         let head = Head::read(output[..HEAD].try_into().unwrap()).unwrap();
-        read(head.split(output[HEAD..].to_vec()))
+        read(head.texts(output[HEAD..].to_vec()))
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Head {
     }
 
     /// Cuts what followed.
-    pub(super) fn split(self, mut octets: Vec<u8>) -> Texts {
+    pub(super) fn texts(self, mut octets: Vec<u8>) -> Texts {
         let mut texts = [const { None }; 4];
         for (text, length) in texts.iter_mut().zip(self.0).rev() {
             *text = length.map(|length| octets.split_off(octets.len().saturating_sub(length)));
@@ -69,7 +69,7 @@ mod tests {
             let message = encode(texts.map(|text| text.map(str::as_bytes)));
             let head = head_of(&message).unwrap();
             assert_eq!(head.octets(), message.len() - HEAD);
-            let read = head.split(message[HEAD..].to_vec());
+            let read = head.texts(message[HEAD..].to_vec());
             assert_eq!(read, texts.map(|text| text.map(|text| text.as_bytes().to_vec())));
         }
     }

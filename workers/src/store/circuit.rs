@@ -39,7 +39,7 @@ impl Circuit {
 
 /// What a call asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum CircuitCall {
     /// The transport needs a person, and said this. The wait doubles with each probe that fails.
     Open {
         /// What it said.
@@ -51,7 +51,7 @@ pub enum Ask {
     Probe,
     /// The probe found out nothing good: the circuit stays open, and waits longer.
     Fail {
-        /// The probe, as [`Told::Probe`] named it. Another one than the record's says nothing.
+        /// The probe, as [`CircuitAnswer::Probe`] named it. Another one than the record's says nothing.
         probe: u64,
         /// What happened.
         reason: String,
@@ -60,7 +60,7 @@ pub enum Ask {
     },
     /// The probe was not made. The next one may be at once.
     Release {
-        /// The probe, as [`Told::Probe`] named it.
+        /// The probe, as [`CircuitAnswer::Probe`] named it.
         probe: u64,
     },
     /// It works.
@@ -69,7 +69,7 @@ pub enum Ask {
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum CircuitAnswer {
     /// The circuit is closed, and was before.
     Closed,
     /// Try it, and say what came of it. The number names this probe: it is the fencing token of its lease.
@@ -83,7 +83,7 @@ pub enum Told {
 }
 
 /// The record after the call (nothing: closed), and the answer.
-pub fn told(record: Option<Circuit>, ask: &Ask, now_ms: u64) -> (Option<Circuit>, Told) {
+pub fn apply_call(record: Option<Circuit>, ask: &CircuitCall, now_ms: u64) -> (Option<Circuit>, CircuitAnswer) {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     // What is further ahead than a wait lasts was written before the store's clock was set back: it is over.
     let ahead = |end: u64, longest: Duration| if end > now_ms + ms(longest) { 0 } else { end };
@@ -93,7 +93,7 @@ pub fn told(record: Option<Circuit>, ask: &Ask, now_ms: u64) -> (Option<Circuit>
         ..record
     });
     match (ask, record) {
-        (Ask::Open { reason, wait }, None) => {
+        (CircuitCall::Open { reason, wait }, None) => {
             let opened = Circuit {
                 opened_ms: now_ms,
                 until_ms: now_ms + ms(*wait).min(ms(WAIT_MAX)),
@@ -101,34 +101,40 @@ pub fn told(record: Option<Circuit>, ask: &Ask, now_ms: u64) -> (Option<Circuit>
                 probe_ms: 0,
                 reason: reason.clone(),
             };
-            (Some(opened.clone()), Told::Opened(opened))
+            (Some(opened.clone()), CircuitAnswer::Opened(opened))
         }
         // Whoever still was at it when it opened tells nothing new.
-        (Ask::Open { .. }, Some(record)) if record.until_ms > now_ms => (Some(record.clone()), Told::Open(record)),
-        (Ask::Open { reason, wait }, Some(record)) => longer(record, reason, ms(*wait), now_ms),
-        (Ask::Fail { probe, reason, wait }, Some(record)) if record.probe_ms == *probe => {
+        (CircuitCall::Open { .. }, Some(record)) if record.until_ms > now_ms => {
+            (Some(record.clone()), CircuitAnswer::Open(record))
+        }
+        (CircuitCall::Open { reason, wait }, Some(record)) => longer(record, reason, ms(*wait), now_ms),
+        (CircuitCall::Fail { probe, reason, wait }, Some(record)) if record.probe_ms == *probe => {
             longer(record, reason, ms(*wait), now_ms)
         }
-        (Ask::Release { probe }, Some(record)) if record.probe_ms == *probe => {
+        (CircuitCall::Release { probe }, Some(record)) if record.probe_ms == *probe => {
             let released = Circuit { probe_ms: 0, ..record };
-            (Some(released.clone()), Told::Open(released))
+            (Some(released.clone()), CircuitAnswer::Open(released))
         }
         // The lease of that probe ended before, and another one took its place.
-        (Ask::Fail { .. } | Ask::Release { .. }, Some(record)) => (Some(record.clone()), Told::Open(record)),
-        (Ask::Probe | Ask::Close | Ask::Fail { .. } | Ask::Release { .. }, None) => (None, Told::Closed),
-        (Ask::Probe, Some(record)) if record.until_ms.max(record.probe_ms) > now_ms => {
-            (Some(record.clone()), Told::Open(record))
+        (CircuitCall::Fail { .. } | CircuitCall::Release { .. }, Some(record)) => {
+            (Some(record.clone()), CircuitAnswer::Open(record))
         }
-        (Ask::Probe, Some(record)) => {
+        (CircuitCall::Probe | CircuitCall::Close | CircuitCall::Fail { .. } | CircuitCall::Release { .. }, None) => {
+            (None, CircuitAnswer::Closed)
+        }
+        (CircuitCall::Probe, Some(record)) if record.until_ms.max(record.probe_ms) > now_ms => {
+            (Some(record.clone()), CircuitAnswer::Open(record))
+        }
+        (CircuitCall::Probe, Some(record)) => {
             let probe_ms = now_ms + ms(PROBE);
-            (Some(Circuit { probe_ms, ..record }), Told::Probe(probe_ms))
+            (Some(Circuit { probe_ms, ..record }), CircuitAnswer::Probe(probe_ms))
         }
-        (Ask::Close, Some(record)) => (None, Told::Healed(record)),
+        (CircuitCall::Close, Some(record)) => (None, CircuitAnswer::Healed(record)),
     }
 }
 
 /// The circuit once it was found to be still broken: each time the wait doubles.
-fn longer(record: Circuit, reason: &str, wait_ms: u64, now_ms: u64) -> (Option<Circuit>, Told) {
+fn longer(record: Circuit, reason: &str, wait_ms: u64, now_ms: u64) -> (Option<Circuit>, CircuitAnswer) {
     let longest = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
     let doubled = wait_ms.saturating_mul(1 << record.failures.min(16)).min(longest);
     let again = Circuit {
@@ -138,7 +144,7 @@ fn longer(record: Circuit, reason: &str, wait_ms: u64, now_ms: u64) -> (Option<C
         reason: reason.to_owned(),
         ..record
     };
-    (Some(again.clone()), Told::Open(again))
+    (Some(again.clone()), CircuitAnswer::Open(again))
 }
 
 #[cfg(test)]
@@ -147,8 +153,8 @@ mod tests {
 
     const NOW: u64 = 1_000_000;
 
-    fn open(wait: u64) -> Ask {
-        Ask::Open { reason: "535".to_owned(), wait: Duration::from_millis(wait) }
+    fn open(wait: u64) -> CircuitCall {
+        CircuitCall::Open { reason: "535".to_owned(), wait: Duration::from_millis(wait) }
     }
 
     fn record(until_ms: u64, failures: u32, probe_ms: u64) -> Circuit {
@@ -157,32 +163,32 @@ mod tests {
 
     #[test]
     fn the_first_failure_opens_and_the_others_of_the_incident_change_nothing() {
-        let (opened, told_opened) = told(None, &open(100), NOW);
-        assert!(matches!(told_opened, Told::Opened(_)));
-        let (again, answer) = told(opened.clone(), &open(100), NOW + 99);
-        assert_eq!((again.clone(), answer), (opened, Told::Open(again.unwrap())));
+        let (opened, told_opened) = apply_call(None, &open(100), NOW);
+        assert!(matches!(told_opened, CircuitAnswer::Opened(_)));
+        let (again, answer) = apply_call(opened.clone(), &open(100), NOW + 99);
+        assert_eq!((again.clone(), answer), (opened, CircuitAnswer::Open(again.unwrap())));
     }
 
     #[test]
     fn one_probe_at_a_time_once_the_wait_is_over() {
-        assert!(matches!(told(Some(record(NOW + 1, 1, 0)), &Ask::Probe, NOW).1, Told::Open(_)));
-        let (probed, answer) = told(Some(record(NOW, 1, 0)), &Ask::Probe, NOW);
+        assert!(matches!(apply_call(Some(record(NOW + 1, 1, 0)), &CircuitCall::Probe, NOW).1, CircuitAnswer::Open(_)));
+        let (probed, answer) = apply_call(Some(record(NOW, 1, 0)), &CircuitCall::Probe, NOW);
         let lease = u64::try_from(PROBE.as_millis()).unwrap();
-        assert_eq!(answer, Told::Probe(NOW + lease));
-        assert!(matches!(told(probed.clone(), &Ask::Probe, NOW + 1).1, Told::Open(_)));
-        let next = told(probed, &Ask::Probe, NOW + lease).1;
-        assert_eq!(next, Told::Probe(NOW + 2 * lease), "a probe whose worker died ends");
+        assert_eq!(answer, CircuitAnswer::Probe(NOW + lease));
+        assert!(matches!(apply_call(probed.clone(), &CircuitCall::Probe, NOW + 1).1, CircuitAnswer::Open(_)));
+        let next = apply_call(probed, &CircuitCall::Probe, NOW + lease).1;
+        assert_eq!(next, CircuitAnswer::Probe(NOW + 2 * lease), "a probe whose worker died ends");
     }
 
     #[test]
     fn a_probe_that_fails_in_any_way_ends_its_lease_and_the_wait_grows_up_to_a_limit() {
-        let fail = |probe| Ask::Fail { probe, reason: "refused".to_owned(), wait: Duration::from_secs(1) };
+        let fail = |probe| CircuitCall::Fail { probe, reason: "refused".to_owned(), wait: Duration::from_secs(1) };
         let mut record = record(NOW, 1, 0);
         let (mut now, mut waits) = (NOW, Vec::new());
         for _ in 0..12 {
-            let (probed, answer) = told(Some(record.clone()), &Ask::Probe, now);
-            let Told::Probe(probe) = answer else { panic!("{answer:?}") };
-            record = told(probed, &fail(probe), now + 3).0.unwrap();
+            let (probed, answer) = apply_call(Some(record.clone()), &CircuitCall::Probe, now);
+            let CircuitAnswer::Probe(probe) = answer else { panic!("{answer:?}") };
+            record = apply_call(probed, &fail(probe), now + 3).0.unwrap();
             assert_eq!((record.probe_ms, record.reason.as_str(), record.opened_ms), (0, "refused", NOW - 500));
             waits.push((record.until_ms - now - 3) / 1000);
             now = record.until_ms;
@@ -192,43 +198,56 @@ mod tests {
 
     #[test]
     fn a_probe_whose_lease_went_to_another_one_says_nothing() {
-        let fail = Ask::Fail { probe: NOW + 1, reason: "late".to_owned(), wait: Duration::from_secs(1) };
-        for late in [fail, Ask::Release { probe: NOW + 1 }] {
+        let fail = CircuitCall::Fail { probe: NOW + 1, reason: "late".to_owned(), wait: Duration::from_secs(1) };
+        for late in [fail, CircuitCall::Release { probe: NOW + 1 }] {
             let current = record(NOW, 2, NOW + 700);
-            assert_eq!(told(Some(current.clone()), &late, NOW), (Some(current.clone()), Told::Open(current)));
-            assert_eq!(told(None, &late, NOW), (None, Told::Closed));
+            assert_eq!(
+                apply_call(Some(current.clone()), &late, NOW),
+                (Some(current.clone()), CircuitAnswer::Open(current))
+            );
+            assert_eq!(apply_call(None, &late, NOW), (None, CircuitAnswer::Closed));
         }
     }
 
     #[test]
     fn a_probe_that_is_not_made_lets_the_next_one_go_at_once() {
-        let (probed, answer) = told(Some(record(NOW, 3, 0)), &Ask::Probe, NOW);
-        let Told::Probe(probe) = answer else { panic!("{answer:?}") };
-        let (released, _) = told(probed, &Ask::Release { probe }, NOW + 1);
+        let (probed, answer) = apply_call(Some(record(NOW, 3, 0)), &CircuitCall::Probe, NOW);
+        let CircuitAnswer::Probe(probe) = answer else { panic!("{answer:?}") };
+        let (released, _) = apply_call(probed, &CircuitCall::Release { probe }, NOW + 1);
         assert_eq!(released, Some(record(NOW, 3, 0)), "no longer wait");
-        assert!(matches!(told(released, &Ask::Probe, NOW + 2).1, Told::Probe(_)));
+        assert!(matches!(apply_call(released, &CircuitCall::Probe, NOW + 2).1, CircuitAnswer::Probe(_)));
     }
 
     #[test]
     fn a_probe_that_fails_doubles_the_wait_up_to_a_limit() {
-        let wait = |failures| told(Some(record(NOW, failures, NOW + 5)), &open(1000), NOW).0.unwrap().until_ms - NOW;
+        let wait =
+            |failures| apply_call(Some(record(NOW, failures, NOW + 5)), &open(1000), NOW).0.unwrap().until_ms - NOW;
         assert_eq!((wait(1), wait(2), wait(3), wait(30)), (2000, 4000, 8000, 600_000));
-        let again = told(Some(record(NOW, 1, NOW + 5)), &open(1000), NOW).0.unwrap();
+        let again = apply_call(Some(record(NOW, 1, NOW + 5)), &open(1000), NOW).0.unwrap();
         assert_eq!((again.opened_ms, again.failures, again.probe_ms), (NOW - 500, 2, 0));
     }
 
     #[test]
     fn a_clock_that_was_set_back_keeps_nobody_away_for_as_long() {
         let day = 86_400_000;
-        assert!(matches!(told(Some(record(NOW + day, 3, 0)), &Ask::Probe, NOW).1, Told::Probe(_)));
-        assert!(matches!(told(Some(record(NOW, 3, NOW + day)), &Ask::Probe, NOW).1, Told::Probe(_)));
-        assert_eq!(told(Some(record(NOW + day, 1, 0)), &open(1000), NOW).0.unwrap().until_ms, NOW + 2000);
+        assert!(matches!(
+            apply_call(Some(record(NOW + day, 3, 0)), &CircuitCall::Probe, NOW).1,
+            CircuitAnswer::Probe(_)
+        ));
+        assert!(matches!(
+            apply_call(Some(record(NOW, 3, NOW + day)), &CircuitCall::Probe, NOW).1,
+            CircuitAnswer::Probe(_)
+        ));
+        assert_eq!(apply_call(Some(record(NOW + day, 1, 0)), &open(1000), NOW).0.unwrap().until_ms, NOW + 2000);
     }
 
     #[test]
     fn one_success_closes_and_one_call_is_told_so() {
-        assert_eq!(told(Some(record(NOW, 1, 0)), &Ask::Close, NOW), (None, Told::Healed(record(NOW, 1, 0))));
-        assert_eq!(told(None, &Ask::Close, NOW), (None, Told::Closed));
-        assert_eq!(told(None, &Ask::Probe, NOW), (None, Told::Closed));
+        assert_eq!(
+            apply_call(Some(record(NOW, 1, 0)), &CircuitCall::Close, NOW),
+            (None, CircuitAnswer::Healed(record(NOW, 1, 0)))
+        );
+        assert_eq!(apply_call(None, &CircuitCall::Close, NOW), (None, CircuitAnswer::Closed));
+        assert_eq!(apply_call(None, &CircuitCall::Probe, NOW), (None, CircuitAnswer::Closed));
     }
 }

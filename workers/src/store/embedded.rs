@@ -26,11 +26,14 @@ use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
-    circuit::{Ask as AskCircuit, Circuit, Told, told},
-    ledger::{Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped},
+    BEAT_LIFE, CIRCUIT_LIFE, StoreError, StoreOptions,
+    circuit::{Circuit, CircuitAnswer, CircuitCall as AskCircuit, apply_call},
+    ledger::{
+        Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, LedgerStep, LedgerStepResult, Record, RecordState,
+        Reopened,
+    },
     millis,
-    transitions::{self, Ask, Cancelling, Change, Verdict},
+    transitions::{self, CancelTransition, ClaimInput, ClaimVerdict, RecordChange},
 };
 
 const DDL: &str = "
@@ -77,25 +80,25 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct EmbeddedStore {
     db: Db,
-    options: Options,
-    shared: Arc<Shared>,
+    options: StoreOptions,
+    shared: Arc<EmbeddedStoreInner>,
 }
 
-struct Shared {
+struct EmbeddedStoreInner {
     up: AtomicBool,
     claims: AtomicU64,
 }
 
 impl EmbeddedStore {
     /// Opens the ledger in `file` (what follows `embedded:`), and makes it where it is missing. Its folder must exist.
-    pub async fn connect(file: &str, options: Options) -> Result<Self, StoreError> {
+    pub async fn connect(file: &str, options: StoreOptions) -> Result<Self, StoreError> {
         if file.is_empty() {
             return Err(StoreError::Broken("store.url: the file is missing: embedded:FILE".to_owned()));
         }
         let file = file.to_owned();
         let opened = tokio::task::spawn_blocking(move || Db::open(&file)).await;
         let db = opened.unwrap_or(Err(DbError::Panicked)).map_err(|error| explain(&error))?;
-        let shared = Shared { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
+        let shared = EmbeddedStoreInner { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
         let store = Self { db, options, shared: Arc::new(shared) };
         store.run(make_tables).await?;
         store.run(sweep).await?;
@@ -138,7 +141,7 @@ impl EmbeddedStore {
         let lease_ms = millis(self.options.lease);
         let (verdict, fence) = self
             .change(&request.key, self.options.working_life(), move |record, db, now_ms| {
-                let ask = Ask {
+                let ask = ClaimInput {
                     payload_hash: &asking.payload_hash,
                     generation: asking.generation,
                     redelivered,
@@ -156,28 +159,28 @@ impl EmbeddedStore {
         self.sweep_now_and_then().await;
         let lease = || Lease { key: request.key.clone(), facts: LeaseFacts { fence, ..facts } };
         Ok(match verdict {
-            Verdict::Go => Claim::Go(lease()),
-            Verdict::Unknown(call) => Claim::Unknown { lease: lease(), call },
-            Verdict::Decided(decision) => Claim::Decided { lease: lease(), decision },
-            Verdict::Busy(ms) => Claim::Busy { retry_in: Duration::from_millis(ms) },
-            Verdict::Settled(end) => Claim::Settled(end),
-            Verdict::Stale => Claim::Stale,
-            Verdict::Conflict => Claim::Conflict,
+            ClaimVerdict::Go => Claim::Go(lease()),
+            ClaimVerdict::Unknown(call) => Claim::Unknown { lease: lease(), call },
+            ClaimVerdict::Decided(decision) => Claim::Decided { lease: lease(), decision },
+            ClaimVerdict::Busy(ms) => Claim::Busy { retry_in: Duration::from_millis(ms) },
+            ClaimVerdict::Settled(end) => Claim::Settled(end),
+            ClaimVerdict::Stale => Claim::Stale,
+            ClaimVerdict::Conflict => Claim::Conflict,
         })
     }
 
     /// See [`transitions::step`].
-    pub async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+    pub async fn step(&self, lease: &Lease, step: LedgerStep<'_>) -> Result<LedgerStepResult, StoreError> {
         let life = match step {
-            Step::Finish(end) => self.options.life_of(end),
+            LedgerStep::Finish(end) => self.options.life_of(end),
             _ => self.options.working_life(),
         };
         let (step, text) = apart(step);
         let (facts, lease_ms) = (lease.facts.clone(), millis(self.options.lease));
         self.change(&lease.key, life, move |record, _, now_ms| {
             let step = match step {
-                Step::Decide(_) => Step::Decide(&text),
-                Step::Submitting(_) => Step::Submitting(&text),
+                LedgerStep::Decide(_) => LedgerStep::Decide(&text),
+                LedgerStep::Submitting(_) => LedgerStep::Submitting(&text),
                 other => other,
             };
             Ok(transitions::step(record, &facts, step, lease_ms, now_ms))
@@ -186,7 +189,7 @@ impl EmbeddedStore {
     }
 
     /// See [`transitions::cancel`].
-    pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
+    pub async fn cancel(&self, key: &LedgerKey) -> Result<CancelTransition, StoreError> {
         self.change(key, self.options.working_life(), |record, _, _| Ok(transitions::cancel(record))).await
     }
 
@@ -210,11 +213,11 @@ impl EmbeddedStore {
         self.run(move |db, now_ms| read(db, &key, now_ms)).await
     }
 
-    /// See [`super::circuit::told`].
-    pub async fn circuit(&self, transport: &str, ask: &AskCircuit) -> Result<Told, StoreError> {
+    /// See [`super::circuit::apply_call`].
+    pub async fn circuit(&self, transport: &str, ask: &AskCircuit) -> Result<CircuitAnswer, StoreError> {
         let (transport, ask) = (transport.to_owned(), ask.clone());
         self.run(move |db, now_ms| {
-            let (record, answer) = told(read_circuit(db, &transport, now_ms)?, &ask, now_ms);
+            let (record, answer) = apply_call(read_circuit(db, &transport, now_ms)?, &ask, now_ms);
             write_circuit(db, &transport, record.as_ref())?;
             Ok(answer)
         })
@@ -275,7 +278,7 @@ impl EmbeddedStore {
         &self,
         key: &LedgerKey,
         life: Duration,
-        transition: impl Fn(Option<&Record>, &Connection, u64) -> Result<Change<T>, DbError> + Send + 'static,
+        transition: impl Fn(Option<&Record>, &Connection, u64) -> Result<RecordChange<T>, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (key, life_ms) = (key.as_str().to_owned(), millis(life));
         self.run(move |db, now_ms| {
@@ -339,15 +342,15 @@ impl EmbeddedStore {
 }
 
 /// A step that borrows nothing, and its text.
-fn apart(step: Step<'_>) -> (Step<'static>, String) {
+fn apart(step: LedgerStep<'_>) -> (LedgerStep<'static>, String) {
     let bare = match step {
-        Step::Decide(text) => return (Step::Decide(""), text.to_owned()),
-        Step::Submitting(call) => return (Step::Submitting(""), call.to_owned()),
-        Step::Withdraw => Step::Withdraw,
-        Step::Renew => Step::Renew,
-        Step::Parked => Step::Parked,
-        Step::Release => Step::Release,
-        Step::Finish(end) => Step::Finish(end),
+        LedgerStep::Decide(text) => return (LedgerStep::Decide(""), text.to_owned()),
+        LedgerStep::Submitting(call) => return (LedgerStep::Submitting(""), call.to_owned()),
+        LedgerStep::Withdraw => LedgerStep::Withdraw,
+        LedgerStep::Renew => LedgerStep::Renew,
+        LedgerStep::Parked => LedgerStep::Parked,
+        LedgerStep::Release => LedgerStep::Release,
+        LedgerStep::Finish(end) => LedgerStep::Finish(end),
     };
     (bare, String::new())
 }
@@ -496,25 +499,25 @@ fn sweep(db: &Connection, now_ms: u64) -> Result<usize, DbError> {
     Ok(statement.execute(params![int(now_ms), SWEEP_MAX])?)
 }
 
-fn word_of(state: State) -> &'static str {
+fn word_of(state: RecordState) -> &'static str {
     match state {
-        State::Claimed => "claimed",
-        State::Submitting => "submitting",
-        State::Decided => "decided",
-        State::Parked => "parked",
-        State::Alias => "alias",
-        State::Final(end) => end.as_str(),
+        RecordState::Claimed => "claimed",
+        RecordState::Submitting => "submitting",
+        RecordState::Decided => "decided",
+        RecordState::Parked => "parked",
+        RecordState::Alias => "alias",
+        RecordState::Final(end) => end.as_str(),
     }
 }
 
-fn state_of(word: &str) -> Option<State> {
+fn state_of(word: &str) -> Option<RecordState> {
     Some(match word {
-        "claimed" => State::Claimed,
-        "submitting" => State::Submitting,
-        "decided" => State::Decided,
-        "parked" => State::Parked,
-        "alias" => State::Alias,
-        word => State::Final(Final::parse(word)?),
+        "claimed" => RecordState::Claimed,
+        "submitting" => RecordState::Submitting,
+        "decided" => RecordState::Decided,
+        "parked" => RecordState::Parked,
+        "alias" => RecordState::Alias,
+        word => RecordState::Final(Final::parse(word)?),
     })
 }
 

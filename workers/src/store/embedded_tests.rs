@@ -11,7 +11,7 @@ fn memory() -> Connection {
     db
 }
 
-fn record(state: State) -> Record {
+fn record(state: RecordState) -> Record {
     Record {
         state,
         generation: 3,
@@ -36,8 +36,9 @@ fn request() -> ClaimRequest {
 #[test]
 fn every_state_is_read_as_it_was_written() {
     let db = memory();
-    let ends = Final::ALL.map(State::Final);
-    let rest = [State::Claimed, State::Submitting, State::Decided, State::Parked, State::Alias];
+    let ends = Final::ALL.map(RecordState::Final);
+    let rest =
+        [RecordState::Claimed, RecordState::Submitting, RecordState::Decided, RecordState::Parked, RecordState::Alias];
     for state in ends.into_iter().chain(rest) {
         write(&db, "i:1", &record(state), 2000).unwrap();
         assert_eq!(read(&db, "i:1", 1999), Ok(Some(record(state))));
@@ -47,8 +48,8 @@ fn every_state_is_read_as_it_was_written() {
 #[test]
 fn a_record_past_its_life_is_absent_before_it_is_removed() {
     let db = memory();
-    write(&db, "i:1", &record(State::Claimed), 2000).unwrap();
-    write(&db, "i:2", &record(State::Claimed), 2001).unwrap();
+    write(&db, "i:1", &record(RecordState::Claimed), 2000).unwrap();
+    write(&db, "i:2", &record(RecordState::Claimed), 2001).unwrap();
     assert_eq!(read(&db, "i:1", 2000), Ok(None));
     assert_eq!((sweep(&db, 2000), sweep(&db, 2000)), (Ok(1), Ok(0)));
     assert!(read(&db, "i:2", 2000).unwrap().is_some());
@@ -58,7 +59,7 @@ fn a_record_past_its_life_is_absent_before_it_is_removed() {
 fn a_removal_is_bounded() {
     let db = memory();
     for n in 0..=SWEEP_MAX {
-        write(&db, &format!("i:{n}"), &record(State::Parked), 5).unwrap();
+        write(&db, &format!("i:{n}"), &record(RecordState::Parked), 5).unwrap();
     }
     assert_eq!((sweep(&db, 5), sweep(&db, 5)), (Ok(SWEEP_MAX as usize), Ok(1)));
 }
@@ -78,7 +79,7 @@ fn the_epoch_stays_until_the_records_are_gone() {
 #[test]
 fn an_unknown_state_is_refused_and_not_taken_for_absent() {
     let db = memory();
-    write(&db, "i:1", &record(State::Claimed), 2000).unwrap();
+    write(&db, "i:1", &record(RecordState::Claimed), 2000).unwrap();
     db.execute_batch("UPDATE ledger SET state = 'zombie'").unwrap();
     let error = explain(&read(&db, "i:1", 1).unwrap_err());
     assert!(!error.is_down() && !error.to_string().contains("zombie"), "{error}");
@@ -89,11 +90,11 @@ async fn what_one_process_wrote_is_there_for_the_next_one() -> Tested {
     let folder = tempfile::tempdir()?;
     let url = format!("embedded:{}", folder.path().join("ledger.db").display());
     let job = request();
-    let store = Store::connect(&url, Options::default()).await?;
+    let store = Store::connect(&url, StoreOptions::default()).await?;
     let Claim::Go(lease) = store.claim(&job).await? else { panic!("a fresh job") };
     assert_eq!(store.finish(lease, Final::Sent).await?, crate::store::Finished::Recorded);
     drop(store);
-    let store = Store::connect(&url, Options::default()).await?;
+    let store = Store::connect(&url, StoreOptions::default()).await?;
     assert!(matches!(store.claim(&job).await?, Claim::Settled(Final::Sent)));
     Ok(())
 }
@@ -102,7 +103,7 @@ async fn what_one_process_wrote_is_there_for_the_next_one() -> Tested {
 async fn one_of_many_claims_at_once_gets_the_right() -> Tested {
     let folder = tempfile::tempdir()?;
     let url = format!("embedded:{}", folder.path().join("ledger.db").display());
-    let store = Store::connect(&url, Options::default()).await?;
+    let store = Store::connect(&url, StoreOptions::default()).await?;
     let job = request();
     let tasks: Vec<_> = (0..50)
         .map(|_| {
@@ -122,7 +123,7 @@ async fn one_of_many_claims_at_once_gets_the_right() -> Tested {
 async fn a_locked_file_is_down_and_found_when_it_is_free() -> Tested {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("ledger.db");
-    let store = Store::connect(&format!("embedded:{}", file.display()), Options::default()).await?;
+    let store = Store::connect(&format!("embedded:{}", file.display()), StoreOptions::default()).await?;
     let other = Connection::open(&file)?;
     other.execute_batch("BEGIN IMMEDIATE")?;
     let error = store.claim(&request()).await.err().ok_or("locked")?;
@@ -140,7 +141,7 @@ async fn a_path_that_cannot_be_used_is_said_at_once() -> Tested {
     std::fs::write(&foreign, "not a database, but somebody's notes".repeat(100))?;
     for path in [String::new(), format!("{}/no/such/folder.db", folder.path().display()), foreign.display().to_string()]
     {
-        let error = Store::connect(&format!("embedded:{path}"), Options::default()).await.err().ok_or("opened")?;
+        let error = Store::connect(&format!("embedded:{path}"), StoreOptions::default()).await.err().ok_or("opened")?;
         assert!(!error.is_down() && error.to_string().contains("store.url"), "{error}");
     }
     Ok(())

@@ -237,7 +237,7 @@ pub enum Reopened {
 
 /// The state of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum RecordState {
     /// `C`
     Claimed,
     /// `U`
@@ -256,7 +256,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The state.
-    pub state: State,
+    pub state: RecordState,
     /// The generation that the state speaks of; 0 once sent.
     pub generation: u32,
     /// See [`LeaseFacts::fence`].
@@ -273,7 +273,7 @@ pub struct Record {
 
 /// One step of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step<'a> {
+pub enum LedgerStep<'a> {
     /// `C` to `U`, with a text that tells the call from others.
     Submitting(&'a str),
     /// `U` to `C`: the transport certainly did not take the message, and another one is to be tried.
@@ -290,9 +290,9 @@ pub enum Step<'a> {
     Finish(Final),
 }
 
-/// The answer to a [`Step`].
+/// The answer to a [`LedgerStep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stepped {
+pub enum LedgerStepResult {
     /// Done, now or by an earlier call with the same arguments.
     Done,
     /// The right is gone.
@@ -301,12 +301,12 @@ pub enum Stepped {
     SentBefore,
 }
 
-impl From<Stepped> for Finished {
-    fn from(stepped: Stepped) -> Self {
+impl From<LedgerStepResult> for Finished {
+    fn from(stepped: LedgerStepResult) -> Self {
         match stepped {
-            Stepped::Done => Self::Recorded,
-            Stepped::Lost => Self::LostLease,
-            Stepped::SentBefore => Self::WasSentBefore,
+            LedgerStepResult::Done => Self::Recorded,
+            LedgerStepResult::Lost => Self::LostLease,
+            LedgerStepResult::SentBefore => Self::WasSentBefore,
         }
     }
 }

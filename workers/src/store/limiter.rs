@@ -1,5 +1,5 @@
-//! The limiter's calls: admission, reactions, orders, and a look at what there is. Each is one atomic step of the store by the
-//! store's clock; the rules are those of [`crate::decide::limits`].
+//! The limiter's calls: admission, shaping rules, orders, and a look at what there is. Each is one atomic step of the store by the
+//! store's clock; the rules are those of [`crate::policy::rate_limit`].
 //!
 //! A call whose answer was lost is made again: at worst a token or a slot is given out that nobody uses.
 
@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Backend, Claim, ClaimRequest, Store, StoreError};
-use crate::decide::limits::{
-    admit::{Admission, Ask},
-    charge::Debt,
-    connections::Want,
-    reaction::{Call, Order, Reacted},
+use super::{Claim, ClaimRequest, Store, StoreBackend, StoreError};
+use crate::policy::rate_limit::{
+    admit::{Admission, AdmissionRequest},
+    connections::LeaseRequest,
+    reconcile::UnreportedUsage,
     scope::Scope,
+    shaping_rule::{LimitCommand, RuleCall, ShapingEffect},
 };
 
 /// Every scope that the store knows, at a time.
@@ -37,10 +37,10 @@ impl Store {
     }
 
     /// Asks whether a message may go now, and charges every scope or none.
-    pub async fn admit(&self, ask: &Ask) -> Result<Admission, StoreError> {
+    pub async fn admit(&self, ask: &AdmissionRequest) -> Result<Admission, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.admit(ask, self.limiter_now()).await,
-            Backend::Embedded(store) => store.admit(ask, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.admit(ask, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.admit(ask, self.limiter_now()).await,
         }
     }
 
@@ -49,10 +49,10 @@ impl Store {
     pub async fn claim_and_admit(
         &self,
         request: &ClaimRequest,
-        ask: Option<&Ask>,
+        ask: Option<&AdmissionRequest>,
     ) -> Result<(Claim, Option<Admission>), StoreError> {
         match (&self.backend, ask) {
-            (Backend::Redis(store), Some(ask)) if store.asks_in_one_call() => {
+            (StoreBackend::Redis(store), Some(ask)) if store.asks_in_one_call() => {
                 store.claim_and_admit(request, self.holder(), ask, self.limiter_now()).await
             }
             _ => Ok((self.claim(request).await?, None)),
@@ -60,34 +60,34 @@ impl Store {
     }
 
     /// Charges what went out while the store was away. A call that is made again charges twice, which costs pace and passes no limit.
-    pub async fn charge(&self, debts: &[Debt]) -> Result<(), StoreError> {
+    pub async fn reconcile(&self, debts: &[UnreportedUsage]) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.charge(debts, self.limiter_now()).await,
-            Backend::Embedded(store) => store.charge(debts, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.reconcile(debts, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.reconcile(debts, self.limiter_now()).await,
         }
     }
 
     /// Slows a scope down after an answer.
-    pub async fn react(&self, scope: &str, call: &Call) -> Result<Reacted, StoreError> {
+    pub async fn react(&self, scope: &str, call: &RuleCall) -> Result<ShapingEffect, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.react(scope, call, self.limiter_now()).await,
-            Backend::Embedded(store) => store.react(scope, call, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.react(scope, call, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.react(scope, call, self.limiter_now()).await,
         }
     }
 
     /// Carries an operator's order out.
-    pub async fn order(&self, scope: &str, order: &Order) -> Result<(), StoreError> {
+    pub async fn order(&self, scope: &str, order: &LimitCommand) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.order(scope, order, self.limiter_now()).await,
-            Backend::Embedded(store) => store.order(scope, order, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.order(scope, order, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.order(scope, order, self.limiter_now()).await,
         }
     }
 
     /// What is known of these scopes, or of all.
     pub async fn overview(&self, only: Option<&[String]>) -> Result<Overview, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.overview(only, self.limiter_now()).await,
-            Backend::Embedded(store) => store.overview(only, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.overview(only, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.overview(only, self.limiter_now()).await,
         }
     }
 
@@ -95,32 +95,32 @@ impl Store {
     /// same however many wait.
     pub async fn counts(&self, names: &[String]) -> Result<Overview, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.counts(names, self.limiter_now()).await,
-            Backend::Embedded(store) => store.counts(names, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.counts(names, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.counts(names, self.limiter_now()).await,
         }
     }
 
     /// The scopes that are paused, cut, or held to an operator's rate at present.
-    pub async fn disturbed(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn overrides(&self) -> Result<Vec<String>, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.disturbed(self.limiter_now()).await,
-            Backend::Embedded(store) => store.disturbed(self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.overrides(self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.overrides(self.limiter_now()).await,
         }
     }
 
     /// Says that a worker lives for so long, and gives how many do.
     pub async fn presence(&self, worker: &str, life: Duration) -> Result<u32, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.presence(worker, life).await,
-            Backend::Embedded(store) => store.presence(worker, life).await,
+            StoreBackend::Redis(store) => store.presence(worker, life).await,
+            StoreBackend::Embedded(store) => store.presence(worker, life).await,
         }
     }
 
     /// Renews a worker's lease on connections to a transport and gives its part.
-    pub async fn connections(&self, transport: &str, want: &Want) -> Result<u32, StoreError> {
+    pub async fn connections(&self, transport: &str, want: &LeaseRequest) -> Result<u32, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.connections(transport, want, self.limiter_now()).await,
-            Backend::Embedded(store) => store.connections(transport, want, self.limiter_now()).await,
+            StoreBackend::Redis(store) => store.connections(transport, want, self.limiter_now()).await,
+            StoreBackend::Embedded(store) => store.connections(transport, want, self.limiter_now()).await,
         }
     }
 

@@ -21,12 +21,14 @@ use std::{
 use jiff::Timestamp;
 use postrider_schemas::{JobId, Tenant, job::Identity};
 
-pub use self::ledger::{Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, Reopened, State};
+pub use self::ledger::{
+    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, RecordState, Reopened,
+};
 use self::{
     embedded::EmbeddedStore,
-    ledger::{DECISION_MAX, LeaseFacts, Step, Stepped},
+    ledger::{DECISION_MAX, LeaseFacts, LedgerStep, LedgerStepResult},
     redis::RedisStore,
-    transitions::Cancelling,
+    transitions::CancelTransition,
 };
 
 /// Longer than the delay ladder keeps a copy (24.3 days): what must outlive every copy of a job lives this long.
@@ -76,7 +78,7 @@ impl From<Unfinished> for StoreError {
 
 /// How a store is to be used.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct StoreOptions {
     /// How long a claim holds without a sign of its owner.
     pub lease: Duration,
     /// How long it is remembered that a job is over.
@@ -85,7 +87,7 @@ pub struct Options {
     pub holder: String,
 }
 
-impl Default for Options {
+impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             lease: Duration::from_mins(1),
@@ -95,7 +97,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl StoreOptions {
     /// Life of a record whose job is not over.
     fn working_life(&self) -> Duration {
         self.retention.max(LADDER_LIFE)
@@ -113,14 +115,14 @@ impl Options {
 /// A ledger. Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    backend: Backend,
+    backend: StoreBackend,
     holders: Arc<Holders>,
     /// In place of the store's clock in calls of the limiter.
     clock: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Clone)]
-enum Backend {
+enum StoreBackend {
     Redis(RedisStore),
     Embedded(EmbeddedStore),
 }
@@ -143,13 +145,13 @@ impl Store {
     /// Opens the store at `url`: `redis://`, `rediss://`, `redis+sentinel://host:port,host:port/MASTER`,
     /// `redis+cluster://host:port,host:port`, or `embedded:FILE`. Redis that is down is no error; a wrong address or password is,
     /// and so is a file that cannot be used.
-    pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
+    pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         // The random part tells a worker from the one of the same name that ran before it.
         // A bar would end the field that a record keeps it in.
         let prefix = format!("{}/{:08x}", options.holder.replace('|', "_"), random() & 0xffff_ffff);
         let backend = match url.strip_prefix("embedded:") {
-            Some(file) => Backend::Embedded(EmbeddedStore::connect(file, options).await?),
-            None => Backend::Redis(RedisStore::connect(url, options).await?),
+            Some(file) => StoreBackend::Embedded(EmbeddedStore::connect(file, options).await?),
+            None => StoreBackend::Redis(RedisStore::connect(url, options).await?),
         };
         let holders = Arc::new(Holders { prefix, count: AtomicU64::new(0) });
         Ok(Self { backend, holders, clock: None })
@@ -158,16 +160,16 @@ impl Store {
     /// What it is, as telemetry names it.
     pub fn system(&self) -> &'static str {
         match &self.backend {
-            Backend::Redis(_) => "redis",
-            Backend::Embedded(_) => "sqlite",
+            StoreBackend::Redis(_) => "redis",
+            StoreBackend::Embedded(_) => "sqlite",
         }
     }
 
     /// The store's clock, in ms, as far as this process knows it. For what the store keeps: circuits, beats.
     pub fn now_ms(&self) -> u64 {
         match &self.backend {
-            Backend::Redis(store) => store.now_ms(),
-            Backend::Embedded(store) => store.now_ms(),
+            StoreBackend::Redis(store) => store.now_ms(),
+            StoreBackend::Embedded(store) => store.now_ms(),
         }
     }
 
@@ -175,44 +177,44 @@ impl Store {
     /// at Redis go by its clock.
     pub fn now(&self) -> Timestamp {
         match &self.backend {
-            Backend::Redis(store) => {
+            StoreBackend::Redis(store) => {
                 let ms = i64::try_from(store.now_ms()).unwrap_or(i64::MAX);
                 Timestamp::from_millisecond(ms).unwrap_or_else(|_| Timestamp::now())
             }
-            Backend::Embedded(_) => Timestamp::now(),
+            StoreBackend::Embedded(_) => Timestamp::now(),
         }
     }
 
     /// False while the store is known to be down.
     pub fn is_up(&self) -> bool {
         match &self.backend {
-            Backend::Redis(store) => store.is_up(),
-            Backend::Embedded(store) => store.is_up(),
+            StoreBackend::Redis(store) => store.is_up(),
+            StoreBackend::Embedded(store) => store.is_up(),
         }
     }
 
     /// Where calls fail fast, waits for as long as a call would, and gives its error.
     pub async fn there(&self) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.there().await,
+            StoreBackend::Redis(store) => store.there().await,
             // Calls are made whatever became of the last one.
-            Backend::Embedded(_) => Ok(()),
+            StoreBackend::Embedded(_) => Ok(()),
         }
     }
 
     /// Resolves when the store answers again.
     pub async fn back(&self) {
         match &self.backend {
-            Backend::Redis(store) => store.back().await,
-            Backend::Embedded(store) => store.back().await,
+            StoreBackend::Redis(store) => store.back().await,
+            StoreBackend::Embedded(store) => store.back().await,
         }
     }
 
     /// Asks for the right to attempt a job.
     pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.claim(request, self.holder()).await,
-            Backend::Embedded(store) => store.claim(request, self.holder()).await,
+            StoreBackend::Redis(store) => store.claim(request, self.holder()).await,
+            StoreBackend::Embedded(store) => store.claim(request, self.holder()).await,
         }
     }
 
@@ -232,17 +234,17 @@ impl Store {
     /// Says that from now on bytes may reach a transport, and renews. False: the right is gone (taken over, cancelled), attempt
     /// nothing. `call` is given back to whoever finds the job after a crash; at most [`DECISION_MAX`] bytes.
     pub async fn submitting(&self, lease: &Lease, call: &str) -> Result<bool, StoreError> {
-        Ok(self.step(lease, Step::Submitting(call)).await? == Stepped::Done)
+        Ok(self.step(lease, LedgerStep::Submitting(call)).await? == LedgerStepResult::Done)
     }
 
     /// Takes that back: what was submitted was certainly not taken. False: the right is gone.
     pub async fn withdraw(&self, lease: &Lease) -> Result<bool, StoreError> {
-        Ok(self.step(lease, Step::Withdraw).await? == Stepped::Done)
+        Ok(self.step(lease, LedgerStep::Withdraw).await? == LedgerStepResult::Done)
     }
 
     /// Another lease from now on. False: the right is gone.
     pub async fn renew(&self, lease: &Lease) -> Result<bool, StoreError> {
-        Ok(self.step(lease, Step::Renew).await? == Stepped::Done)
+        Ok(self.step(lease, LedgerStep::Renew).await? == LedgerStepResult::Done)
     }
 
     /// Notes an outcome other than "sent" before its copy is published; whoever finds the message again gets the text back.
@@ -254,22 +256,22 @@ impl Store {
                 decision.len()
             )));
         }
-        Ok(self.step(lease, Step::Decide(decision)).await? == Stepped::Done)
+        Ok(self.step(lease, LedgerStep::Decide(decision)).await? == LedgerStepResult::Done)
     }
 
     /// Says that the copy with the next generation is confirmed. Losing this call is harmless: the copy proves it.
     pub async fn parked(&self, lease: Lease) -> Result<(), StoreError> {
-        self.step(&lease, Step::Parked).await.map(drop)
+        self.step(&lease, LedgerStep::Parked).await.map(drop)
     }
 
     /// Gives a right back with nothing tried. Losing this call costs one lease of waiting.
     pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
-        self.step(&lease, Step::Release).await.map(drop)
+        self.step(&lease, LedgerStep::Release).await.map(drop)
     }
 
     /// Writes how it ended. `Sent` is the truth and always written; the others need the right.
     pub async fn finish(&self, lease: Lease, end: Final) -> Result<Finished, Unfinished> {
-        match self.step(&lease, Step::Finish(end)).await {
+        match self.step(&lease, LedgerStep::Finish(end)).await {
             Ok(stepped) => Ok(stepped.into()),
             Err(error) => Err(Unfinished { error, lease }),
         }
@@ -280,13 +282,15 @@ impl Store {
         let mut key = LedgerKey::of(identity);
         for _ in 0..ALIAS_HOPS {
             let answer = match &self.backend {
-                Backend::Redis(store) => store.cancel(&key).await?,
-                Backend::Embedded(store) => store.cancel(&key).await?,
+                StoreBackend::Redis(store) => store.cancel(&key).await?,
+                StoreBackend::Embedded(store) => store.cancel(&key).await?,
             };
             match answer {
-                Cancelling::Answer(Cancelled::AlreadyFinal(Final::Split)) => return self.cancel_parts(&key).await,
-                Cancelling::Answer(answer) => return Ok(answer),
-                Cancelling::Follow(target) => key = LedgerKey::noted(target),
+                CancelTransition::Answer(Cancelled::AlreadyFinal(Final::Split)) => {
+                    return self.cancel_parts(&key).await;
+                }
+                CancelTransition::Answer(answer) => return Ok(answer),
+                CancelTransition::Follow(target) => key = LedgerKey::noted(target),
             }
         }
         Err(StoreError::Broken("the store holds aliases that lead nowhere; another program writes into it".to_owned()))
@@ -299,10 +303,10 @@ impl Store {
         for part in 1..=PARTS_MAX {
             let key = key.part(part);
             let answer = match &self.backend {
-                Backend::Redis(store) => store.cancel(&key).await?,
-                Backend::Embedded(store) => store.cancel(&key).await?,
+                StoreBackend::Redis(store) => store.cancel(&key).await?,
+                StoreBackend::Embedded(store) => store.cancel(&key).await?,
             };
-            if let Cancelling::Answer(answer) = answer {
+            if let CancelTransition::Answer(answer) = answer {
                 answers.push(answer);
             }
         }
@@ -317,79 +321,83 @@ impl Store {
     pub async fn alias(&self, tenant: &Tenant, id: JobId, key: &LedgerKey) -> Result<Option<Final>, StoreError> {
         let id = LedgerKey::of(&Identity::of_id(tenant, id));
         match &self.backend {
-            Backend::Redis(store) => store.alias(&id, key).await,
-            Backend::Embedded(store) => store.alias(&id, key).await,
+            StoreBackend::Redis(store) => store.alias(&id, key).await,
+            StoreBackend::Embedded(store) => store.alias(&id, key).await,
         }
     }
 
     /// Lets a job run again whose copy of `generation` is at rest in `hold` or `dead`.
     pub async fn reopen(&self, key: &LedgerKey, generation: u32) -> Result<Reopened, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.reopen(key, generation).await,
-            Backend::Embedded(store) => store.reopen(key, generation).await,
+            StoreBackend::Redis(store) => store.reopen(key, generation).await,
+            StoreBackend::Embedded(store) => store.reopen(key, generation).await,
         }
     }
 
     /// What is remembered of a job.
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.get(key).await,
-            Backend::Embedded(store) => store.get(key).await,
+            StoreBackend::Redis(store) => store.get(key).await,
+            StoreBackend::Embedded(store) => store.get(key).await,
         }
     }
 
     /// Asks, or says, something about the circuit of a transport.
-    pub async fn circuit(&self, transport: &str, ask: &circuit::Ask) -> Result<circuit::Told, StoreError> {
+    pub async fn circuit(
+        &self,
+        transport: &str,
+        ask: &circuit::CircuitCall,
+    ) -> Result<circuit::CircuitAnswer, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.circuit(transport, ask).await,
-            Backend::Embedded(store) => store.circuit(transport, ask).await,
+            StoreBackend::Redis(store) => store.circuit(transport, ask).await,
+            StoreBackend::Embedded(store) => store.circuit(transport, ask).await,
         }
     }
 
     /// The circuits of these transports; nothing for one that is closed.
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<circuit::Circuit>>, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.circuits(transports).await,
-            Backend::Embedded(store) => store.circuits(transports).await,
+            StoreBackend::Redis(store) => store.circuits(transports).await,
+            StoreBackend::Embedded(store) => store.circuits(transports).await,
         }
     }
 
     /// A worker's sign of life; forgotten after [`BEAT_LIFE`].
     pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.beat(worker, text).await,
-            Backend::Embedded(store) => store.beat(worker, text).await,
+            StoreBackend::Redis(store) => store.beat(worker, text).await,
+            StoreBackend::Embedded(store) => store.beat(worker, text).await,
         }
     }
 
     /// What the workers said that gave a sign of life lately.
     pub async fn beats(&self) -> Result<Vec<String>, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.beats().await,
-            Backend::Embedded(store) => store.beats().await,
+            StoreBackend::Redis(store) => store.beats().await,
+            StoreBackend::Embedded(store) => store.beats().await,
         }
     }
 
     /// A worker that says goodbye is forgotten at once.
     pub async fn unbeat(&self, worker: &str) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.unbeat(worker).await,
-            Backend::Embedded(store) => store.unbeat(worker).await,
+            StoreBackend::Redis(store) => store.unbeat(worker).await,
+            StoreBackend::Embedded(store) => store.unbeat(worker).await,
         }
     }
 
     /// Asks the store for a sign of life.
     pub async fn ping(&self) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.ping().await,
-            Backend::Embedded(store) => store.ping().await,
+            StoreBackend::Redis(store) => store.ping().await,
+            StoreBackend::Embedded(store) => store.ping().await,
         }
     }
 
-    async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+    async fn step(&self, lease: &Lease, step: LedgerStep<'_>) -> Result<LedgerStepResult, StoreError> {
         match &self.backend {
-            Backend::Redis(store) => store.step(lease, step).await,
-            Backend::Embedded(store) => store.step(lease, step).await,
+            StoreBackend::Redis(store) => store.step(lease, step).await,
+            StoreBackend::Embedded(store) => store.step(lease, step).await,
         }
     }
 

@@ -8,7 +8,7 @@
 //! - a yes of a transport is the truth and wins over every other state; all other steps are fenced;
 //! - the same call twice does what one does.
 
-use super::ledger::{Cancelled, Final, LeaseFacts, Record, Reopened, State, Step, Stepped};
+use super::ledger::{Cancelled, Final, LeaseFacts, LedgerStep, LedgerStepResult, Record, RecordState, Reopened};
 
 /// How far the clock of a publisher may be ahead of the store's before a message published just after the store was emptied
 /// is taken for unattempted, in ms.
@@ -19,7 +19,7 @@ pub const LEASE_MAX_MS: u64 = 600_000;
 
 /// A claim, as a transition sees it.
 #[derive(Debug, Clone)]
-pub struct Ask<'a> {
+pub struct ClaimInput<'a> {
     /// 32 hexadecimal digits.
     pub payload_hash: &'a str,
     /// The message's generation.
@@ -36,7 +36,7 @@ pub struct Ask<'a> {
 
 /// What a claim comes to. Fences are those of the record that is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ClaimVerdict {
     /// Attempt it.
     Go,
     /// An earlier attempt, announced with this text, may have been sent.
@@ -54,10 +54,10 @@ pub enum Verdict {
 }
 
 /// A record to write where there is one, and the answer.
-pub type Change<T> = (Option<Record>, T);
+pub type RecordChange<T> = (Option<Record>, T);
 
 /// `epoch_ms` is when the store began to remember.
-pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64) -> Change<Verdict> {
+pub fn claim(record: Option<&Record>, ask: &ClaimInput<'_>, epoch_ms: u64, now_ms: u64) -> RecordChange<ClaimVerdict> {
     let take = |state, fence, note: &str| {
         Some(Record {
             state,
@@ -72,53 +72,53 @@ pub fn claim(record: Option<&Record>, ask: &Ask<'_>, epoch_ms: u64, now_ms: u64)
     let Some(record) = record else {
         let remembered = ask.published_ms.is_some_and(|published| published > epoch_ms + SKEW_MS);
         return if ask.redelivered && !remembered {
-            (take(State::Submitting, now_ms, ""), Verdict::Unknown(String::new()))
+            (take(RecordState::Submitting, now_ms, ""), ClaimVerdict::Unknown(String::new()))
         } else {
-            (take(State::Claimed, now_ms, ""), Verdict::Go)
+            (take(RecordState::Claimed, now_ms, ""), ClaimVerdict::Go)
         };
     };
     let other_payload = !record.payload_hash.is_empty() && record.payload_hash != ask.payload_hash;
-    if record.state == State::Alias || other_payload {
-        return (None, Verdict::Conflict);
+    if record.state == RecordState::Alias || other_payload {
+        return (None, ClaimVerdict::Conflict);
     }
-    if let State::Final(end) = record.state {
+    if let RecordState::Final(end) = record.state {
         let reopenable = matches!(end, Final::Held | Final::Dead);
         if !reopenable || ask.generation == record.generation {
-            return (None, Verdict::Settled(end));
+            return (None, ClaimVerdict::Settled(end));
         }
     }
     if ask.generation < record.generation {
-        return (None, Verdict::Stale);
+        return (None, ClaimVerdict::Stale);
     }
-    if ask.generation > record.generation || record.state == State::Parked {
-        return (take(State::Claimed, record.fence + 1, ""), Verdict::Go);
+    if ask.generation > record.generation || record.state == RecordState::Parked {
+        return (take(RecordState::Claimed, record.fence + 1, ""), ClaimVerdict::Go);
     }
     let again = record.holder == ask.holder;
     if !again && record.lease_end_ms > now_ms {
         let lease_end_ms = record.lease_end_ms.min(now_ms + LEASE_MAX_MS);
         let cut = (lease_end_ms < record.lease_end_ms).then(|| Record { lease_end_ms, ..record.clone() });
-        return (cut, Verdict::Busy(lease_end_ms - now_ms));
+        return (cut, ClaimVerdict::Busy(lease_end_ms - now_ms));
     }
     let fence = if again { record.fence } else { record.fence + 1 };
     let verdict = match record.state {
-        State::Submitting => Verdict::Unknown(record.note.clone()),
-        State::Decided => Verdict::Decided(record.note.clone()),
-        State::Claimed | State::Parked | State::Final(_) | State::Alias => Verdict::Go,
+        RecordState::Submitting => ClaimVerdict::Unknown(record.note.clone()),
+        RecordState::Decided => ClaimVerdict::Decided(record.note.clone()),
+        RecordState::Claimed | RecordState::Parked | RecordState::Final(_) | RecordState::Alias => ClaimVerdict::Go,
     };
     (take(record.state, fence, &record.note), verdict)
 }
 
 /// Nothing changes: the right is gone.
-const LOST: Change<Stepped> = (None, Stepped::Lost);
+const LOST: RecordChange<LedgerStepResult> = (None, LedgerStepResult::Lost);
 
 /// One step of the owner that `lease` names.
 pub fn step(
     record: Option<&Record>,
     lease: &LeaseFacts,
-    step: Step<'_>,
+    step: LedgerStep<'_>,
     lease_ms: u64,
     now_ms: u64,
-) -> Change<Stepped> {
+) -> RecordChange<LedgerStepResult> {
     let payload_hash = match record {
         Some(record) if !record.payload_hash.is_empty() => &record.payload_hash,
         _ => &lease.payload_hash,
@@ -138,57 +138,59 @@ pub fn step(
         note: note.to_owned(),
         ..idle(state, lease.generation)
     };
-    let ended = |end| idle(State::Final(end), if end == Final::Sent { 0 } else { lease.generation });
-    let done = |record| (Some(record), Stepped::Done);
+    let ended = |end| idle(RecordState::Final(end), if end == Final::Sent { 0 } else { lease.generation });
+    let done = |record| (Some(record), LedgerStepResult::Done);
     let next = lease.generation.saturating_add(1);
 
     let Some(record) = record else {
         return match step {
             // The store has lost the record. Nobody knows how far this owner came: the careful state.
-            Step::Submitting(call) => done(running(State::Submitting, call)),
-            Step::Renew | Step::Withdraw => done(running(State::Submitting, "")),
-            Step::Decide(text) => done(running(State::Decided, text)),
-            Step::Parked => done(idle(State::Parked, next)),
-            Step::Finish(end) => done(ended(end)),
-            Step::Release => LOST,
+            LedgerStep::Submitting(call) => done(running(RecordState::Submitting, call)),
+            LedgerStep::Renew | LedgerStep::Withdraw => done(running(RecordState::Submitting, "")),
+            LedgerStep::Decide(text) => done(running(RecordState::Decided, text)),
+            LedgerStep::Parked => done(idle(RecordState::Parked, next)),
+            LedgerStep::Finish(end) => done(ended(end)),
+            LedgerStep::Release => LOST,
         };
     };
     match (step, record.state) {
-        (Step::Finish(Final::Sent), State::Final(Final::Sent)) if record.fence == lease.fence => {
-            return (None, Stepped::Done);
+        (LedgerStep::Finish(Final::Sent), RecordState::Final(Final::Sent)) if record.fence == lease.fence => {
+            return (None, LedgerStepResult::Done);
         }
-        (Step::Finish(_), State::Final(Final::Sent)) => return (None, Stepped::SentBefore),
-        (Step::Finish(Final::Sent), _) => return done(ended(Final::Sent)),
-        (Step::Finish(end), State::Final(was))
+        (LedgerStep::Finish(_), RecordState::Final(Final::Sent)) => return (None, LedgerStepResult::SentBefore),
+        (LedgerStep::Finish(Final::Sent), _) => return done(ended(Final::Sent)),
+        (LedgerStep::Finish(end), RecordState::Final(was))
             if end == was && record.fence == lease.fence && record.generation == lease.generation =>
         {
-            return (None, Stepped::Done);
+            return (None, LedgerStepResult::Done);
         }
-        (Step::Parked, State::Parked) if record.fence == lease.fence && record.generation == next => {
-            return (None, Stepped::Done);
+        (LedgerStep::Parked, RecordState::Parked) if record.fence == lease.fence && record.generation == next => {
+            return (None, LedgerStepResult::Done);
         }
         _ => {}
     }
-    let owned = matches!(record.state, State::Claimed | State::Submitting | State::Decided);
+    let owned = matches!(record.state, RecordState::Claimed | RecordState::Submitting | RecordState::Decided);
     if !owned || record.holder != lease.holder || record.fence != lease.fence {
         return LOST;
     }
     match step {
-        Step::Submitting(_) | Step::Withdraw if record.state == State::Decided => LOST,
-        Step::Submitting(call) => done(running(State::Submitting, call)),
-        Step::Withdraw => done(running(State::Claimed, "")),
-        Step::Renew => done(running(record.state, &record.note)),
-        Step::Decide(text) => done(running(State::Decided, text)),
-        Step::Parked => done(idle(State::Parked, next)),
-        Step::Finish(end) => done(ended(end)),
-        Step::Release if record.state == State::Claimed => done(idle(State::Parked, lease.generation)),
-        Step::Release => done(Record { note: record.note.clone(), ..idle(record.state, lease.generation) }),
+        LedgerStep::Submitting(_) | LedgerStep::Withdraw if record.state == RecordState::Decided => LOST,
+        LedgerStep::Submitting(call) => done(running(RecordState::Submitting, call)),
+        LedgerStep::Withdraw => done(running(RecordState::Claimed, "")),
+        LedgerStep::Renew => done(running(record.state, &record.note)),
+        LedgerStep::Decide(text) => done(running(RecordState::Decided, text)),
+        LedgerStep::Parked => done(idle(RecordState::Parked, next)),
+        LedgerStep::Finish(end) => done(ended(end)),
+        LedgerStep::Release if record.state == RecordState::Claimed => {
+            done(idle(RecordState::Parked, lease.generation))
+        }
+        LedgerStep::Release => done(Record { note: record.note.clone(), ..idle(record.state, lease.generation) }),
     }
 }
 
 /// What a cancellation comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cancelling {
+pub enum CancelTransition {
     /// The answer.
     Answer(Cancelled),
     /// The record stands for another: ask that one.
@@ -196,15 +198,15 @@ pub enum Cancelling {
 }
 
 /// Calls a job back, also one that nobody has seen yet.
-pub fn cancel(record: Option<&Record>) -> Change<Cancelling> {
+pub fn cancel(record: Option<&Record>) -> RecordChange<CancelTransition> {
     let answer = match record.map(|record| (record.state, record)) {
-        Some((State::Alias, record)) => return (None, Cancelling::Follow(record.note.clone())),
-        Some((State::Submitting, _)) => Cancelled::BeingSent,
-        Some((State::Final(Final::Sent), _)) => Cancelled::AlreadySent,
-        Some((State::Final(end), _)) => Cancelled::AlreadyFinal(end),
-        None | Some((State::Claimed | State::Decided | State::Parked, _)) => {
+        Some((RecordState::Alias, record)) => return (None, CancelTransition::Follow(record.note.clone())),
+        Some((RecordState::Submitting, _)) => Cancelled::BeingSent,
+        Some((RecordState::Final(Final::Sent), _)) => Cancelled::AlreadySent,
+        Some((RecordState::Final(end), _)) => Cancelled::AlreadyFinal(end),
+        None | Some((RecordState::Claimed | RecordState::Decided | RecordState::Parked, _)) => {
             let tombstone = Record {
-                state: State::Final(Final::Cancelled),
+                state: RecordState::Final(Final::Cancelled),
                 generation: record.map_or(0, |record| record.generation),
                 fence: record.map_or(0, |record| record.fence),
                 holder: String::new(),
@@ -212,20 +214,22 @@ pub fn cancel(record: Option<&Record>) -> Change<Cancelling> {
                 payload_hash: record.map(|record| record.payload_hash.clone()).unwrap_or_default(),
                 note: String::new(),
             };
-            return (Some(tombstone), Cancelling::Answer(Cancelled::Now));
+            return (Some(tombstone), CancelTransition::Answer(Cancelled::Now));
         }
     };
-    (None, Cancelling::Answer(answer))
+    (None, CancelTransition::Answer(answer))
 }
 
 /// Notes at the record of a job id which identity it stands for; gives the end that the id itself was brought to.
-pub fn alias(record: Option<&Record>, target: &str) -> Change<Option<Final>> {
+pub fn alias(record: Option<&Record>, target: &str) -> RecordChange<Option<Final>> {
     match record.map(|record| record.state) {
-        Some(State::Final(end)) => (None, Some(end)),
-        Some(State::Claimed | State::Submitting | State::Decided | State::Parked) => (None, None),
-        None | Some(State::Alias) => {
+        Some(RecordState::Final(end)) => (None, Some(end)),
+        Some(RecordState::Claimed | RecordState::Submitting | RecordState::Decided | RecordState::Parked) => {
+            (None, None)
+        }
+        None | Some(RecordState::Alias) => {
             let note = Record {
-                state: State::Alias,
+                state: RecordState::Alias,
                 generation: 0,
                 fence: 0,
                 holder: String::new(),
@@ -239,24 +243,24 @@ pub fn alias(record: Option<&Record>, target: &str) -> Change<Option<Final>> {
 }
 
 /// Lets the copy of `generation`, at rest in `hold` or `dead`, run again.
-pub fn reopen(record: Option<&Record>, generation: u32, now_ms: u64) -> Change<Reopened> {
+pub fn reopen(record: Option<&Record>, generation: u32, now_ms: u64) -> RecordChange<Reopened> {
     let next = generation.saturating_add(1);
     if let Some(record) = record {
         // An owner that died after the copy was confirmed and before it could say so leaves `C`, `U` or `D`.
         let at_rest = match record.state {
-            State::Final(Final::Sent) => return (None, Reopened::AlreadySent),
-            State::Final(Final::Cancelled) => return (None, Reopened::Cancelled),
-            State::Parked if record.generation == next => return (None, Reopened::Go),
-            State::Final(Final::Held | Final::Dead) | State::Decided => true,
-            State::Claimed | State::Submitting => record.lease_end_ms <= now_ms,
-            State::Parked | State::Final(_) | State::Alias => false,
+            RecordState::Final(Final::Sent) => return (None, Reopened::AlreadySent),
+            RecordState::Final(Final::Cancelled) => return (None, Reopened::Cancelled),
+            RecordState::Parked if record.generation == next => return (None, Reopened::Go),
+            RecordState::Final(Final::Held | Final::Dead) | RecordState::Decided => true,
+            RecordState::Claimed | RecordState::Submitting => record.lease_end_ms <= now_ms,
+            RecordState::Parked | RecordState::Final(_) | RecordState::Alias => false,
         };
         if record.generation > generation || !at_rest {
             return (None, Reopened::Other);
         }
     }
     let parked = Record {
-        state: State::Parked,
+        state: RecordState::Parked,
         generation: next,
         fence: record.map_or(0, |record| record.fence),
         holder: String::new(),

@@ -6,36 +6,42 @@ use jiff::Timestamp;
 use opentelemetry::StringValue;
 use postrider_schemas::topology::{DEAD_QUEUE, DUE_EXCHANGE, HOLD_QUEUE, SUSPECT_QUEUE};
 
-use super::{metrics, pulse::PULSE, registry::attribute, spans, traces, trail::About, words};
+use super::{
+    label_values, metrics, registry::attribute, spans, trace_buffer::TraceSubject, traces, worker_stats::WORKER_STATS,
+};
 use crate::{
-    attempt::{Task, World},
-    decide::{due, settle::Next, settlement::Settlement},
-    failover::Ended,
-    outcome::{Class, Outcome},
+    delivery::{attempt::Attempt, failover::FinishedAttempt},
+    policy::{
+        decision::Disposition,
+        outcome::{Class, Outcome},
+        schedule,
+        settlement::Settlement,
+    },
     queue::Source,
     store::{Claim, StoreError},
     transport::Transport,
+    worker::context::Context,
 };
 
 /// What the trail says of a job.
-pub(crate) fn describe(task: &Task<'_>) {
-    traces::about(|| About {
-        id: task.job.id(),
-        tenant: task.job.tenant().as_str().to_owned(),
-        route: task.route.name.clone(),
-        recipients: task.meta.pending.as_ref().map_or_else(|| task.job.recipients().len(), Vec::len),
+pub(crate) fn describe(attempt: &Attempt<'_>) {
+    traces::about(|| TraceSubject {
+        id: attempt.job.id(),
+        tenant: attempt.job.tenant().as_str().to_owned(),
+        route: attempt.route.name.clone(),
+        recipients: attempt.meta.pending.as_ref().map_or_else(|| attempt.job.recipients().len(), Vec::len),
     });
 }
 
 /// Which store is asked, and what.
-pub(crate) fn note_store(step: &traces::Step, world: &World, operation: &'static str) {
-    step.set(attribute::DB_SYSTEM, world.store.system());
+pub(crate) fn note_store(step: &traces::TraceStep, context: &Context, operation: &'static str) {
+    step.set(attribute::DB_SYSTEM, context.store.system());
     step.set(attribute::DB_OPERATION, operation);
 }
 
 /// What the ledger said.
-pub(crate) fn note_claim(step: &traces::Step, world: &World, answer: Result<&Claim, &StoreError>) {
-    note_store(step, world, "claim");
+pub(crate) fn note_claim(step: &traces::TraceStep, context: &Context, answer: Result<&Claim, &StoreError>) {
+    note_store(step, context, "claim");
     match answer {
         Ok(claim) => step.set(attribute::CLAIM, claim.as_str()),
         Err(error) => step.fail(if error.is_down() { "down" } else { "broken" }, "the store did not answer the claim"),
@@ -43,19 +49,19 @@ pub(crate) fn note_claim(step: &traces::Step, world: &World, answer: Result<&Cla
 }
 
 /// The outcome, for metrics and the trail.
-pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
+pub(crate) fn tell_outcome(attempt: &Attempt<'_>, ended: &FinishedAttempt, next: &Disposition) {
     let (outcome, transport) = (&ended.outcome, ended.transport.as_str());
-    metrics::decided(task.job, transport, task.route.on_unknown(task.job), outcome, next);
+    metrics::decided(attempt.job, transport, attempt.route.on_unknown(attempt.job), outcome, next);
     if matches!(outcome, Outcome::Accepted { .. }) {
         let now = Timestamp::now();
-        PULSE.accepted(task.job.lane(), now);
-        metrics::accepted(task.job, task.meta, task.published_at, transport, now);
+        WORKER_STATS.accepted(attempt.job.lane(), now);
+        metrics::accepted(attempt.job, attempt.meta, attempt.published_at, transport, now);
     }
     match outcome {
         Outcome::Refused { refusal, .. } => {
-            PULSE.failed(transport, refusal.class.as_str(), &refusal.answer, Timestamp::now());
+            WORKER_STATS.failed(transport, refusal.class.as_str(), &refusal.answer, Timestamp::now());
         }
-        Outcome::Unknown(answer) => PULSE.failed(transport, "unknown", answer, Timestamp::now()),
+        Outcome::Unknown(answer) => WORKER_STATS.failed(transport, "unknown", answer, Timestamp::now()),
         Outcome::Accepted { .. } | Outcome::LostClaim => {}
     }
     if !traces::is_recorded() {
@@ -64,8 +70,8 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
     let failure = match (outcome, next) {
         (Outcome::LostClaim, _) => None,
         (Outcome::Unknown(_), _) => Some("unknown"),
-        (_, Next::Bury { .. }) => Some("dead"),
-        (_, Next::Hold { .. }) => Some("held"),
+        (_, Disposition::DeadLetter { .. }) => Some("dead"),
+        (_, Disposition::Hold { .. }) => Some("held"),
         (Outcome::Refused { refusal, .. }, _) if refusal.class == Class::Config => Some("config"),
         _ => None,
     };
@@ -74,7 +80,7 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
         return;
     }
     traces::set(attribute::TRANSPORT, transport.to_owned());
-    traces::set(attribute::OUTCOME, words::outcome(outcome));
+    traces::set(attribute::OUTCOME, label_values::outcome(outcome));
     let answer = match outcome {
         Outcome::Accepted { receipt, .. } => &receipt.answer,
         Outcome::Refused { refusal, .. } => {
@@ -92,7 +98,7 @@ pub(crate) fn tell_outcome(task: &Task<'_>, ended: &Ended, next: &Next) {
 }
 
 /// What is sent to the queue, or settled there. The names of destinations are those of the topology: a routing key of the ladder holds a delay.
-pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source, settlement: &Settlement) {
+pub(crate) fn note_settlement(step: &traces::TraceStep, context: &Context, source: Source, settlement: &Settlement) {
     let (name, kind) = match settlement {
         Settlement::Done => ("ack", "settle"),
         Settlement::GiveBack => ("nack", "settle"),
@@ -106,38 +112,38 @@ pub(crate) fn note_settlement(step: &traces::Step, world: &World, source: Source
             DUE_EXCHANGE.into()
         }
         Settlement::Hold(_) => HOLD_QUEUE.into(),
-        Settlement::Bury(_) => DEAD_QUEUE.into(),
+        Settlement::DeadLetter(_) => DEAD_QUEUE.into(),
         Settlement::Quarantine(_) => SUSPECT_QUEUE.into(),
     };
-    note_messaging(step, world, name, kind, destination);
+    note_messaging(step, context, name, kind, destination);
     step.set(attribute::SETTLEMENT, settlement.as_str());
     if let Settlement::Again { wait, .. } = settlement
         && step.is_recorded()
     {
-        step.set(attribute::PARK_UNTIL, due::after(world.now(), *wait).to_string());
+        step.set(attribute::PARK_UNTIL, schedule::after(context.now(), *wait).to_string());
     }
 }
 
 /// What is said of every call to the queue.
 pub(crate) fn note_messaging(
-    step: &traces::Step,
-    world: &World,
+    step: &traces::TraceStep,
+    context: &Context,
     name: &'static str,
     kind: &'static str,
     destination: impl Into<StringValue>,
 ) {
-    step.set(attribute::MESSAGING_SYSTEM, world.queue.system());
+    step.set(attribute::MESSAGING_SYSTEM, context.queue.system());
     step.set(attribute::MESSAGING_OPERATION_NAME, name);
     step.set(attribute::MESSAGING_OPERATION_TYPE, kind);
     step.set(attribute::MESSAGING_DESTINATION, destination.into());
-    if let Some((host, port)) = world.queue.address() {
+    if let Some((host, port)) = context.queue.address() {
         step.set(attribute::SERVER_ADDRESS, StringValue::from(Arc::clone(host)));
         step.set(attribute::SERVER_PORT, i64::from(*port));
     }
 }
 
 /// The time with one transport.
-pub(crate) fn deliver_step(transport: &Transport) -> traces::Step {
+pub(crate) fn deliver_step(transport: &Transport) -> traces::TraceStep {
     let step = traces::stretch("deliver", transport.is_relay());
     if step.is_recorded() {
         let (name, host, port) = &transport.told;
@@ -151,11 +157,11 @@ pub(crate) fn deliver_step(transport: &Transport) -> traces::Step {
 }
 
 /// What came of one transport.
-pub(crate) fn note_outcome(step: &traces::Step, outcome: &Outcome) {
+pub(crate) fn note_outcome(step: &traces::TraceStep, outcome: &Outcome) {
     if !step.is_recorded() {
         return;
     }
-    step.set(attribute::OUTCOME, words::outcome(outcome));
+    step.set(attribute::OUTCOME, label_values::outcome(outcome));
     match outcome {
         Outcome::Refused { refusal, .. } => {
             step.set(attribute::CLASS, refusal.class.as_str());

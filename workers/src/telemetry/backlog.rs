@@ -1,5 +1,5 @@
-//! How much of what waits more workers would send sooner. Jobs that limits put away are on the ladder and do not wait; of those that were never
-//! looked at nobody knows which they will put away, so the ones behind them are taken to be like the ones that were taken last.
+//! How much of what waits more workers would send sooner. Jobs that limits deferred are on the ladder and do not wait; of those that were never
+//! looked at nobody knows which they will deferred, so the ones behind them are taken to be like the ones that were taken last.
 
 use postrider_schemas::Lane;
 
@@ -11,7 +11,7 @@ use crate::queue::{
 /// What is left of the weight of an earlier second: about the last ten count.
 const MEMORY: f64 = 0.9;
 
-/// Which part of the fresh jobs limits put away of late, by lane.
+/// Which part of the fresh jobs limits deferred of late, by lane.
 #[derive(Default)]
 pub(super) struct Shares([Share; 2]);
 
@@ -24,7 +24,7 @@ struct Share {
 }
 
 impl Shares {
-    /// A second later: totals of fresh jobs taken, and of those that limits put away.
+    /// A second later: totals of fresh jobs taken, and of those that limits deferred.
     pub fn update(&mut self, totals: [(u64, u64); 2]) {
         for (share, (taken, limited)) in self.0.iter_mut().zip(totals) {
             let more = (taken.saturating_sub(share.seen.0), limited.saturating_sub(share.seen.1));

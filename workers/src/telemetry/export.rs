@@ -19,9 +19,9 @@ use opentelemetry_sdk::{
 use prometheus::TextEncoder;
 
 use super::{
-    courier::{Courier, Load},
     metrics::{self, Metrics},
     sampling::Sampler,
+    span_exporter::{BackgroundExporter, ExporterLoad},
     traces,
 };
 
@@ -80,7 +80,7 @@ pub(super) fn start(page: bool) -> Result<Exporters, ExportError> {
     {
         let mut exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build()?;
         exporter.set_resource(&resource);
-        traces::install(Courier::start(exporter, scope(), Load::of(&environment))?, sampler);
+        traces::install(BackgroundExporter::start(exporter, scope(), ExporterLoad::of(&environment))?, sampler);
     }
     let push = is_wanted(Signal::Metrics, &environment);
     if push || page {

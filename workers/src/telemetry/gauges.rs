@@ -16,16 +16,16 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backlog::Shares,
-    buckets::Buckets,
+    label_values,
+    limit_usage::LimitUsage,
     metrics::Metrics,
-    pulse::PULSE,
-    registry::{INSTRUMENTS, Instrument, Kind, Name},
-    words,
+    registry::{INSTRUMENTS, Instrument, InstrumentKind, Name},
+    worker_stats::WORKER_STATS,
 };
 use crate::{
-    attempt::World,
     queue::{SourceKind, depths::Depths},
     store::circuit::Circuit,
+    worker::context::Context,
 };
 
 /// How often this worker looks at itself.
@@ -40,24 +40,24 @@ const BUCKETS_EVERY: Duration = Duration::from_secs(5);
 type Values = HashMap<&'static str, Vec<(Vec<KeyValue>, f64)>>;
 
 /// Looks for as long as it is polled.
-pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<World>>) -> Infallible {
+pub(super) async fn watch(meter: &Meter, metrics: &Metrics, contexts: Arc<ArcSwap<Context>>) -> Infallible {
     let values = Arc::<Mutex<Values>>::default();
     let _instruments: Vec<_> = INSTRUMENTS
         .iter()
-        .filter(|one| one.kind == Kind::Gauge)
+        .filter(|one| one.kind == InstrumentKind::Gauge)
         .map(|one| observed(meter, one, Arc::clone(&values)))
         .collect();
     let mut depths: Option<Depths> = None;
     let mut ladder = None;
     let (mut depths_due, mut ladder_due, mut buckets_due) = (Instant::now(), Instant::now(), Instant::now());
-    let (mut buckets, mut uses) = (Buckets::default(), Vec::new());
+    let (mut buckets, mut uses) = (LimitUsage::default(), Vec::new());
     let mut shares = Shares::default();
     loop {
-        let world = worlds.load_full();
+        let context = contexts.load_full();
         if depths_due <= Instant::now() {
             let with_ladder = ladder_due <= Instant::now();
             // A broker that does not answer has no depths that anybody knows.
-            depths = world.queue.depths(with_ladder).await.ok();
+            depths = context.queue.depths(with_ladder).await.ok();
             ladder = depths.as_ref().and_then(|depths| depths.ladder).or(ladder);
             depths_due = Instant::now() + DEPTHS_EVERY;
             if with_ladder {
@@ -65,13 +65,13 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worlds: Arc<ArcSwap<
             }
         }
         if buckets_due <= Instant::now() {
-            uses = buckets.look(&world.limiter, metrics).await;
+            uses = buckets.look(&context.limiter, metrics).await;
             buckets_due = Instant::now() + BUCKETS_EVERY;
         }
-        let mut now = of_the_process(&world, metrics);
-        shares.update(Lane::ALL.map(|lane| PULSE.fresh(lane)));
+        let mut now = of_the_process(&context, metrics);
+        shares.update(Lane::ALL.map(|lane| WORKER_STATS.fresh(lane)));
         if let Some(depths) = &depths {
-            of_the_queues(&mut now, &world, &Depths { ladder, ..depths.clone() }, &shares);
+            of_the_queues(&mut now, &context, &Depths { ladder, ..depths.clone() }, &shares);
         }
         for (labels, value) in &uses {
             put(&mut now, Name::BucketUse, labels.clone(), *value);
@@ -100,34 +100,34 @@ fn put(values: &mut Values, name: Name, labels: Vec<KeyValue>, value: f64) {
     values.entry(name.instrument().name).or_default().push((labels, value));
 }
 
-fn of_the_process(world: &World, metrics: &Metrics) -> Values {
+fn of_the_process(context: &Context, metrics: &Metrics) -> Values {
     let mut values = Values::new();
     let flag = |is: bool| if is { 1.0 } else { 0.0 };
     for lane in Lane::ALL {
-        put(&mut values, Name::InFlight, vec![label(lane)], count(PULSE.in_hand(lane)));
+        put(&mut values, Name::InFlight, vec![label(lane)], count(WORKER_STATS.in_hand(lane)));
     }
-    let [consume, publish] = words::CONNECTIONS;
+    let [consume, publish] = label_values::CONNECTIONS;
     put(
         &mut values,
         Name::BrokerBlocked,
         vec![KeyValue::new("connection", consume)],
-        flag(!world.queue.consumers_up()),
+        flag(!context.queue.consumers_up()),
     );
-    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!world.queue.takes()));
-    put(&mut values, Name::StoreDegraded, Vec::new(), flag(!world.store.is_up()));
-    put(&mut values, Name::StoreReplayPending, Vec::new(), count(world.replay.pending() as u64));
-    put(&mut values, Name::MemoryHeld, Vec::new(), count(world.memory.in_hand()));
-    put(&mut values, Name::MemoryBudget, Vec::new(), count(world.memory.budget().all()));
-    for (name, circuit) in world.circuits.known() {
-        let is_now = state(circuit.as_ref(), world.store.now_ms());
-        for state in words::CIRCUIT_STATES {
+    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!context.queue.takes()));
+    put(&mut values, Name::StoreDegraded, Vec::new(), flag(!context.store.is_up()));
+    put(&mut values, Name::StoreReplayPending, Vec::new(), count(context.pending_receipts.pending() as u64));
+    put(&mut values, Name::MemoryHeld, Vec::new(), count(context.memory.in_hand()));
+    put(&mut values, Name::MemoryBudget, Vec::new(), count(context.memory.budget().all()));
+    for (name, circuit) in context.breakers.known() {
+        let is_now = state(circuit.as_ref(), context.store.now_ms());
+        for state in label_values::CIRCUIT_STATES {
             let labels = vec![transport(metrics, &name), KeyValue::new("state", state)];
             put(&mut values, Name::CircuitState, labels, flag(state == is_now));
         }
     }
-    for one in &world.transports {
+    for one in &context.transports {
         let (busy, idle, most) = one.connections();
-        for (state, number) in words::POOL_STATES.into_iter().zip([busy, idle]) {
+        for (state, number) in label_values::POOL_STATES.into_iter().zip([busy, idle]) {
             let labels = vec![transport(metrics, &one.name), KeyValue::new("state", state)];
             put(&mut values, Name::PoolConnections, labels, count(number as u64));
         }
@@ -140,11 +140,11 @@ fn of_the_process(world: &World, metrics: &Metrics) -> Values {
     values
 }
 
-fn of_the_queues(values: &mut Values, world: &World, depths: &Depths, shares: &Shares) {
-    let is_shut = is_shut(world);
+fn of_the_queues(values: &mut Values, context: &Context, depths: &Depths, shares: &Shares) {
+    let is_shut = is_shut(context);
     for lane in Lane::ALL {
         for kind in [SourceKind::Jobs, SourceKind::Due] {
-            let labels = vec![label(lane), KeyValue::new("source", words::source(kind))];
+            let labels = vec![label(lane), KeyValue::new("source", label_values::source(kind))];
             put(values, Name::LaneDepth, labels, count(depths.of(kind, lane)));
         }
         let waiting = depths.waiting(lane);
@@ -152,33 +152,33 @@ fn of_the_queues(values: &mut Values, world: &World, depths: &Depths, shares: &S
         put(values, Name::BacklogDeliverable, vec![label(lane)], count(deliverable));
         // A broker cannot tell; what was taken last is as old as the next one, or older.
         let known = depths.oldest[crate::queue::depths::place(lane)];
-        let taken = PULSE.oldest(lane).map(|since| Timestamp::now().duration_since(since));
+        let taken = WORKER_STATS.oldest(lane).map(|since| Timestamp::now().duration_since(since));
         let taken = taken.and_then(|age| Duration::try_from(age).ok());
         let age = known.or(taken).filter(|_| waiting > 0).unwrap_or_default();
         put(values, Name::OldestAge, vec![label(lane)], age.as_secs_f64());
     }
     let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable, depths.events];
-    for (queue, number) in words::REST_QUEUES.into_iter().zip(rest) {
+    for (queue, number) in label_values::REST_QUEUES.into_iter().zip(rest) {
         put(values, Name::RestDepth, vec![KeyValue::new("queue", queue)], count(number));
     }
-    for (level, number) in words::LEVELS.into_iter().zip(depths.ladder.into_iter().flatten()) {
+    for (level, number) in label_values::LEVELS.into_iter().zip(depths.ladder.into_iter().flatten()) {
         put(values, Name::LadderDepth, vec![KeyValue::new("level", level)], count(number));
     }
 }
 
 /// No transport may be tried: whatever waits, no further worker would send it sooner.
-fn is_shut(world: &World) -> bool {
-    let now = world.store.now_ms();
-    let circuits = world.circuits.known();
-    !circuits.is_empty() && circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
+fn is_shut(context: &Context) -> bool {
+    let now = context.store.now_ms();
+    let breakers = context.breakers.known();
+    !breakers.is_empty() && breakers.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
 }
 
 /// The word for the state of a circuit, by the store's clock.
 fn state(circuit: Option<&Circuit>, now_ms: u64) -> &'static str {
     match circuit {
-        None => words::CIRCUIT_STATES[0],
-        Some(circuit) if circuit.until_ms <= now_ms => words::CIRCUIT_STATES[1],
-        Some(_) => words::CIRCUIT_STATES[2],
+        None => label_values::CIRCUIT_STATES[0],
+        Some(circuit) if circuit.until_ms <= now_ms => label_values::CIRCUIT_STATES[1],
+        Some(_) => label_values::CIRCUIT_STATES[2],
     }
 }
 

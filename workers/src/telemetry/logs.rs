@@ -17,7 +17,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::records::Records;
+use super::log_exporter::LogExporter;
 use crate::{
     config::{LogConfig, LogFormat},
     escape, redact,
@@ -119,7 +119,7 @@ pub fn init(config: &LogConfig, collector: Option<&SdkLoggerProvider>) -> Result
     } else {
         lines.fmt_fields(debug_fn(show).delimited(" ")).with_writer(std::io::stderr).with_target(false).boxed()
     };
-    let set = tracing_subscriber::registry().with(filter).with(lines).with(collector.map(Records::new)).try_init();
+    let set = tracing_subscriber::registry().with(filter).with(lines).with(collector.map(LogExporter::new)).try_init();
     set.map_err(|error| LogError::Twice(error.to_string()))?;
     Ok(Level(Arc::new(handle)))
 }
@@ -138,7 +138,6 @@ mod tests {
 
     #[test]
     fn a_line_for_people_holds_no_secret_and_acts_on_no_terminal() {
-        redact::learn([&"a-secret-of-logs".into()]);
         #[derive(Clone, Default)]
         struct Seen(Arc<std::sync::Mutex<Vec<u8>>>);
         impl Write for Seen {
@@ -150,6 +149,7 @@ mod tests {
                 Ok(())
             }
         }
+        redact::learn([&"a-secret-of-logs".into()]);
         let told = || {
             let hostile = "250 a-secret-of-logs\u{1b}[2J\n\u{9b}1m\u{202e}amqp://user:pass@host";
             tracing::info!(answer = hostile, shown = %hostile, "Said {hostile}");

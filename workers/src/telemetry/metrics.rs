@@ -1,7 +1,7 @@
 //! The instruments that attempts feed. Where neither a collector nor the admin address is configured there are none, and every function here
 //! returns at once.
 //!
-//! **Invariant:** the value of a label is one of [`super::words`]: never a domain, tenant, job, address or text of an answer.
+//! **Invariant:** the value of a label is one of [`super::label_values`]: never a domain, tenant, job, address or text of an answer.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -13,13 +13,16 @@ use opentelemetry::{
 use postrider_schemas::{Job, Lane, Meta};
 
 use super::{
-    pulse::{InHand, PULSE},
+    label_values::{self, KnownNames},
     registry::Name,
-    words::{self, Names},
+    worker_stats::{InFlight, WORKER_STATS},
 };
 use crate::{
-    decide::{route::OnUnknown, settle::Next},
-    outcome::{Class, Outcome, Stage},
+    policy::{
+        decision::Disposition,
+        outcome::{Class, Outcome, Stage},
+        route::OnUnknown,
+    },
     queue::Delivery,
 };
 
@@ -53,9 +56,9 @@ pub struct Metrics {
     reloads: Counter<u64>,
     events_dropped: Counter<u64>,
     /// Names of transports.
-    pub(super) transports: Names,
+    pub(super) transports: KnownNames,
     /// Names of groups.
-    pub(super) groups: Names,
+    pub(super) groups: KnownNames,
 }
 
 impl Metrics {
@@ -76,8 +79,8 @@ impl Metrics {
             duplicates: counter(meter, Name::DuplicatesSuppressed),
             reloads: counter(meter, Name::ConfigReloads),
             events_dropped: counter(meter, Name::EventsDropped),
-            transports: Names::new("none"),
-            groups: Names::new("other"),
+            transports: KnownNames::new("none"),
+            groups: KnownNames::new("other"),
         }
     }
 
@@ -89,12 +92,12 @@ impl Metrics {
     ) {
         self.transports.learn(transports);
         self.groups.learn(groups);
-        for lane in words::LANES {
+        for lane in label_values::LANES {
             for (counter, list) in [
-                (&self.parked, words::PARK_REASONS.as_slice()),
-                (&self.dead, words::DEAD_REASONS.as_slice()),
-                (&self.held, words::HELD_REASONS.as_slice()),
-                (&self.duplicates, words::DUPLICATES.as_slice()),
+                (&self.parked, label_values::PARK_REASONS.as_slice()),
+                (&self.dead, label_values::DEAD_REASONS.as_slice()),
+                (&self.held, label_values::HELD_REASONS.as_slice()),
+                (&self.duplicates, label_values::DUPLICATES.as_slice()),
             ] {
                 for reason in list {
                     counter.add(0, &[KeyValue::new("lane", lane), KeyValue::new("reason", *reason)]);
@@ -103,16 +106,16 @@ impl Metrics {
         }
         for name in self.transports.all() {
             let transport = || KeyValue::new("transport", name.clone());
-            for stage in words::STAGES {
+            for stage in label_values::STAGES {
                 self.config_refusals.add(0, &[transport(), KeyValue::new("stage", stage)]);
             }
             for (lane, policy) in
-                words::LANES.iter().flat_map(|lane| words::POLICIES.iter().map(move |one| (lane, one)))
+                label_values::LANES.iter().flat_map(|lane| label_values::POLICIES.iter().map(move |one| (lane, one)))
             {
                 self.unknowns.add(0, &[KeyValue::new("lane", *lane), transport(), KeyValue::new("policy", *policy)]);
             }
         }
-        for result in words::RELOADS {
+        for result in label_values::RELOADS {
             self.reloads.add(0, &[KeyValue::new("result", result)]);
         }
         self.events_dropped.add(0, &[]);
@@ -124,7 +127,7 @@ impl Metrics {
     }
 
     fn ended(&self, job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
-        let (word, class) = (words::outcome(outcome), words::class(outcome));
+        let (word, class) = (label_values::outcome(outcome), label_values::class(outcome));
         let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(group)];
         let (outcome_label, class) = (KeyValue::new("outcome", word), KeyValue::new("class", class));
         self.duration.record(took.as_secs_f64(), &[transport.clone(), outcome_label.clone()]);
@@ -162,14 +165,14 @@ fn lane(lane: Lane) -> KeyValue {
 }
 
 /// A worker takes a delivery in hand. It counts as that for as long as the answer lives.
-pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
+pub fn taken(delivery: &Delivery, now: Timestamp) -> InFlight {
     let of = delivery.source.lane;
     let since = waiting_since(delivery, now);
     if let Some(since) = since {
-        PULSE.waited(of, since);
+        WORKER_STATS.waited(of, since);
     }
     if let Some(metrics) = get() {
-        let labels = [lane(of), KeyValue::new("source", words::source(delivery.source.kind))];
+        let labels = [lane(of), KeyValue::new("source", label_values::source(delivery.source.kind))];
         if let Some(since) = since {
             metrics.queue_wait.record(seconds(since, now), &labels);
         }
@@ -178,20 +181,20 @@ pub fn taken(delivery: &Delivery, now: Timestamp) -> InHand {
         }
     }
     if is_fresh(&delivery.meta) {
-        PULSE.took_fresh(of);
+        WORKER_STATS.took_fresh(of);
     }
-    PULSE.take(of)
+    WORKER_STATS.take(of)
 }
 
-/// A job that was never put away waits at the end of its queue, among those of which nothing is known but their number.
+/// A job that was never deferred waits at the end of its queue, among those of which nothing is known but their number.
 fn is_fresh(meta: &Meta) -> bool {
     meta.generation == 0
 }
 
-/// A limit put a job away, or found that it has to wait.
+/// A limit defer a job, or found that it has to wait.
 pub fn limited(of: Lane, meta: &Meta) {
     if is_fresh(meta) {
-        PULSE.limited_fresh(of);
+        WORKER_STATS.limited_fresh(of);
     }
 }
 
@@ -233,29 +236,29 @@ fn created_at(job: &Job, meta: &Meta, published_at: Option<Timestamp>) -> Option
 }
 
 /// What was decided about a job after an attempt.
-pub fn decided(job: &Job, transport: &str, policy: OnUnknown, outcome: &Outcome, next: &Next) {
+pub fn decided(job: &Job, transport: &str, policy: OnUnknown, outcome: &Outcome, next: &Disposition) {
     let Some(metrics) = get() else { return };
     let of = lane(job.lane());
     if matches!(outcome, Outcome::Unknown(_)) {
-        let policy = if policy == OnUnknown::Hold { words::POLICIES[0] } else { words::POLICIES[1] };
+        let policy = if policy == OnUnknown::Hold { label_values::POLICIES[0] } else { label_values::POLICIES[1] };
         metrics.unknowns.add(1, &[of.clone(), metrics.transport(transport), KeyValue::new("policy", policy)]);
     }
     match next {
-        Next::Again { .. } => {
+        Disposition::Again { .. } => {
             let reason = match outcome {
                 Outcome::Refused { refusal, .. }
                     if is_circuit(refusal.class, refusal.answer.stage, &refusal.answer.text) =>
                 {
                     "circuit"
                 }
-                Outcome::Refused { refusal, .. } => words::park_reason(refusal.class),
+                Outcome::Refused { refusal, .. } => label_values::park_reason(refusal.class),
                 _ => "retry",
             };
             parked(job.lane(), reason);
         }
-        Next::Hold { .. } => metrics.held.add(1, &[of, reason(words::HELD_REASONS[0])]),
-        Next::Bury { reason, .. } => dead(job.lane(), reason),
-        Next::Sent | Next::Rejected | Next::Expired | Next::Split { .. } => {}
+        Disposition::Hold { .. } => metrics.held.add(1, &[of, reason(label_values::HELD_REASONS[0])]),
+        Disposition::DeadLetter { reason, .. } => dead(job.lane(), reason),
+        Disposition::Sent | Disposition::Rejected | Disposition::Expired | Disposition::Split { .. } => {}
     }
 }
 
@@ -264,7 +267,7 @@ fn is_circuit(class: Class, stage: Stage, text: &str) -> bool {
     class == Class::Config && stage == Stage::Connect && text.starts_with("circuit open")
 }
 
-/// A job was put away until later.
+/// A job was deferred until later.
 pub fn parked(of: Lane, why: &'static str) {
     if let Some(metrics) = get() {
         metrics.parked.add(1, &[lane(of), reason(why)]);
@@ -274,7 +277,7 @@ pub fn parked(of: Lane, why: &'static str) {
 /// A job was given up.
 pub fn dead(of: Lane, why: &str) {
     if let Some(metrics) = get() {
-        metrics.dead.add(1, &[lane(of), reason(words::one_of(words::DEAD_REASONS, why))]);
+        metrics.dead.add(1, &[lane(of), reason(label_values::one_of(label_values::DEAD_REASONS, why))]);
     }
 }
 
@@ -288,7 +291,7 @@ pub fn event_dropped() {
 /// A job is held for another reason than an unknown outcome.
 pub fn held_otherwise(of: Lane) {
     if let Some(metrics) = get() {
-        metrics.held.add(1, &[lane(of), reason(words::HELD_REASONS[1])]);
+        metrics.held.add(1, &[lane(of), reason(label_values::HELD_REASONS[1])]);
     }
 }
 
@@ -302,7 +305,7 @@ pub fn duplicate(of: Lane, why: &'static str) {
 /// A changed configuration was applied, or refused.
 pub fn reloaded(is_applied: bool) {
     if let Some(metrics) = get() {
-        let result = if is_applied { words::RELOADS[0] } else { words::RELOADS[1] };
+        let result = if is_applied { label_values::RELOADS[0] } else { label_values::RELOADS[1] };
         metrics.reloads.add(1, &[KeyValue::new("result", result)]);
     }
 }
@@ -326,8 +329,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        outcome::{Answer, Refusal},
-        telemetry::registry::{INSTRUMENTS, Instrument, Kind},
+        policy::outcome::{Answer, Refusal},
+        telemetry::registry::{INSTRUMENTS, Instrument, InstrumentKind},
     };
 
     fn job(domain: usize, tenant: usize) -> Job {
@@ -356,7 +359,7 @@ mod tests {
             "1" => name.push_str("_ratio"),
             _ => {}
         }
-        if one.kind == Kind::Counter {
+        if one.kind == InstrumentKind::Counter {
             name.push_str("_total");
         }
         name
@@ -412,12 +415,12 @@ mod tests {
 
     #[test]
     fn names_that_a_configuration_brings_are_bounded_too() {
-        let names = Names::new("none");
+        let names = KnownNames::new("none");
         let many: Vec<String> = (0..1000).map(|n| format!("transport-{n}")).collect();
         names.learn(many.iter().map(String::as_str));
         names.learn(["one-more"]);
         let labels: BTreeSet<String> = many.iter().map(|name| names.label(name).to_string()).collect();
-        assert_eq!(labels.len(), words::NAMES_MAX);
+        assert_eq!(labels.len(), label_values::NAMES_MAX);
         assert_eq!(names.label("one-more").as_str(), "none");
     }
 }

@@ -1,25 +1,25 @@
 //! What a worker tells of itself: traces, metrics and logs. Nothing here decides anything about a job, and nothing that goes wrong here holds
 //! one up. Never an address, a body or a secret.
 
-pub mod lineage;
+pub mod label_values;
 pub mod registry;
 pub mod sampling;
-pub mod words;
+pub mod trace_parent;
 
 pub(crate) mod attempts;
 pub mod logs;
 pub mod metrics;
-pub mod pulse;
 pub mod traces;
+pub mod worker_stats;
 
 mod backlog;
-mod buckets;
-mod courier;
 mod export;
 mod gauges;
-mod records;
+mod limit_usage;
+mod log_exporter;
+mod span_exporter;
 mod spans;
-mod trail;
+mod trace_buffer;
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 
@@ -28,8 +28,8 @@ use arc_swap::ArcSwap;
 pub use self::export::{ExportError, Exporters, FLUSH_LIMIT};
 use self::logs::{Level, LogError};
 use crate::{
-    attempt::World,
     config::{Config, LogConfig},
+    worker::context::Context,
 };
 
 /// Why telemetry cannot be set up.
@@ -83,9 +83,9 @@ impl Telemetry {
     }
 
     /// Keeps the gauges true for as long as it is polled.
-    pub async fn watch(&self, worlds: Arc<ArcSwap<World>>) -> Infallible {
+    pub async fn watch(&self, contexts: Arc<ArcSwap<Context>>) -> Infallible {
         match (self.exporters.meter(), metrics::get()) {
-            (Some(meter), Some(metrics)) => gauges::watch(&meter, metrics, worlds).await,
+            (Some(meter), Some(metrics)) => gauges::watch(&meter, metrics, contexts).await,
             _ => pending().await,
         }
     }

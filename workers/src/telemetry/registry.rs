@@ -3,7 +3,7 @@
 
 /// What an instrument is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum InstrumentKind {
     /// Only grows.
     Counter,
     /// A present value.
@@ -18,7 +18,7 @@ pub struct Instrument {
     /// Its name by OpenTelemetry.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: InstrumentKind,
     /// UCUM.
     pub unit: &'static str,
     /// One line for people.
@@ -76,7 +76,7 @@ impl Name {
 pub const INSTRUMENTS: &[Instrument] = &[
     Instrument {
         name: "postrider.attempts",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{attempt}",
         help: "Attempts begun: a transport was about to be asked to take a message",
         labels: &["lane", "transport", "group"],
@@ -84,7 +84,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.outcomes",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{attempt}",
         help: "Attempts ended, by how; class is none unless a transport refused",
         labels: &["lane", "transport", "group", "outcome", "class"],
@@ -92,7 +92,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.attempt.duration",
-        kind: Kind::Histogram,
+        kind: InstrumentKind::Histogram,
         unit: "s",
         help: "Time with the transport, from asking for a connection to its last answer",
         labels: &["transport", "outcome"],
@@ -100,7 +100,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.publish_to_accepted.duration",
-        kind: Kind::Histogram,
+        kind: InstrumentKind::Histogram,
         unit: "s",
         help: "From publish, or send_at where that is later, to the transport's acceptance",
         labels: &["lane", "transport"],
@@ -111,7 +111,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.transport.config_refusals",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{attempt}",
         help: "Attempts that ended because the transport needs a person: credentials, certificate, a missing extension",
         labels: &["transport", "stage"],
@@ -119,7 +119,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.unknowns",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{attempt}",
         help: "Attempts whose message was handed over and whose answer was never seen, by what the route does then",
         labels: &["lane", "transport", "policy"],
@@ -127,7 +127,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.queue.wait.duration",
-        kind: Kind::Histogram,
+        kind: InstrumentKind::Histogram,
         unit: "s",
         help: "Time in a queue: from publish, or the time the job was parked for, until a worker takes it in hand",
         labels: &["lane", "source"],
@@ -135,7 +135,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.lane.depth",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{job}",
         help: "Jobs that wait in the work queues of a lane, all shards together; the suspect queue counts in rest.depth",
         labels: &["lane", "source"],
@@ -143,7 +143,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.backlog.deliverable",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{job}",
         help: "Jobs that more workers would send sooner: queued, less what limits and circuits hold back",
         labels: &["lane"],
@@ -151,7 +151,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.oldest.age",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "s",
         help: "Age of the oldest job that waits to be attempted: since publish, or the time it was parked for; 0 while none waits",
         labels: &["lane"],
@@ -159,7 +159,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.in_flight",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{job}",
         help: "Jobs in the hands of this worker",
         labels: &["lane"],
@@ -167,7 +167,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.rest.depth",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{message}",
         help: "Messages at rest: given up, held for a person, in quarantine, wanted by no queue, events that those who listen did not take yet",
         labels: &["queue"],
@@ -175,7 +175,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.ladder.depth",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{job}",
         help: "Parked jobs on a level of the delay ladder, its seven queues together",
         labels: &["level"],
@@ -183,7 +183,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.ladder.lateness",
-        kind: Kind::Histogram,
+        kind: InstrumentKind::Histogram,
         unit: "s",
         help: "How much later than asked a parked job came off the ladder into a worker's hands",
         labels: &["lane"],
@@ -191,15 +191,15 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.parked",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{job}",
-        help: "Jobs put away until later, by reason",
+        help: "Jobs kept until later, by reason",
         labels: &["lane", "reason"],
         buckets: &[],
     },
     Instrument {
         name: "postrider.dead",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{job}",
         help: "Jobs given up and kept",
         labels: &["lane", "reason"],
@@ -207,15 +207,15 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.held",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{job}",
-        help: "Jobs put away until a person decides",
+        help: "Jobs kept until a person decides",
         labels: &["lane", "reason"],
         buckets: &[],
     },
     Instrument {
         name: "postrider.duplicates.suppressed",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{message}",
         help: "Messages that came again and were dropped: their job had ended, or a newer copy exists",
         labels: &["lane", "reason"],
@@ -223,7 +223,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.bucket.use",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "1",
         help: "Share of a limit's present rate that is used; of tenants and sender domains only the fullest bucket is told",
         labels: &["scope", "transport", "group"],
@@ -231,7 +231,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.circuit.state",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{circuit}",
         help: "1 for the state that a transport's circuit is in, 0 for the others",
         labels: &["transport", "state"],
@@ -239,7 +239,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.pool.connections",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{connection}",
         help: "Open connections of this worker to a transport",
         labels: &["transport", "state"],
@@ -247,7 +247,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.pool.connections.limit",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{connection}",
         help: "Connections to a transport that this worker may open",
         labels: &["transport"],
@@ -255,7 +255,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.certificate.expiry.timestamp",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "s",
         help: "When the certificate that a transport showed last ends, in Unix time",
         labels: &["transport"],
@@ -263,7 +263,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.broker.blocked",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{connection}",
         help: "1 while the broker takes nothing on this connection (an alarm: memory or disk), or it is down",
         labels: &["connection"],
@@ -271,7 +271,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.store.degraded",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{store}",
         help: "1 while the store does not answer: bulk waits, transactional mail goes on without a claim",
         labels: &[],
@@ -279,7 +279,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.store.replay.pending",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "{job}",
         help: "Successes that the store has yet to hear of",
         labels: &[],
@@ -287,7 +287,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.memory.held",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "By",
         help: "Memory that the messages in hand are counted with: those that wait, and the shares of those that are worked on",
         labels: &[],
@@ -295,7 +295,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.memory.budget",
-        kind: Kind::Gauge,
+        kind: InstrumentKind::Gauge,
         unit: "By",
         help: "Memory that messages in hand may take, five eighths of the worker's limit",
         labels: &[],
@@ -303,7 +303,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.config.reloads",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{reload}",
         help: "Changed configurations, applied or refused",
         labels: &["result"],
@@ -311,7 +311,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     },
     Instrument {
         name: "postrider.events.dropped",
-        kind: Kind::Counter,
+        kind: InstrumentKind::Counter,
         unit: "{event}",
         help: "Events that were lost because the queue of waiting events was full, or because no job could wait for them",
         labels: &[],
@@ -350,7 +350,7 @@ pub mod attribute {
         OUTCOME = "postrider.outcome": "How the attempt ended: `accepted`, `refused`, `unknown` or `lost_claim`.",
         CLASS = "postrider.class": "The class of a refusal.",
         ANSWER = "postrider.answer": "The transport's last answer, without addresses, at most 200 bytes.",
-        SETTLEMENT = "postrider.settlement": "What followed: `done`, `again`, `split`, `hold`, `bury`, `quarantine`, `return` or `give_back`.",
+        SETTLEMENT = "postrider.settlement": "What followed: `done`, `again`, `split`, `hold`, `dead_letter`, `quarantine`, `return` or `give_back`.",
         PARK_UNTIL = "postrider.park.until": "The time that the job was put away until.",
         SAMPLED_BY = "postrider.sampled_by": "Why the trace is here: `ratio` (of itself or its parent), or `failure`.",
         MESSAGING_SYSTEM = "messaging.system": "`rabbitmq`, or `postrider` for the embedded queue.",
@@ -419,9 +419,9 @@ mod tests {
         assert_eq!(names, INSTRUMENTS.iter().map(|one| one.name).collect::<Vec<_>>());
         for (one, ours) in shipped.iter().zip(INSTRUMENTS) {
             let kind = match ours.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram => "histogram",
+                InstrumentKind::Counter => "counter",
+                InstrumentKind::Gauge => "gauge",
+                InstrumentKind::Histogram => "histogram",
             };
             assert_eq!((one.kind.as_str(), one.unit.as_str(), one.help.as_str()), (kind, ours.unit, ours.help));
             let mut labels = ours.labels.to_vec();
@@ -433,29 +433,29 @@ mod tests {
 
     #[test]
     fn the_words_of_labels_are_those_of_the_deploy_folder() {
-        use crate::telemetry::words;
+        use crate::telemetry::label_values;
 
         let shipped = shipped().label;
         let same = |label: &str, words: &[&str]| assert_eq!(shipped[label].values, words, "label.{label}");
-        same("lane", &words::LANES);
-        same("outcome", &words::OUTCOMES);
-        same("class", &words::CLASSES);
-        same("source", &words::SOURCES);
-        same("park_reason", &words::PARK_REASONS);
-        same("bucket_scope", &words::BUCKET_SCOPES);
-        same("policy", &words::POLICIES);
-        same("duplicate", &words::DUPLICATES);
-        same("dead_reason", &words::DEAD_REASONS);
-        same("held_reason", &words::HELD_REASONS);
-        same("circuit_state", &words::CIRCUIT_STATES);
-        same("connection", &words::CONNECTIONS);
-        same("pool_state", &words::POOL_STATES);
-        same("stage", &words::STAGES);
-        same("rest_queue", &words::REST_QUEUES);
-        same("level", &words::LEVELS);
-        same("reload", &words::RELOADS);
+        same("lane", &label_values::LANES);
+        same("outcome", &label_values::OUTCOMES);
+        same("class", &label_values::CLASSES);
+        same("source", &label_values::SOURCES);
+        same("park_reason", &label_values::PARK_REASONS);
+        same("bucket_scope", &label_values::BUCKET_SCOPES);
+        same("policy", &label_values::POLICIES);
+        same("duplicate", &label_values::DUPLICATES);
+        same("dead_reason", &label_values::DEAD_REASONS);
+        same("held_reason", &label_values::HELD_REASONS);
+        same("circuit_state", &label_values::CIRCUIT_STATES);
+        same("connection", &label_values::CONNECTIONS);
+        same("pool_state", &label_values::POOL_STATES);
+        same("stage", &label_values::STAGES);
+        same("rest_queue", &label_values::REST_QUEUES);
+        same("level", &label_values::LEVELS);
+        same("reload", &label_values::RELOADS);
         for label in ["transport", "group"] {
-            assert_eq!(shipped[label].values_max, Some(words::NAMES_MAX));
+            assert_eq!(shipped[label].values_max, Some(label_values::NAMES_MAX));
         }
     }
 

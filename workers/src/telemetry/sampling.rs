@@ -72,7 +72,7 @@ impl Few {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::lineage::parse;
+    use crate::telemetry::trace_parent::parse;
 
     #[track_caller]
     fn check(

@@ -11,14 +11,14 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use postrider_schemas::topology::{SUSPECT_QUEUE, due_queue, jobs_queue};
 
 use super::{
+    label_values,
     registry::attribute,
-    trail::{Received, Trail},
-    words,
+    trace_buffer::{MessageOrigin, TraceBuffer},
 };
 use crate::queue::{Source, SourceKind};
 
 /// Adds the spans of a trail. Steps that did not end, because the attempt was cut short, end now.
-pub(super) fn add(trail: Trail, scope: &InstrumentationScope, spans: &mut Vec<SpanData>) {
+pub(super) fn add(trail: TraceBuffer, scope: &InstrumentationScope, spans: &mut Vec<SpanData>) {
     let (now, first, count) = (SystemTime::now(), spans.len(), trail.steps.len());
     let (parent, state) = (trail.lineage.parent.as_ref().map(SpanContext::span_id), trail.state());
     let ids: Vec<SpanId> = (0..count).map(|step| trail.id(step)).collect();
@@ -85,7 +85,7 @@ pub(super) fn queue(source: Source) -> String {
     }
 }
 
-fn describe(received: Received, list: &mut Vec<KeyValue>) {
+fn describe(received: MessageOrigin, list: &mut Vec<KeyValue>) {
     let source = received.source;
     let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -97,7 +97,7 @@ fn describe(received: Received, list: &mut Vec<KeyValue>) {
         KeyValue::new(attribute::MESSAGING_TEMPLATE, process_names(source).1),
         KeyValue::new(attribute::MESSAGING_BODY_SIZE, number(received.body)),
         KeyValue::new(attribute::LANE, source.lane.as_str()),
-        KeyValue::new(attribute::SOURCE, words::source(source.kind)),
+        KeyValue::new(attribute::SOURCE, label_values::source(source.kind)),
         KeyValue::new(attribute::GENERATION, i64::from(received.generation)),
         KeyValue::new(attribute::ATTEMPT, i64::from(received.attempt) + 1),
     ]);

@@ -18,30 +18,30 @@ use opentelemetry::{
 use postrider_schemas::Meta;
 
 use super::{
-    courier::Courier,
-    lineage::{self, Lineage, lineage},
     registry::attribute,
     sampling::{Few, Sampler},
+    span_exporter::BackgroundExporter,
     spans::process_names,
-    trail::{About, Received, Trail},
+    trace_buffer::{MessageOrigin, TraceBuffer, TraceSubject},
+    trace_parent::{self, TraceParent, trace_parent},
 };
 use crate::queue::Delivery;
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
 tokio::task_local! {
-    static TRAIL: RefCell<Held>;
+    static TRAIL: RefCell<ActiveTrace>;
 }
 
 /// Where finished trails go.
 struct Traces {
-    courier: Courier,
+    courier: BackgroundExporter,
     sampler: Sampler,
     failures: Mutex<Few>,
 }
 
 /// Switches traces on for this process.
-pub(super) fn install(courier: Courier, sampler: Sampler) {
+pub(super) fn install(courier: BackgroundExporter, sampler: Sampler) {
     // Telemetry is set up once; a second exporter would be told of nothing.
     let _ = TRACES.set(Traces { courier, sampler, failures: Mutex::default() });
 }
@@ -52,9 +52,9 @@ pub(super) fn shutdown(limit: Duration) -> Result<(), String> {
 }
 
 /// The trail of a task. When that ends, or is cut short, the trail is told as far as it came.
-struct Held(Option<Box<Trail>>);
+struct ActiveTrace(Option<Box<TraceBuffer>>);
 
-impl Drop for Held {
+impl Drop for ActiveTrace {
     fn drop(&mut self) {
         if let (Some(trail), Some(traces)) = (self.0.take(), TRACES.get())
             && traces.wants(&trail)
@@ -65,7 +65,7 @@ impl Drop for Held {
 }
 
 impl Traces {
-    fn wants(&self, trail: &Trail) -> bool {
+    fn wants(&self, trail: &TraceBuffer) -> bool {
         trail.is_sampled
             || trail.is_failure && {
                 let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -75,17 +75,17 @@ impl Traces {
     }
 
     /// The trail of an attempt at this delivery, whose copies will point at it.
-    fn begin(&self, delivery: &mut Delivery, server: Option<&(Arc<str>, u16)>, now: Timestamp) -> Box<Trail> {
-        let found = lineage(&delivery.meta, delivery.published_at, now);
-        let creation = found.parent.as_ref().or(found.links.first()).map(lineage::format);
-        let mut trail = Box::new(Trail::new(found));
+    fn begin(&self, delivery: &mut Delivery, server: Option<&(Arc<str>, u16)>, now: Timestamp) -> Box<TraceBuffer> {
+        let found = trace_parent(&delivery.meta, delivery.published_at, now);
+        let creation = found.parent.as_ref().or(found.links.first()).map(trace_parent::format);
+        let mut trail = Box::new(TraceBuffer::new(found));
         trail.is_sampled = self.sampler.wants(trail.lineage.parent.as_ref(), trail.trace());
-        trail.received = Some(Received::new(delivery, server, now));
+        trail.received = Some(MessageOrigin::new(delivery, server, now));
         if let Some(root) = trail.begin(process_names(delivery.source).0, SpanKind::Consumer) {
             trail.open(root);
         }
         // A producer sets one of the two only.
-        let own = lineage::format(&trail.context(0));
+        let own = trace_parent::format(&trail.context(0));
         delivery.meta.trace0 = creation.or_else(|| Some(own.clone()));
         delivery.meta.traceparent = Some(own);
         trail
@@ -101,49 +101,49 @@ pub async fn trailed<F: Future<Output = ()>>(
 ) {
     let mut delivery = delivery;
     let trail = TRACES.get().map(|traces| traces.begin(&mut delivery, server, now));
-    TRAIL.scope(RefCell::new(Held(trail)), attempt(delivery)).await;
+    TRAIL.scope(RefCell::new(ActiveTrace(trail)), attempt(delivery)).await;
 }
 
 /// How a step is known to others.
-pub type Context = SpanContext;
+pub type SpanHandle = SpanContext;
 
 /// Runs a call that several jobs share with a trail of its own: a new trace, whose first step points at the steps of the jobs, and is sent where one of
 /// them is. Answers with what the call did and how it is known to those that point back.
-pub async fn shared<T>(jobs: Vec<Context>, call: impl Future<Output = T>) -> (T, Option<Context>) {
+pub async fn shared<T>(jobs: Vec<SpanHandle>, call: impl Future<Output = T>) -> (T, Option<SpanHandle>) {
     let trail = TRACES.get().map(|_| {
         let (count, is_sampled) = (jobs.len(), jobs.iter().any(SpanContext::is_sampled));
-        let mut trail = Box::new(Trail::new(Lineage { parent: None, links: jobs }));
+        let mut trail = Box::new(TraceBuffer::new(TraceParent { parent: None, links: jobs }));
         trail.is_sampled = is_sampled;
         trail.say(0, attribute::MESSAGING_BATCH_COUNT, i64::try_from(count).unwrap_or(i64::MAX).into());
         trail
     });
     let context = trail.as_ref().map(|trail| trail.context(0));
-    (TRAIL.scope(RefCell::new(Held(trail)), call).await, context)
+    (TRAIL.scope(RefCell::new(ActiveTrace(trail)), call).await, context)
 }
 
 /// A step under way. It ends when it is dropped.
 #[must_use = "a step ends when it is dropped"]
-pub struct Step(Option<usize>);
+pub struct TraceStep(Option<usize>);
 
 /// Begins a step of the attempt whose task this is.
-pub fn step(name: &'static str) -> Step {
-    Step(with(|trail| trail.begin(name, SpanKind::Internal)).flatten())
+pub fn step(name: &'static str) -> TraceStep {
+    TraceStep(with(|trail| trail.begin(name, SpanKind::Internal)).flatten())
 }
 
 /// Begins a step in which another program is asked.
-pub fn call(name: &'static str) -> Step {
-    Step(with(|trail| trail.begin(name, SpanKind::Client)).flatten())
+pub fn call(name: &'static str) -> TraceStep {
+    TraceStep(with(|trail| trail.begin(name, SpanKind::Client)).flatten())
 }
 
 /// Begins a wait with a job in hand: a time of its own, so that nobody takes it for slow work.
-pub fn waiting(reason: &'static str) -> Step {
+pub fn waiting(reason: &'static str) -> TraceStep {
     let step = step("wait");
     step.set(attribute::WAIT_REASON, reason);
     step
 }
 
 /// Begins a step that the ones after it belong to, until it ends.
-pub fn stretch(name: &'static str, is_call: bool) -> Step {
+pub fn stretch(name: &'static str, is_call: bool) -> TraceStep {
     let step = if is_call { call(name) } else { step(name) };
     if let Some(position) = step.0 {
         with(|trail| trail.open(position));
@@ -151,7 +151,7 @@ pub fn stretch(name: &'static str, is_call: bool) -> Step {
     step
 }
 
-impl Step {
+impl TraceStep {
     /// Notes an attribute. Names are those of the registry.
     pub fn set(&self, name: &'static str, value: impl Into<Value>) {
         if let Some(step) = self.0 {
@@ -167,18 +167,18 @@ impl Step {
     }
 
     /// How others know it.
-    pub fn context(&self) -> Option<Context> {
+    pub fn context(&self) -> Option<SpanHandle> {
         let step = self.0?;
         with(|trail| trail.context(step))
     }
 
     /// Its W3C context, for those who are called.
     pub fn traceparent(&self) -> Option<String> {
-        self.context().as_ref().map(lineage::format)
+        self.context().as_ref().map(trace_parent::format)
     }
 
     /// Points at a span of another trace.
-    pub fn link(&self, context: Context) {
+    pub fn link(&self, context: SpanHandle) {
         if let Some(step) = self.0 {
             with(|trail| trail.link(step, context));
         }
@@ -190,7 +190,7 @@ impl Step {
     }
 }
 
-impl Drop for Step {
+impl Drop for TraceStep {
     fn drop(&mut self) {
         if let Some(step) = self.0 {
             with(|trail| trail.end(step));
@@ -204,7 +204,7 @@ pub fn set(name: &'static str, value: impl Into<Value>) {
 }
 
 /// Notes which job it is.
-pub(super) fn about(job: impl FnOnce() -> About) {
+pub(super) fn about(job: impl FnOnce() -> TraceSubject) {
     with(|trail| {
         if let Some(received) = &mut trail.received {
             received.job = Some(job());
@@ -243,9 +243,9 @@ pub fn forget() {
 /// The trace of the attempt whose task this is, for log lines; the one that the message came in, where traces are off.
 pub fn trace_id(meta: &Meta) -> Option<String> {
     let own = with(|trail| trail.trace().to_string());
-    own.or_else(|| Some(lineage::parse(meta.traceparent.as_deref()?, "")?.trace_id().to_string()))
+    own.or_else(|| Some(trace_parent::parse(meta.traceparent.as_deref()?, "")?.trace_id().to_string()))
 }
 
-fn with<T>(look: impl FnOnce(&mut Trail) -> T) -> Option<T> {
+fn with<T>(look: impl FnOnce(&mut TraceBuffer) -> T) -> Option<T> {
     TRAIL.try_with(|held| held.borrow_mut().0.as_deref_mut().map(look)).ok().flatten()
 }

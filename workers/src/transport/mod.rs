@@ -1,9 +1,9 @@
-//! The ways out. Each transport takes a letter and answers with an [`Outcome`].
+//! The ways out. Each transport takes a message and answers with an [`Outcome`].
 
 mod certificate;
-pub mod crowd;
+
 pub mod local;
-mod places;
+
 pub mod provider;
 pub mod smtp;
 
@@ -20,21 +20,19 @@ use jiff::Timestamp;
 use postrider_schemas::Lane;
 use tokio::time::{Instant, timeout};
 
-use self::{
-    crowd::{Comer, Crowd},
-    provider::{
-        batch::Item,
-        batcher::{Batcher, Joined},
-    },
+use self::provider::{
+    batch::Item,
+    batcher::{BatchTicket, Batcher},
 };
 use crate::{
-    compose::{ComposeError, letter::Letter},
+    concurrency::bulkhead::{Bulkhead, WaitRequest},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
-    decide::{
-        capabilities::{Capabilities, Kind},
-        crowd::at_work_most,
+    message::{ComposeError, outgoing::OutgoingMessage},
+    policy::{
+        capabilities::{Capabilities, TransportType},
+        outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
+        overload::max_in_progress,
     },
-    outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
     redact,
     telemetry::traces,
 };
@@ -58,14 +56,14 @@ pub struct Transport {
     /// What it can carry.
     pub capabilities: Capabilities,
     /// What it is.
-    pub kind: Kind,
+    pub kind: TransportType,
     /// Name, host and port, as every attempt's trace tells them.
     pub(crate) told: (Arc<str>, Arc<str>, u16),
-    way: Way,
+    way: TransportBackend,
     /// How long the one waited, in microseconds, who got a place last, by lane.
     waited_us: [AtomicU64; 2],
     /// Those who wait for one, by lane.
-    crowds: [Crowd; 2],
+    bulkheads: [Bulkhead; 2],
     began: Instant,
     /// When it answered last, in microseconds since then; zero where it never did.
     answered_us: AtomicU64,
@@ -75,7 +73,7 @@ pub struct Transport {
     is_held: AtomicBool,
 }
 
-enum Way {
+enum TransportBackend {
     Smtp(Box<smtp::Relay>),
     Provider {
         provider: Arc<provider::Provider>,
@@ -85,25 +83,25 @@ enum Way {
 }
 
 /// What a delivery has to wait for before its token is spent.
-pub enum Place<'a> {
+pub enum TransportPermit<'a> {
     /// A connection to a relay.
-    Connection(smtp::Place<'a>),
+    Connection(smtp::ConnectionPermit<'a>),
     /// A call to a provider.
-    Call(provider::Place<'a>),
+    Call(provider::CallPermit<'a>),
     /// A part of a call that others share and that is about to be made.
-    Shared(Joined),
+    Shared(BatchTicket),
 }
 
 /// Why a delivery gets none.
 #[derive(Debug)]
-pub enum NoPlace {
+pub enum NoPermit {
     /// It ends here.
     Outcome(Outcome),
-    /// Too many wait before it: it is put away for so long.
-    Crowd(Duration),
+    /// Too many wait before it: it is deferred for so long.
+    Overloaded(Duration),
 }
 
-impl Way {
+impl TransportBackend {
     /// Host and port.
     fn address(&self) -> (&str, u16) {
         match self {
@@ -123,7 +121,7 @@ impl Way {
 
 /// Why a transport cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub enum TransportSetupError {
     /// A relay.
     #[error(transparent)]
     Relay(#[from] smtp::RelayError),
@@ -134,36 +132,36 @@ pub enum SetupError {
 
 impl Transport {
     /// Sets a transport up; connects to nothing yet.
-    pub fn new(config: &TransportConfig) -> Result<Self, SetupError> {
+    pub fn new(config: &TransportConfig) -> Result<Self, TransportSetupError> {
         redact::learn(&config.unspeakable());
         let capabilities = config.capabilities();
         let way = match &config.kind {
-            TransportKind::Smtp(smtp) => Way::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
+            TransportKind::Smtp(smtp) => TransportBackend::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
             TransportKind::Provider(settings) => {
                 let provider = Arc::new(provider::Provider::new(settings)?);
                 let batcher = || Batcher::new(provider.clone(), &capabilities, settings.batch_linger);
                 let batcher = (capabilities.batch_max > 1).then(batcher);
-                Way::Provider { provider, batcher }
+                TransportBackend::Provider { provider, batcher }
             }
         };
         let (host, port) = way.address();
         let told = (config.name.as_str().into(), host.into(), port);
         let waited_us = Default::default();
         let began = Instant::now();
-        let crowds = [(); 2].map(|()| Crowd::new(began));
+        let bulkheads = [(); 2].map(|()| Bulkhead::new(began));
         let (name, kind) = (config.name.clone(), config.kind());
         let (answered_us, asked_us, is_held) = Default::default();
-        Ok(Self { name, capabilities, kind, told, way, waited_us, crowds, began, answered_us, asked_us, is_held })
+        Ok(Self { name, capabilities, kind, told, way, waited_us, bulkheads, began, answered_us, asked_us, is_held })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
-    pub fn is_crowded(&self, lane: Lane) -> bool {
+    pub fn is_saturated(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
-            Way::Smtp(relay) => relay.is_crowded(lane),
-            Way::Provider { provider, .. } => provider.is_crowded(lane),
+            TransportBackend::Smtp(relay) => relay.is_saturated(lane),
+            TransportBackend::Provider { provider, .. } => provider.is_saturated(lane),
         };
         let is_long = |waited_us: u64| waited_us > LONG_WAIT_US;
-        let first_us = || micros(self.crowds[lane as usize].first_waits(Instant::now()));
+        let first_us = || micros(self.bulkheads[lane as usize].first_waits(Instant::now()));
         is_full && (is_long(self.waited_us[lane as usize].load(Ordering::Relaxed)) || is_long(first_us()))
     }
 
@@ -177,7 +175,7 @@ impl Transport {
         if is_answer {
             let now = micros(self.began.elapsed()).max(1);
             self.answered_us.store(now, Ordering::Relaxed);
-            let is_at_work = self.crowds.iter().any(Crowd::is_at_work);
+            let is_at_work = self.bulkheads.iter().any(Bulkhead::is_at_work);
             self.asked_us.store(if is_at_work { now } else { 0 }, Ordering::Relaxed);
             if self.is_held.swap(false, Ordering::Relaxed) {
                 for lane in Lane::ALL {
@@ -187,13 +185,13 @@ impl Transport {
         }
     }
 
-    /// While it has not answered for a moment, those of a lane that it is at work for leave seats to others: the next ones wait for an answer, or
+    /// While it has not answered for a moment, those of a lane that it is at work for leave job slots to others: the next ones wait for an answer, or
     /// for one of them to end.
-    fn hold_back(&self, lane: Lane, seats: usize, now: Instant) {
+    fn limit_until_answer(&self, lane: Lane, job_slots: usize, now: Instant) {
         let answered = self.answered_us.load(Ordering::Relaxed);
         let is_fresh = answered > 0 && now < self.began + Duration::from_micros(answered) + ANSWER_IS_FRESH;
         if !is_fresh {
-            self.way.hold_to(lane, at_work_most(seats));
+            self.way.hold_to(lane, max_in_progress(job_slots));
             self.is_held.store(true, Ordering::Relaxed);
         }
     }
@@ -205,45 +203,51 @@ impl Transport {
 
     fn is_silent_at(&self, lane: Lane, now: Instant) -> bool {
         let asked = self.asked_us.load(Ordering::Relaxed);
-        let since = self.crowds[lane as usize].since().filter(|_| asked > 0);
+        let since = self.bulkheads[lane as usize].since().filter(|_| asked > 0);
         let asked = self.began + Duration::from_micros(asked);
         since.is_some_and(|since| now.duration_since(since.max(asked)) > SILENT_AFTER)
     }
 
     /// Whether other workers have all the connections that there may be.
     fn is_shut(&self) -> bool {
-        matches!(&self.way, Way::Smtp(relay) if relay.is_shut())
+        matches!(&self.way, TransportBackend::Smtp(relay) if relay.is_shut())
     }
 
-    /// For how long a job is put away that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
+    /// For how long a job is deferred that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
     /// come; nothing where it may.
-    pub fn put_away(&self, lane: Lane, comer: &Comer<'_>) -> Option<Duration> {
-        self.crowds[lane as usize].put_away(comer, self.is_shut(), Instant::now())
+    pub fn overload_delay(&self, lane: Lane, wait_request: &WaitRequest<'_>) -> Option<Duration> {
+        self.bulkheads[lane as usize].overload_delay(wait_request, self.is_shut(), Instant::now())
     }
 
-    /// Waits for a connection, or for the right to make a call, for this letter; with others, where it shares the call. Transactional mail goes before bulk
-    /// mail. A comer, where one is given, is put away instead once it turns out that too many wait before it.
-    pub async fn place(&self, letter: &Letter<'_>, comer: Option<&Comer<'_>>) -> Result<Place<'_>, NoPlace> {
-        if let Way::Smtp(_) = &self.way {
+    /// Waits for a connection, or for the right to make a call, for this message; with others, where it shares the call. Transactional mail goes before bulk
+    /// mail. A comer, where one is given, is deferred instead once it turns out that too many wait before it.
+    pub async fn acquire(
+        &self,
+        message: &OutgoingMessage<'_>,
+        wait_request: Option<&WaitRequest<'_>>,
+    ) -> Result<TransportPermit<'_>, NoPermit> {
+        if let TransportBackend::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
             let composing = traces::step("compose");
-            let composed = letter.compose().await.map(drop);
+            let composed = message.compose().await.map(drop);
             drop(composing);
-            composed.map_err(|error| NoPlace::Outcome(cannot_be_made(&error)))?;
+            composed.map_err(|error| NoPermit::Outcome(cannot_be_made(&error)))?;
         }
-        let (lane, begun) = (letter.job.lane(), Instant::now());
-        if let Some(comer) = comer {
-            self.hold_back(lane, comer.seats, begun);
+        let (lane, begun) = (message.job.lane(), Instant::now());
+        if let Some(wait_request) = wait_request {
+            self.limit_until_answer(lane, wait_request.job_slots, begun);
         }
-        let waiting = self.crowds[lane as usize].enter(begun);
-        let mut turn = pin!(self.turn(letter));
+        let waiting = self.bulkheads[lane as usize].enter(begun);
+        let mut turn = pin!(self.turn(message));
         let (place, on_purpose) = loop {
             if let Ok(place) = timeout(LOOK_EVERY, &mut turn).await {
                 break place;
             }
             let is_shut = self.is_shut();
-            if let Some(wait) = comer.and_then(|comer| waiting.put_away(comer, is_shut, Instant::now())) {
-                return Err(NoPlace::Crowd(wait));
+            if let Some(wait) =
+                wait_request.and_then(|wait_request| waiting.overload_delay(wait_request, is_shut, Instant::now()))
+            {
+                return Err(NoPermit::Overloaded(wait));
             }
         };
         if place.is_ok() {
@@ -252,7 +256,7 @@ impl Transport {
         }
         let waited_us = micros(begun.elapsed().saturating_sub(on_purpose));
         self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
-        place.map_err(NoPlace::Outcome)
+        place.map_err(NoPermit::Outcome)
     }
 
     /// Somebody has a place.
@@ -261,87 +265,94 @@ impl Transport {
         let _ = self.asked_us.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The place, once it is this letter's turn, and how long at most it waits for others on purpose.
-    async fn turn(&self, letter: &Letter<'_>) -> (Result<Place<'_>, Outcome>, Duration) {
-        let lane = letter.job.lane();
+    /// The place, once it is this message's turn, and how long at most it waits for others on purpose.
+    async fn turn(&self, message: &OutgoingMessage<'_>) -> (Result<TransportPermit<'_>, Outcome>, Duration) {
+        let lane = message.job.lane();
         let place = match &self.way {
-            Way::Smtp(relay) => relay.place(lane).await.map(Place::Connection),
-            Way::Provider { provider, batcher } => match with_others(batcher.as_ref(), letter).await {
+            TransportBackend::Smtp(relay) => relay.acquire(lane).await.map(TransportPermit::Connection),
+            TransportBackend::Provider { provider, batcher } => match with_others(batcher.as_ref(), message).await {
                 Some((batcher, item)) => {
-                    return (batcher.join(letter, item).await.map(Place::Shared), batcher.linger());
+                    return (batcher.join(message, item).await.map(TransportPermit::Shared), batcher.linger());
                 }
-                None => provider.place(lane).await.map(Place::Call),
+                None => provider.acquire(lane).await.map(TransportPermit::Call),
             },
         };
         (place, Duration::ZERO)
     }
 
-    /// So long at most a letter that has this place waited for others on purpose. Its token is none the worse for that.
-    pub fn lingered(&self, place: &Place<'_>) -> Duration {
+    /// So long at most a message that has this place waited for others on purpose. Its token is none the worse for that.
+    pub fn lingered(&self, place: &TransportPermit<'_>) -> Duration {
         match (&self.way, place) {
-            (Way::Provider { batcher: Some(batcher), .. }, Place::Shared(_)) => batcher.linger(),
+            (TransportBackend::Provider { batcher: Some(batcher), .. }, TransportPermit::Shared(_)) => batcher.linger(),
             _ => Duration::ZERO,
         }
     }
 
-    /// Waits for a place and delivers: see [`Transport::deliver_at`].
-    pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
+    /// Waits for a place and delivers: see [`Transport::deliver_with`].
+    pub async fn deliver<F>(&self, message: &OutgoingMessage<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        match self.place(letter, None).await {
-            Ok(place) => self.deliver_at(place, letter, may_submit).await,
-            Err(NoPlace::Outcome(outcome)) => outcome,
-            // Nobody came who could be put away.
-            Err(NoPlace::Crowd(_)) => Outcome::LostClaim,
+        match self.acquire(message, None).await {
+            Ok(place) => self.deliver_with(place, message, may_submit).await,
+            Err(NoPermit::Outcome(outcome)) => outcome,
+            // Nobody came who could be deferred.
+            Err(NoPermit::Overloaded(_)) => Outcome::LostClaim,
         }
     }
 
-    /// Delivers to the recipients of the letter, at most once. `may_submit` is asked before the first byte of the message goes out.
-    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    /// Delivers to the recipients of the message, at most once. `may_submit` is asked before the first byte of the message goes out.
+    pub async fn deliver_with<F>(
+        &self,
+        place: TransportPermit<'_>,
+        message: &OutgoingMessage<'_>,
+        may_submit: F,
+    ) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let _at_work = self.crowds[letter.job.lane() as usize].begin();
+        let _at_work = self.bulkheads[message.job.lane() as usize].begin();
         let (relay, place) = match (&self.way, place) {
-            (Way::Smtp(relay), Place::Connection(place)) => (relay, place),
-            (Way::Provider { .. }, Place::Shared(joined)) => return joined.deliver(may_submit).await,
-            (Way::Provider { provider, .. }, Place::Call(place)) => {
-                return provider.deliver_at(place, letter, may_submit).await;
+            (TransportBackend::Smtp(relay), TransportPermit::Connection(place)) => (relay, place),
+            (TransportBackend::Provider { .. }, TransportPermit::Shared(joined)) => {
+                return joined.deliver(may_submit).await;
+            }
+            (TransportBackend::Provider { provider, .. }, TransportPermit::Call(place)) => {
+                return provider.deliver_with(place, message, may_submit).await;
             }
             _ => return elsewhere(),
         };
-        let composed = match letter.mime() {
+        let composed = match message.mime() {
             Ok(composed) => composed,
             Err(error) => return cannot_be_made(&error),
         };
-        let recipients = letter.recipients();
-        let from = Some(letter.job.from().address());
+        let recipients = message.recipients();
+        let from = Some(message.job.from().address());
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
-        in_terms_of_the_job(relay.deliver_at(place, mail, may_submit).await, &letter.indices)
+        in_terms_of_the_job(relay.deliver_with(place, mail, may_submit).await, &message.indices)
     }
 
     /// True for an SMTP relay.
     pub fn is_relay(&self) -> bool {
-        matches!(self.way, Way::Smtp(_))
+        matches!(self.way, TransportBackend::Smtp(_))
     }
 
     /// When the transport may be used again, where an answer said that nothing is left until then. Said once, to whoever asks first.
     pub fn used_up_until(&self) -> Option<Instant> {
         match &self.way {
-            Way::Smtp(_) => None,
-            Way::Provider { provider, .. } => provider.used_up_until(),
+            TransportBackend::Smtp(_) => None,
+            TransportBackend::Provider { provider, .. } => provider.used_up_until(),
         }
     }
 
     /// Connections at work, idle ones, and how many there may be.
     pub fn connections(&self) -> (usize, usize, usize) {
         match &self.way {
-            Way::Smtp(relay) => {
+            TransportBackend::Smtp(relay) => {
                 let (open, idle) = (relay.open_connections(), relay.idle_connections());
                 (open.saturating_sub(idle), idle, relay.connections_max())
             }
-            Way::Provider { provider, .. } => {
+            TransportBackend::Provider { provider, .. } => {
                 let (busy, most) = provider.calls();
                 (busy, 0, most)
             }
@@ -351,16 +362,16 @@ impl Transport {
     /// When the certificate ends that the relay or the API showed last; nothing where there was none yet.
     pub fn certificate_end(&self) -> Option<Timestamp> {
         match &self.way {
-            Way::Smtp(relay) => relay.certificate_end(),
-            Way::Provider { provider, .. } => provider.certificate_end(),
+            TransportBackend::Smtp(relay) => relay.certificate_end(),
+            TransportBackend::Provider { provider, .. } => provider.certificate_end(),
         }
     }
 
-    /// For so long the delivery of this letter may be repeated at this transport after an unknown outcome: the provider recognises the call by its
-    /// key. Nothing where there is no key, and where the letter shares a call with others, whose company would differ the next time.
-    pub fn repeatable_for(&self, letter: &Letter<'_>) -> Option<Duration> {
+    /// For so long the delivery of this message may be repeated at this transport after an unknown outcome: the provider recognises the call by its
+    /// key. Nothing where there is no key, and where the message shares a call with others, whose company would differ the next time.
+    pub fn repeatable_for(&self, message: &OutgoingMessage<'_>) -> Option<Duration> {
         match &self.way {
-            Way::Provider { batcher: Some(batcher), .. } if batcher.item(letter).is_some() => None,
+            TransportBackend::Provider { batcher: Some(batcher), .. } if batcher.item(message).is_some() => None,
             _ => self.capabilities.idempotency,
         }
     }
@@ -368,21 +379,21 @@ impl Transport {
     /// The relay, where it is one.
     pub fn relay(&self) -> Option<&smtp::Relay> {
         match &self.way {
-            Way::Smtp(relay) => Some(relay),
-            Way::Provider { .. } => None,
+            TransportBackend::Smtp(relay) => Some(relay),
+            TransportBackend::Provider { .. } => None,
         }
     }
 
     /// Another transport stands for it from now on. Attempts that have begun with it go on; connections that nobody waits for are closed.
     pub fn replace(&self) {
-        if let Way::Smtp(relay) = &self.way {
+        if let TransportBackend::Smtp(relay) = &self.way {
             relay.replace();
         }
     }
 
     /// Says goodbye on idle connections, within a limit of its own.
     pub async fn close(&self) {
-        if let Way::Smtp(relay) = &self.way {
+        if let TransportBackend::Smtp(relay) = &self.way {
             relay.close().await;
         }
     }
@@ -392,11 +403,11 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The item of a letter that may share a call, and who brings those together.
-async fn with_others<'a>(batcher: Option<&'a Batcher>, letter: &Letter<'_>) -> Option<(&'a Batcher, Item)> {
+/// The item of a message that may share a call, and who brings those together.
+async fn with_others<'a>(batcher: Option<&'a Batcher>, message: &OutgoingMessage<'_>) -> Option<(&'a Batcher, Item)> {
     let batcher = batcher?;
     let asked = batcher.clone();
-    let item = letter.aside(move |letter| asked.item(letter)).await?;
+    let item = message.aside(move |message| asked.item(message)).await?;
     Some((batcher, item))
 }
 

@@ -12,7 +12,7 @@ use std::{
 use futures_util::future::join_all;
 use postrider_schemas::Job;
 use postrider_workers::{
-    outcome::{Class, Outcome},
+    policy::outcome::{Class, Outcome},
     transport::Transport,
 };
 use serde_json::{Value, json};
@@ -256,8 +256,9 @@ async fn a_job_that_lost_its_claim_is_left_out() {
     let server = Server::start(|_, seen| postmark(seen, good)).await;
     let transport = transport("postmark", server.port);
     let jobs = jobs(4);
-    let letters: Vec<_> = jobs.iter().map(letter).collect();
-    let deliveries = letters.iter().enumerate().map(|(n, letter)| transport.deliver(letter, async move { n != 2 }));
+    let all_outgoing: Vec<_> = jobs.iter().map(letter).collect();
+    let deliveries =
+        all_outgoing.iter().enumerate().map(|(n, letter)| transport.deliver(letter, async move { n != 2 }));
     let outcomes = join_all(deliveries).await;
     assert_eq!(outcomes[2], Outcome::LostClaim);
     for n in [0, 1, 3] {
@@ -272,8 +273,8 @@ async fn permission_is_asked_of_all_at_once_and_before_the_call() {
     let transport = transport("postmark", server.port);
     let asked = Arc::new(AtomicUsize::new(0));
     let jobs = jobs(6);
-    let letters: Vec<_> = jobs.iter().map(letter).collect();
-    let deliveries = letters.iter().map(|letter| {
+    let all_outgoing: Vec<_> = jobs.iter().map(letter).collect();
+    let deliveries = all_outgoing.iter().map(|letter| {
         let (asked, server) = (asked.clone(), &server);
         transport.deliver(letter, async move {
             asked.fetch_add(1, Ordering::SeqCst);
@@ -296,12 +297,12 @@ async fn a_job_that_goes_away_before_it_gave_permission_is_left_out() {
     let server = Server::start(|_, seen| postmark(seen, good)).await;
     let transport = transport("postmark", server.port);
     let jobs = jobs(3);
-    let letters: Vec<_> = jobs.iter().map(letter).collect();
+    let all_outgoing: Vec<_> = jobs.iter().map(letter).collect();
     let gone = async {
         // Dropped while its permission is being thought about.
         let asked = Arc::new(tokio::sync::Notify::new());
         let thinking = asked.clone();
-        let delivery = transport.deliver(&letters[0], async move {
+        let delivery = transport.deliver(&all_outgoing[0], async move {
             thinking.notify_one();
             pending::<bool>().await
         });
@@ -311,8 +312,8 @@ async fn a_job_that_goes_away_before_it_gave_permission_is_left_out() {
         }
     };
     let (one, two, ()) = tokio::join!(
-        transport.deliver(&letters[1], async { true }),
-        transport.deliver(&letters[2], async { true }),
+        transport.deliver(&all_outgoing[1], async { true }),
+        transport.deliver(&all_outgoing[2], async { true }),
         gone
     );
     accepted(&one);
@@ -329,17 +330,17 @@ async fn a_job_that_goes_away_after_it_gave_permission_disturbs_nobody() {
     .await;
     let transport = transport("postmark", server.port);
     let jobs = jobs(3);
-    let letters: Vec<_> = jobs.iter().map(letter).collect();
+    let all_outgoing: Vec<_> = jobs.iter().map(letter).collect();
     let gone = async {
-        let delivery = transport.deliver(&letters[0], async { true });
+        let delivery = transport.deliver(&all_outgoing[0], async { true });
         tokio::select! {
             _ = delivery => panic!("the answer came before the request"),
             () = async { while server.seen().is_empty() { tokio::task::yield_now().await; } } => {}
         }
     };
     let (one, two, ()) = tokio::join!(
-        transport.deliver(&letters[1], async { true }),
-        transport.deliver(&letters[2], async { true }),
+        transport.deliver(&all_outgoing[1], async { true }),
+        transport.deliver(&all_outgoing[2], async { true }),
         gone
     );
     accepted(&one);
@@ -382,11 +383,11 @@ async fn a_job_that_gives_its_place_back_leaves_the_call_to_the_others() {
     let server = Server::start(|_, seen| postmark(seen, good)).await;
     let transport = transport("postmark", server.port);
     let jobs = jobs(3);
-    let letters: Vec<_> = jobs.iter().map(letter).collect();
+    let all_outgoing: Vec<_> = jobs.iter().map(letter).collect();
     let (given_back, one, two) = tokio::join!(
-        async { transport.place(&letters[0], None).await.map(drop).is_ok() },
-        transport.deliver(&letters[1], async { true }),
-        transport.deliver(&letters[2], async { true }),
+        async { transport.acquire(&all_outgoing[0], None).await.map(drop).is_ok() },
+        transport.deliver(&all_outgoing[1], async { true }),
+        transport.deliver(&all_outgoing[2], async { true }),
     );
     assert!(given_back);
     accepted(&one);
@@ -403,9 +404,9 @@ async fn a_place_in_a_shared_call_is_there_when_the_call_can_be_made() {
     let transport = transport_of(settings);
     let (urgent, jobs) = (job(json!({})), jobs(1));
     let (urgent, bulk) = (letter(&urgent), letter(&jobs[0]));
-    let held = transport.place(&urgent, None).await.ok().unwrap();
-    let waiting = tokio::time::timeout(Duration::from_millis(150), transport.place(&bulk, None)).await;
+    let held = transport.acquire(&urgent, None).await.ok().unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(150), transport.acquire(&bulk, None)).await;
     assert!(waiting.is_err(), "long after the linger, the only call is somebody else's");
     drop(held);
-    assert!(transport.place(&bulk, None).await.is_ok());
+    assert!(transport.acquire(&bulk, None).await.is_ok());
 }

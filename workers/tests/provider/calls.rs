@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use postrider_workers::outcome::{Class, Outcome, Stage};
+use postrider_workers::policy::outcome::{Class, Outcome, Stage};
 use serde_json::json;
 use tokio::net::TcpListener;
 

@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use postrider_schemas::Job;
 use postrider_workers::{
     config::load_text,
-    dns::Domains,
-    limiter::{Limiter, Subject},
-    outcome::{Class, Outcome},
-    store::{Options, Store},
+    dns::DomainAnswers,
+    policy::outcome::{Class, Outcome},
+    rate_limit::{Limiter, Subject},
+    store::{Store, StoreOptions},
 };
 use serde_json::{Value, json};
 
@@ -23,16 +23,16 @@ async fn limiter(folder: &tempfile::TempDir, on: &str) -> (Limiter, Store) {
     let url = format!("embedded:{}", folder.path().join("store.db").display());
     let config = format!(
         "[queue]\nurl = \"{url}\"\n[store]\nurl = \"{url}\"\n[transport.provider]\nkind = \"postmark\"\napi_key = \"k\"\n\
-         [[reaction]]\nname = \"often\"\nmatch = {{ {on} }}\ntrigger = \"3/10m\"\npause = \"1h\"\ntarget = \"transport\"\n\
+         [[shaping_rule]]\nname = \"often\"\nmatch = {{ {on} }}\ntrigger = \"3/10m\"\npause = \"1h\"\ntarget = \"transport\"\n\
          [[route]]\nname = \"all\"\nsend = [\"provider\"]\n"
     );
-    let store = Store::connect(&url, Options::default()).await.unwrap();
+    let store = Store::connect(&url, StoreOptions::default()).await.unwrap();
     (Limiter::new(&load_text(&config).unwrap(), store.clone()).unwrap(), store)
 }
 
 /// Every job tells the limiter what it heard, all at once.
 async fn hear(limiter: &Limiter, jobs: &[Job], outcomes: &[Outcome]) {
-    let (groups, domains) = (["dest.example".to_owned()], Domains::default());
+    let (groups, domains) = (["dest.example".to_owned()], DomainAnswers::default());
     let heard = jobs.iter().zip(outcomes).map(|(job, outcome)| {
         limiter
             .heard(Subject { job, transport: 0, groups: &groups, domains: &domains, fresh: true, hold: false }, outcome)
@@ -53,7 +53,7 @@ async fn one_refusal_of_a_shared_call_is_one_whatever_the_number_of_its_jobs() {
             assert!(outcomes.iter().all(|outcome| refused(outcome) == class));
             hear(&limiter, &jobs, &outcomes).await;
             let expected: &[&str] = if call < 3 { &[] } else { &["transport:provider"] };
-            assert_eq!(store.disturbed().await.unwrap(), expected, "{status} after call {call}");
+            assert_eq!(store.overrides().await.unwrap(), expected, "{status} after call {call}");
         }
     }
 }
@@ -72,9 +72,9 @@ async fn what_an_answer_says_of_each_message_counts_each() {
     let outcomes = deliver_all(&transport("postmark", server.port), &jobs).await;
     assert_eq!(server.seen().len(), 1);
     hear(&limiter, &jobs[..2], &outcomes[..2]).await;
-    assert!(store.disturbed().await.unwrap().is_empty());
+    assert!(store.overrides().await.unwrap().is_empty());
     hear(&limiter, &jobs[2..], &outcomes[2..]).await;
-    assert_eq!(store.disturbed().await.unwrap(), ["transport:provider"]);
+    assert_eq!(store.overrides().await.unwrap(), ["transport:provider"]);
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn each_half_of_a_call_is_a_call_with_an_answer_of_its_own() {
     // 6, then 3, 1 and 2, and again 3, 1 and 2.
     assert_eq!(server.seen().len(), 7);
     hear(&limiter, &jobs[..3], &outcomes[..3]).await;
-    assert!(store.disturbed().await.unwrap().is_empty(), "two answers");
+    assert!(store.overrides().await.unwrap().is_empty(), "two answers");
     hear(&limiter, &jobs[3..], &outcomes[3..]).await;
-    assert_eq!(store.disturbed().await.unwrap(), ["transport:provider"], "four");
+    assert_eq!(store.overrides().await.unwrap(), ["transport:provider"], "four");
 }

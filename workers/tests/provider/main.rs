@@ -20,9 +20,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, examples, wire};
 use postrider_workers::{
-    compose::letter::Letter,
     config::{Account, HttpConfig, ProviderConfig, TransportConfig, TransportKind},
-    outcome::{Class, Outcome},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
     transport::Transport,
 };
 use serde_json::{Value, json};
@@ -132,8 +132,8 @@ fn flag_jobs() -> Vec<(&'static str, Job)> {
     ]
 }
 
-fn letter(job: &Job) -> Letter<'_> {
-    Letter::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap()
+fn letter(job: &Job) -> OutgoingMessage<'_> {
+    OutgoingMessage::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap()
 }
 
 async fn deliver(transport: &Transport, job: &Job) -> Outcome {

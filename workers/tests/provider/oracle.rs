@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postrider_schemas::{Job, address::Mailbox, job::Attachment};
-use postrider_workers::outcome::{Class, Outcome};
+use postrider_workers::policy::outcome::{Class, Outcome};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +25,7 @@ pub async fn requests(kind: &str, success: Act, misfits: &[&str]) -> Vec<(&'stat
         let outcome = deliver(&transport, &job).await;
         let seen = server.seen();
         if misfits.contains(&name) {
-            assert_eq!(refused(&outcome), Class::Misfit, "{kind} {name}");
+            assert_eq!(refused(&outcome), Class::Unsupported, "{kind} {name}");
             assert_eq!(seen.len(), requests.len(), "{kind} {name}: something was sent");
             continue;
         }

@@ -65,7 +65,7 @@ async fn a_key_that_no_header_can_hold_is_not_told() {
     settings.account =
         postrider_workers::config::Account::Postmark { api_key: format!("{KEY}\n").into(), message_stream: None };
     let outcome = deliver(&transport_of(settings), &job(json!({}))).await;
-    assert_eq!(crate::refused(&outcome), postrider_workers::outcome::Class::Config);
+    assert_eq!(crate::refused(&outcome), postrider_workers::policy::outcome::Class::Config);
     assert_absent(&format!("{outcome:?}"));
     assert!(server.seen().is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, sync::Arc};
 
-use postrider_workers::outcome::Class;
+use postrider_workers::policy::outcome::Class;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Logging in.
 
 use postrider_workers::{
-    outcome::{Class, Outcome, Stage},
+    policy::outcome::{Class, Outcome, Stage},
     transport::smtp::{Auth, AuthMechanism, Relay, RelaySettings},
 };
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use postrider_workers::{
-    outcome::{Class, Outcome, Stage},
+    policy::outcome::{Class, Outcome, Stage},
     transport::smtp::{Mail, Relay, RelaySettings, StageLimits},
 };
 use tokio::sync::oneshot;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use postrider_workers::{
-    outcome::{Class, Outcome, Stage},
+    policy::outcome::{Class, Outcome, Stage},
     transport::smtp::{Relay, RelaySettings, StageLimits, TlsMode},
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};

@@ -1,7 +1,7 @@
 //! What is written, byte by byte, with and without each extension.
 
 use postrider_workers::{
-    outcome::{Class, Stage},
+    policy::outcome::{Class, Stage},
     transport::smtp::Mail,
 };
 

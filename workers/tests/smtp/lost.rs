@@ -6,7 +6,7 @@ use std::{
 };
 
 use postrider_workers::{
-    outcome::{Class, Outcome, Stage},
+    policy::outcome::{Class, Outcome, Stage},
     transport::smtp::{Auth, AuthMechanism, Relay, RelaySettings, StageLimits},
 };
 use tokio::{net::TcpListener, sync::Notify};

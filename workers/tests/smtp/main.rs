@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use postrider_schemas::EmailAddress;
 use postrider_workers::{
-    outcome::{Answer, Class, Outcome, RecipientRefusal, Stage},
+    policy::outcome::{Answer, Class, Outcome, RecipientRefusal, Stage},
     transport::smtp::{Mail, Relay, RelaySettings, StageLimits, TlsMode},
 };
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use postrider_workers::{
-    outcome::{Class, Stage},
+    policy::outcome::{Class, Stage},
     transport::smtp::{Relay, RelaySettings, StageLimits},
 };
 use tokio::sync::Notify;

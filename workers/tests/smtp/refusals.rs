@@ -1,6 +1,6 @@
 //! Refusals: whose they are, and what becomes of the connection.
 
-use postrider_workers::outcome::{Class, EnhancedCode, Outcome, Stage};
+use postrider_workers::policy::outcome::{Class, EnhancedCode, Outcome, Stage};
 
 use crate::{
     FLIGHT, GO_ON, MESSAGE, ON_THE_WIRE, PIPELINING, assert_accepted, assert_refused, assert_unknown, deliver,

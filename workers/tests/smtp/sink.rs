@@ -10,7 +10,7 @@ use std::{
 };
 
 use postrider_workers::{
-    outcome::{Class, Outcome, Stage},
+    policy::outcome::{Class, Outcome, Stage},
     transport::smtp::{Relay, RelaySettings},
 };
 

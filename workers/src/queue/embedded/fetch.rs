@@ -13,10 +13,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{LEASE, Receipt, rows};
-use crate::decide::poison::losses;
-use crate::memory::Memory;
-use crate::queue::{Delivery, Message, Receipt as AnyReceipt, Source, SourceKind, SubscribeOptions};
+use super::{EmbeddedReceipt, LEASE, rows};
+use crate::{
+    memory::Memory,
+    policy::poison::losses,
+    queue::{DeliveredMessage, Delivery, DeliveryReceipt as AnyReceipt, Source, SourceKind, SubscribeOptions},
+};
 
 /// Most rows taken at once.
 const BATCH_MAX: usize = 64;
@@ -125,7 +127,7 @@ impl Fetcher {
     }
 
     /// True where there may be rows for which there is no room.
-    async fn take(&self, limit: usize) -> Result<(Vec<rows::Taken>, bool), DbError> {
+    async fn take(&self, limit: usize) -> Result<(Vec<rows::TakenRow>, bool), DbError> {
         let (queue, lane, owner) = (self.plan.queue, self.plan.lane.map(Lane::as_str), Arc::clone(&self.owner));
         let lease = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         let (clock, room) = (self.db.clock().clone(), self.memory.room());
@@ -145,10 +147,10 @@ impl Fetcher {
         (!wait.is_zero()).then(|| wait.min(LOOK_AGAIN))
     }
 
-    fn delivery(&self, one: rows::Taken, permit: OwnedSemaphorePermit) -> Delivery {
+    fn delivery(&self, one: rows::TakenRow, permit: OwnedSemaphorePermit) -> Delivery {
         let lane = one.lane.as_deref().and_then(|lane| lane.parse().ok()).or(self.plan.lane).unwrap_or_default();
         let meta = meta_of(self.plan.queue, &one.meta);
-        Delivery::new(Message {
+        Delivery::new(DeliveredMessage {
             held: self.memory.hold(one.body.len()),
             lost: losses(&meta, one.deliveries),
             begun: 0,
@@ -161,7 +163,7 @@ impl Fetcher {
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,
             published_at: rows::published_at(one.published_at, self.db.clock().now_ms(), Timestamp::now()),
-            receipt: AnyReceipt::Embedded(Receipt { take: one.take, _room: permit }),
+            receipt: AnyReceipt::Embedded(EmbeddedReceipt { take: one.take, _room: permit }),
         })
     }
 }

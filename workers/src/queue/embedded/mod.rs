@@ -28,10 +28,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Delivery, QueueError, Receipt as AnyReceipt, Rest, RestError, RestMessage, RestVerdict, SettleError,
+    Delivery, DeliveryReceipt as AnyReceipt, QueueError, Rest, RestError, RestMessage, RestVerdict, SettleError,
     SubscribeOptions, depths::Depths,
 };
-use crate::decide::settlement::Settlement;
+use crate::policy::settlement::Settlement;
 
 /// How long a row stays with an owner that gives no sign of life.
 const LEASE: Duration = Duration::from_secs(15);
@@ -45,7 +45,7 @@ const PAGE: i64 = 100;
 const REST_PAGE: i64 = 4;
 
 /// The right to settle one delivery of a row.
-pub struct Receipt {
+pub struct EmbeddedReceipt {
     take: rows::Take,
     /// The place in the prefetch, free again with the settlement.
     _room: OwnedSemaphorePermit,
@@ -98,12 +98,12 @@ impl EmbeddedQueue {
     }
 
     pub(super) async fn settle(&self, delivery: Delivery, settlement: Settlement) -> Result<(), SettleError> {
-        let AnyReceipt::Embedded(Receipt { take, _room }) = delivery.into_receipt() else {
+        let AnyReceipt::Embedded(EmbeddedReceipt { take, _room }) = delivery.into_receipt() else {
             return Err(SettleError::AckLost);
         };
         let clock = self.db.clock();
-        let change = Arc::new(rows::Change::of(settlement, clock.now_ms()));
-        let brings_work = !matches!(*change, rows::Change::Delete);
+        let change = Arc::new(rows::RowChange::of(settlement, clock.now_ms()));
+        let brings_work = !matches!(*change, rows::RowChange::Delete);
         let mut is_told = false;
         loop {
             let (owner, change, clock) = (Arc::clone(&self.owner), Arc::clone(&change), clock.clone());

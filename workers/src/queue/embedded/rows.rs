@@ -11,8 +11,8 @@ use postrider_schemas::Lane;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
-    decide::settlement::Settlement,
     memory::Room,
+    policy::settlement::Settlement,
     queue::{
         RestMessage, RestVerdict,
         depths::{Depths, place},
@@ -23,7 +23,7 @@ use crate::{
 const GIVE_BACK_WAIT_MS: i64 = 1000;
 
 /// What settling does to a row.
-pub enum Change {
+pub enum RowChange {
     /// The row goes.
     Delete,
     /// The row becomes its own copy: another queue, other headers, another time.
@@ -36,7 +36,7 @@ pub enum Change {
     GiveBack { due_at: i64 },
 }
 
-impl Change {
+impl RowChange {
     /// The change that a settlement asks for, at this time of the file.
     pub fn of(settlement: Settlement, now_ms: i64) -> Self {
         let after = |wait: Duration| now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
@@ -46,7 +46,7 @@ impl Change {
             Settlement::Again { wait, meta } => to("due", &meta, after(wait)),
             Settlement::Split(metas) => Self::Split { metas: metas.iter().map(meta_text).collect() },
             Settlement::Hold(meta) => to("hold", &meta, 0),
-            Settlement::Bury(meta) => to("dead", &meta, 0),
+            Settlement::DeadLetter(meta) => to("dead", &meta, 0),
             Settlement::Quarantine(meta) => to("suspect", &meta, 0),
             Settlement::Return => Self::Free { due_at: None },
             Settlement::Later(wait) => Self::Free { due_at: Some(after(wait)) },
@@ -65,18 +65,18 @@ pub struct Take {
 }
 
 /// Settles a delivery; false if its row was taken again since, or given back. What a lease or a clock says does not matter here.
-pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms: i64) -> Result<bool, DbError> {
+pub fn settle(db: &Connection, take: Take, owner: &str, change: &RowChange, now_ms: i64) -> Result<bool, DbError> {
     let Take { row, fence } = take;
     let delete = "DELETE FROM message WHERE id = ?1 AND owner = ?2 AND fence = ?3";
     let changed = match change {
-        Change::Delete => db.prepare_cached(delete)?.execute(params![row, owner, fence])?,
-        Change::Move { queue, meta, due_at } => db
+        RowChange::Delete => db.prepare_cached(delete)?.execute(params![row, owner, fence])?,
+        RowChange::Move { queue, meta, due_at } => db
             .prepare_cached(
                 "UPDATE message SET queue = ?4, meta = ?5, due_at = ?6, published_at = ?7, deliveries = 0, owner = NULL, \
                  lease_until = 0 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
             .execute(params![row, owner, fence, queue, meta, due_at, now_ms])?,
-        Change::Split { metas } => {
+        RowChange::Split { metas } => {
             let mut copy = db.prepare_cached(
                 "INSERT INTO message (queue, lane, message_id, type, meta, body, due_at, published_at) \
                  SELECT 'due', lane, message_id, type, ?4, body, ?5, ?5 FROM message \
@@ -87,13 +87,13 @@ pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms:
             }
             db.prepare_cached(delete)?.execute(params![row, owner, fence])?
         }
-        Change::Free { due_at } => db
+        RowChange::Free { due_at } => db
             .prepare_cached(
                 "UPDATE message SET owner = NULL, lease_until = 0, deliveries = max(deliveries - 1, 0), \
                  due_at = coalesce(?4, due_at) WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
             .execute(params![row, owner, fence, due_at])?,
-        Change::GiveBack { due_at } => db
+        RowChange::GiveBack { due_at } => db
             .prepare_cached(
                 "UPDATE message SET owner = NULL, lease_until = 0, due_at = ?4 WHERE id = ?1 AND owner = ?2 AND fence = ?3",
             )?
@@ -103,7 +103,7 @@ pub fn settle(db: &Connection, take: Take, owner: &str, change: &Change, now_ms:
 }
 
 /// A row that was taken.
-pub struct Taken {
+pub struct TakenRow {
     pub take: Take,
     pub lane: Option<String>,
     pub message_id: Option<String>,
@@ -141,7 +141,7 @@ pub fn take(
     limit: usize,
     bytes_max: u64,
     now: i64,
-) -> Result<Vec<Taken>, DbError> {
+) -> Result<Vec<TakenRow>, DbError> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     // The length of a body stands in front of it: it is not read for that.
     let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
@@ -152,7 +152,7 @@ pub fn take(
         None => take_where!("queue = ?3 AND ?4 IS NULL"),
     })?;
     let rows = statement.query_map(params![owner, now + lease_ms, queue, lane, now, limit, bytes_max], |row| {
-        Ok(Taken {
+        Ok(TakenRow {
             take: Take { row: row.get(0)?, fence: row.get(8)? },
             lane: row.get(1)?,
             message_id: row.get(2)?,
@@ -178,7 +178,7 @@ pub fn take_by_size(
     limit: usize,
     mut room: Room,
     now: i64,
-) -> Result<(Vec<Taken>, bool), DbError> {
+) -> Result<(Vec<TakenRow>, bool), DbError> {
     let mut all = Vec::new();
     while all.len() < limit {
         let largest = if room.is_idle { u64::MAX } else { room.large.max(room.small_max) };

@@ -25,8 +25,8 @@ fn check_take(db: &Connection, owner: &str, lease_ms: i64, expected: &[u32]) -> 
     taken.first().map(|one| one.take)
 }
 
-fn parked() -> Change {
-    Change::of(Settlement::Again { wait: Duration::ZERO, meta: Meta::default() }, NOW)
+fn parked() -> RowChange {
+    RowChange::of(Settlement::Again { wait: Duration::ZERO, meta: Meta::default() }, NOW)
 }
 
 #[test]
@@ -38,15 +38,15 @@ fn a_row_whose_lease_ended_is_free_to_others_but_not_to_its_owner_who_lives() {
     assert!(next_turn(&db, "due", None, "b").unwrap().is_some());
     let second = check_take(&db, "b", 60_000, &[1]).unwrap();
     check_take(&db, "a", 60_000, &[]);
-    assert!(!settle(&db, first, "a", &Change::Delete, NOW).unwrap(), "it belongs to somebody else now");
-    assert!(settle(&db, second, "b", &Change::Delete, NOW).unwrap());
+    assert!(!settle(&db, first, "a", &RowChange::Delete, NOW).unwrap(), "it belongs to somebody else now");
+    assert!(settle(&db, second, "b", &RowChange::Delete, NOW).unwrap());
 }
 
 #[test]
 fn a_row_that_is_given_back_counts_as_delivered_and_rests_for_a_moment() {
     let db = file();
     let first = check_take(&db, "a", 60_000, &[0]).unwrap();
-    assert!(settle(&db, first, "a", &Change::of(Settlement::GiveBack, NOW), NOW).unwrap());
+    assert!(settle(&db, first, "a", &RowChange::of(Settlement::GiveBack, NOW), NOW).unwrap());
     check_take(&db, "b", 60_000, &[]);
     db.execute("UPDATE message SET due_at = 0", []).unwrap();
     check_take(&db, "b", 60_000, &[1]);
@@ -70,7 +70,7 @@ fn small_rows_pass_large_ones_for_which_there_is_no_room_and_one_that_is_larger_
         assert_eq!(taken.iter().map(|one| one.body.len() / 1000).collect::<Vec<_>>(), expected);
         assert_eq!(passed_over, may_be_more);
         for one in taken {
-            assert!(settle(&db, one.take, "a", &Change::Free { due_at: None }, NOW).unwrap());
+            assert!(settle(&db, one.take, "a", &RowChange::Free { due_at: None }, NOW).unwrap());
         }
     };
     check(false, 0, &[1, 1], true);
@@ -83,11 +83,11 @@ fn small_rows_pass_large_ones_for_which_there_is_no_room_and_one_that_is_larger_
 
 #[test]
 fn a_delivery_whose_row_came_back_to_the_same_worker_settles_nothing() {
-    let changes: [fn() -> Change; 4] = [
-        || Change::Delete,
-        || Change::Free { due_at: None },
-        || Change::of(Settlement::Hold(Meta::default()), NOW),
-        || Change::Split { metas: vec!["{}".to_owned(); 3] },
+    let changes: [fn() -> RowChange; 4] = [
+        || RowChange::Delete,
+        || RowChange::Free { due_at: None },
+        || RowChange::of(Settlement::Hold(Meta::default()), NOW),
+        || RowChange::Split { metas: vec!["{}".to_owned(); 3] },
     ];
     for change in changes {
         let db = file();
@@ -115,7 +115,7 @@ fn a_verdict_about_a_message_that_left_its_rest_changes_nothing() {
     let rest = |db: &Connection| at_rest(db, "dead", 0, 9).unwrap().first().map(|(take, _)| *take);
     for late in [again(), RestVerdict::Drop] {
         let db = file();
-        let buried = || Change::of(Settlement::Bury(Meta::default()), NOW);
+        let buried = || RowChange::of(Settlement::DeadLetter(Meta::default()), NOW);
         let first = check_take(&db, "a", 60_000, &[0]).unwrap();
         assert!(settle(&db, first, "a", &buried(), NOW).unwrap());
         let looked_at = rest(&db).unwrap();
@@ -131,8 +131,8 @@ fn a_verdict_about_a_message_that_left_its_rest_changes_nothing() {
 
 #[test]
 fn a_wait_is_told_by_the_clock_of_the_file() {
-    let change = Change::of(Settlement::Again { wait: Duration::from_secs(5), meta: Meta::default() }, NOW);
-    assert!(matches!(change, Change::Move { due_at, .. } if due_at == NOW + 5000));
+    let change = RowChange::of(Settlement::Again { wait: Duration::from_secs(5), meta: Meta::default() }, NOW);
+    assert!(matches!(change, RowChange::Move { due_at, .. } if due_at == NOW + 5000));
     let wall: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
     assert_eq!(published_at(NOW - 3000, NOW, wall), Some(wall - Duration::from_secs(3)));
 }

@@ -51,7 +51,7 @@ const SHORT_LIVED_MAX: u32 = 3;
 pub const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// What the supervisor keeps up.
-pub struct Supervisor {
+pub struct ConsumerSupervisor {
     pub url: String,
     pub mode: TopologyMode,
     pub topology: Topology,
@@ -93,7 +93,7 @@ enum Ended {
     After(Duration),
 }
 
-impl Supervisor {
+impl ConsumerSupervisor {
     /// Consumes over as many connections as it takes, until told to stop.
     pub async fn run(self) {
         let plans = plan(&self.options);

@@ -13,10 +13,12 @@ use lapin::{
 use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
 use postrider_schemas::{Lane, Meta, meta::Rest, topology::is_jobs_queue};
 
-use super::{Receipt, acks::Acks};
-use crate::decide::poison::losses;
-use crate::memory::Memory;
-use crate::queue::{Cut, Delivery, Message, Receipt as AnyReceipt, Source, SourceKind};
+use super::{RabbitReceipt, acks::Acks};
+use crate::{
+    memory::Memory,
+    policy::poison::losses,
+    queue::{Cut, DeliveredMessage, Delivery, DeliveryReceipt as AnyReceipt, Source, SourceKind},
+};
 
 /// How far a producer's clock may be ahead before its time counts as none.
 const AHEAD_MAX: Duration = Duration::from_mins(5);
@@ -30,7 +32,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memor
     let deliveries =
         headers.filter(|_| delivered.redelivered).and_then(|table| number(table, "x-delivery-count")).unwrap_or(0);
     let meta = if source.kind == SourceKind::Jobs { fresh(properties) } else { copied(headers) };
-    Delivery::new(Message {
+    Delivery::new(DeliveredMessage {
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
         published_at: published_at(properties, Timestamp::now()),
@@ -43,7 +45,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memor
         cut: cut(headers),
         meta,
         body: Bytes::from(delivered.data),
-        receipt: AnyReceipt::Rabbit(Receipt { acks, tag: delivered.delivery_tag }),
+        receipt: AnyReceipt::Rabbit(RabbitReceipt { acks, tag: delivered.delivery_tag }),
     })
 }
 

@@ -38,10 +38,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{acks::Acks, vitals::Vitals};
-use super::{Delivery, QueueError, Receipt as AnyReceipt, SettleError, Source, SubscribeOptions};
+use super::{Delivery, DeliveryReceipt as AnyReceipt, QueueError, SettleError, Source, SubscribeOptions};
 use crate::{
     config::TopologyMode,
-    decide::{poison, settlement::Settlement},
+    policy::{poison, settlement::Settlement},
 };
 
 /// Longest wait for a broker that confirms no copies: well below its own limit on unacknowledged messages, 30 minutes by default.
@@ -51,12 +51,12 @@ const COPY_PAUSE: Duration = Duration::from_secs(1);
 const TOGETHER: Duration = Duration::from_millis(2);
 
 /// The right to settle a delivery of a broker.
-pub struct Receipt {
+pub struct RabbitReceipt {
     acks: Acks,
     tag: u64,
 }
 
-impl Receipt {
+impl RabbitReceipt {
     pub(super) fn is_usable(&self) -> bool {
         self.acks.is_usable()
     }
@@ -115,7 +115,7 @@ impl RabbitQueue {
     }
 
     pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {
-        let supervisor = consume::Supervisor {
+        let supervisor = consume::ConsumerSupervisor {
             url: self.url.clone(),
             mode: self.mode,
             topology: self.topology.clone(),
@@ -166,7 +166,7 @@ impl RabbitQueue {
     /// Publishes what replaces a message. A broker that takes nothing for a while (an alarm, a leader that moves) is waited for as long as the
     /// message can still be acknowledged: one that is neither settled nor given back would block a place until its channel closes. One that
     /// nobody began is given back at once.
-    async fn publish_copy(&self, copy: &Outgoing, receipt: &Receipt, is_begun: bool) -> Result<(), PublishError> {
+    async fn publish_copy(&self, copy: &Outgoing, receipt: &RabbitReceipt, is_begun: bool) -> Result<(), PublishError> {
         let end = Instant::now() + COPY_WAIT_MAX;
         let mut is_told = false;
         loop {
@@ -221,8 +221,8 @@ impl RabbitQueue {
         let bound = channel.queue_bind(queue.clone(), short(EVENTS_EXCHANGE), short("#"), bind, FieldTable::default());
         within("queue.bind", bound).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consumed = channel.basic_consume(queue, short(""), options, FieldTable::default());
-        let mut consumer = within("basic.consume", consumed).await?;
+        let begun = channel.basic_consume(queue, short(""), options, FieldTable::default());
+        let mut consumer = within("basic.consume", begun).await?;
         let (sender, receiver) = mpsc::channel(256);
         tokio::spawn(async move {
             // The connection lives as long as somebody listens.
@@ -275,7 +275,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
         Settlement::Again { wait, meta } => vec![one(due_after(wait, lane, shard), &meta)],
         Settlement::Split(metas) => metas.iter().map(|meta| one(at_once(), meta)).collect(),
         Settlement::Hold(meta) => vec![one(at_rest("hold"), &meta)],
-        Settlement::Bury(meta) => vec![one(at_rest("dead"), &meta)],
+        Settlement::DeadLetter(meta) => vec![one(at_rest("dead"), &meta)],
         Settlement::Quarantine(meta) => vec![one(at_rest("suspect"), &meta)],
     }
 }

@@ -8,12 +8,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::EmbeddedStore;
 use crate::{
-    decide::limits::{
-        admit::{self, Admission, Ask},
-        charge::{self, Debt},
-        connections::{self, Held, Want},
-        reaction::{self, Call, Order, Reacted},
+    policy::rate_limit::{
+        admit::{self, Admission, AdmissionRequest},
+        connections::{self, ConnectionLease, LeaseRequest},
+        reconcile::{self, UnreportedUsage},
         scope::Scope,
+        shaping_rule::{self, LimitCommand, RuleCall, ShapingEffect},
     },
     store::{StoreError, limiter::Overview},
 };
@@ -50,11 +50,11 @@ const GONE_MAX: i64 = 2000;
 
 impl EmbeddedStore {
     /// See [`crate::store::Store::admit`].
-    pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
+    pub async fn admit(&self, ask: &AdmissionRequest, now: Option<u64>) -> Result<Admission, StoreError> {
         let ask = ask.clone();
         self.run_us(move |db, now_us| {
             let now = clock(now, now_us);
-            let read_one = |demand: &crate::decide::limits::scope::Demand| read(db, &demand.scope, now);
+            let read_one = |demand: &crate::policy::rate_limit::scope::ScopeLimits| read(db, &demand.scope, now);
             let mut scopes = ask.demands.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
             let before = scopes.clone();
             let admission = admit::admit(&mut scopes, &ask, now);
@@ -69,14 +69,14 @@ impl EmbeddedStore {
         .await
     }
 
-    /// See [`crate::store::Store::charge`].
-    pub async fn charge(&self, debts: &[Debt], now: Option<u64>) -> Result<(), StoreError> {
+    /// See [`crate::store::Store::reconcile`].
+    pub async fn reconcile(&self, debts: &[UnreportedUsage], now: Option<u64>) -> Result<(), StoreError> {
         let debts = debts.to_vec();
         self.run_us(move |db, now_us| {
             let now = clock(now, now_us);
             for debt in &debts {
                 let mut scope = read(db, &debt.scope, now)?;
-                charge::charge(&mut scope, &debt.charges, now);
+                reconcile::reconcile(&mut scope, &debt.charges, now);
                 write(db, &debt.scope, &scope, now)?;
             }
             Ok(())
@@ -85,12 +85,12 @@ impl EmbeddedStore {
     }
 
     /// See [`crate::store::Store::react`].
-    pub async fn react(&self, scope: &str, call: &Call, now: Option<u64>) -> Result<Reacted, StoreError> {
+    pub async fn react(&self, scope: &str, call: &RuleCall, now: Option<u64>) -> Result<ShapingEffect, StoreError> {
         let (name, call) = (scope.to_owned(), call.clone());
         self.run_us(move |db, now_us| {
             let now = clock(now, now_us);
             let mut scope = read(db, &name, now)?;
-            let reacted = reaction::react(&mut scope, &call, now);
+            let reacted = shaping_rule::react(&mut scope, &call, now);
             write(db, &name, &scope, now)?;
             Ok(reacted)
         })
@@ -98,12 +98,12 @@ impl EmbeddedStore {
     }
 
     /// See [`crate::store::Store::order`].
-    pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
+    pub async fn order(&self, scope: &str, order: &LimitCommand, now: Option<u64>) -> Result<(), StoreError> {
         let (name, order) = (scope.to_owned(), order.clone());
         self.run_us(move |db, now_us| {
             let now = clock(now, now_us);
             let mut scope = read(db, &name, now)?;
-            reaction::order(&mut scope, &order, now);
+            shaping_rule::order(&mut scope, &order, now);
             write(db, &name, &scope, now)
         })
         .await
@@ -140,8 +140,8 @@ impl EmbeddedStore {
         .await
     }
 
-    /// See [`crate::store::Store::disturbed`].
-    pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
+    /// See [`crate::store::Store::overrides`].
+    pub async fn overrides(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
         self.look(move |db, now_ms| {
             let mut statement = db.prepare_cached("SELECT scope FROM limits WHERE disturbed_us > ?1 ORDER BY scope")?;
             let rows = statement.query_map([micros(clock(now, now_ms * 1000))], |row| row.get(0))?;
@@ -167,7 +167,7 @@ impl EmbeddedStore {
     }
 
     /// See [`crate::store::Store::connections`].
-    pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
+    pub async fn connections(&self, transport: &str, want: &LeaseRequest, now: Option<u64>) -> Result<u32, StoreError> {
         let (transport, want) = (transport.to_owned(), want.clone());
         self.run_us(move |db, now_us| {
             let now = clock(now, now_us);
@@ -179,10 +179,10 @@ impl EmbeddedStore {
                 #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
                 let time = |column: usize| row.get::<_, i64>(column).map(|us| us as f64);
                 let (granted, wanted, spare) = (row.get(1)?, row.get(2)?, row.get(3)?);
-                Ok((row.get(0)?, Held { granted, wanted, spare, since: time(4)?, until: time(5)? }))
+                Ok((row.get(0)?, ConnectionLease { granted, wanted, spare, since: time(4)?, until: time(5)? }))
             })?;
             for row in rows {
-                let (worker, held): (String, Held) = row?;
+                let (worker, held): (String, ConnectionLease) = row?;
                 holders.insert(worker, held);
             }
             let part = connections::share(&mut holders, &want, now);

@@ -55,7 +55,7 @@ impl ConnectionLike for Conn {
 
 /// A parsed URL. Holds secrets: no `Debug`.
 pub struct Address {
-    kind: Kind,
+    kind: RedisMode,
     user: Option<String>,
     password: Option<String>,
     database: i64,
@@ -63,7 +63,7 @@ pub struct Address {
     nodes: Vec<(String, u16)>,
 }
 
-enum Kind {
+enum RedisMode {
     Standalone,
     Sentinel { master: String, password: Option<String> },
     Cluster,
@@ -99,7 +99,7 @@ impl Address {
         {
             match name {
                 "sentinel_password" if mode == "+sentinel" && !value.is_empty() => {
-                    sentinel_password = Some(decoded(value)?)
+                    sentinel_password = Some(decoded(value)?);
                 }
                 // It is spoken in any case.
                 "protocol" if matches!(value, "3" | "resp3") => {}
@@ -107,13 +107,13 @@ impl Address {
             }
         }
         let (kind, port) = match mode {
-            "" => (Kind::Standalone, 6379),
-            "+cluster" => (Kind::Cluster, 6379),
+            "" => (RedisMode::Standalone, 6379),
+            "+cluster" => (RedisMode::Cluster, 6379),
             "+sentinel" => {
                 let master = path.next().map(decoded).transpose()?;
                 let master =
                     master.ok_or_else(|| broken("the master's name is missing: redis+sentinel://HOST:PORT/NAME"))?;
-                (Kind::Sentinel { master, password: sentinel_password }, 26379)
+                (RedisMode::Sentinel { master, password: sentinel_password }, 26379)
             }
             _ => return Err(unknown()),
         };
@@ -133,7 +133,7 @@ impl Address {
 
     /// True where the keys of one command must share a slot.
     pub fn is_cluster(&self) -> bool {
-        matches!(self.kind, Kind::Cluster)
+        matches!(self.kind, RedisMode::Cluster)
     }
 
     /// Hosts and ports, for people.
@@ -149,12 +149,12 @@ impl Address {
         }
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
         match &self.kind {
-            Kind::Standalone => {
+            RedisMode::Standalone => {
                 let infos = self.infos()?;
                 let client = Client::open(infos.into_iter().next().ok_or(EMPTY)?)?;
                 Ok(Conn::One(client.get_multiplexed_async_connection_with_config(&config).await?))
             }
-            Kind::Cluster => {
+            RedisMode::Cluster => {
                 let mut builder = ClusterClient::builder(self.infos()?)
                     .connection_timeout(LIMIT)
                     .response_timeout(LIMIT)
@@ -169,7 +169,7 @@ impl Address {
                 }
                 Ok(Conn::Cluster(builder.build()?.get_async_connection().await?))
             }
-            Kind::Sentinel { master, password } => {
+            RedisMode::Sentinel { master, password } => {
                 let mut builder = SentinelClientBuilder::new(
                     self.nodes.iter().map(|n| self.addr(n)),
                     master,

@@ -29,26 +29,26 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// One connection, repaired in the background until the last clone is dropped.
 #[derive(Clone)]
 pub struct Link {
-    shared: Arc<Shared>,
-    _supervisor: Arc<Supervisor>,
+    shared: Arc<RedisLinkInner>,
+    _supervisor: Arc<RedisSupervisor>,
 }
 
-struct Shared {
+struct RedisLinkInner {
     address: Address,
     scripts: Scripts,
-    status: watch::Sender<Status>,
+    status: watch::Sender<RedisLinkStatus>,
     last_error: RwLock<String>,
 }
 
 #[derive(Clone)]
-enum Status {
+enum RedisLinkStatus {
     Down,
     Up { conn: Conn, serial: u64 },
 }
 
-struct Supervisor(AbortHandle);
+struct RedisSupervisor(AbortHandle);
 
-impl Drop for Supervisor {
+impl Drop for RedisSupervisor {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -57,19 +57,19 @@ impl Drop for Supervisor {
 impl Link {
     /// Dials once. Redis that cannot be reached is no error, Redis that refuses us is.
     pub async fn open(address: Address, scripts: Scripts) -> Result<Self, StoreError> {
-        let shared = Arc::new(Shared {
-            status: watch::Sender::new(Status::Down),
+        let shared = Arc::new(RedisLinkInner {
+            status: watch::Sender::new(RedisLinkStatus::Down),
             last_error: RwLock::new("not tried yet".to_owned()),
             address,
             scripts,
         });
         match shared.dial().await {
-            Ok(conn) => drop(shared.status.send_replace(Status::Up { conn, serial: 0 })),
+            Ok(conn) => drop(shared.status.send_replace(RedisLinkStatus::Up { conn, serial: 0 })),
             Err(error @ StoreError::Broken(_)) => return Err(error),
             Err(StoreError::Down(_)) => {}
         }
         let supervisor = tokio::spawn(supervise(Arc::clone(&shared))).abort_handle();
-        Ok(Self { shared, _supervisor: Arc::new(Supervisor(supervisor)) })
+        Ok(Self { shared, _supervisor: Arc::new(RedisSupervisor(supervisor)) })
     }
 
     /// The scripts.
@@ -84,14 +84,14 @@ impl Link {
 
     /// False while calls fail fast.
     pub fn is_up(&self) -> bool {
-        matches!(*self.shared.status.borrow(), Status::Up { .. })
+        matches!(*self.shared.status.borrow(), RedisLinkStatus::Up { .. })
     }
 
     /// Resolves when Redis answers.
     pub async fn back(&self) {
         let mut status = self.shared.status.subscribe();
         // The sender lives in `self`, so that the channel cannot close.
-        let _ = status.wait_for(|status| matches!(status, Status::Up { .. })).await;
+        let _ = status.wait_for(|status| matches!(status, RedisLinkStatus::Up { .. })).await;
     }
 
     /// Waits a moment for a connection, as a call does.
@@ -145,8 +145,8 @@ impl Link {
             let _ = timeout(patience, self.back()).await;
         }
         match &*self.shared.status.borrow() {
-            Status::Up { conn, serial } => Ok((conn.clone(), *serial)),
-            Status::Down => {
+            RedisLinkStatus::Up { conn, serial } => Ok((conn.clone(), *serial)),
+            RedisLinkStatus::Down => {
                 let text = self.shared.last_error.read().unwrap_or_else(PoisonError::into_inner).clone();
                 Err(StoreError::Down(text))
             }
@@ -154,7 +154,7 @@ impl Link {
     }
 }
 
-impl Shared {
+impl RedisLinkInner {
     async fn dial(&self) -> Result<Conn, StoreError> {
         let dialled = timeout(3 * LIMIT, async {
             let mut conn = self.address.dial().await?;
@@ -180,9 +180,9 @@ impl Shared {
     /// Closes the way for all, unless another connection has come meanwhile.
     fn failed(&self, failed: u64, error: &StoreError) {
         self.status.send_if_modified(|status| match status {
-            Status::Up { serial, .. } if *serial == failed => {
+            RedisLinkStatus::Up { serial, .. } if *serial == failed => {
                 self.remember(error);
-                *status = Status::Down;
+                *status = RedisLinkStatus::Down;
                 true
             }
             _ => false,
@@ -243,17 +243,17 @@ impl Shared {
     }
 }
 
-async fn supervise(shared: Arc<Shared>) {
+async fn supervise(shared: Arc<RedisLinkInner>) {
     let mut status = shared.status.subscribe();
     let mut serial = 0;
     let mut pause = PAUSE_MIN;
     // The sender lives in `shared`.
-    while status.wait_for(|status| matches!(status, Status::Down)).await.is_ok() {
+    while status.wait_for(|status| matches!(status, RedisLinkStatus::Down)).await.is_ok() {
         match shared.dial().await {
             Ok(conn) => {
                 serial += 1;
                 pause = PAUSE_MIN;
-                shared.status.send_replace(Status::Up { conn, serial });
+                shared.status.send_replace(RedisLinkStatus::Up { conn, serial });
                 tracing::info!(server = shared.address.shown(), "The store answers");
             }
             Err(error) => {

@@ -37,21 +37,22 @@ use self::{
     scripts::{Scripts, final_of, keys, number, surprise},
 };
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
-    circuit::{Ask, Circuit, PROBE, Told, WAIT_MAX},
+    BEAT_LIFE, CIRCUIT_LIFE, StoreError, StoreOptions,
+    circuit::{Circuit, CircuitAnswer, CircuitCall, PROBE, WAIT_MAX},
     clock::StoreClock,
     ledger::{
-        Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
+        Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, LedgerStep, LedgerStepResult, Record,
+        RecordState, Reopened,
     },
     millis,
-    transitions::{Cancelling, SKEW_MS},
+    transitions::{CancelTransition, SKEW_MS},
 };
 
 /// The ledger in Redis.
 #[derive(Clone)]
 pub struct RedisStore {
     link: Link,
-    options: Options,
+    options: StoreOptions,
     clock: Arc<StoreClock>,
 }
 
@@ -62,7 +63,7 @@ pub fn shown(url: &str) -> Result<String, StoreError> {
 
 impl RedisStore {
     /// See [`super::Store::connect`].
-    pub async fn connect(url: &str, options: Options) -> Result<Self, StoreError> {
+    pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let link = Link::open(Address::parse(url)?, Scripts::new()).await?;
         let store = Self { link, options, clock: Arc::default() };
         if store.is_up() {
@@ -131,18 +132,18 @@ impl RedisStore {
     }
 
     /// See [`super::transitions::step`].
-    pub async fn step(&self, lease: &Lease, step: Step<'_>) -> Result<Stepped, StoreError> {
+    pub async fn step(&self, lease: &Lease, step: LedgerStep<'_>) -> Result<LedgerStepResult, StoreError> {
         let (word, note) = match step {
-            Step::Submitting(call) => ("submitting", call),
-            Step::Withdraw => ("withdraw", ""),
-            Step::Renew => ("renew", ""),
-            Step::Decide(text) => ("decide", text),
-            Step::Parked => ("parked", ""),
-            Step::Release => ("release", ""),
-            Step::Finish(end) => ("finish", end.as_str()),
+            LedgerStep::Submitting(call) => ("submitting", call),
+            LedgerStep::Withdraw => ("withdraw", ""),
+            LedgerStep::Renew => ("renew", ""),
+            LedgerStep::Decide(text) => ("decide", text),
+            LedgerStep::Parked => ("parked", ""),
+            LedgerStep::Release => ("release", ""),
+            LedgerStep::Finish(end) => ("finish", end.as_str()),
         };
         let life = match step {
-            Step::Finish(end) => self.options.life_of(end),
+            LedgerStep::Finish(end) => self.options.life_of(end),
             _ => self.options.working_life(),
         };
         let facts = &lease.facts;
@@ -158,15 +159,15 @@ impl RedisStore {
             .arg(note);
         let answer: String = self.link.invoke(&call).await?;
         match answer.as_str() {
-            "ok" => Ok(Stepped::Done),
-            "lost" => Ok(Stepped::Lost),
-            "sent" => Ok(Stepped::SentBefore),
+            "ok" => Ok(LedgerStepResult::Done),
+            "lost" => Ok(LedgerStepResult::Lost),
+            "sent" => Ok(LedgerStepResult::SentBefore),
             _ => Err(unreadable(&surprise())),
         }
     }
 
     /// See [`super::transitions::cancel`].
-    pub async fn cancel(&self, key: &LedgerKey) -> Result<Cancelling, StoreError> {
+    pub async fn cancel(&self, key: &LedgerKey) -> Result<CancelTransition, StoreError> {
         let mut call = self.link.scripts().cancel().prepare_invoke();
         call.key(keys(key.as_str()).0).arg(millis(self.options.working_life()));
         let answer: Vec<String> = self.link.invoke(&call).await?;
@@ -206,14 +207,14 @@ impl RedisStore {
         text.as_deref().map(read_record).transpose().map_err(|error| unreadable(&error))
     }
 
-    /// See [`super::circuit::told`].
-    pub async fn circuit(&self, transport: &str, ask: &Ask) -> Result<Told, StoreError> {
+    /// See [`super::circuit::apply_call`].
+    pub async fn circuit(&self, transport: &str, ask: &CircuitCall) -> Result<CircuitAnswer, StoreError> {
         let (word, reason, wait, probe) = match ask {
-            Ask::Open { reason, wait } => ("open", reason.as_str(), millis(*wait), 0),
-            Ask::Probe => ("probe", "", 0, 0),
-            Ask::Fail { probe, reason, wait } => ("fail", reason.as_str(), millis(*wait), *probe),
-            Ask::Release { probe } => ("release", "", 0, *probe),
-            Ask::Close => ("close", "", 0, 0),
+            CircuitCall::Open { reason, wait } => ("open", reason.as_str(), millis(*wait), 0),
+            CircuitCall::Probe => ("probe", "", 0, 0),
+            CircuitCall::Fail { probe, reason, wait } => ("fail", reason.as_str(), millis(*wait), *probe),
+            CircuitCall::Release { probe } => ("release", "", 0, *probe),
+            CircuitCall::Close => ("close", "", 0, 0),
         };
         let mut call = self.link.scripts().circuit().prepare_invoke();
         call.key(circuit_key(transport))
@@ -322,14 +323,14 @@ fn circuit_key(transport: &str) -> String {
     format!("postrider:{{circuit}}:{transport}")
 }
 
-fn read_told(answer: &[String]) -> RedisResult<Told> {
+fn read_told(answer: &[String]) -> RedisResult<CircuitAnswer> {
     let circuit = || read_circuit(answer.get(1..).unwrap_or_default());
     Ok(match answer.first().map(String::as_str) {
-        Some("closed") => Told::Closed,
-        Some("probe") => Told::Probe(number(answer.get(1))?),
-        Some("open") => Told::Open(circuit()?),
-        Some("opened") => Told::Opened(circuit()?),
-        Some("healed") => Told::Healed(circuit()?),
+        Some("closed") => CircuitAnswer::Closed,
+        Some("probe") => CircuitAnswer::Probe(number(answer.get(1))?),
+        Some("open") => CircuitAnswer::Open(circuit()?),
+        Some("opened") => CircuitAnswer::Opened(circuit()?),
+        Some("healed") => CircuitAnswer::Healed(circuit()?),
         _ => return Err(surprise()),
     })
 }
@@ -344,13 +345,13 @@ fn read_circuit(fields: &[String]) -> RedisResult<Circuit> {
     })
 }
 
-fn read_cancel(answer: Vec<String>) -> RedisResult<Cancelling> {
+fn read_cancel(answer: Vec<String>) -> RedisResult<CancelTransition> {
     let second = answer.get(1).map_or("", String::as_str);
     Ok(match answer.first().map(String::as_str) {
-        Some("now") => Cancelling::Answer(Cancelled::Now),
-        Some("being-sent") => Cancelling::Answer(Cancelled::BeingSent),
-        Some("alias") => Cancelling::Follow(second.to_owned()),
-        Some("settled") => Cancelling::Answer(match final_of(second)? {
+        Some("now") => CancelTransition::Answer(Cancelled::Now),
+        Some("being-sent") => CancelTransition::Answer(Cancelled::BeingSent),
+        Some("alias") => CancelTransition::Follow(second.to_owned()),
+        Some("settled") => CancelTransition::Answer(match final_of(second)? {
             Final::Sent => Cancelled::AlreadySent,
             end => Cancelled::AlreadyFinal(end),
         }),
@@ -363,17 +364,17 @@ fn read_record(text: &str) -> RedisResult<Record> {
     let fields: Vec<&str> = text.splitn(7, '|').collect();
     let [state, generation, fence, holder, lease_end, payload_hash, note] = fields[..] else { return Err(surprise()) };
     let state = match state {
-        "C" => State::Claimed,
-        "U" => State::Submitting,
-        "D" => State::Decided,
-        "P" => State::Parked,
-        "S" => State::Final(Final::Sent),
-        "H" => State::Final(Final::Held),
-        "F" => State::Final(final_of(note)?),
-        "A" => State::Alias,
+        "C" => RecordState::Claimed,
+        "U" => RecordState::Submitting,
+        "D" => RecordState::Decided,
+        "P" => RecordState::Parked,
+        "S" => RecordState::Final(Final::Sent),
+        "H" => RecordState::Final(Final::Held),
+        "F" => RecordState::Final(final_of(note)?),
+        "A" => RecordState::Alias,
         _ => return Err(surprise()),
     };
-    let note = if matches!(state, State::Final(_)) { "" } else { note };
+    let note = if matches!(state, RecordState::Final(_)) { "" } else { note };
     Ok(Record {
         state,
         generation: or_zero(generation)?,

@@ -13,9 +13,9 @@ const SPREAD: u32 = 256;
 
 /// All scripts.
 #[derive(Clone)]
-pub struct Scripts(Arc<Set>);
+pub struct Scripts(Arc<ScriptSet>);
 
-struct Set {
+struct ScriptSet {
     claim: Script,
     step: Script,
     cancel: Script,
@@ -34,7 +34,7 @@ macro_rules! script {
 impl Scripts {
     /// Hashes the texts.
     pub fn new() -> Self {
-        Self(Arc::new(Set {
+        Self(Arc::new(ScriptSet {
             claim: script!("claim.lua"),
             step: script!("step.lua"),
             cancel: script!("cancel.lua"),

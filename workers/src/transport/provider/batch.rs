@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::reply::Verdict;
-use crate::{decide::capabilities::Kind, outcome::Class};
+use super::reply::ReplyVerdict;
+use crate::policy::{capabilities::TransportType, outcome::Class};
 
 /// A job's part of a call. Those with the same `shared` part may go together.
 #[derive(Clone, PartialEq)]
@@ -52,9 +52,9 @@ impl io::Write for Counter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Batched {
     /// Of each job, in the order of the call.
-    Each(Vec<Verdict>),
+    Each(Vec<ReplyVerdict>),
     /// Of the call as a whole.
-    Whole(Verdict),
+    Whole(ReplyVerdict),
 }
 
 /// How much fits into one call.
@@ -68,14 +68,14 @@ pub struct CallLimits {
 
 impl CallLimits {
     /// Safely below what the provider documents for a whole call.
-    pub fn of(kind: Kind, jobs_max: usize) -> Self {
+    pub fn of(kind: TransportType, jobs_max: usize) -> Self {
         const MIB: usize = 1024 * 1024;
         let bytes_max = match kind {
             // 50 MB.
-            Kind::Postmark => 45 * MIB,
+            TransportType::Postmark => 45 * MIB,
             // 30 MB and 25 MB, of which most is shared.
-            Kind::Sendgrid => 25 * MIB,
-            Kind::Mailgun => 20 * MIB,
+            TransportType::Sendgrid => 25 * MIB,
+            TransportType::Mailgun => 20 * MIB,
             // 15 MB. Resend names no limit for a call.
             _ => 13 * MIB,
         };
@@ -85,20 +85,20 @@ impl CallLimits {
 
 /// True where an item's `shared` part is the content, and its own one no more than the recipient: such an API makes one message for each of them,
 /// takes jobs with one recipient only, and an address once in a call.
-pub fn shares_content(kind: Kind) -> bool {
-    matches!(kind, Kind::Sendgrid | Kind::Mailgun)
+pub fn shares_content(kind: TransportType) -> bool {
+    matches!(kind, TransportType::Sendgrid | TransportType::Mailgun)
 }
 
 /// Calls that wait for more jobs.
 #[derive(Debug)]
-pub struct Groups<T> {
+pub struct BatchGroups<T> {
     limits: CallLimits,
     opened: u64,
-    open: HashMap<String, Group<T>>,
+    open: HashMap<String, BatchGroup<T>>,
 }
 
 #[derive(Debug)]
-struct Group<T> {
+struct BatchGroup<T> {
     number: u64,
     bytes: usize,
     addresses: HashSet<String>,
@@ -114,7 +114,7 @@ pub struct Added<T> {
     pub opened: Option<u64>,
 }
 
-impl<T> Groups<T> {
+impl<T> BatchGroups<T> {
     /// None yet.
     pub fn new(limits: CallLimits) -> Self {
         Self { limits, opened: 0, open: HashMap::new() }
@@ -123,7 +123,7 @@ impl<T> Groups<T> {
     /// Adds a job to the call of those with the same `shared` part. `address` is the one that may stand only once in a call.
     pub fn add(&mut self, shared: &str, bytes: usize, address: Option<String>, member: T) -> Added<T> {
         let mut ready = Vec::new();
-        let does_fit = |group: &Group<T>| {
+        let does_fit = |group: &BatchGroup<T>| {
             group.bytes + bytes <= self.limits.bytes_max
                 && address.as_ref().is_none_or(|address| !group.addresses.contains(address))
         };
@@ -135,7 +135,7 @@ impl<T> Groups<T> {
             self.opened += 1;
             opened = Some(self.opened);
             let (addresses, members) = (HashSet::new(), Vec::new());
-            Group { number: self.opened, bytes: shared.len(), addresses, members }
+            BatchGroup { number: self.opened, bytes: shared.len(), addresses, members }
         });
         group.bytes += bytes;
         group.addresses.extend(address);
@@ -158,11 +158,11 @@ impl<T> Groups<T> {
 
 /// What to do after a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum BatchStep {
     /// Each job has its verdict, in the order of the call.
-    Each(Vec<Verdict>),
+    Each(Vec<ReplyVerdict>),
     /// All jobs have the same verdict.
-    All(Verdict),
+    All(ReplyVerdict),
     /// The call was refused for the sake of one of its jobs: each half is tried by itself.
     Halve,
     /// The same call again.
@@ -171,31 +171,29 @@ pub enum Step {
 
 /// Reads the answer to a call for so many jobs. `in_doubt` says that the same call was made before without a clear end: a refusal proves
 /// nothing then. `may_repeat` says that the provider recognises the call when it is repeated, and that it was not repeated too often yet.
-pub fn step(answer: Batched, jobs: usize, in_doubt: bool, may_repeat: bool) -> Step {
+pub fn step(answer: Batched, jobs: usize, in_doubt: bool, may_repeat: bool) -> BatchStep {
     let verdict = match answer {
         Batched::Each(list) if list.len() == jobs => {
-            return Step::Each(list.into_iter().map(|verdict| with_doubt(verdict, in_doubt)).collect());
+            return BatchStep::Each(list.into_iter().map(|verdict| with_doubt(verdict, in_doubt)).collect());
         }
         Batched::Each(list) => {
-            Verdict::Unclear(format!("an answer for {} messages, where {jobs} were sent", list.len()))
+            ReplyVerdict::Unclear(format!("an answer for {} messages, where {jobs} were sent", list.len()))
         }
         Batched::Whole(verdict) => with_doubt(verdict, in_doubt),
     };
     match verdict {
-        Verdict::Refused { class: Class::Message | Class::Recipient | Class::Misfit | Class::Sender, .. }
-            if jobs > 1 =>
-        {
-            Step::Halve
-        }
-        Verdict::Unclear(_) if may_repeat => Step::Repeat,
-        verdict => Step::All(verdict),
+        ReplyVerdict::Refused {
+            class: Class::Message | Class::Recipient | Class::Unsupported | Class::Sender, ..
+        } if jobs > 1 => BatchStep::Halve,
+        ReplyVerdict::Unclear(_) if may_repeat => BatchStep::Repeat,
+        verdict => BatchStep::All(verdict),
     }
 }
 
-fn with_doubt(verdict: Verdict, in_doubt: bool) -> Verdict {
+fn with_doubt(verdict: ReplyVerdict, in_doubt: bool) -> ReplyVerdict {
     match verdict {
-        Verdict::Refused { text, .. } if in_doubt => {
-            Verdict::Unclear(format!("the call may have been taken before its repetition was refused: {text}"))
+        ReplyVerdict::Refused { text, .. } if in_doubt => {
+            ReplyVerdict::Unclear(format!("the call may have been taken before its repetition was refused: {text}"))
         }
         other => other,
     }
@@ -212,7 +210,7 @@ mod tests {
 
     #[test]
     fn jobs_with_the_same_content_go_together_until_a_call_is_full() {
-        let mut groups = Groups::new(LIMITS);
+        let mut groups = BatchGroups::new(LIMITS);
         assert_eq!(groups.add("x", 10, None, 1), Added { ready: vec![], opened: Some(1) });
         assert_eq!(groups.add("y", 10, None, 2), Added { ready: vec![], opened: Some(2) });
         assert_eq!(groups.add("x", 10, None, 3), Added { ready: vec![], opened: None });
@@ -224,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_linger_that_is_over_does_not_end_the_next_call() {
-        let mut groups = Groups::new(LIMITS);
+        let mut groups = BatchGroups::new(LIMITS);
         groups.add("x", 90, None, 1);
         assert_eq!(groups.add("x", 20, None, 2), Added { ready: vec![vec![1]], opened: Some(2) });
         assert_eq!(groups.close("x", 1), None);
@@ -233,13 +231,13 @@ mod tests {
 
     #[test]
     fn a_job_as_large_as_a_call_goes_alone() {
-        let mut groups = Groups::new(LIMITS);
+        let mut groups = BatchGroups::new(LIMITS);
         assert_eq!(groups.add("x", 200, None, 1), Added { ready: vec![vec![1]], opened: None });
     }
 
     #[test]
     fn an_address_stands_once_in_a_call() {
-        let mut groups = Groups::new(LIMITS);
+        let mut groups = BatchGroups::new(LIMITS);
         let address = |text: &str| Some(text.to_owned());
         groups.add("x", 1, address("a"), 1);
         groups.add("x", 1, address("b"), 2);
@@ -249,7 +247,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_job_is_in_one_call_and_no_call_breaks_a_limit(jobs in proptest::collection::vec((0_usize..3, 0_usize..130, 0_usize..4), 0..60)) {
-            let mut groups = Groups::new(LIMITS);
+            let mut groups = BatchGroups::new(LIMITS);
             let mut calls = Vec::new();
             let mut opened = Vec::new();
             for (n, (shared, bytes, address)) in jobs.iter().enumerate() {
@@ -275,20 +273,20 @@ mod tests {
     }
 
     fn whole(class: Class) -> Batched {
-        Batched::Whole(Verdict::refused(class, "why"))
+        Batched::Whole(ReplyVerdict::refused(class, "why"))
     }
 
     fn taken(count: usize) -> Batched {
-        Batched::Each(vec![Verdict::Taken("id".to_owned()); count])
+        Batched::Each(vec![ReplyVerdict::Taken("id".to_owned()); count])
     }
 
     #[track_caller]
     fn check(answer: Batched, jobs: usize, in_doubt: bool, may_repeat: bool, expected: &str) {
         let shown = match step(answer, jobs, in_doubt, may_repeat) {
-            Step::Each(list) => list.iter().map(shown).collect::<Vec<_>>().join(", "),
-            Step::All(verdict) => format!("all {}", shown(&verdict)),
-            Step::Halve => "halve".to_owned(),
-            Step::Repeat => "repeat".to_owned(),
+            BatchStep::Each(list) => list.iter().map(shown).collect::<Vec<_>>().join(", "),
+            BatchStep::All(verdict) => format!("all {}", shown(&verdict)),
+            BatchStep::Halve => "halve".to_owned(),
+            BatchStep::Repeat => "repeat".to_owned(),
         };
         assert_eq!(shown, expected);
     }
@@ -298,14 +296,15 @@ mod tests {
         check(taken(2), 2, false, false, "taken id, taken id");
         check(taken(1), 2, false, false, "all unclear");
         check(taken(3), 2, false, true, "repeat");
-        let mixed = Batched::Each(vec![Verdict::refused(Class::Recipient, "why"), Verdict::Taken("id".to_owned())]);
+        let mixed =
+            Batched::Each(vec![ReplyVerdict::refused(Class::Recipient, "why"), ReplyVerdict::Taken("id".to_owned())]);
         check(mixed.clone(), 2, false, false, "recipient, taken id");
         check(mixed, 2, true, true, "unclear, taken id");
     }
 
     #[test]
     fn a_call_refused_for_one_is_halved_until_that_one_is_alone() {
-        for class in [Class::Message, Class::Recipient, Class::Misfit, Class::Sender] {
+        for class in [Class::Message, Class::Recipient, Class::Unsupported, Class::Sender] {
             check(whole(class), 2, false, true, "halve");
             check(whole(class), 1, false, true, &format!("all {}", class.as_str()));
         }
@@ -320,10 +319,10 @@ mod tests {
 
     #[test]
     fn an_unclear_end_is_repeated_where_that_is_safe() {
-        let unclear = || Batched::Whole(Verdict::Unclear(String::new()));
+        let unclear = || Batched::Whole(ReplyVerdict::Unclear(String::new()));
         check(unclear(), 2, false, false, "all unclear");
         check(unclear(), 2, false, true, "repeat");
-        check(Batched::Whole(Verdict::Taken("id".to_owned())), 2, true, true, "all taken id");
+        check(Batched::Whole(ReplyVerdict::Taken("id".to_owned())), 2, true, true, "all taken id");
         // After a call that may have been taken no refusal proves anything.
         for class in [Class::Message, Class::Throttled, Class::Config, Class::Transient] {
             check(whole(class), 2, true, true, "repeat");

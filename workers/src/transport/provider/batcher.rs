@@ -19,16 +19,18 @@ use tokio::{
 
 use super::{
     Provider,
-    batch::{self, Added, Batched, CallLimits, Groups, Item, Step},
+    batch::{self, Added, BatchGroups, BatchStep, Batched, CallLimits, Item},
     client::{Lost, Request},
     outcome,
-    reply::{Reply, Verdict},
+    reply::{ProviderReply, ReplyVerdict},
     without_answer,
 };
 use crate::{
-    compose::letter::Letter,
-    decide::capabilities::Capabilities,
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    message::outgoing::OutgoingMessage,
+    policy::{
+        capabilities::Capabilities,
+        outcome::{Answer, Class, Outcome, Refusal, Stage},
+    },
     telemetry::traces,
 };
 
@@ -39,64 +41,64 @@ const PERMISSION_MAX: Duration = Duration::from_secs(10);
 
 /// Brings jobs for one provider together.
 #[derive(Clone)]
-pub struct Batcher(Arc<Desk>);
+pub struct Batcher(Arc<BatcherInner>);
 
-struct Desk {
+struct BatcherInner {
     provider: Arc<Provider>,
     linger: Duration,
     shares_content: bool,
     may_repeat: bool,
-    groups: Mutex<Groups<Waiting>>,
+    groups: Mutex<BatchGroups<WaitingJob>>,
 }
 
 /// A job's right to be in a call that is about to be made. The call waits for what it says, for a while; dropped, the job leaves the call.
-pub struct Joined {
+pub struct BatchTicket {
     permit: oneshot::Sender<()>,
-    told: oneshot::Receiver<Told>,
+    told: oneshot::Receiver<CallProgress>,
     /// The call itself is made in a task of its own, for several jobs at once: its trace and those of the jobs point at each other.
-    step: traces::Step,
+    step: traces::TraceStep,
 }
 
 /// A job that waits for its call. Its task listens at the other end of both channels.
-struct Waiting {
+struct WaitingJob {
     /// Asks for permission; the answer is the unit, or nothing.
     ask: oneshot::Sender<oneshot::Sender<()>>,
-    member: Member,
+    member: BatchMember,
 }
 
 /// A job that may be in a call.
-struct Member {
+struct BatchMember {
     item: Item,
-    tell: oneshot::Sender<Told>,
+    tell: oneshot::Sender<CallProgress>,
     /// How the wait for the call is known in the job's trace, and the calls that it was part of.
-    context: Option<traces::Context>,
-    calls: Vec<traces::Context>,
+    context: Option<traces::SpanHandle>,
+    calls: Vec<traces::SpanHandle>,
 }
 
 /// What a job hears of its calls.
-struct Told {
+struct CallProgress {
     outcome: Outcome,
-    calls: Vec<traces::Context>,
+    calls: Vec<traces::SpanHandle>,
 }
 
 impl Batcher {
     /// For a provider whose calls can be shared.
     pub fn new(provider: Arc<Provider>, capabilities: &Capabilities, linger: Duration) -> Self {
         let kind = provider.account.kind();
-        Self(Arc::new(Desk {
+        Self(Arc::new(BatcherInner {
             linger,
             shares_content: batch::shares_content(kind),
             may_repeat: capabilities.idempotency.is_some(),
-            groups: Mutex::new(Groups::new(CallLimits::of(kind, capabilities.batch_max))),
+            groups: Mutex::new(BatchGroups::new(CallLimits::of(kind, capabilities.batch_max))),
             provider,
         }))
     }
 
     /// The letter's part of a shared call; nothing where it has to go alone. The transactional lane never waits for company.
-    pub fn item(&self, letter: &Letter<'_>) -> Option<Item> {
-        let is_bulk = letter.job.lane() == Lane::Bulk;
-        let does_fit = !self.0.shares_content || letter.indices.len() == 1;
-        if is_bulk && does_fit && !letter.is_repeated() { self.0.provider.item(letter) } else { None }
+    pub fn item(&self, outgoing: &OutgoingMessage<'_>) -> Option<Item> {
+        let is_bulk = outgoing.job.lane() == Lane::Bulk;
+        let does_fit = !self.0.shares_content || outgoing.indices.len() == 1;
+        if is_bulk && does_fit && !outgoing.is_repeated() { self.0.provider.item(outgoing) } else { None }
     }
 
     /// So long a job waits for others on purpose.
@@ -104,20 +106,21 @@ impl Batcher {
         self.0.linger
     }
 
-    /// Brings the item of this letter together with others, and waits with them until their call is about to be made.
-    pub async fn join(&self, letter: &Letter<'_>, item: Item) -> Result<Joined, Outcome> {
+    /// Brings the item of this message together with others, and waits with them until their call is about to be made.
+    pub async fn join(&self, outgoing: &OutgoingMessage<'_>, item: Item) -> Result<BatchTicket, Outcome> {
         let step = traces::step("shared call");
         let (ask, asked) = oneshot::channel();
         let (tell, told) = oneshot::channel();
-        let address = match letter.recipients().as_slice() {
+        let address = match outgoing.recipients().as_slice() {
             [one] if self.0.shares_content => Some(one.to_string().to_lowercase()),
             _ => None,
         };
-        self.0
-            .clone()
-            .add(address, Waiting { ask, member: Member { item, tell, context: step.context(), calls: Vec::new() } });
+        self.0.clone().add(
+            address,
+            WaitingJob { ask, member: BatchMember { item, tell, context: step.context(), calls: Vec::new() } },
+        );
         match asked.await {
-            Ok(permit) => Ok(Joined { permit, told, step }),
+            Ok(permit) => Ok(BatchTicket { permit, told, step }),
             Err(_) => Err(told
                 .await
                 .map_or_else(|_| left_out("the call was given up before it was made"), |told| heard(told, &step))),
@@ -125,7 +128,7 @@ impl Batcher {
     }
 }
 
-impl Joined {
+impl BatchTicket {
     /// Delivers the item together with the others, at most once. `may_submit` is asked right before the call.
     pub async fn deliver<F>(self, may_submit: F) -> Outcome
     where
@@ -146,7 +149,7 @@ impl Joined {
 }
 
 /// What became of a job, with its calls in its trace.
-fn heard(told: Told, step: &traces::Step) -> Outcome {
+fn heard(told: CallProgress, step: &traces::TraceStep) -> Outcome {
     told.calls.into_iter().for_each(|call| step.link(call));
     told.outcome
 }
@@ -159,9 +162,9 @@ fn left_out(text: &str) -> Outcome {
     Outcome::Refused { refusal: Refusal { class: Class::Transient, answer, retry_after: None }, recipients: Vec::new() }
 }
 
-impl Desk {
+impl BatcherInner {
     /// Adds a job to the next call for its content.
-    fn add(self: Arc<Self>, address: Option<String>, waiting: Waiting) {
+    fn add(self: Arc<Self>, address: Option<String>, waiting: WaitingJob) {
         let (shared, bytes) = (waiting.member.item.shared.clone(), waiting.member.item.bytes());
         let Added { ready, opened } = self.lock().add(&shared, bytes, address, waiting);
         for members in ready {
@@ -178,15 +181,15 @@ impl Desk {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Groups<Waiting>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BatchGroups<WaitingJob>> {
         // Nothing in between can leave the groups half changed.
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From the members of a call to an outcome for each.
-    async fn serve(self: Arc<Self>, waiting: Vec<Waiting>) {
+    async fn serve(self: Arc<Self>, waiting: Vec<WaitingJob>) {
         // Only bulk mail shares calls.
-        let place = match self.provider.client.place(Lane::Bulk).await {
+        let place = match self.provider.client.acquire(Lane::Bulk).await {
             Ok(place) => place,
             Err(lost) => {
                 let outcome = without_answer(lost).of_all();
@@ -205,7 +208,7 @@ impl Desk {
         drop(place);
     }
 
-    async fn send(&self, request: Request) -> Result<Reply, Lost> {
+    async fn send(&self, request: Request) -> Result<ProviderReply, Lost> {
         let sent = self.provider.client.send(request).await;
         if matches!(sent, Err(Lost::After(_))) {
             // The attempts of all its jobs are told, and point at this.
@@ -215,7 +218,7 @@ impl Desk {
     }
 
     /// One call for these members, repeated where that is safe and needed. What comes back is to be tried in halves.
-    async fn call(&self, mut members: Vec<Member>) -> (Vec<Member>, Vec<Member>) {
+    async fn call(&self, mut members: Vec<BatchMember>) -> (Vec<BatchMember>, Vec<BatchMember>) {
         // Nothing of theirs is under way, and nobody would hear how it ended.
         members.retain(|one| !one.tell.is_closed());
         let mut repeat_after = if self.may_repeat { REPEAT_AFTER.as_slice() } else { &[] };
@@ -229,7 +232,7 @@ impl Desk {
                 tell_all(members, left_out("the provider takes no shared calls"));
                 return Default::default();
             };
-            let jobs: Vec<traces::Context> = members.iter().filter_map(|one| one.context.clone()).collect();
+            let jobs: Vec<traces::SpanHandle> = members.iter().filter_map(|one| one.context.clone()).collect();
             let (sent, call) = traces::shared(jobs, self.send(request)).await;
             if let Some(call) = call {
                 members.iter_mut().for_each(|one| one.calls.push(call.clone()));
@@ -239,29 +242,29 @@ impl Desk {
                     self.provider.note_window(&reply);
                     (Some(reply.status), self.provider.batch_verdict(&reply, Timestamp::now()))
                 }
-                Err(Lost::After(text)) => (None, Batched::Whole(Verdict::Unclear(text))),
-                Err(Lost::Before { text, .. }) if in_doubt => (None, Batched::Whole(Verdict::Unclear(text))),
+                Err(Lost::After(text)) => (None, Batched::Whole(ReplyVerdict::Unclear(text))),
+                Err(Lost::Before { text, .. }) if in_doubt => (None, Batched::Whole(ReplyVerdict::Unclear(text))),
                 Err(lost) => {
                     tell_all(members, without_answer(lost));
                     return Default::default();
                 }
             };
             match batch::step(answer, members.len(), in_doubt, !repeat_after.is_empty()) {
-                Step::Each(list) => {
+                BatchStep::Each(list) => {
                     for (member, verdict) in members.into_iter().zip(list) {
                         tell(member, outcome(status, verdict));
                     }
                     return Default::default();
                 }
-                Step::All(verdict) => {
+                BatchStep::All(verdict) => {
                     tell_all(members, outcome(status, verdict));
                     return Default::default();
                 }
-                Step::Halve => {
+                BatchStep::Halve => {
                     let second = members.split_off(members.len() / 2);
                     return (members, second);
                 }
-                Step::Repeat => {
+                BatchStep::Repeat => {
                     in_doubt = true;
                     if let Some((wait, rest)) = repeat_after.split_first() {
                         sleep(*wait).await;
@@ -274,8 +277,8 @@ impl Desk {
 }
 
 /// Those whose tasks give their permission, asked all at once.
-async fn permitted(waiting: Vec<Waiting>) -> Vec<Member> {
-    let asked = waiting.into_iter().map(|Waiting { ask, member }| async move {
+async fn permitted(waiting: Vec<WaitingJob>) -> Vec<BatchMember> {
+    let asked = waiting.into_iter().map(|WaitingJob { ask, member }| async move {
         let (permit, permitted) = oneshot::channel();
         if ask.send(permit).is_ok() && matches!(timeout(PERMISSION_MAX, permitted).await, Ok(Ok(()))) {
             return Some(member);
@@ -288,7 +291,7 @@ async fn permitted(waiting: Vec<Waiting>) -> Vec<Member> {
 }
 
 /// An answer about the call is one, however many hear it.
-fn tell_all(members: Vec<Member>, outcome: Outcome) {
+fn tell_all(members: Vec<BatchMember>, outcome: Outcome) {
     let outcome = outcome.of_all();
     for member in members {
         tell(member, outcome.clone());
@@ -296,6 +299,6 @@ fn tell_all(members: Vec<Member>, outcome: Outcome) {
 }
 
 /// A task that went away has left its job in the ledger as it was.
-fn tell(member: Member, outcome: Outcome) {
-    let _ = member.tell.send(Told { outcome, calls: member.calls });
+fn tell(member: BatchMember, outcome: Outcome) {
+    let _ = member.tell.send(CallProgress { outcome, calls: member.calls });
 }

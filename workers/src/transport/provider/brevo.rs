@@ -9,10 +9,10 @@ use super::{
     client::Request,
     encoding::{base64, put},
     fields,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// Headers that are settings of the message. A `Message-ID` is not among those that may be set.
 const RESERVED: [&str; 3] = ["idempotencykey", "x-mailin-*", "sender.ip"];
@@ -20,31 +20,31 @@ const RESERVED: [&str; 3] = ["idempotencykey", "x-mailin-*", "sender.ip"];
 const TEMPLATE_MARKS: [&str; 2] = ["{{", "{%"];
 
 /// One message. Safe to repeat for a while: the key is that of the job.
-pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
+pub fn request(api_key: &SecretString, outgoing: &OutgoingMessage<'_>) -> Result<Request, Unsupported> {
     let headers = vec![("accept", "application/json".into()), ("api-key", api_key.clone())];
-    Ok(Request::json("/v3/smtp/email", headers, &message(letter)?))
+    Ok(Request::json("/v3/smtp/email", headers, &message(outgoing)?))
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let body = reply.json();
     let text = body.as_ref().map_or_else(|| reply.excerpt(), reason);
     let word = |field: &str| body.as_ref().and_then(|body| body[field].as_str());
     match (reply.status, word("code")) {
         (200..=299, _) => match word("messageId") {
-            Some(id) => Verdict::Taken(id.to_owned()),
+            Some(id) => ReplyVerdict::Taken(id.to_owned()),
             None => reply.by_status(&text, now),
         },
         // A call with this key went through before, and this one was not processed
         // (<https://developers.brevo.com/docs/heterogenous-versions-batch-emails>).
-        (400..=499, Some("duplicate_parameter")) => Verdict::Taken(text),
+        (400..=499, Some("duplicate_parameter")) => ReplyVerdict::Taken(text),
         // The documents do not say with which status it comes.
         (402, _) | (400..=499, Some("not_enough_credits")) => {
-            Verdict::refused(Class::Quota, text).after(reply.retry_after(now))
+            ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
         }
         (429, _) => {
             let wait = reply.retry_after(now).or_else(|| reply.seconds("x-sib-ratelimit-reset"));
-            Verdict::refused(Class::Throttled, text).after(wait)
+            ReplyVerdict::refused(Class::Throttled, text).after(wait)
         }
         _ => reply.by_status(&text, now),
     }
@@ -58,9 +58,9 @@ fn reason(body: &Value) -> String {
     }
 }
 
-fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
-    let job = letter.job;
-    let addressees = fields::addressees(letter)?;
+fn message(outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    let job = outgoing.job;
+    let addressees = fields::addressees(outgoing)?;
     let mut body = Map::new();
     put(&mut body, "sender", mailbox(job.from()));
     for (field, list) in [("to", &addressees.to), ("cc", &addressees.cc), ("bcc", &addressees.bcc)] {
@@ -68,22 +68,23 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
             put(&mut body, field, list.iter().copied().map(mailbox).collect::<Value>());
         }
     }
-    if let Some(one) = fields::reply_to(letter)? {
+    if let Some(one) = fields::reply_to(outgoing)? {
         put(&mut body, "replyTo", mailbox(one));
     }
-    let bodies = [("subject", Some(letter.subject())), ("textContent", letter.text()), ("htmlContent", letter.html())];
+    let bodies =
+        [("subject", Some(outgoing.subject())), ("textContent", outgoing.text()), ("htmlContent", outgoing.html())];
     for (field, text) in bodies {
         let Some(text) = text else { continue };
         if TEMPLATE_MARKS.iter().any(|mark| text.contains(mark)) {
-            return Err(Unfit::Value("content with {{ or {% in it".to_owned()));
+            return Err(Unsupported::Value("content with {{ or {% in it".to_owned()));
         }
         put(&mut body, field, fields::not_empty(text));
     }
-    put(&mut body, "headers", headers(letter)?);
+    put(&mut body, "headers", headers(outgoing)?);
     if !job.tags().is_empty() {
         put(&mut body, "tags", job.tags());
     }
-    let files = files(letter)?;
+    let files = files(outgoing)?;
     if !files.is_empty() {
         put(&mut body, "attachment", files);
     }
@@ -92,34 +93,34 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
 
 /// Extra headers, then the key and what webhooks give back. Characters other than ASCII would go out as they are, which no header may
 /// (found by django-anymail).
-fn headers(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+fn headers(outgoing: &OutgoingMessage<'_>) -> Result<Map<String, Value>, Unsupported> {
     let mut object = Map::new();
-    for (name, value) in fields::headers(letter, &RESERVED)? {
+    for (name, value) in fields::headers(outgoing, &RESERVED)? {
         if !value.is_ascii() {
-            return Err(Unfit::Value(format!("the header {name} with other characters than ASCII")));
+            return Err(Unsupported::Value(format!("the header {name} with other characters than ASCII")));
         }
         put(&mut object, &name, value);
     }
-    let metadata = fields::metadata(letter)?;
+    let metadata = fields::metadata(outgoing)?;
     if let Some((key, _)) = metadata.iter().find(|(_, value)| value.as_str().is_none_or(|text| !text.is_ascii())) {
-        return Err(Unfit::Value(format!("the metadata {key} with other characters than ASCII")));
+        return Err(Unsupported::Value(format!("the metadata {key} with other characters than ASCII")));
     }
     put(&mut object, "X-Mailin-custom", Value::Object(metadata).to_string());
-    put(&mut object, "idempotencyKey", letter.key().to_string());
+    put(&mut object, "idempotencyKey", outgoing.key().to_string());
     Ok(object)
 }
 
 /// There is no field for the type of a file: it is that of its name.
-fn files(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
-    let (inline, attached) = letter.files();
+fn files(outgoing: &OutgoingMessage<'_>) -> Result<Vec<Value>, Unsupported> {
+    let (inline, attached) = outgoing.files();
     if !inline.is_empty() {
-        return Err(Unfit::Value("inline images".to_owned()));
+        return Err(Unsupported::Value("inline images".to_owned()));
     }
     let file = |one: &postrider_schemas::job::Attachment| {
         let kind = fields::bare_type(&one.content_type);
         match fields::type_of_name(&one.filename) {
             Some(usual) if usual == kind => Ok(json!({ "name": one.filename, "content": base64(&one.content) })),
-            _ => Err(Unfit::Value(format!("a file of type {kind} with such a name"))),
+            _ => Err(Unsupported::Value(format!("a file of type {kind} with such a name"))),
         }
     };
     attached.into_iter().map(file).collect()
@@ -179,7 +180,7 @@ mod tests {
 
     #[track_caller]
     fn check_fit(fields: Value, expected: Option<&str>) {
-        assert_eq!(message(&letter(&job(fields))).err(), expected.map(|text| Unfit::Value(text.to_owned())));
+        assert_eq!(message(&letter(&job(fields))).err(), expected.map(|text| Unsupported::Value(text.to_owned())));
     }
 
     #[test]

@@ -11,16 +11,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::{
+    concurrency::priority_semaphore::{PriorityPermit, PrioritySemaphore},
     config::HttpConfig,
-    outcome::{Class, Stage},
+    policy::outcome::{Class, Stage},
     redact,
     telemetry::{registry::attribute, traces},
-    transport::{
-        certificate::Shown,
-        local,
-        places::{Permit, Places},
-        provider::reply::Reply,
-    },
+    transport::{certificate::Shown, local, provider::reply::ProviderReply},
 };
 
 /// Idle connections are closed after this: shorter than the usual limit of load balancers, whose close would race with a request.
@@ -99,7 +95,7 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     base_url: Url,
-    places: Places,
+    places: PrioritySemaphore,
     places_max: usize,
     timeout: Duration,
     answer_max: usize,
@@ -137,7 +133,7 @@ impl Client {
         Ok(Self {
             http: builder.build().map_err(ClientError::Build)?,
             base_url: base_url.clone(),
-            places: Places::new(config.connections),
+            places: PrioritySemaphore::new(config.connections),
             places_max: config.connections,
             timeout: config.timeout,
             answer_max: config.answer_max,
@@ -161,8 +157,8 @@ impl Client {
     }
 
     /// Whether whoever of this lane comes now waits for a call to end.
-    pub fn is_crowded(&self, lane: Lane) -> bool {
-        self.places.are_taken(lane)
+    pub fn is_saturated(&self, lane: Lane) -> bool {
+        self.places.is_full_for(lane)
     }
 
     /// A lane makes at most so many calls at once from now on.
@@ -176,20 +172,20 @@ impl Client {
     }
 
     /// Waits in the line of this lane for a place among the calls under way. To be taken before it is said that bytes may go out.
-    pub async fn place(&self, lane: Lane) -> Result<Permit<'_>, Lost> {
+    pub async fn acquire(&self, lane: Lane) -> Result<PriorityPermit<'_>, Lost> {
         let busy = || Lost::Before {
             class: Class::Throttled,
             stage: Stage::Connect,
             text: "no call to the provider came to its end in time".to_owned(),
         };
-        match tokio::time::timeout(self.timeout, self.places.take(lane)).await {
+        match tokio::time::timeout(self.timeout, self.places.acquire(lane)).await {
             Ok(Some(place)) => Ok(place),
             Ok(None) | Err(_) => Err(busy()),
         }
     }
 
     /// Makes the call, once.
-    pub async fn send(&self, request: Request) -> Result<Reply, Lost> {
+    pub async fn send(&self, request: Request) -> Result<ProviderReply, Lost> {
         let unusable = |text: String| Lost::Before { class: Class::Config, stage: Stage::Connect, text };
         let base = self.base_url.as_str();
         // An address that is the whole one is left as it was written.
@@ -226,11 +222,11 @@ impl Client {
             step.fail(status.to_string(), &status.to_string());
         }
         let (body, is_whole) = self.read(answer).await;
-        Ok(Reply { status, headers, body, is_whole })
+        Ok(ProviderReply { status, headers, body, is_whole })
     }
 
     /// The call as the trail tells it. An address that is whole in the settings may hold a secret, and its path is not shown.
-    fn step(&self, path: &str) -> traces::Step {
+    fn step(&self, path: &str) -> traces::TraceStep {
         let step = traces::call("POST");
         if step.is_recorded() {
             let (host, port) = self.address();

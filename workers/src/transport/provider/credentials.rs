@@ -14,12 +14,12 @@ use tokio::sync::Mutex;
 
 use super::{
     client::{Client, ClientError, Lost, Request},
-    reply::Reply,
+    reply::ProviderReply,
     sigv4::Keys,
 };
 use crate::{
     config::{HttpConfig, SesCredentials},
-    outcome::{Answer, Class, Refusal, Stage},
+    policy::outcome::{Answer, Class, Refusal, Stage},
     redact,
 };
 
@@ -29,9 +29,9 @@ const EARLY: Duration = Duration::from_mins(5);
 const SESSION: &str = "postrider";
 
 /// The source of keys of one account.
-pub struct Credentials(Source);
+pub struct Credentials(CredentialSource);
 
-enum Source {
+enum CredentialSource {
     Static(Keys),
     WebIdentity(Box<WebIdentity>),
 }
@@ -40,19 +40,19 @@ struct WebIdentity {
     role_arn: String,
     token_file: PathBuf,
     sts: Client,
-    state: Mutex<State>,
+    state: Mutex<CredentialState>,
 }
 
 /// What was learned so far.
 #[derive(Default)]
-struct State {
-    kept: Option<Kept>,
+struct CredentialState {
+    kept: Option<CachedKeys>,
     /// The last failure, and when it was known.
     failed: Option<(Instant, Refusal)>,
 }
 
 /// Keys and their end.
-struct Kept {
+struct CachedKeys {
     keys: Keys,
     until: Timestamp,
 }
@@ -61,13 +61,15 @@ impl Credentials {
     /// Sets the source up; asks nobody yet.
     pub fn new(credentials: &SesCredentials, http: &HttpConfig) -> Result<Self, ClientError> {
         Ok(Self(match credentials {
-            SesCredentials::Static { access_key_id, secret_access_key, session_token } => Source::Static(Keys {
-                access_key_id: access_key_id.clone(),
-                secret_access_key: secret_access_key.clone(),
-                session_token: session_token.clone(),
-            }),
+            SesCredentials::Static { access_key_id, secret_access_key, session_token } => {
+                CredentialSource::Static(Keys {
+                    access_key_id: access_key_id.clone(),
+                    secret_access_key: secret_access_key.clone(),
+                    session_token: session_token.clone(),
+                })
+            }
             SesCredentials::WebIdentity { role_arn, token_file, sts_url } => {
-                Source::WebIdentity(Box::new(WebIdentity {
+                CredentialSource::WebIdentity(Box::new(WebIdentity {
                     role_arn: role_arn.clone(),
                     token_file: token_file.clone(),
                     sts: Client::new(http, sts_url)?,
@@ -80,8 +82,8 @@ impl Credentials {
     /// Keys that are good now. Where they cannot be had, nothing was sent.
     pub async fn keys(&self) -> Result<Keys, Refusal> {
         let source = match &self.0 {
-            Source::Static(keys) => return Ok(keys.clone()),
-            Source::WebIdentity(source) => source,
+            CredentialSource::Static(keys) => return Ok(keys.clone()),
+            CredentialSource::WebIdentity(source) => source,
         };
         let asked = Instant::now();
         // Held while the keys are fetched, so that one caller asks.
@@ -109,14 +111,14 @@ impl Credentials {
 
     /// Forgets keys that were refused as ended, unless others have taken their place meanwhile.
     pub async fn forget(&self, ended: &Keys) {
-        if let Source::WebIdentity(source) = &self.0 {
+        if let CredentialSource::WebIdentity(source) = &self.0 {
             source.state.lock().await.kept.take_if(|kept| kept.keys.access_key_id == ended.access_key_id);
         }
     }
 }
 
 impl WebIdentity {
-    async fn fetch(&self) -> Result<Kept, Refusal> {
+    async fn fetch(&self) -> Result<CachedKeys, Refusal> {
         let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| {
             refusal(Class::Config, &format!("the token file {} cannot be read: {error}", self.token_file.display()))
         })?;
@@ -147,7 +149,7 @@ fn request(role_arn: &str, token: &str) -> Request {
 }
 
 /// What STS answers. Its XML holds plain words between these tags, so that nothing more is needed to read it.
-fn read(reply: &Reply) -> Result<Kept, Refusal> {
+fn read(reply: &ProviderReply) -> Result<CachedKeys, Refusal> {
     let text = String::from_utf8_lossy(&reply.body);
     if reply.status == 200 {
         let until = element(&text, "Expiration").and_then(|time| time.parse().ok());
@@ -161,7 +163,7 @@ fn read(reply: &Reply) -> Result<Kept, Refusal> {
             session_token: Some(SecretString::from(token.to_owned())),
         };
         redact::learn(std::iter::once(&keys.secret_access_key).chain(&keys.session_token));
-        return Ok(Kept { keys, until });
+        return Ok(CachedKeys { keys, until });
     }
     let kind = element(&text, "Code").unwrap_or_default();
     let class = match (kind, reply.status) {

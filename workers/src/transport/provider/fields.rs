@@ -4,8 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postrider_schemas::address::Mailbox;
 use serde_json::{Map, Value};
 
-use super::unfit::Unfit;
-use crate::compose::letter::{Addressees, Letter};
+use super::unsupported::Unsupported;
+use crate::message::outgoing::{Addressees, OutgoingMessage};
 
 /// The name under which webhooks give the job id back.
 pub const JOB_ID: &str = "postrider_job_id";
@@ -14,29 +14,29 @@ pub const JOB_ID: &str = "postrider_job_id";
 const ENCODED_OCTETS_MAX: usize = 45;
 
 /// The recipients to reach now, none of them with letters other than ASCII before the `@`: these APIs document no SMTPUTF8.
-pub fn addressees<'a>(letter: &Letter<'a>) -> Result<Addressees<'a>, Unfit> {
-    let addressees = letter.addressees().ok_or(Unfit::BlindOnly)?;
-    let others = [letter.job.from()].into_iter().chain(letter.job.reply_to());
+pub fn addressees<'a>(outgoing: &OutgoingMessage<'a>) -> Result<Addressees<'a>, Unsupported> {
+    let addressees = outgoing.addressees().ok_or(Unsupported::BlindOnly)?;
+    let others = [outgoing.job.from()].into_iter().chain(outgoing.job.reply_to());
     let all = [&addressees.to, &addressees.cc, &addressees.bcc].into_iter().flatten().copied().chain(others);
     if { all }.any(|one| one.address().needs_smtputf8()) {
-        return Err(Unfit::Value("an address with letters other than ASCII before the @".to_owned()));
+        return Err(Unsupported::Value("an address with letters other than ASCII before the @".to_owned()));
     }
     Ok(addressees)
 }
 
 /// The one address that answers go to, for an API that takes no list.
-pub fn reply_to<'a>(letter: &Letter<'a>) -> Result<Option<&'a Mailbox>, Unfit> {
-    match letter.job.reply_to() {
+pub fn reply_to<'a>(outgoing: &OutgoingMessage<'a>) -> Result<Option<&'a Mailbox>, Unsupported> {
+    match outgoing.job.reply_to() {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        _ => Err(Unfit::Value("several addresses to reply to".to_owned())),
+        _ => Err(Unsupported::Value("several addresses to reply to".to_owned())),
     }
 }
 
 /// The extra headers and those for unsubscribing, in order, for an API that takes each name once and keeps some for itself. What is reserved
 /// is in lower case; a name that ends in `*` stands for all that begin so.
-pub fn headers(letter: &Letter<'_>, reserved: &[&str]) -> Result<Vec<(String, String)>, Unfit> {
-    let list = letter.headers();
+pub fn headers(outgoing: &OutgoingMessage<'_>, reserved: &[&str]) -> Result<Vec<(String, String)>, Unsupported> {
+    let list = outgoing.headers();
     for (n, (name, _)) in list.iter().enumerate() {
         let lower = name.to_ascii_lowercase();
         let is_reserved = reserved.iter().any(|reserved| match reserved.strip_suffix('*') {
@@ -44,21 +44,21 @@ pub fn headers(letter: &Letter<'_>, reserved: &[&str]) -> Result<Vec<(String, St
             None => lower == *reserved,
         });
         if is_reserved {
-            return Err(Unfit::Header(name.clone()));
+            return Err(Unsupported::Header(name.clone()));
         }
         if list[..n].iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
-            return Err(Unfit::HeaderTwice(name.clone()));
+            return Err(Unsupported::HeaderTwice(name.clone()));
         }
     }
     Ok(list)
 }
 
 /// Metadata and, last, the job id, as an object of strings.
-pub fn metadata(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+pub fn metadata(outgoing: &OutgoingMessage<'_>) -> Result<Map<String, Value>, Unsupported> {
     let mut object: Map<String, Value> =
-        letter.job.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    match object.insert(JOB_ID.to_owned(), letter.job.id().to_string().into()) {
-        Some(_) => Err(Unfit::Value(format!("metadata named {JOB_ID}"))),
+        outgoing.job.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    match object.insert(JOB_ID.to_owned(), outgoing.job.id().to_string().into()) {
+        Some(_) => Err(Unsupported::Value(format!("metadata named {JOB_ID}"))),
         None => Ok(object),
     }
 }
@@ -156,8 +156,8 @@ pub mod testing {
     }
 
     /// The letter of a whole job.
-    pub fn letter(job: &Job) -> Letter<'_> {
-        Letter::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap()
+    pub fn letter(job: &Job) -> OutgoingMessage<'_> {
+        OutgoingMessage::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap()
     }
 
     /// An example job by name.
@@ -177,7 +177,7 @@ mod tests {
     };
 
     #[track_caller]
-    fn check_headers(name: &str, reserved: &[&str], expected: Result<usize, Unfit>) {
+    fn check_headers(name: &str, reserved: &[&str], expected: Result<usize, Unsupported>) {
         let job = job(json!({ "headers": [{ "name": name, "value": "1" }, { "name": "X-Two", "value": "2" }] }));
         assert_eq!(headers(&letter(&job), reserved).map(|list| list.len()), expected);
     }
@@ -186,9 +186,9 @@ mod tests {
     fn headers_that_an_api_keeps_or_takes_once_are_told() {
         check_headers("X-One", &[], Ok(2));
         check_headers("X-One", &["x-o"], Ok(2));
-        check_headers("X-One", &["x-one"], Err(Unfit::Header("X-One".to_owned())));
-        check_headers("X-PM-Tag", &["x-pm-*"], Err(Unfit::Header("X-PM-Tag".to_owned())));
-        check_headers("x-two", &[], Err(Unfit::HeaderTwice("X-Two".to_owned())));
+        check_headers("X-One", &["x-one"], Err(Unsupported::Header("X-One".to_owned())));
+        check_headers("X-PM-Tag", &["x-pm-*"], Err(Unsupported::Header("X-PM-Tag".to_owned())));
+        check_headers("x-two", &[], Err(Unsupported::HeaderTwice("X-Two".to_owned())));
     }
 
     #[test]

@@ -19,10 +19,10 @@ use super::{
     client::Request,
     encoding::{base64, name_addr, put},
     multipart::Form,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// The name under which webhooks give the job id back.
 const JOB_ID: &str = "postrider_job_id";
@@ -37,18 +37,18 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'
 type Fields = Vec<(String, String)>;
 
 /// One message.
-pub fn request(api_key: &SecretString, domain: &str, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    check(letter)?;
-    let mut options = options(letter)?;
-    options.extend(letter.job.metadata().iter().map(|(key, value)| (format!("v:{key}"), value.clone())));
-    options.push((format!("v:{JOB_ID}"), letter.job.id().to_string()));
-    let composed = letter.mime()?;
+pub fn request(api_key: &SecretString, domain: &str, outgoing: &OutgoingMessage<'_>) -> Result<Request, Unsupported> {
+    check(outgoing)?;
+    let mut options = options(outgoing)?;
+    options.extend(outgoing.job.metadata().iter().map(|(key, value)| (format!("v:{key}"), value.clone())));
+    options.push((format!("v:{JOB_ID}"), outgoing.job.id().to_string()));
+    let composed = outgoing.mime()?;
     if composed.needs_smtputf8 {
-        return form(api_key, domain, letter, options);
+        return form(api_key, domain, outgoing, options);
     }
     within_limit(&options)?;
     let mut form = Form::default();
-    for address in letter.recipients() {
+    for address in outgoing.recipients() {
         form.field("to", &address.to_string());
     }
     for (name, value) in &options {
@@ -59,32 +59,32 @@ pub fn request(api_key: &SecretString, domain: &str, letter: &Letter<'_>) -> Res
 }
 
 /// One message as a part of a call with others that have the same content.
-pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    check(letter)?;
-    let alone = |why: &str| Unfit::Value(format!("{why} in a shared call"));
-    let [recipient] = letter.job.recipients()[..] else { return Err(alone("several recipients")) };
+pub fn item(outgoing: &OutgoingMessage<'_>) -> Result<Item, Unsupported> {
+    check(outgoing)?;
+    let alone = |why: &str| Unsupported::Value(format!("{why} in a shared call"));
+    let [recipient] = outgoing.job.recipients()[..] else { return Err(alone("several recipients")) };
     if recipient.field != RecipientField::To {
         return Err(alone("a copy"));
     }
-    if letter.job.to()[recipient.position].address().needs_smtputf8() {
+    if outgoing.job.to()[recipient.position].address().needs_smtputf8() {
         return Err(alone("other letters than ASCII before an @"));
     }
-    let headers = headers(letter)?;
-    let texts = [Some(letter.subject()), letter.text(), letter.html()];
+    let headers = headers(outgoing)?;
+    let texts = [Some(outgoing.subject()), outgoing.text(), outgoing.html()];
     let values =
-        headers.iter().map(|(_, value)| value.as_str()).chain(letter.job.metadata().values().map(String::as_str));
+        headers.iter().map(|(_, value)| value.as_str()).chain(outgoing.job.metadata().values().map(String::as_str));
     if texts.into_iter().flatten().chain(values).any(|text| text.contains("%recipient")) {
         return Err(alone("%recipient"));
     }
-    if !letter.files().0.is_empty() {
+    if !outgoing.files().0.is_empty() {
         return Err(alone("inline images"));
     }
     let mut variables = Map::new();
-    let mut fields = content(letter);
-    fields.extend(options(letter)?);
+    let mut fields = content(outgoing);
+    fields.extend(options(outgoing)?);
     let own = headers.into_iter().map(|(name, value)| (format!("h:{name}"), value));
-    let own = own.chain(letter.job.metadata().iter().map(|(key, value)| (format!("v:{key}"), value.clone())));
-    let own = own.chain([(format!("v:{JOB_ID}"), letter.job.id().to_string())]);
+    let own = own.chain(outgoing.job.metadata().iter().map(|(key, value)| (format!("v:{key}"), value.clone())));
+    let own = own.chain([(format!("v:{JOB_ID}"), outgoing.job.id().to_string())]);
     let mut size = Fields::new();
     for (n, (name, value)) in own.enumerate() {
         fields.push((name.clone(), format!("%recipient.p{n}%")));
@@ -93,9 +93,13 @@ pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
     }
     size.extend(fields.iter().cloned());
     within_limit(&size)?;
-    let files: Vec<Value> =
-        letter.files().1.into_iter().map(|one| json!([one.filename, one.content_type, base64(&one.content)])).collect();
-    let mailbox = &letter.job.to()[recipient.position];
+    let files: Vec<Value> = outgoing
+        .files()
+        .1
+        .into_iter()
+        .map(|one| json!([one.filename, one.content_type, base64(&one.content)]))
+        .collect();
+    let mailbox = &outgoing.job.to()[recipient.position];
     Ok(Item {
         shared: json!({ "fields": fields, "files": files }).to_string(),
         own: json!({ "to": name_addr(mailbox), "address": mailbox.address().to_string(), "variables": variables }),
@@ -127,30 +131,32 @@ pub fn batch_request(api_key: &SecretString, domain: &str, items: &[&Item]) -> R
 }
 
 /// One answer for all: a wrong address makes the whole call fail.
-pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     Batched::Whole(verdict(reply, now))
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let body = reply.json();
     let text = body.as_ref().and_then(|body| body["message"].as_str()).map_or_else(|| reply.excerpt(), str::to_owned);
     match reply.status {
         // A wrong path is answered with 200 and a greeting, so that the id is needed.
         200 => match body.as_ref().and_then(|body| body["id"].as_str()).filter(|id| !id.is_empty() && reply.is_whole) {
-            Some(id) => Verdict::Taken(id.to_owned()),
+            Some(id) => ReplyVerdict::Taken(id.to_owned()),
             None => reply.by_status(&text, now),
         },
         // An hourly limit, as users report. `x-ratelimit-reset` is about the pace, as far as Mailgun's own client tells, not about a quota.
-        420 => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        420 => ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now)),
         429 => {
             let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
-            Verdict::refused(Class::Throttled, text).after(wait)
+            ReplyVerdict::refused(Class::Throttled, text).after(wait)
         }
-        403 if mentions(&text, "limit exceeded") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
+        403 if mentions(&text, "limit exceeded") => {
+            ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
+        }
         // A new domain takes a moment to be known everywhere; one that is not there at all, or in another region, does not appear by waiting.
         404 if body.is_some() && !mentions(&text, "domain not found") => {
-            Verdict::refused(Class::Transient, text).after(reply.retry_after(now))
+            ReplyVerdict::refused(Class::Transient, text).after(reply.retry_after(now))
         }
         _ => reply.by_status(&text, now),
     }
@@ -170,10 +176,15 @@ fn call(api_key: &SecretString, domain: &str, endpoint: &str, form: Form<'_>) ->
 }
 
 /// The message in fields, where MIME would need SMTPUTF8.
-fn form(api_key: &SecretString, domain: &str, letter: &Letter<'_>, mut options: Fields) -> Result<Request, Unfit> {
-    let addressees = letter.addressees().ok_or(Unfit::BlindOnly)?;
-    options.extend(headers(letter)?.into_iter().map(|(name, value)| (format!("h:{name}"), value)));
-    options.push(("h:Message-Id".to_owned(), letter.job.message_id()));
+fn form(
+    api_key: &SecretString,
+    domain: &str,
+    outgoing: &OutgoingMessage<'_>,
+    mut options: Fields,
+) -> Result<Request, Unsupported> {
+    let addressees = outgoing.addressees().ok_or(Unsupported::BlindOnly)?;
+    options.extend(headers(outgoing)?.into_iter().map(|(name, value)| (format!("h:{name}"), value)));
+    options.push(("h:Message-Id".to_owned(), outgoing.job.message_id()));
     within_limit(&options)?;
     let mut form = Form::default();
     for (field, list) in [("to", &addressees.to), ("cc", &addressees.cc), ("bcc", &addressees.bcc)] {
@@ -181,14 +192,14 @@ fn form(api_key: &SecretString, domain: &str, letter: &Letter<'_>, mut options: 
             form.field(field, &name_addr(mailbox));
         }
     }
-    for (name, value) in content(letter).iter().chain(&options) {
+    for (name, value) in content(outgoing).iter().chain(&options) {
         form.field(name, value);
     }
-    let (inline, attached) = letter.files();
+    let (inline, attached) = outgoing.files();
     for one in inline {
         // The name of the file is what `cid:` links mean here.
         if one.content_id.as_ref() != Some(&one.filename) {
-            return Err(Unfit::Value("an inline image whose name is not its content id".to_owned()));
+            return Err(Unsupported::Value("an inline image whose name is not its content id".to_owned()));
         }
         form.file("inline", &one.filename, &one.content_type, &one.content[..]);
     }
@@ -199,34 +210,34 @@ fn form(api_key: &SecretString, domain: &str, letter: &Letter<'_>, mut options: 
 }
 
 /// What Mailgun takes in no form.
-fn check(letter: &Letter<'_>) -> Result<(), Unfit> {
-    let senders = std::iter::once(letter.job.from()).chain(letter.job.reply_to());
+fn check(outgoing: &OutgoingMessage<'_>) -> Result<(), Unsupported> {
+    let senders = std::iter::once(outgoing.job.from()).chain(outgoing.job.reply_to());
     // Mailgun makes headers of them that nobody can read (github.com/anymail/django-anymail, its backend for Mailgun).
     if senders.map(Mailbox::address).any(EmailAddress::needs_smtputf8) {
-        return Err(Unfit::Value("a sender with other letters than ASCII before the @".to_owned()));
+        return Err(Unsupported::Value("a sender with other letters than ASCII before the @".to_owned()));
     }
-    for (name, _) in letter.headers() {
+    for (name, _) in outgoing.headers() {
         // Taken for orders.
         if name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("x-mailgun-")) {
-            return Err(Unfit::Header(name));
+            return Err(Unsupported::Header(name));
         }
     }
-    if letter.job.metadata().contains_key(JOB_ID) {
-        return Err(Unfit::Value(format!("metadata by the name of {JOB_ID}")));
+    if outgoing.job.metadata().contains_key(JOB_ID) {
+        return Err(Unsupported::Value(format!("metadata by the name of {JOB_ID}")));
     }
     Ok(())
 }
 
 /// Tags and tracking.
-fn options(letter: &Letter<'_>) -> Result<Fields, Unfit> {
+fn options(outgoing: &OutgoingMessage<'_>) -> Result<Fields, Unsupported> {
     let mut options = Fields::new();
-    for tag in letter.job.tags() {
+    for tag in outgoing.job.tags() {
         if !tag.is_ascii() || tag.len() > TAG_MAX {
-            return Err(Unfit::Value("a tag of other characters than ASCII".to_owned()));
+            return Err(Unsupported::Value("a tag of other characters than ASCII".to_owned()));
         }
         options.push(("o:tag".to_owned(), tag.clone()));
     }
-    let tracking = letter.job.tracking();
+    let tracking = outgoing.job.tracking();
     // Said in both cases: the domain's own setting must not track what did not ask for it.
     options.push(("o:tracking-opens".to_owned(), if tracking.opens { "yes" } else { "no" }.to_owned()));
     options.push(("o:tracking-clicks".to_owned(), if tracking.clicks { "htmlonly" } else { "no" }.to_owned()));
@@ -234,36 +245,38 @@ fn options(letter: &Letter<'_>) -> Result<Fields, Unfit> {
 }
 
 /// Sender, subject and bodies.
-fn content(letter: &Letter<'_>) -> Fields {
-    let mut fields =
-        vec![("from".to_owned(), name_addr(letter.job.from())), ("subject".to_owned(), letter.subject().to_owned())];
-    for (name, body) in [("text", letter.text()), ("html", letter.html())] {
+fn content(outgoing: &OutgoingMessage<'_>) -> Fields {
+    let mut fields = vec![
+        ("from".to_owned(), name_addr(outgoing.job.from())),
+        ("subject".to_owned(), outgoing.subject().to_owned()),
+    ];
+    for (name, body) in [("text", outgoing.text()), ("html", outgoing.html())] {
         // An empty body counts as none, and one is needed.
         fields.extend(body.map(|body| (name.to_owned(), if body.is_empty() { " " } else { body }.to_owned())));
     }
     fields
 }
 
-fn headers(letter: &Letter<'_>) -> Result<Fields, Unfit> {
-    let mut headers = letter.headers();
-    if !letter.job.reply_to().is_empty() {
-        let list: Vec<String> = letter.job.reply_to().iter().map(name_addr).collect();
+fn headers(outgoing: &OutgoingMessage<'_>) -> Result<Fields, Unsupported> {
+    let mut headers = outgoing.headers();
+    if !outgoing.job.reply_to().is_empty() {
+        let list: Vec<String> = outgoing.job.reply_to().iter().map(name_addr).collect();
         headers.push(("Reply-To".to_owned(), list.join(", ")));
     }
     for (n, (name, _)) in headers.iter().enumerate() {
         if headers[..n].iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
-            return Err(Unfit::HeaderTwice(name.clone()));
+            return Err(Unsupported::HeaderTwice(name.clone()));
         }
     }
     Ok(headers)
 }
 
-fn within_limit(options: &Fields) -> Result<(), Unfit> {
+fn within_limit(options: &Fields) -> Result<(), Unsupported> {
     let is_option = |name: &str| ["o:", "h:", "v:"].iter().any(|start| name.starts_with(start));
     let size: usize =
         options.iter().filter(|(name, _)| is_option(name)).map(|(name, value)| name.len() + value.len()).sum();
     if size > OPTIONS_MAX {
-        return Err(Unfit::Value("more than 16 KiB of headers, tags and metadata".to_owned()));
+        return Err(Unsupported::Value("more than 16 KiB of headers, tags and metadata".to_owned()));
     }
     Ok(())
 }
@@ -324,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_cut_answer_proves_nothing() {
-        let cut = Reply { is_whole: false, ..reply(200, &[], OK) };
+        let cut = ProviderReply { is_whole: false, ..reply(200, &[], OK) };
         assert_eq!(shown(&verdict(&cut, now())), "unclear");
     }
 }

@@ -9,10 +9,10 @@ use super::{
     client::Request,
     encoding::{base64, put},
     fields,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// Longest subject, in characters.
 const SUBJECT_MAX: usize = 255;
@@ -38,13 +38,17 @@ const RESERVED: [&str; 17] = [
 ];
 
 /// One message.
-pub fn request(api_key: &SecretString, secret_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    Ok(call(api_key, secret_key, vec![message(letter)?]))
+pub fn request(
+    api_key: &SecretString,
+    secret_key: &SecretString,
+    outgoing: &OutgoingMessage<'_>,
+) -> Result<Request, Unsupported> {
+    Ok(call(api_key, secret_key, vec![message(outgoing)?]))
 }
 
 /// One message as a part of a call with others. Each message of a call stands for itself.
-pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    Ok(Item { shared: String::new(), own: message(letter)? })
+pub fn item(outgoing: &OutgoingMessage<'_>) -> Result<Item, Unsupported> {
+    Ok(Item { shared: String::new(), own: message(outgoing)? })
 }
 
 /// One call for all.
@@ -53,7 +57,7 @@ pub fn batch_request(api_key: &SecretString, secret_key: &SecretString, items: &
 }
 
 /// Every message has an answer, whatever the status says of all of them.
-pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     let body = reply.json();
     match body.as_ref().and_then(|body| body["Messages"].as_array()) {
         Some(list) => Batched::Each(list.iter().map(|one| about_one(reply, one, now)).collect()),
@@ -62,23 +66,23 @@ pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     match batch_verdict(reply, now) {
         Batched::Whole(verdict) => verdict,
-        Batched::Each(list) => match <[Verdict; 1]>::try_from(list) {
+        Batched::Each(list) => match <[ReplyVerdict; 1]>::try_from(list) {
             Ok([verdict]) => verdict,
-            Err(list) => Verdict::Unclear(format!("an answer for {} messages", list.len())),
+            Err(list) => ReplyVerdict::Unclear(format!("an answer for {} messages", list.len())),
         },
     }
 }
 
 /// `Messages[n]`.
-fn about_one(reply: &Reply, one: &Value, now: Timestamp) -> Verdict {
+fn about_one(reply: &ProviderReply, one: &Value, now: Timestamp) -> ReplyVerdict {
     let is_good = (200..300).contains(&reply.status) || reply.status == 400;
     match one["Status"].as_str() {
         Some("success") if is_good => {
             let id = [&one["To"], &one["Cc"], &one["Bcc"]].into_iter().find_map(|list| list[0]["MessageUUID"].as_str());
-            Verdict::Taken(id.unwrap_or_default().to_owned())
+            ReplyVerdict::Taken(id.unwrap_or_default().to_owned())
         }
         Some("error") => error(reply, &one["Errors"][0], now),
         _ => reply.by_status("an answer without a status", now),
@@ -86,7 +90,7 @@ fn about_one(reply: &Reply, one: &Value, now: Timestamp) -> Verdict {
 }
 
 /// The call was refused before its messages were looked at.
-fn about_call(reply: &Reply, body: Option<&Value>, now: Timestamp) -> Verdict {
+fn about_call(reply: &ProviderReply, body: Option<&Value>, now: Timestamp) -> ReplyVerdict {
     match body {
         Some(body) if body["ErrorMessage"].is_string() => error(reply, body, now),
         _ => reply.by_status(&reply.excerpt(), now),
@@ -94,7 +98,7 @@ fn about_call(reply: &Reply, body: Option<&Value>, now: Timestamp) -> Verdict {
 }
 
 /// An error carries a status of its own.
-fn error(reply: &Reply, error: &Value, now: Timestamp) -> Verdict {
+fn error(reply: &ProviderReply, error: &Value, now: Timestamp) -> ReplyVerdict {
     let message = error["ErrorMessage"].as_str().unwrap_or("no reason given");
     // Support asks for the identifier.
     let text = match (error["ErrorCode"].as_str(), error["ErrorIdentifier"].as_str()) {
@@ -109,9 +113,9 @@ fn error(reply: &Reply, error: &Value, now: Timestamp) -> Verdict {
         matches!(field, "To" | "Cc" | "Bcc")
     });
     match status {
-        200..=299 => Verdict::refused(Class::Message, text),
-        400 if is_about_recipients => Verdict::refused(Class::Recipient, text),
-        _ => Reply { status, ..reply.clone() }.by_status(&text, now),
+        200..=299 => ReplyVerdict::refused(Class::Message, text),
+        400 if is_about_recipients => ReplyVerdict::refused(Class::Recipient, text),
+        _ => ProviderReply { status, ..reply.clone() }.by_status(&text, now),
     }
 }
 
@@ -121,10 +125,10 @@ fn call(api_key: &SecretString, secret_key: &SecretString, messages: Vec<Value>)
     Request::json("/v3.1/send", vec![("authorization", authorization)], &json!({ "Messages": messages }))
 }
 
-fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
-    let job = letter.job;
+fn message(outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    let job = outgoing.job;
     let mailbox = |one| fields::mailbox(one, "Email", "Name");
-    let addressees = fields::addressees(letter)?;
+    let addressees = fields::addressees(outgoing)?;
     let mut body = Map::new();
     put(&mut body, "From", mailbox(job.from()));
     for (field, list) in [("To", &addressees.to), ("Cc", &addressees.cc), ("Bcc", &addressees.bcc)] {
@@ -132,30 +136,30 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
             put(&mut body, field, list.iter().copied().map(mailbox).collect::<Value>());
         }
     }
-    if let Some(one) = fields::reply_to(letter)? {
+    if let Some(one) = fields::reply_to(outgoing)? {
         put(&mut body, "ReplyTo", mailbox(one));
     }
-    if letter.subject().chars().count() > SUBJECT_MAX {
-        return Err(Unfit::Value(format!("a subject of more than {SUBJECT_MAX} characters")));
+    if outgoing.subject().chars().count() > SUBJECT_MAX {
+        return Err(Unsupported::Value(format!("a subject of more than {SUBJECT_MAX} characters")));
     }
-    put(&mut body, "Subject", letter.subject());
-    for (field, text) in [("TextPart", letter.text()), ("HTMLPart", letter.html())] {
+    put(&mut body, "Subject", outgoing.subject());
+    for (field, text) in [("TextPart", outgoing.text()), ("HTMLPart", outgoing.html())] {
         let Some(text) = text else { continue };
         // Its marks for personal content are filled in, with nothing where there is none.
         if text.contains("[[var:") || text.contains("[[data:") {
-            return Err(Unfit::Value("a body with [[var: or [[data: in it".to_owned()));
+            return Err(Unsupported::Value("a body with [[var: or [[data: in it".to_owned()));
         }
         put(&mut body, field, fields::not_empty(text));
     }
     put(&mut body, "TemplateLanguage", false);
-    let headers = fields::headers(letter, &RESERVED)?;
+    let headers = fields::headers(outgoing, &RESERVED)?;
     if !headers.is_empty() {
         let object: Map<String, Value> = headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         put(&mut body, "Headers", object);
     }
     // Both come back with every event.
     put(&mut body, "CustomID", job.id().to_string());
-    put(&mut body, "EventPayload", Value::Object(fields::metadata(letter)?).to_string());
+    put(&mut body, "EventPayload", Value::Object(fields::metadata(outgoing)?).to_string());
     if let Some(tag) = job.tags().first() {
         put(&mut body, "CustomCampaign", tag.as_str());
         put(&mut body, "DeduplicateCampaign", false);
@@ -165,7 +169,7 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
     let word = |is_on| if is_on { "enabled" } else { "disabled" };
     put(&mut body, "TrackOpens", word(tracking.opens));
     put(&mut body, "TrackClicks", word(tracking.clicks));
-    let (inline, attached) = letter.files();
+    let (inline, attached) = outgoing.files();
     for (field, list) in [("InlinedAttachments", inline), ("Attachments", attached)] {
         if !list.is_empty() {
             put(
@@ -252,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_identifier_that_support_asks_for_stays_in_the_text() {
-        let Verdict::Refused { text, .. } = verdict(&reply(500, &[], &refused_call(500, "mj-0001")), now()) else {
+        let ReplyVerdict::Refused { text, .. } = verdict(&reply(500, &[], &refused_call(500, "mj-0001")), now()) else {
             panic!("no refusal")
         };
         assert_eq!(text, "mj-0001: why (88b5)");
@@ -266,23 +270,23 @@ mod tests {
         let whole = |status, body: &str| batch_verdict(&reply(status, &[("retry-after", "3")], body), now());
         let Batched::Whole(verdict) = whole(429, "") else { panic!("answers") };
         assert_eq!(shown(&verdict), "throttled after 3");
-        assert!(matches!(whole(200, "<html>"), Batched::Whole(Verdict::Unclear(_))));
+        assert!(matches!(whole(200, "<html>"), Batched::Whole(ReplyVerdict::Unclear(_))));
     }
 
     #[track_caller]
-    fn check_fit(fields: Value, expected: Option<Unfit>) {
+    fn check_fit(fields: Value, expected: Option<Unsupported>) {
         assert_eq!(message(&letter(&job(fields))).err(), expected);
     }
 
     #[test]
     fn what_does_not_fit_is_told_before() {
-        let not = |text: &str| Some(Unfit::Value(text.to_owned()));
+        let not = |text: &str| Some(Unsupported::Value(text.to_owned()));
         check_fit(json!({ "subject": "é".repeat(255) }), None);
         check_fit(json!({ "subject": "é".repeat(256) }), not("a subject of more than 255 characters"));
         check_fit(json!({ "reply_to": ["a@shop.example", "b@shop.example"] }), not("several addresses to reply to"));
         check_fit(json!({ "text": "Dear [[var:name]]" }), not("a body with [[var: or [[data: in it"));
         let header = json!([{ "name": "List-ID", "value": "a" }]);
-        check_fit(json!({ "headers": header }), Some(Unfit::Header("List-ID".to_owned())));
-        check_fit(json!({ "to": [], "bcc": ["a@dest.example", "b@dest.example"] }), Some(Unfit::BlindOnly));
+        check_fit(json!({ "headers": header }), Some(Unsupported::Header("List-ID".to_owned())));
+        check_fit(json!({ "to": [], "bcc": ["a@dest.example", "b@dest.example"] }), Some(Unsupported::BlindOnly));
     }
 }

@@ -9,10 +9,10 @@ pub mod credentials;
 pub mod encoding;
 pub mod fields;
 pub mod multipart;
+pub mod rate_limit_headers;
 pub mod reply;
 pub mod sigv4;
-pub mod unfit;
-pub mod window;
+pub mod unsupported;
 
 pub mod brevo;
 pub mod mailgun;
@@ -37,21 +37,21 @@ use self::{
     batch::{Batched, Item},
     client::{Client, ClientError, Lost, Request},
     credentials::Credentials,
-    reply::{Reply, Verdict},
+    reply::{ProviderReply, ReplyVerdict},
     sigv4::Keys,
-    unfit::Unfit,
+    unsupported::Unsupported,
 };
 use crate::{
-    compose::letter::Letter,
+    concurrency::priority_semaphore::PriorityPermit,
     config::{Account, ProviderConfig},
-    outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
     telemetry::traces,
-    transport::places::Permit,
 };
 
 /// The right to make one call, with the keys to sign it where the account signs.
-pub struct Place<'a> {
-    permit: Permit<'a>,
+pub struct CallPermit<'a> {
+    permit: PriorityPermit<'a>,
     keys: Option<Keys>,
 }
 
@@ -64,12 +64,12 @@ pub struct Provider {
     /// Of accounts whose keys may change while we run.
     credentials: Option<Credentials>,
     heeds_headers: bool,
-    used_up: Mutex<UsedUp>,
+    used_up: Mutex<ExhaustedQuota>,
 }
 
 /// What answers said of a window that is used up.
 #[derive(Default)]
-struct UsedUp {
+struct ExhaustedQuota {
     /// When the next one begins, until somebody asked.
     until: Option<Instant>,
     /// No call goes out before this: whoever can make others wait has heard of it by then.
@@ -112,8 +112,8 @@ impl Provider {
     }
 
     /// Whether whoever of this lane comes now waits for a call to end.
-    pub fn is_crowded(&self, lane: Lane) -> bool {
-        self.client.is_crowded(lane)
+    pub fn is_saturated(&self, lane: Lane) -> bool {
+        self.client.is_saturated(lane)
     }
 
     /// A lane makes at most so many calls at once from now on.
@@ -122,34 +122,34 @@ impl Provider {
     }
 
     /// Waits for the keys that a call needs, and in the line of this lane for a place among the calls under way.
-    pub async fn place(&self, lane: Lane) -> Result<Place<'_>, Outcome> {
+    pub async fn acquire(&self, lane: Lane) -> Result<CallPermit<'_>, Outcome> {
         let refused = |refusal| Outcome::Refused { refusal, recipients: Vec::new() };
         let keys = self.keys().await.map_err(refused)?;
-        let permit = self.client.place(lane).await.map_err(without_answer)?;
-        Ok(Place { permit, keys })
+        let permit = self.client.acquire(lane).await.map_err(without_answer)?;
+        Ok(CallPermit { permit, keys })
     }
 
-    /// Waits for a place and delivers: see [`Provider::deliver_at`].
-    pub async fn deliver<F>(&self, letter: &Letter<'_>, may_submit: F) -> Outcome
+    /// Waits for a place and delivers: see [`Provider::deliver_with`].
+    pub async fn deliver<F>(&self, outgoing: &OutgoingMessage<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        match self.place(letter.job.lane()).await {
-            Ok(place) => self.deliver_at(place, letter, may_submit).await,
+        match self.acquire(outgoing.job.lane()).await {
+            Ok(place) => self.deliver_with(place, outgoing, may_submit).await,
             Err(outcome) => outcome,
         }
     }
 
     /// Delivers one message, at most once. `may_submit` is asked right before the request goes out; `false` ends in [`Outcome::LostClaim`].
-    pub async fn deliver_at<F>(&self, place: Place<'_>, letter: &Letter<'_>, may_submit: F) -> Outcome
+    pub async fn deliver_with<F>(&self, place: CallPermit<'_>, outgoing: &OutgoingMessage<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        let Place { permit, keys } = place;
+        let CallPermit { permit, keys } = place;
         let composing = traces::step("compose");
         let (account, host, signing) = (Arc::clone(&self.account), Arc::clone(&self.host), keys.clone());
         let now = Timestamp::now();
-        let request = letter.aside(move |letter| request(&account, &host, letter, signing.as_ref(), now)).await;
+        let request = outgoing.aside(move |outgoing| request(&account, &host, outgoing, signing.as_ref(), now)).await;
         drop(composing);
         let request = match request {
             Ok(request) => request,
@@ -177,9 +177,9 @@ impl Provider {
     }
 
     /// Keeps in mind what an answer says of its window. To be called before the call gives its place to the next one.
-    fn note_window(&self, reply: &Reply) {
+    fn note_window(&self, reply: &ProviderReply) {
         if self.heeds_headers
-            && let Some(wait) = window::used_up(reply, Timestamp::now())
+            && let Some(wait) = rate_limit_headers::used_up(reply, Timestamp::now())
         {
             let now = Instant::now();
             let mut used_up = self.window();
@@ -196,7 +196,7 @@ impl Provider {
         }
     }
 
-    fn window(&self) -> std::sync::MutexGuard<'_, UsedUp> {
+    fn window(&self) -> std::sync::MutexGuard<'_, ExhaustedQuota> {
         // Two times: they cannot be half changed.
         self.used_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,7 +210,7 @@ impl Provider {
     }
 
     /// Forgets keys that the answer says have ended.
-    async fn learn(&self, reply: &Reply, keys: Option<&Keys>) {
+    async fn learn(&self, reply: &ProviderReply, keys: Option<&Keys>) {
         if let (Some(credentials), Some(keys)) = (&self.credentials, keys)
             && ses::keys_ended(reply)
         {
@@ -219,13 +219,13 @@ impl Provider {
     }
 
     /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
-    fn item(&self, letter: &Letter<'_>) -> Option<Item> {
+    fn item(&self, outgoing: &OutgoingMessage<'_>) -> Option<Item> {
         match &*self.account {
-            Account::Sendgrid { .. } => sendgrid::item(letter).ok(),
-            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), letter).ok(),
-            Account::Resend { .. } => resend::item(letter).ok(),
-            Account::Mailjet { .. } => mailjet::item(letter).ok(),
-            Account::Mailgun { .. } => mailgun::item(letter).ok(),
+            Account::Sendgrid { .. } => sendgrid::item(outgoing).ok(),
+            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), outgoing).ok(),
+            Account::Resend { .. } => resend::item(outgoing).ok(),
+            Account::Mailjet { .. } => mailjet::item(outgoing).ok(),
+            Account::Mailgun { .. } => mailgun::item(outgoing).ok(),
             _ => None,
         }
     }
@@ -242,7 +242,7 @@ impl Provider {
         }
     }
 
-    fn batch_verdict(&self, reply: &Reply, now: Timestamp) -> Batched {
+    fn batch_verdict(&self, reply: &ProviderReply, now: Timestamp) -> Batched {
         let batched = match &*self.account {
             Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
             Account::Postmark { .. } => postmark::batch_verdict(reply, now),
@@ -252,14 +252,14 @@ impl Provider {
             _ => Batched::Whole(self.verdict(reply, now)),
         };
         match batched {
-            Batched::Whole(verdict) => Batched::Whole(window::patient(verdict, reply, now)),
+            Batched::Whole(verdict) => Batched::Whole(rate_limit_headers::patient(verdict, reply, now)),
             Batched::Each(list) => {
-                Batched::Each(list.into_iter().map(|one| window::patient(one, reply, now)).collect())
+                Batched::Each(list.into_iter().map(|one| rate_limit_headers::patient(one, reply, now)).collect())
             }
         }
     }
 
-    fn verdict(&self, reply: &Reply, now: Timestamp) -> Verdict {
+    fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         let verdict = match &*self.account {
             Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
             Account::Ses(_) => ses::verdict(reply, now),
@@ -271,7 +271,7 @@ impl Provider {
             Account::Brevo { .. } => brevo::verdict(reply, now),
             Account::Mailjet { .. } => mailjet::verdict(reply, now),
         };
-        window::patient(verdict, reply, now)
+        rate_limit_headers::patient(verdict, reply, now)
     }
 }
 
@@ -279,44 +279,46 @@ impl Provider {
 fn request(
     account: &Account,
     host: &str,
-    letter: &Letter<'_>,
+    outgoing: &OutgoingMessage<'_>,
     keys: Option<&Keys>,
     now: Timestamp,
-) -> Result<Request, Unfit> {
+) -> Result<Request, Unsupported> {
     match account {
-        Account::Sendgrid { api_key } => sendgrid::request(api_key, letter),
+        Account::Sendgrid { api_key } => sendgrid::request(api_key, outgoing),
         Account::Ses(account) => {
-            let keys = keys.ok_or_else(|| Unfit::Value("anything without keys".to_owned()))?;
-            ses::request(account, keys, host, letter, now)
+            let keys = keys.ok_or_else(|| Unsupported::Value("anything without keys".to_owned()))?;
+            ses::request(account, keys, host, outgoing, now)
         }
-        Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, letter),
+        Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, outgoing),
         Account::Sparkpost { api_key, subaccount, idempotency } => {
-            sparkpost::request(api_key, subaccount.as_deref(), *idempotency, letter)
+            sparkpost::request(api_key, subaccount.as_deref(), *idempotency, outgoing)
         }
-        Account::Webhook { secret } => webhook::request(secret, letter, now),
-        Account::Postmark { api_key, message_stream } => postmark::request(api_key, message_stream.as_deref(), letter),
-        Account::Resend { api_key } => resend::request(api_key, letter),
-        Account::Brevo { api_key } => brevo::request(api_key, letter),
-        Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, letter),
+        Account::Webhook { secret } => webhook::request(secret, outgoing, now),
+        Account::Postmark { api_key, message_stream } => {
+            postmark::request(api_key, message_stream.as_deref(), outgoing)
+        }
+        Account::Resend { api_key } => resend::request(api_key, outgoing),
+        Account::Brevo { api_key } => brevo::request(api_key, outgoing),
+        Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, outgoing),
     }
 }
 
 /// A job that the provider cannot carry. Nothing was sent.
-fn misfit(unfit: &Unfit) -> Outcome {
-    let class = if matches!(unfit, Unfit::Compose(_)) { Class::Message } else { Class::Misfit };
+fn misfit(unfit: &Unsupported) -> Outcome {
+    let class = if matches!(unfit, Unsupported::Compose(_)) { Class::Message } else { Class::Unsupported };
     let refusal = Refusal { class, answer: Answer::local(Stage::Compose, &unfit.to_string()), retry_after: None };
     Outcome::Refused { refusal, recipients: Vec::new() }
 }
 
 /// What a verdict means for the attempt.
-fn outcome(status: Option<u16>, verdict: Verdict) -> Outcome {
+fn outcome(status: Option<u16>, verdict: ReplyVerdict) -> Outcome {
     let answer = |text: &str| Answer::new(Stage::Call, status, None, text);
     match verdict {
-        Verdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
-        Verdict::Refused { class, text, retry_after } => {
+        ReplyVerdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
+        ReplyVerdict::Refused { class, text, retry_after } => {
             Outcome::Refused { refusal: Refusal { class, answer: answer(&text), retry_after }, recipients: Vec::new() }
         }
-        Verdict::Unclear(text) => Outcome::Unknown(answer(&text)),
+        ReplyVerdict::Unclear(text) => Outcome::Unknown(answer(&text)),
     }
 }
 

@@ -6,10 +6,10 @@ use memchr::memmem;
 /// A form under construction.
 #[derive(Default)]
 pub struct Form<'a> {
-    parts: Vec<Part<'a>>,
+    parts: Vec<FormPart<'a>>,
 }
 
-struct Part<'a> {
+struct FormPart<'a> {
     head: String,
     content: std::borrow::Cow<'a, [u8]>,
 }
@@ -18,7 +18,7 @@ impl<'a> Form<'a> {
     /// One more field.
     pub fn field(&mut self, name: &str, value: &str) {
         let head = format!("Content-Disposition: form-data; name=\"{}\"\r\n\r\n", escaped(name));
-        self.parts.push(Part { head, content: value.as_bytes().to_owned().into() });
+        self.parts.push(FormPart { head, content: value.as_bytes().to_owned().into() });
     }
 
     /// One more file.
@@ -34,7 +34,7 @@ impl<'a> Form<'a> {
             escaped(name),
             escaped(filename)
         );
-        self.parts.push(Part { head, content: content.into() });
+        self.parts.push(FormPart { head, content: content.into() });
     }
 
     /// The media type and the body.

@@ -9,10 +9,10 @@ use super::{
     client::Request,
     encoding::{base64, name_addr, put},
     fields,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// Largest body field, in bytes.
 const BODY_MAX: usize = 5 * 1024 * 1024;
@@ -23,13 +23,17 @@ const METADATA_MAX: (usize, usize, usize) = (10, 20, 80);
 const RESERVED: [&str; 1] = ["x-pm-*"];
 
 /// One message.
-pub fn request(api_key: &SecretString, stream: Option<&str>, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    Ok(call(api_key, "/email", &message(stream, letter)?))
+pub fn request(
+    api_key: &SecretString,
+    stream: Option<&str>,
+    outgoing: &OutgoingMessage<'_>,
+) -> Result<Request, Unsupported> {
+    Ok(call(api_key, "/email", &message(stream, outgoing)?))
 }
 
 /// One message as a part of a call with others. Each message of a call stands for itself.
-pub fn item(stream: Option<&str>, letter: &Letter<'_>) -> Result<Item, Unfit> {
-    Ok(Item { shared: String::new(), own: message(stream, letter)? })
+pub fn item(stream: Option<&str>, outgoing: &OutgoingMessage<'_>) -> Result<Item, Unsupported> {
+    Ok(Item { shared: String::new(), own: message(stream, outgoing)? })
 }
 
 /// One call for all.
@@ -38,7 +42,7 @@ pub fn batch_request(api_key: &SecretString, items: &[&Item]) -> Request {
 }
 
 /// The call is answered with 200 even where single messages are refused.
-pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     match reply.json() {
         Some(Value::Array(list)) if reply.status == 200 => {
             Batched::Each(list.iter().map(|one| about_one(reply, one, now)).collect())
@@ -48,7 +52,7 @@ pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     match reply.json() {
         Some(body) if body.is_object() => about_one(reply, &body, now),
         _ => reply.by_status(&reply.excerpt(), now),
@@ -56,13 +60,13 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
 }
 
 /// The numbers of the body collide with those of HTTP and say more.
-fn about_one(reply: &Reply, body: &Value, now: Timestamp) -> Verdict {
+fn about_one(reply: &ProviderReply, body: &Value, now: Timestamp) -> ReplyVerdict {
     let text = body["Message"].as_str().unwrap_or("no reason given");
     let id = body["MessageID"].as_str();
-    let refused = |class| Verdict::refused(class, text).after(reply.retry_after(now));
+    let refused = |class| ReplyVerdict::refused(class, text).after(reply.retry_after(now));
     match (body["ErrorCode"].as_u64(), id) {
         // The code may be missing where delivery is delayed.
-        (Some(0) | None, Some(id)) if reply.status == 200 => Verdict::Taken(id.to_owned()),
+        (Some(0) | None, Some(id)) if reply.status == 200 => ReplyVerdict::Taken(id.to_owned()),
         (Some(0) | None, _) => reply.by_status(text, now),
         (Some(100 | 500 | 503), _) => refused(Class::Transient),
         (Some(429), _) => refused(Class::Throttled),
@@ -70,14 +74,14 @@ fn about_one(reply: &Reply, body: &Value, now: Timestamp) -> Verdict {
         (Some(406), _) => refused(Class::Recipient),
         (Some(300), _) if is_about_recipients(text) => refused(Class::Recipient),
         // A kind of file that this provider forbids: others may take it.
-        (Some(411), _) => refused(Class::Misfit),
+        (Some(411), _) => refused(Class::Unsupported),
         // The sender's signature is missing, or not confirmed.
         (Some(400 | 401), _) => refused(Class::Sender),
         // Token, approval of the account, message stream.
         (Some(10 | 412 | 413 | 1221..=1239), _) => refused(Class::Config),
         // An unknown number: the status where it says that it is not about the message.
         (Some(_), _) => match reply.by_status(text, now) {
-            Verdict::Unclear(_) if reply.status == 200 => refused(Class::Message),
+            ReplyVerdict::Unclear(_) if reply.status == 200 => refused(Class::Message),
             verdict => verdict,
         },
     }
@@ -94,9 +98,9 @@ fn call(api_key: &SecretString, path: &str, body: &Value) -> Request {
     Request::json(path, headers, body)
 }
 
-fn message(stream: Option<&str>, letter: &Letter<'_>) -> Result<Value, Unfit> {
-    let job = letter.job;
-    let addressees = fields::addressees(letter)?;
+fn message(stream: Option<&str>, outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    let job = outgoing.job;
+    let addressees = fields::addressees(outgoing)?;
     let mut body = Map::new();
     put(&mut body, "From", name_addr(job.from()));
     for (field, list) in [("To", &addressees.to), ("Cc", &addressees.cc), ("Bcc", &addressees.bcc)] {
@@ -107,10 +111,12 @@ fn message(stream: Option<&str>, letter: &Letter<'_>) -> Result<Value, Unfit> {
     if !job.reply_to().is_empty() {
         put(&mut body, "ReplyTo", job.reply_to().iter().map(name_addr).collect::<Vec<_>>().join(", "));
     }
-    put(&mut body, "Subject", letter.subject());
-    for (field, text) in [("TextBody", letter.text()), ("HtmlBody", letter.html())] {
+    put(&mut body, "Subject", outgoing.subject());
+    for (field, text) in [("TextBody", outgoing.text()), ("HtmlBody", outgoing.html())] {
         match text {
-            Some(text) if text.len() > BODY_MAX => return Err(Unfit::Value(format!("a body of {} bytes", text.len()))),
+            Some(text) if text.len() > BODY_MAX => {
+                return Err(Unsupported::Value(format!("a body of {} bytes", text.len())));
+            }
             Some(text) => put(&mut body, field, fields::not_empty(text)),
             None => {}
         }
@@ -118,13 +124,13 @@ fn message(stream: Option<&str>, letter: &Letter<'_>) -> Result<Value, Unfit> {
     if let Some(tag) = job.tags().first() {
         put(&mut body, "Tag", tag.as_str());
     }
-    put(&mut body, "Metadata", metadata(letter)?);
-    put(&mut body, "Headers", headers(letter)?);
+    put(&mut body, "Metadata", metadata(outgoing)?);
+    put(&mut body, "Headers", headers(outgoing)?);
     let tracking = job.tracking();
     // Said in both cases: a server's own setting must not track what did not ask for it.
     put(&mut body, "TrackOpens", tracking.opens);
     put(&mut body, "TrackLinks", if tracking.clicks { "HtmlAndText" } else { "None" });
-    let files = files(letter);
+    let files = files(outgoing);
     if !files.is_empty() {
         put(&mut body, "Attachments", files);
     }
@@ -134,31 +140,31 @@ fn message(stream: Option<&str>, letter: &Letter<'_>) -> Result<Value, Unfit> {
     Ok(Value::Object(body))
 }
 
-fn headers(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
+fn headers(outgoing: &OutgoingMessage<'_>) -> Result<Vec<Value>, Unsupported> {
     // Without the second one the first is replaced.
-    let own = [("Message-ID".to_owned(), letter.job.message_id()), ("X-PM-KeepID".to_owned(), "true".to_owned())];
-    let list = fields::headers(letter, &RESERVED)?;
+    let own = [("Message-ID".to_owned(), outgoing.job.message_id()), ("X-PM-KeepID".to_owned(), "true".to_owned())];
+    let list = fields::headers(outgoing, &RESERVED)?;
     Ok(list.into_iter().chain(own).map(|(name, value)| json!({ "Name": name, "Value": value })).collect())
 }
 
-fn metadata(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+fn metadata(outgoing: &OutgoingMessage<'_>) -> Result<Map<String, Value>, Unsupported> {
     let (entries, name, value) = METADATA_MAX;
-    let object = fields::metadata(letter)?;
+    let object = fields::metadata(outgoing)?;
     if object.len() > entries {
-        return Err(Unfit::Value(format!("more than {} entries of metadata", entries - 1)));
+        return Err(Unsupported::Value(format!("more than {} entries of metadata", entries - 1)));
     }
     for (n, (key, text)) in object.iter().enumerate() {
         let is_long = key.chars().count() > name || text.as_str().is_some_and(|text| text.chars().count() > value);
         // Names differ in more than their case.
         if is_long || object.keys().take(n).any(|earlier| earlier.eq_ignore_ascii_case(key)) {
-            return Err(Unfit::Value(format!("the metadata {key}")));
+            return Err(Unsupported::Value(format!("the metadata {key}")));
         }
     }
     Ok(object)
 }
 
-fn files(letter: &Letter<'_>) -> Vec<Value> {
-    let (inline, attached) = letter.files();
+fn files(outgoing: &OutgoingMessage<'_>) -> Vec<Value> {
+    let (inline, attached) = outgoing.files();
     let file = |one: &postrider_schemas::job::Attachment| json!({ "Name": one.filename, "ContentType": one.content_type, "Content": base64(&one.content) });
     let shown = inline.into_iter().map(|one| {
         let mut file = file(one);
@@ -198,7 +204,7 @@ mod tests {
         check(422, &error(402, "Invalid JSON"), "message");
         check(422, &error(403, "Incompatible JSON"), "message");
         check(422, &error(405, "Not allowed to send: no credits"), "quota");
-        check(422, &error(411, "Forbidden file type"), "misfit");
+        check(422, &error(411, "Forbidden file type"), "unsupported");
         check(422, &error(400, "Sender signature not found"), "sender");
         check(422, &error(401, "Sender signature not confirmed"), "sender");
         check(422, &error(412, "Account is pending approval"), "config");
@@ -253,22 +259,22 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_fit(fields: Value, expected: Option<Unfit>) {
+    fn check_fit(fields: Value, expected: Option<Unsupported>) {
         assert_eq!(message(None, &letter(&job(fields))).err(), expected);
     }
 
     #[test]
     fn what_does_not_fit_is_told_before() {
         let many: Map<String, Value> = (0..10).map(|n| (format!("k{n}"), "v".into())).collect();
-        let not = |text: &str| Some(Unfit::Value(text.to_owned()));
+        let not = |text: &str| Some(Unsupported::Value(text.to_owned()));
         check_fit(json!({ "metadata": many }), not("more than 9 entries of metadata"));
         check_fit(json!({ "metadata": { "a_name_of_some_length": "v" } }), not("the metadata a_name_of_some_length"));
         check_fit(json!({ "metadata": { "key": "v".repeat(81) } }), not("the metadata key"));
         check_fit(json!({ "metadata": { "KEY": "v", "key": "v" } }), not("the metadata key"));
         check_fit(json!({ "metadata": { "key": "v".repeat(80) } }), None);
         let header = json!([{ "name": "X-PM-Tag", "value": "a" }]);
-        check_fit(json!({ "headers": header }), Some(Unfit::Header("X-PM-Tag".to_owned())));
-        check_fit(json!({ "to": [], "bcc": ["a@dest.example", "b@dest.example"] }), Some(Unfit::BlindOnly));
+        check_fit(json!({ "headers": header }), Some(Unsupported::Header("X-PM-Tag".to_owned())));
+        check_fit(json!({ "to": [], "bcc": ["a@dest.example", "b@dest.example"] }), Some(Unsupported::BlindOnly));
         check_fit(json!({ "text": "x".repeat(BODY_MAX + 1) }), not("a body of 5242881 bytes"));
     }
 }

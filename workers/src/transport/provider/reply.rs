@@ -7,11 +7,11 @@ use http::HeaderMap;
 use jiff::{Timestamp, fmt::rfc2822};
 use serde_json::Value;
 
-use crate::outcome::Class;
+use crate::policy::outcome::Class;
 
 /// An answer as it came.
 #[derive(Debug, Clone, Default)]
-pub struct Reply {
+pub struct ProviderReply {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
@@ -24,7 +24,7 @@ pub struct Reply {
 
 /// What an answer means for the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplyVerdict {
     /// Taken. What the provider calls the message, where it says so.
     Taken(String),
     /// Certainly not taken.
@@ -40,7 +40,7 @@ pub enum Verdict {
     Unclear(String),
 }
 
-impl Verdict {
+impl ReplyVerdict {
     /// A refusal without a wish for patience.
     pub fn refused(class: Class, text: impl Into<String>) -> Self {
         Self::Refused { class, text: text.into(), retry_after: None }
@@ -58,7 +58,7 @@ impl Verdict {
     }
 }
 
-impl Reply {
+impl ProviderReply {
     /// The body as JSON; nothing where it is something else.
     pub fn json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok()
@@ -97,16 +97,16 @@ impl Reply {
 
     /// What the status alone says, for everything that a provider does not document otherwise. 502 and 504 come from a machine in
     /// between, which does not know whether the provider took the message.
-    pub fn by_status(&self, text: &str, now: Timestamp) -> Verdict {
-        let refused = |class| Verdict::refused(class, text).after(self.retry_after(now));
+    pub fn by_status(&self, text: &str, now: Timestamp) -> ReplyVerdict {
+        let refused = |class| ReplyVerdict::refused(class, text).after(self.retry_after(now));
         match self.status {
-            200..=299 => Verdict::Unclear(format!("{}: an answer that says nothing of the message", self.status)),
+            200..=299 => ReplyVerdict::Unclear(format!("{}: an answer that says nothing of the message", self.status)),
             // A redirect is not followed: the address of the API is wrong.
             300..=399 | 401 | 402 | 403 | 404 | 405 | 407 | 410 | 426 | 451 => refused(Class::Config),
             408 | 425 | 500 | 503 => refused(Class::Transient),
             429 => refused(Class::Throttled),
             400..=499 => refused(Class::Message),
-            _ => Verdict::Unclear(text.to_owned()),
+            _ => ReplyVerdict::Unclear(text.to_owned()),
         }
     }
 }
@@ -127,9 +127,9 @@ pub mod testing {
     use super::*;
 
     /// An answer with this status, these headers and this body.
-    pub fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> Reply {
+    pub fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> ProviderReply {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        Reply { status, headers, body: Bytes::copy_from_slice(body.as_bytes()), is_whole: true }
+        ProviderReply { status, headers, body: Bytes::copy_from_slice(body.as_bytes()), is_whole: true }
     }
 
     /// The time of the tables.
@@ -138,14 +138,14 @@ pub mod testing {
     }
 
     /// `taken ID`, `class` or `class after SECONDS`, `unclear`.
-    pub fn shown(verdict: &Verdict) -> String {
+    pub fn shown(verdict: &ReplyVerdict) -> String {
         match verdict {
-            Verdict::Taken(id) => format!("taken {id}"),
-            Verdict::Refused { class, retry_after: None, .. } => class.as_str().to_owned(),
-            Verdict::Refused { class, retry_after: Some(wait), .. } => {
+            ReplyVerdict::Taken(id) => format!("taken {id}"),
+            ReplyVerdict::Refused { class, retry_after: None, .. } => class.as_str().to_owned(),
+            ReplyVerdict::Refused { class, retry_after: Some(wait), .. } => {
                 format!("{} after {}", class.as_str(), wait.as_secs())
             }
-            Verdict::Unclear(_) => "unclear".to_owned(),
+            ReplyVerdict::Unclear(_) => "unclear".to_owned(),
         }
     }
 }

@@ -11,10 +11,10 @@ use super::{
     client::Request,
     encoding::{base64, put},
     fields,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// Longest name and value of a tag.
 const TAG_MAX: usize = 256;
@@ -22,16 +22,16 @@ const TAG_MAX: usize = 256;
 const RESERVED: [&str; 6] = ["from", "to", "cc", "bcc", "subject", "reply-to"];
 
 /// One message. Safe to repeat: the key is that of the job.
-pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    Ok(call(api_key, "/emails", letter.key().to_string(), &message(letter)?))
+pub fn request(api_key: &SecretString, outgoing: &OutgoingMessage<'_>) -> Result<Request, Unsupported> {
+    Ok(call(api_key, "/emails", outgoing.key().to_string(), &message(outgoing)?))
 }
 
 /// One message as a part of a call with others: without attachments, which such a call does not take.
-pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    if !letter.job.attachments().is_empty() {
-        return Err(Unfit::Value("attachments in a call for several messages".to_owned()));
+pub fn item(outgoing: &OutgoingMessage<'_>) -> Result<Item, Unsupported> {
+    if !outgoing.job.attachments().is_empty() {
+        return Err(Unsupported::Value("attachments in a call for several messages".to_owned()));
     }
-    Ok(Item { shared: String::new(), own: message(letter)? })
+    Ok(Item { shared: String::new(), own: message(outgoing)? })
 }
 
 /// One call for all. Its key is made of its content, which holds the ids of the jobs: the same jobs in the same order, the same key.
@@ -48,42 +48,42 @@ pub fn batch_request(api_key: &SecretString, items: &[&Item]) -> Request {
 }
 
 /// All messages or none, unless the account validates each for itself: then the errors stand beside the ids.
-pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     let body = reply.json().unwrap_or_default();
     let Some(taken) = body["data"].as_array().filter(|_| (200..300).contains(&reply.status)) else {
         return Batched::Whole(verdict(reply, now));
     };
     let errors = body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut taken = taken.iter().map(|one| match one["id"].as_str() {
-        Some(id) => Verdict::Taken(id.to_owned()),
-        None => Verdict::Unclear("an answer without an id".to_owned()),
+        Some(id) => ReplyVerdict::Taken(id.to_owned()),
+        None => ReplyVerdict::Unclear("an answer without an id".to_owned()),
     });
     let list = (0..taken.len() + errors.len()).filter_map(|n| {
         let error = errors.iter().find(|error| error["index"].as_u64() == u64::try_from(n).ok());
-        error.map(|error| Verdict::refused(Class::Message, reason(error))).or_else(|| taken.next())
+        error.map(|error| ReplyVerdict::refused(Class::Message, reason(error))).or_else(|| taken.next())
     });
     Batched::Each(list.collect())
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let body = reply.json();
     let text = body.as_ref().map_or_else(|| reply.excerpt(), reason);
     let name = body.as_ref().and_then(|body| body["name"].as_str()).unwrap_or_default();
     let id = body.as_ref().and_then(|body| body["id"].as_str());
     let wait = reply.retry_after(now).or_else(|| reply.seconds("ratelimit-reset"));
     match (reply.status, name) {
-        (200..=299, _) if id.is_some() => Verdict::Taken(id.unwrap_or_default().to_owned()),
+        (200..=299, _) if id.is_some() => ReplyVerdict::Taken(id.unwrap_or_default().to_owned()),
         (429, "daily_quota_exceeded" | "monthly_quota_exceeded") => {
             // `ratelimit-reset` is about the pace, not about the quota.
-            Verdict::refused(Class::Quota, text).after(reply.retry_after(now))
+            ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
         }
-        (429, _) => Verdict::refused(Class::Throttled, text).after(wait),
+        (429, _) => ReplyVerdict::refused(Class::Throttled, text).after(wait),
         // The key was used for something else, a mistake of ours that no repetition mends; or "the email payload contain invalid characters".
-        (409, "invalid_idempotent_request") | (451, _) => Verdict::refused(Class::Message, text),
+        (409, "invalid_idempotent_request") | (451, _) => ReplyVerdict::refused(Class::Message, text),
         // An earlier call with this key is under way, and may take the message: only the same call again tells.
-        (409, _) => Verdict::Unclear(text),
-        (403, _) if text.contains("domain is not verified") => Verdict::refused(Class::Sender, text),
+        (409, _) => ReplyVerdict::Unclear(text),
+        (403, _) if text.contains("domain is not verified") => ReplyVerdict::refused(Class::Sender, text),
         _ => reply.by_status(&text, now).after(reply.retry_after(now)),
     }
 }
@@ -101,9 +101,9 @@ fn reason(body: &Value) -> String {
     }
 }
 
-fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
-    let job = letter.job;
-    let addressees = fields::addressees(letter)?;
+fn message(outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    let job = outgoing.job;
+    let addressees = fields::addressees(outgoing)?;
     let mut body = Map::new();
     put(&mut body, "from", sender(job.from())?);
     put(&mut body, "to", mailboxes(&addressees.to));
@@ -115,22 +115,22 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
     if !job.reply_to().is_empty() {
         put(&mut body, "reply_to", mailboxes(&job.reply_to().iter().collect::<Vec<_>>()));
     }
-    put(&mut body, "subject", fields::not_empty(letter.subject()));
-    if let Some(html) = letter.html() {
+    put(&mut body, "subject", fields::not_empty(outgoing.subject()));
+    if let Some(html) = outgoing.html() {
         put(&mut body, "html", fields::not_empty(html));
     }
-    match (letter.text(), letter.html()) {
+    match (outgoing.text(), outgoing.html()) {
         (Some(text), _) => put(&mut body, "text", fields::not_empty(text)),
         // Otherwise one is made out of the HTML.
         (None, Some(_)) => put(&mut body, "text", ""),
         (None, None) => {}
     }
     let mut headers: Map<String, Value> =
-        fields::headers(letter, &RESERVED)?.into_iter().map(|(name, value)| (name, value.into())).collect();
+        fields::headers(outgoing, &RESERVED)?.into_iter().map(|(name, value)| (name, value.into())).collect();
     put(&mut headers, "Message-ID", job.message_id());
     put(&mut body, "headers", headers);
-    put(&mut body, "tags", tags(letter)?);
-    let files = files(letter)?;
+    put(&mut body, "tags", tags(outgoing)?);
+    let files = files(outgoing)?;
     if !files.is_empty() {
         put(&mut body, "attachments", files);
     }
@@ -139,11 +139,11 @@ fn message(letter: &Letter<'_>) -> Result<Value, Unfit> {
 
 /// The sender's name is refused in quotes and in encoded words, and taken as it is where it has none of these characters
 /// (found by django-anymail).
-fn sender(from: &Mailbox) -> Result<String, Unfit> {
+fn sender(from: &Mailbox) -> Result<String, Unsupported> {
     match from.name() {
         None => Ok(from.address().to_string()),
         Some(name) if name.contains(['<', '>', '"', ',', ';', '\\', '@']) => {
-            Err(Unfit::Value("a sender's name with one of < > \" , ; \\ @ in it".to_owned()))
+            Err(Unsupported::Value("a sender's name with one of < > \" , ; \\ @ in it".to_owned()))
         }
         Some(name) => Ok(format!("{name} <{}>", from.address())),
     }
@@ -160,22 +160,22 @@ fn mailboxes(list: &[&Mailbox]) -> Value {
 }
 
 /// Tags and metadata are the same thing here: `tag_1`, `tag_2` and so on, then metadata by name.
-fn tags(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
+fn tags(outgoing: &OutgoingMessage<'_>) -> Result<Vec<Value>, Unsupported> {
     let is_plain = |text: &str| {
         (1..=TAG_MAX).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'))
     };
     let mut tags: Vec<Value> = Vec::new();
-    for (n, tag) in letter.job.tags().iter().enumerate() {
+    for (n, tag) in outgoing.job.tags().iter().enumerate() {
         if !is_plain(tag) {
-            return Err(Unfit::Value("a tag with other characters than A-Z, a-z, 0-9, _ and -".to_owned()));
+            return Err(Unsupported::Value("a tag with other characters than A-Z, a-z, 0-9, _ and -".to_owned()));
         }
         tags.push(json!({ "name": format!("tag_{}", n + 1), "value": tag }));
     }
-    for (name, value) in fields::metadata(letter)? {
+    for (name, value) in fields::metadata(outgoing)? {
         let is_taken = tags.iter().any(|tag| tag["name"] == name.as_str());
         if is_taken || !is_plain(&name) || !value.as_str().is_some_and(is_plain) {
-            return Err(Unfit::Value(format!("the metadata {name}")));
+            return Err(Unsupported::Value(format!("the metadata {name}")));
         }
         tags.push(json!({ "name": name, "value": value }));
     }
@@ -183,13 +183,13 @@ fn tags(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
 }
 
 /// A file whose name and type disagree is dropped without a word (found by django-anymail).
-fn files(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
-    let (inline, attached) = letter.files();
+fn files(outgoing: &OutgoingMessage<'_>) -> Result<Vec<Value>, Unsupported> {
+    let (inline, attached) = outgoing.files();
     let shown = inline.into_iter().map(|one| (one, one.content_id.as_deref()));
     let list = shown.chain(attached.into_iter().map(|one| (one, None)));
     list.map(|(one, id)| {
         if fields::type_of_name(&one.filename).is_some_and(|usual| usual != fields::bare_type(&one.content_type)) {
-            return Err(Unfit::Value(format!(
+            return Err(Unsupported::Value(format!(
                 "a file of type {} with such a name",
                 fields::bare_type(&one.content_type)
             )));
@@ -279,7 +279,7 @@ mod tests {
 
     #[track_caller]
     fn check_fit(fields: Value, expected: Option<&str>) {
-        assert_eq!(message(&letter(&job(fields))).err(), expected.map(|text| Unfit::Value(text.to_owned())));
+        assert_eq!(message(&letter(&job(fields))).err(), expected.map(|text| Unsupported::Value(text.to_owned())));
     }
 
     #[test]

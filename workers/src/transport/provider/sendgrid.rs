@@ -9,10 +9,10 @@ use super::{
     batch::{Batched, Item},
     client::Request,
     encoding::{base64, put},
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// Headers that the API makes itself and refuses (its reference, "headers").
 const RESERVED: [&str; 11] = [
@@ -33,15 +33,15 @@ const RESERVED: [&str; 11] = [
 const JOB_ID: &str = "postrider_job_id";
 
 /// One message.
-pub fn request(api_key: &SecretString, letter: &Letter<'_>) -> Result<Request, Unfit> {
-    let mut body = shared(letter);
-    body.insert("personalizations".to_owned(), json!([personalization(letter)?]));
+pub fn request(api_key: &SecretString, outgoing: &OutgoingMessage<'_>) -> Result<Request, Unsupported> {
+    let mut body = shared(outgoing);
+    body.insert("personalizations".to_owned(), json!([personalization(outgoing)?]));
     Ok(call(api_key, &Value::Object(body)))
 }
 
 /// One message as a part of a call with others that have the same content.
-pub fn item(letter: &Letter<'_>) -> Result<Item, Unfit> {
-    Ok(Item { shared: Value::Object(shared(letter)).to_string(), own: personalization(letter)? })
+pub fn item(outgoing: &OutgoingMessage<'_>) -> Result<Item, Unsupported> {
+    Ok(Item { shared: Value::Object(shared(outgoing)).to_string(), own: personalization(outgoing)? })
 }
 
 /// One call for all; their shared part is the same.
@@ -53,22 +53,24 @@ pub fn batch_request(api_key: &SecretString, items: &[&Item]) -> Request {
 }
 
 /// One answer for all.
-pub fn batch_verdict(reply: &Reply, now: Timestamp) -> Batched {
+pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     Batched::Whole(verdict(reply, now))
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let text = reply.json().as_ref().map_or_else(|| reply.excerpt(), reason);
     match reply.status {
-        202 => Verdict::Taken(reply.header("x-message-id").unwrap_or_default().to_owned()),
+        202 => ReplyVerdict::Taken(reply.header("x-message-id").unwrap_or_default().to_owned()),
         429 => {
             let wait = reply.retry_after(now).or_else(|| reply.unix_time("x-ratelimit-reset", now));
-            Verdict::refused(Class::Throttled, text).after(wait)
+            ReplyVerdict::refused(Class::Throttled, text).after(wait)
         }
         // Two things: an account that is blocked for a while after too many bad requests, or a sender that is not verified.
-        403 if mentions(&text, "temporarily") => Verdict::refused(Class::Quota, text).after(reply.retry_after(now)),
-        403 if mentions(&text, "sender identity") => Verdict::refused(Class::Sender, text),
+        403 if mentions(&text, "temporarily") => {
+            ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
+        }
+        403 if mentions(&text, "sender identity") => ReplyVerdict::refused(Class::Sender, text),
         _ => reply.by_status(&text, now),
     }
 }
@@ -79,8 +81,8 @@ fn call(api_key: &SecretString, body: &Value) -> Request {
 }
 
 /// What jobs with the same content have in common.
-fn shared(letter: &Letter<'_>) -> Map<String, Value> {
-    let job = letter.job;
+fn shared(outgoing: &OutgoingMessage<'_>) -> Map<String, Value> {
+    let job = outgoing.job;
     let mut body = Map::new();
     body.insert("from".to_owned(), mailbox(job.from()));
     match job.reply_to() {
@@ -88,15 +90,15 @@ fn shared(letter: &Letter<'_>) -> Map<String, Value> {
         [one] => put(&mut body, "reply_to", mailbox(one)),
         list => put(&mut body, "reply_to_list", list.iter().map(mailbox).collect::<Value>()),
     }
-    body.insert("subject".to_owned(), letter.subject().into());
-    let bodies = [("text/plain", letter.text()), ("text/html", letter.html())];
+    body.insert("subject".to_owned(), outgoing.subject().into());
+    let bodies = [("text/plain", outgoing.text()), ("text/html", outgoing.html())];
     // An empty body is refused; a blank is not.
     let content = bodies.iter().filter_map(|(kind, body)| {
         let body = (*body)?;
         Some(json!({ "type": kind, "value": if body.is_empty() { " " } else { body } }))
     });
     body.insert("content".to_owned(), content.collect());
-    let (inline, attached) = letter.files();
+    let (inline, attached) = outgoing.files();
     let files: Vec<Value> = inline
         .into_iter()
         .map(|one| (one, "inline"))
@@ -133,8 +135,8 @@ fn shared(letter: &Letter<'_>) -> Map<String, Value> {
 }
 
 /// What is a job's own.
-fn personalization(letter: &Letter<'_>) -> Result<Value, Unfit> {
-    let addressees = letter.addressees().ok_or(Unfit::BlindOnly)?;
+fn personalization(outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    let addressees = outgoing.addressees().ok_or(Unsupported::BlindOnly)?;
     let mut own = Map::new();
     for (field, list) in [("to", &addressees.to), ("cc", &addressees.cc), ("bcc", &addressees.bcc)] {
         if !list.is_empty() {
@@ -142,19 +144,19 @@ fn personalization(letter: &Letter<'_>) -> Result<Value, Unfit> {
         }
     }
     let mut headers = Map::new();
-    for (name, value) in letter.headers() {
+    for (name, value) in outgoing.headers() {
         if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-            return Err(Unfit::Header(name));
+            return Err(Unsupported::Header(name));
         }
         if headers.insert(name.clone(), value.into()).is_some() {
-            return Err(Unfit::HeaderTwice(name));
+            return Err(Unsupported::HeaderTwice(name));
         }
     }
-    put(&mut headers, "Message-ID", letter.job.message_id());
+    put(&mut headers, "Message-ID", outgoing.job.message_id());
     put(&mut own, "headers", headers);
     let mut custom: Map<String, Value> =
-        letter.job.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    put(&mut custom, JOB_ID, letter.job.id().to_string());
+        outgoing.job.metadata().iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    put(&mut custom, JOB_ID, outgoing.job.id().to_string());
     put(&mut own, "custom_args", custom);
     Ok(Value::Object(own))
 }

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 use super::{
     client::Request,
     encoding::{base64, put},
-    reply::{Reply, Verdict},
-    sigv4::{self, Call, Keys},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    sigv4::{self, Keys, SignedCall},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, config::SesAccount, outcome::Class};
+use crate::{config::SesAccount, message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 const PATH: &str = "/v2/email/outbound-emails";
 /// Longest name or value of a message tag.
@@ -27,12 +27,12 @@ pub fn request(
     account: &SesAccount,
     keys: &Keys,
     host: &str,
-    letter: &Letter<'_>,
+    outgoing: &OutgoingMessage<'_>,
     now: Timestamp,
-) -> Result<Request, Unfit> {
-    let mut request = Request::json(PATH, Vec::new(), &body(account, letter)?);
+) -> Result<Request, Unsupported> {
+    let mut request = Request::json(PATH, Vec::new(), &body(account, outgoing)?);
     request.headers = sigv4::sign(
-        &Call {
+        &SignedCall {
             region: &account.region,
             service: "ses",
             method: "POST",
@@ -48,14 +48,14 @@ pub fn request(
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let body = reply.json().unwrap_or_default();
     let id = body["MessageId"].as_str().filter(|id| !id.is_empty());
     if let (200..=299, Some(id), true) = (reply.status, id, reply.is_whole) {
-        return Verdict::Taken(id.to_owned());
+        return ReplyVerdict::Taken(id.to_owned());
     }
     let (kind, text) = reason(reply, &body);
-    let refused = |class| Verdict::refused(class, text.as_str()).after(reply.retry_after(now));
+    let refused = |class| ReplyVerdict::refused(class, text.as_str()).after(reply.retry_after(now));
     match kind.as_str() {
         _ if reply.status < 400 => reply.by_status(&text, now),
         // With HTTP 400: the rate of a second, or the quota of a day, which only the words tell apart.
@@ -101,31 +101,31 @@ pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
 }
 
 /// True where the answer says that the keys are no longer good, so that others must be fetched.
-pub fn keys_ended(reply: &Reply) -> bool {
+pub fn keys_ended(reply: &ProviderReply) -> bool {
     let (kind, _) = reason(reply, &reply.json().unwrap_or_default());
     matches!(kind.as_str(), "ExpiredToken" | "ExpiredTokenException")
 }
 
-fn body(account: &SesAccount, letter: &Letter<'_>) -> Result<Value, Unfit> {
-    for (name, _) in letter.headers() {
+fn body(account: &SesAccount, outgoing: &OutgoingMessage<'_>) -> Result<Value, Unsupported> {
+    for (name, _) in outgoing.headers() {
         // SES takes such headers for orders to itself.
         if name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-ses-")) {
-            return Err(Unfit::Header(name));
+            return Err(Unsupported::Header(name));
         }
     }
-    let composed = letter.mime()?;
+    let composed = outgoing.mime()?;
     if composed.needs_smtputf8 {
-        return Err(Unfit::Value("an address with other letters than ASCII before the @".to_owned()));
+        return Err(Unsupported::Value("an address with other letters than ASCII before the @".to_owned()));
     }
     let mut destination = Map::new();
-    let all = letter.job.recipients();
+    let all = outgoing.job.recipients();
     let fields = [
         ("ToAddresses", RecipientField::To),
         ("CcAddresses", RecipientField::Cc),
         ("BccAddresses", RecipientField::Bcc),
     ];
     for (name, field) in fields {
-        let list: Vec<String> = letter
+        let list: Vec<String> = outgoing
             .indices
             .iter()
             .filter(|index| all[**index].field == field)
@@ -138,8 +138,8 @@ fn body(account: &SesAccount, letter: &Letter<'_>) -> Result<Value, Unfit> {
     let mut body = Map::new();
     put(&mut body, "Destination", destination);
     put(&mut body, "Content", json!({ "Raw": { "Data": base64(&composed.message) } }));
-    put(&mut body, "EmailTags", tags(letter)?);
-    let tracking_set = account.tracking_configuration_set.as_ref().filter(|_| letter.job.tracking().any());
+    put(&mut body, "EmailTags", tags(outgoing)?);
+    let tracking_set = account.tracking_configuration_set.as_ref().filter(|_| outgoing.job.tracking().any());
     if let Some(set) = tracking_set.or(account.configuration_set.as_ref()) {
         put(&mut body, "ConfigurationSetName", set.as_str());
     }
@@ -147,23 +147,25 @@ fn body(account: &SesAccount, letter: &Letter<'_>) -> Result<Value, Unfit> {
 }
 
 /// Message tags: the job id, tags by number (a name may stand once only), and metadata by its keys.
-fn tags(letter: &Letter<'_>) -> Result<Vec<Value>, Unfit> {
-    let job = letter.job;
+fn tags(outgoing: &OutgoingMessage<'_>) -> Result<Vec<Value>, Unsupported> {
+    let job = outgoing.job;
     let mut list = vec![json!({ "Name": JOB_ID, "Value": job.id().to_string() })];
     for (n, tag) in job.tags().iter().enumerate() {
         if !is_legal(tag) {
-            return Err(Unfit::Value("a tag of other characters than A-Z, a-z, 0-9, underscore and hyphen".to_owned()));
+            return Err(Unsupported::Value(
+                "a tag of other characters than A-Z, a-z, 0-9, underscore and hyphen".to_owned(),
+            ));
         }
         list.push(json!({ "Name": format!("tag_{}", n + 1), "Value": tag }));
     }
     for (key, value) in job.metadata() {
         if !is_legal(key) || !is_legal(value) {
-            return Err(Unfit::Value(
+            return Err(Unsupported::Value(
                 "metadata of other characters than A-Z, a-z, 0-9, underscore and hyphen".to_owned(),
             ));
         }
         if list.iter().any(|tag| tag["Name"] == key.as_str()) {
-            return Err(Unfit::Value("metadata by the name of a tag".to_owned()));
+            return Err(Unsupported::Value("metadata by the name of a tag".to_owned()));
         }
         list.push(json!({ "Name": key, "Value": value }));
     }
@@ -177,7 +179,7 @@ fn is_legal(text: &str) -> bool {
 }
 
 /// The name of the error, which stands in a header or in the body with different things around it, and the name with the message.
-fn reason(reply: &Reply, body: &Value) -> (String, String) {
+fn reason(reply: &ProviderReply, body: &Value) -> (String, String) {
     let kind = reply.header("x-amzn-errortype").or_else(|| body["__type"].as_str()).or_else(|| body["code"].as_str());
     let kind = kind.unwrap_or_default();
     let kind = kind.split(':').next().unwrap_or_default();
@@ -221,7 +223,7 @@ mod tests {
         check(200, "", "<html>a proxy's page</html>", "unclear");
         check(200, "", "", "unclear");
         check(200, "", &OK[..12], "unclear");
-        let cut = Reply { is_whole: false, ..reply(200, &[], OK) };
+        let cut = ProviderReply { is_whole: false, ..reply(200, &[], OK) };
         assert_eq!(shown(&verdict(&cut, now())), "unclear");
         check(302, "", OK, "config");
     }

@@ -21,7 +21,7 @@ pub struct Keys {
 
 /// What is signed.
 #[derive(Debug, Clone, Copy)]
-pub struct Call<'a> {
+pub struct SignedCall<'a> {
     /// For example `eu-central-1`.
     pub region: &'a str,
     /// For example `ses`.
@@ -39,7 +39,7 @@ pub struct Call<'a> {
 }
 
 /// The headers to add: `Authorization`, `X-Amz-Date`, and `X-Amz-Security-Token` where the keys have one.
-pub fn sign(call: &Call<'_>, keys: &Keys, now: Timestamp) -> Vec<(&'static str, SecretString)> {
+pub fn sign(call: &SignedCall<'_>, keys: &Keys, now: Timestamp) -> Vec<(&'static str, SecretString)> {
     let time = now.to_zoned(TimeZone::UTC);
     let (date, time) = (time.strftime("%Y%m%d").to_string(), time.strftime("%Y%m%dT%H%M%SZ").to_string());
     let token = keys.session_token.as_ref().map(ExposeSecret::expose_secret);
@@ -101,8 +101,8 @@ mod tests {
         }
     }
 
-    fn call<'a>(method: &'a str, headers: &'a [(&'a str, &'a str)], body: &'a [u8]) -> Call<'a> {
-        Call {
+    fn call<'a>(method: &'a str, headers: &'a [(&'a str, &'a str)], body: &'a [u8]) -> SignedCall<'a> {
+        SignedCall {
             region: "us-east-1",
             service: "service",
             method,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(call: &Call<'_>, keys: &Keys, names: &str, signature: &str) {
+    fn check(call: &SignedCall<'_>, keys: &Keys, names: &str, signature: &str) {
         let headers = sign(call, keys, "2015-08-30T12:36:00Z".parse().unwrap());
         assert_eq!(
             headers[0].1.expose_secret(),

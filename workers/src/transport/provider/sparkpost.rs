@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use super::{
     client::Request,
     encoding::put,
-    reply::{Reply, Verdict},
-    unfit::Unfit,
+    reply::{ProviderReply, ReplyVerdict},
+    unsupported::Unsupported,
 };
-use crate::{compose::letter::Letter, outcome::Class};
+use crate::{message::outgoing::OutgoingMessage, policy::outcome::Class};
 
 /// The name under which webhooks give the job id back.
 const JOB_ID: &str = "postrider_job_id";
@@ -26,54 +26,54 @@ pub fn request(
     api_key: &SecretString,
     subaccount: Option<&str>,
     idempotency: bool,
-    letter: &Letter<'_>,
-) -> Result<Request, Unfit> {
+    outgoing: &OutgoingMessage<'_>,
+) -> Result<Request, Unsupported> {
     let mut headers = vec![("authorization", api_key.clone())];
     headers.extend(subaccount.map(|id| ("x-msys-subaccount", id.into())));
     // The same key must come with the same bytes, the date included.
-    let dated = if idempotency { first_due(letter) } else { letter.dated };
+    let dated = if idempotency { first_due(outgoing) } else { outgoing.dated };
     if idempotency {
-        headers.push(("idempotency-key", letter.key().to_string().into()));
+        headers.push(("idempotency-key", outgoing.key().to_string().into()));
     }
-    Ok(Request::json("/api/v1/transmissions", headers, &body(letter, dated)?))
+    Ok(Request::json("/api/v1/transmissions", headers, &body(outgoing, dated)?))
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     let body = reply.json().unwrap_or_default();
     let text = reason(reply, &body);
-    let refused = |class| Verdict::refused(class, text.as_str()).after(reply.retry_after(now));
+    let refused = |class| ReplyVerdict::refused(class, text.as_str()).after(reply.retry_after(now));
     let code = code(&body);
     match reply.status {
         200..=299 => taken(reply, &body).unwrap_or_else(|| reply.by_status(&text, now)),
         // The sending limit is used up; nothing of the call is sent.
         420 => refused(Class::Quota),
         // Another call with this key is under way, or was made with other content: that one may have been taken.
-        409 if matches!(code, Some(1600 | 1601)) => Verdict::Unclear(text),
+        409 if matches!(code, Some(1600 | 1601)) => ReplyVerdict::Unclear(text),
         _ => reply.by_status(&text, now),
     }
 }
 
-fn body(letter: &Letter<'_>, dated: Timestamp) -> Result<Value, Unfit> {
-    let job = letter.job;
-    for (name, value) in letter.headers() {
+fn body(outgoing: &OutgoingMessage<'_>, dated: Timestamp) -> Result<Value, Unsupported> {
+    let job = outgoing.job;
+    for (name, value) in outgoing.headers() {
         // The first is taken for orders; braces in a header cannot be escaped within its limits on length.
         if name.eq_ignore_ascii_case("x-msys-api") || value.contains("{{") {
-            return Err(Unfit::Header(name));
+            return Err(Unsupported::Header(name));
         }
     }
     let named = [job.reply_to(), job.to(), job.cc()].into_iter().flatten().chain([job.from()]);
     if named.filter_map(Mailbox::name).any(|name| name.contains("{{")) {
-        return Err(Unfit::Value("double curly braces in a name".to_owned()));
+        return Err(Unsupported::Value("double curly braces in a name".to_owned()));
     }
-    let composed = letter.mime_with(dated, escaped)?;
+    let composed = outgoing.mime_with(dated, escaped)?;
     if composed.needs_smtputf8 {
-        return Err(Unfit::Value("an address with other letters than ASCII before the @".to_owned()));
+        return Err(Unsupported::Value("an address with other letters than ASCII before the @".to_owned()));
     }
     let message = String::from_utf8(composed.message)
-        .map_err(|_| Unfit::Value("a message of other bytes than text".to_owned()))?;
-    let shown_to = header_to(letter);
-    let recipients = letter.recipients().into_iter().map(|address| {
+        .map_err(|_| Unsupported::Value("a message of other bytes than text".to_owned()))?;
+    let shown_to = header_to(outgoing);
+    let recipients = outgoing.recipients().into_iter().map(|address| {
         // No name: it would stand beside `header_to`.
         let mut fields = Map::new();
         put(&mut fields, "email", address.to_string());
@@ -96,41 +96,41 @@ fn body(letter: &Letter<'_>, dated: Timestamp) -> Result<Value, Unfit> {
             "click_tracking": tracking.clicks,
             "transactional": job.lane() == Lane::Transactional,
         },
-        "metadata": metadata(letter)?,
+        "metadata": metadata(outgoing)?,
         "recipients": recipients.collect::<Value>(),
         "content": { "email_rfc822": message },
     }))
 }
 
-fn metadata(letter: &Letter<'_>) -> Result<Map<String, Value>, Unfit> {
+fn metadata(outgoing: &OutgoingMessage<'_>) -> Result<Map<String, Value>, Unsupported> {
     let mut metadata = Map::new();
-    for (key, value) in letter.job.metadata() {
+    for (key, value) in outgoing.job.metadata() {
         if key == JOB_ID {
-            return Err(Unfit::Value(format!("metadata by the name of {JOB_ID}")));
+            return Err(Unsupported::Value(format!("metadata by the name of {JOB_ID}")));
         }
         put(&mut metadata, key, value.as_str());
     }
-    put(&mut metadata, JOB_ID, letter.job.id().to_string());
+    put(&mut metadata, JOB_ID, outgoing.job.id().to_string());
     if Value::Object(metadata.clone()).to_string().len() > METADATA_MAX {
-        return Err(Unfit::Value("more than 10 kB of metadata".to_owned()));
+        return Err(Unsupported::Value("more than 10 kB of metadata".to_owned()));
     }
     Ok(metadata)
 }
 
 /// What the `To` line shows to each recipient; the recipient's own address where the job has blind ones only.
-fn header_to(letter: &Letter<'_>) -> Option<String> {
-    let list = if letter.job.to().is_empty() { letter.job.cc() } else { letter.job.to() };
+fn header_to(outgoing: &OutgoingMessage<'_>) -> Option<String> {
+    let list = if outgoing.job.to().is_empty() { outgoing.job.cc() } else { outgoing.job.to() };
     let list: Vec<String> = list.iter().map(|one| one.address().to_string()).collect();
     (!list.is_empty()).then(|| list.join(","))
 }
 
 /// When the job could be sent first: the same in every attempt. Ids of our producers hold the time at which they were made.
-fn first_due(letter: &Letter<'_>) -> Timestamp {
-    let made = letter.job.id().0.get_timestamp().and_then(|time| {
+fn first_due(outgoing: &OutgoingMessage<'_>) -> Timestamp {
+    let made = outgoing.job.id().0.get_timestamp().and_then(|time| {
         let (seconds, nanoseconds) = time.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
     });
-    made.max(letter.job.send_at()).unwrap_or(letter.dated)
+    made.max(outgoing.job.send_at()).unwrap_or(outgoing.dated)
 }
 
 /// Double curly braces as themselves.
@@ -154,18 +154,18 @@ fn escaped(text: &str) -> String {
 }
 
 /// What a 2xx says, where it says something.
-fn taken(reply: &Reply, body: &Value) -> Option<Verdict> {
+fn taken(reply: &ProviderReply, body: &Value) -> Option<ReplyVerdict> {
     let results = &body["results"];
     let id = results["id"].as_str().filter(|id| !id.is_empty() && reply.is_whole)?;
     let accepted = results["total_accepted_recipients"].as_u64();
     let rejected = results["total_rejected_recipients"].as_u64().unwrap_or(0);
     Some(match (accepted, rejected) {
-        (_, 0) => Verdict::Taken(id.to_owned()),
+        (_, 0) => ReplyVerdict::Taken(id.to_owned()),
         (Some(0), rejected) => {
-            Verdict::refused(Class::Recipient, format!("{rejected} of {rejected} recipients rejected"))
+            ReplyVerdict::refused(Class::Recipient, format!("{rejected} of {rejected} recipients rejected"))
         }
         // It does not say which.
-        (_, rejected) => Verdict::Taken(format!("{id} but for {rejected} recipients")),
+        (_, rejected) => ReplyVerdict::Taken(format!("{id} but for {rejected} recipients")),
     })
 }
 
@@ -175,7 +175,7 @@ fn code(body: &Value) -> Option<u64> {
 }
 
 /// `errors[0]`.
-fn reason(reply: &Reply, body: &Value) -> String {
+fn reason(reply: &ProviderReply, body: &Value) -> String {
     let error = &body["errors"][0];
     let Some(message) = error["message"].as_str() else { return reply.excerpt() };
     let code = code(body).map(|code| format!("{code} ")).unwrap_or_default();
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_cut_answer_proves_nothing() {
-        let cut = Reply { is_whole: false, ..reply(200, &[], OK) };
+        let cut = ProviderReply { is_whole: false, ..reply(200, &[], OK) };
         assert_eq!(shown(&verdict(&cut, now())), "unclear");
     }
 

@@ -12,19 +12,19 @@ use serde_json::{Value, json};
 use super::{
     client::Request,
     encoding::base64,
-    reply::{Reply, Verdict},
+    reply::{ProviderReply, ReplyVerdict},
     sigv4::hmac_sha256,
-    unfit::Unfit,
+    unsupported::Unsupported,
 };
-use crate::compose::letter::Letter;
+use crate::message::outgoing::OutgoingMessage;
 
 /// The kind and version of the document.
 const TYPE: &str = "postrider.message.v1";
 
 /// One message.
-pub fn request(secret: &SecretString, letter: &Letter<'_>, now: Timestamp) -> Result<Request, Unfit> {
-    let mut request = Request::json("", Vec::new(), &document(letter, now));
-    let (id, at) = (letter.key().to_string(), now.as_second().to_string());
+pub fn request(secret: &SecretString, outgoing: &OutgoingMessage<'_>, now: Timestamp) -> Result<Request, Unsupported> {
+    let mut request = Request::json("", Vec::new(), &document(outgoing, now));
+    let (id, at) = (outgoing.key().to_string(), now.as_second().to_string());
     let mut signed = format!("{id}.{at}.").into_bytes();
     signed.extend_from_slice(&request.body);
     let signature = format!("v1,{}", base64(&hmac_sha256(&key(secret), &signed)));
@@ -34,11 +34,11 @@ pub fn request(secret: &SecretString, letter: &Letter<'_>, now: Timestamp) -> Re
 }
 
 /// What an answer means.
-pub fn verdict(reply: &Reply, now: Timestamp) -> Verdict {
+pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     match reply.status {
         200..=299 => {
             let body = reply.json().unwrap_or_default();
-            Verdict::Taken(body["id"].as_str().unwrap_or_default().to_owned())
+            ReplyVerdict::Taken(body["id"].as_str().unwrap_or_default().to_owned())
         }
         _ => reply.by_status(&reply.excerpt(), now),
     }
@@ -51,10 +51,10 @@ fn key(secret: &SecretString) -> Vec<u8> {
     encoded.unwrap_or_else(|| secret.as_bytes().to_vec())
 }
 
-fn document(letter: &Letter<'_>, now: Timestamp) -> Value {
-    let job = letter.job;
+fn document(outgoing: &OutgoingMessage<'_>, now: Timestamp) -> Value {
+    let job = outgoing.job;
     let all = job.recipients();
-    let recipients = letter.indices.iter().map(|index| {
+    let recipients = outgoing.indices.iter().map(|index| {
         let one = all[*index];
         let (field, list) = match one.field {
             RecipientField::To => ("to", job.to()),
@@ -65,28 +65,28 @@ fn document(letter: &Letter<'_>, now: Timestamp) -> Value {
         recipient["field"] = field.into();
         recipient
     });
-    let (inline, attached) = letter.files();
+    let (inline, attached) = outgoing.files();
     let files = inline.into_iter().map(|one| (one, true)).chain(attached.into_iter().map(|one| (one, false)));
-    let headers = letter.headers().into_iter().map(|(name, value)| json!({ "name": name, "value": value }));
+    let headers = outgoing.headers().into_iter().map(|(name, value)| json!({ "name": name, "value": value }));
     json!({
         "type": TYPE,
         "timestamp": now.to_string(),
         "data": {
             "job_id": job.id().to_string(),
-            "part": letter.part(),
+            "part": outgoing.part(),
             "tenant": job.tenant().as_str(),
             "lane": job.lane().as_str(),
             "message_id": job.message_id(),
-            "date": letter.dated.to_string(),
+            "date": outgoing.dated.to_string(),
             // To be served now. The visible ones of the whole job follow, as the headers show them.
             "recipients": recipients.collect::<Value>(),
             "from": mailbox(job.from()),
             "reply_to": job.reply_to().iter().map(mailbox).collect::<Value>(),
             "to": job.to().iter().map(mailbox).collect::<Value>(),
             "cc": job.cc().iter().map(mailbox).collect::<Value>(),
-            "subject": letter.subject(),
-            "text": letter.text(),
-            "html": letter.html(),
+            "subject": outgoing.subject(),
+            "text": outgoing.text(),
+            "html": outgoing.html(),
             // Those for unsubscribing included.
             "headers": headers.collect::<Value>(),
             "attachments": files.map(|(one, is_inline)| json!({

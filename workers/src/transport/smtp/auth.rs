@@ -5,17 +5,17 @@ use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    failure::Failure,
-    offers::Offers,
-    reply::Reply,
+    ehlo_capabilities::EhloCapabilities,
+    failure::SmtpFailure,
+    reply::SmtpReply,
     session::Session,
     settings::{Auth, AuthMechanism},
 };
-use crate::outcome::{Class, Stage};
+use crate::policy::outcome::{Class, Stage};
 
 impl Session {
     /// Logs in. A relay that does not offer a fitting mechanism needs a person, as does one that refuses the credentials.
-    pub(super) async fn authenticate(&mut self, auth: &Auth) -> Result<(), Failure> {
+    pub(super) async fn authenticate(&mut self, auth: &Auth) -> Result<(), SmtpFailure> {
         let Some(mechanism) = choose(auth.mechanism, self.offers) else {
             let text = match auth.mechanism {
                 AuthMechanism::Auto => "the relay offers neither AUTH PLAIN nor AUTH LOGIN",
@@ -23,7 +23,7 @@ impl Session {
                 AuthMechanism::Login => "the relay does not offer AUTH LOGIN",
                 AuthMechanism::Xoauth2 => "the relay does not offer AUTH XOAUTH2",
             };
-            return Err(Failure::local(Stage::Auth, Class::Config, text));
+            return Err(SmtpFailure::local(Stage::Auth, Class::Config, text));
         };
         let reply = match mechanism {
             Mechanism::Login => self.login(auth).await?,
@@ -33,11 +33,11 @@ impl Session {
     }
 
     /// PLAIN and XOAUTH2: everything is in the first line.
-    async fn respond_at_once(&mut self, mechanism: Mechanism, auth: &Auth) -> Result<Reply, Failure> {
+    async fn respond_at_once(&mut self, mechanism: Mechanism, auth: &Auth) -> Result<SmtpReply, SmtpFailure> {
         let credentials = Credentials::new(auth.username.clone(), auth.password.expose_secret().to_owned());
         let response = mechanism
             .response(&credentials, None)
-            .map_err(|error| Failure::local(Stage::Auth, Class::Config, &error.to_string()))?;
+            .map_err(|error| SmtpFailure::local(Stage::Auth, Class::Config, &error.to_string()))?;
         let response = encode(&response);
         let name = mechanism.to_string();
         let reply = self.command(Stage::Auth, &["AUTH ", &name, " ", response.expose_secret()]).await?;
@@ -46,7 +46,7 @@ impl Session {
     }
 
     /// The two challenges are answered in their order, whatever they say: servers disagree about the wording.
-    async fn login(&mut self, auth: &Auth) -> Result<Reply, Failure> {
+    async fn login(&mut self, auth: &Auth) -> Result<SmtpReply, SmtpFailure> {
         let reply = self.command(Stage::Auth, &["AUTH LOGIN"]).await?;
         if reply.code != 334 {
             return Err(self.unwanted(Stage::Auth, reply));
@@ -65,7 +65,7 @@ fn encode(secret: &str) -> SecretString {
     STANDARD.encode(secret).into()
 }
 
-fn choose(wanted: AuthMechanism, offers: Offers) -> Option<Mechanism> {
+fn choose(wanted: AuthMechanism, offers: EhloCapabilities) -> Option<Mechanism> {
     match wanted {
         AuthMechanism::Auto | AuthMechanism::Plain if offers.plain => Some(Mechanism::Plain),
         AuthMechanism::Auto | AuthMechanism::Login if offers.login => Some(Mechanism::Login),
@@ -80,15 +80,18 @@ mod tests {
 
     #[test]
     fn only_a_mechanism_that_is_wanted_and_offered_is_chosen() {
-        let none = Offers::default();
-        let both = Offers { plain: true, login: true, ..none };
-        let login = Offers { login: true, ..none };
+        let none = EhloCapabilities::default();
+        let both = EhloCapabilities { plain: true, login: true, ..none };
+        let login = EhloCapabilities { login: true, ..none };
         assert_eq!(choose(AuthMechanism::Auto, both), Some(Mechanism::Plain));
         assert_eq!(choose(AuthMechanism::Auto, login), Some(Mechanism::Login));
-        assert_eq!(choose(AuthMechanism::Auto, Offers { xoauth2: true, ..none }), None);
+        assert_eq!(choose(AuthMechanism::Auto, EhloCapabilities { xoauth2: true, ..none }), None);
         assert_eq!(choose(AuthMechanism::Plain, login), None);
         assert_eq!(choose(AuthMechanism::Login, both), Some(Mechanism::Login));
         assert_eq!(choose(AuthMechanism::Xoauth2, both), None);
-        assert_eq!(choose(AuthMechanism::Xoauth2, Offers { xoauth2: true, ..none }), Some(Mechanism::Xoauth2));
+        assert_eq!(
+            choose(AuthMechanism::Xoauth2, EhloCapabilities { xoauth2: true, ..none }),
+            Some(Mechanism::Xoauth2)
+        );
     }
 }

@@ -1,17 +1,17 @@
 //! Delivery by an SMTP relay: a session of our own on a TCP stream without delay, built from lettre's
 //! credentials and from rustls. Not lettre's client: see DECISIONS.
 //!
-//! What an answer means is decided in [`crate::decide::classify`]; what follows from that is not decided here at all.
+//! What an answer means is decided in [`crate::policy::classify`]; what follows from that is not decided here at all.
 
 mod auth;
 mod body;
+mod ehlo_capabilities;
 mod failure;
-mod offers;
-mod permission;
 mod pool;
 mod reply;
 mod session;
 mod settings;
+mod submit_permission;
 mod tls;
 mod transaction;
 mod wire;
@@ -24,19 +24,21 @@ use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::{EmailAddress, Lane};
 use tokio::time::timeout;
 
-pub use self::pool::Place;
-pub use self::settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode};
 use self::{
-    failure::Failure,
-    permission::Permission,
+    failure::SmtpFailure,
     pool::Pool,
-    session::{Session, Target},
-    tls::Tls,
+    session::{RelayAddress, Session},
+    submit_permission::SubmitPermission,
+    tls::TlsClient,
     transaction::After,
 };
-use crate::{
-    decide::limits::parts::Use,
+pub use self::{
+    pool::ConnectionPermit,
+    settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode},
+};
+use crate::policy::{
     outcome::{Class, Outcome, Stage},
+    rate_limit::connection_split::ConnectionUse,
 };
 
 /// How long idle connections may take to say goodbye.
@@ -61,7 +63,7 @@ impl Mail<'_> {
 
 /// One relay and the connections to it.
 pub struct Relay {
-    target: Target,
+    target: RelayAddress,
     pool: Arc<Pool>,
 }
 
@@ -69,15 +71,15 @@ impl Relay {
     /// Checks the settings and reads the certificates; connects to nothing.
     pub fn new(settings: RelaySettings) -> Result<Self, RelayError> {
         settings.check()?;
-        let tls = if settings.tls == TlsMode::None { None } else { Some(Tls::new(&settings)?) };
+        let tls = if settings.tls == TlsMode::None { None } else { Some(TlsClient::new(&settings)?) };
         let hello = client_id(&settings.hello);
         let pool = Pool::new(settings.connections, settings.idle);
-        Ok(Self { target: Target { settings, tls, hello }, pool })
+        Ok(Self { target: RelayAddress { settings, tls, hello }, pool })
     }
 
     /// Waits in the line of this lane for the right to use one connection, parked or to be opened.
-    pub async fn place(&self, lane: Lane) -> Result<Place<'_>, Outcome> {
-        match timeout(self.target.settings.limits.line, self.pool.place(lane)).await {
+    pub async fn acquire(&self, lane: Lane) -> Result<ConnectionPermit<'_>, Outcome> {
+        match timeout(self.target.settings.limits.line, self.pool.acquire(lane)).await {
             Ok(Some(place)) => Ok(place),
             Ok(None) => Err(refused(Class::Transient, "the transport is closed")),
             Err(_) => Err(refused(Class::Throttled, "no connection to the relay became free in time")),
@@ -85,8 +87,8 @@ impl Relay {
     }
 
     /// Whether whoever of this lane comes now waits for a connection.
-    pub fn is_crowded(&self, lane: Lane) -> bool {
-        self.pool.is_crowded(lane)
+    pub fn is_saturated(&self, lane: Lane) -> bool {
+        self.pool.is_saturated(lane)
     }
 
     /// A lane uses at most so many of the connections from now on.
@@ -94,13 +96,13 @@ impl Relay {
         self.pool.hold_to(lane, most);
     }
 
-    /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_at`]. Takes no longer than [`StageLimits::longest`].
+    /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_with`]. Takes no longer than [`StageLimits::longest`].
     pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
-        match self.place(Lane::Transactional).await {
-            Ok(place) => self.deliver_at(place, mail, may_submit).await,
+        match self.acquire(Lane::Transactional).await {
+            Ok(place) => self.deliver_with(place, mail, may_submit).await,
             Err(outcome) => outcome,
         }
     }
@@ -113,12 +115,12 @@ impl Relay {
     ///
     /// Dropping the future closes the connection: nothing of an abandoned delivery can reach another one. Whether the
     /// message was taken is then unknown, if `may_submit` had said `true`.
-    pub async fn deliver_at<F>(&self, place: Place<'_>, mail: Mail<'_>, may_submit: F) -> Outcome
+    pub async fn deliver_with<F>(&self, place: ConnectionPermit<'_>, mail: Mail<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
     {
         let may_submit = pin!(may_submit);
-        let mut permission = Permission::new(may_submit);
+        let mut permission = SubmitPermission::new(may_submit);
         let outcome = self.attempt(&place, mail, &mut permission).await;
         // Whatever is parked was parked under it.
         drop(place);
@@ -128,7 +130,12 @@ impl Relay {
         outcome
     }
 
-    async fn attempt<F>(&self, place: &Place<'_>, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> Outcome
+    async fn attempt<F>(
+        &self,
+        place: &ConnectionPermit<'_>,
+        mail: Mail<'_>,
+        permission: &mut SubmitPermission<'_, F>,
+    ) -> Outcome
     where
         F: Future<Output = bool>,
     {
@@ -150,7 +157,7 @@ impl Relay {
     }
 
     /// Parks the session if it is fit for another message.
-    async fn put_back(&self, place: &Place<'_>, mut session: Session, after: After) {
+    async fn put_back(&self, place: &ConnectionPermit<'_>, mut session: Session, after: After) {
         let is_fit = match after {
             After::Park => true,
             After::Reset => session.reset().await,
@@ -179,7 +186,7 @@ impl Relay {
 
     /// When the certificate ends that the relay showed last.
     pub fn certificate_end(&self) -> Option<Timestamp> {
-        self.target.tls.as_ref().and_then(Tls::certificate_end)
+        self.target.tls.as_ref().and_then(TlsClient::certificate_end)
     }
 
     /// Host and port.
@@ -213,7 +220,7 @@ impl Relay {
     }
 
     /// What its connections are for now.
-    pub fn use_now(&self) -> Use {
+    pub fn use_now(&self) -> ConnectionUse {
         self.pool.use_now()
     }
 
@@ -224,7 +231,7 @@ impl Relay {
 }
 
 fn refused(class: Class, text: &str) -> Outcome {
-    Failure::local(Stage::Connect, class, text).into_outcome()
+    SmtpFailure::local(Stage::Connect, class, text).into_outcome()
 }
 
 fn client_id(hello: &str) -> ClientId {

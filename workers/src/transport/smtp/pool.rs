@@ -1,6 +1,6 @@
 //! The connections of one relay: how many at once, who is next, and which of them wait for work.
 //!
-//! A [`Place`] is the right to use one connection, new or parked. New ones are opened only by who holds a place and found
+//! A [`ConnectionPermit`] is the right to use one connection, new or parked. New ones are opened only by who holds a place and found
 //! nothing parked, so there are never more connections than places. Whatever is not parked on purpose is closed by being
 //! dropped: a cancelled delivery leaves nothing behind.
 
@@ -14,34 +14,34 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::session::{OpenMark, Session};
 use crate::{
-    decide::limits::parts::Use,
-    transport::places::{Permit, Places},
+    concurrency::priority_semaphore::{PriorityPermit, PrioritySemaphore},
+    policy::rate_limit::connection_split::ConnectionUse,
 };
 
 /// The right to use one connection.
-pub struct Place<'a> {
+pub struct ConnectionPermit<'a> {
     pool: &'a Pool,
     /// A connection is in use under it.
     is_used: AtomicBool,
     /// Given back last: whoever has it next finds what was parked under this one.
-    _permit: Permit<'a>,
+    _permit: PriorityPermit<'a>,
 }
 
 /// Somebody who wants a place or has one.
-struct Asking<'a>(&'a Pool);
+struct ConnectionWaiter<'a>(&'a Pool);
 
 /// The connections of one relay.
 pub struct Pool {
-    places: Places,
-    yard: Mutex<Yard>,
+    places: PrioritySemaphore,
+    yard: Mutex<PoolState>,
     open: Arc<AtomicUsize>,
     idle: Duration,
 }
 
 #[derive(Default)]
-struct Yard {
+struct PoolState {
     /// The one parked last is taken first, so the oldest is in front and the surplus grows old and goes.
-    parked: Vec<Parked>,
+    parked: Vec<IdleConnection>,
     /// A task is looking for connections that are idle for too long.
     is_swept: bool,
     is_closed: bool,
@@ -57,7 +57,7 @@ struct Yard {
     asking_most: usize,
 }
 
-struct Parked {
+struct IdleConnection {
     session: Session,
     since: Instant,
 }
@@ -65,28 +65,28 @@ struct Parked {
 impl Pool {
     /// At most `connections` at once, each parked for at most `idle`.
     pub fn new(connections: usize, idle: Duration) -> Arc<Self> {
-        let yard = Mutex::new(Yard { limit: connections, ..Yard::default() });
-        Arc::new(Self { places: Places::new(connections), yard, open: Arc::default(), idle })
+        let yard = Mutex::new(PoolState { limit: connections, ..PoolState::default() });
+        Arc::new(Self { places: PrioritySemaphore::new(connections), yard, open: Arc::default(), idle })
     }
 
     /// Waits in the line of its lane. `None` once the pool is closed.
-    pub async fn place(&self, lane: Lane) -> Option<Place<'_>> {
+    pub async fn acquire(&self, lane: Lane) -> Option<ConnectionPermit<'_>> {
         {
             let mut yard = self.yard();
             yard.asking += 1;
             yard.asking_most = yard.asking_most.max(yard.asking);
         }
-        let asking = Asking(self);
-        let permit = self.places.take(lane).await?;
+        let asking = ConnectionWaiter(self);
+        let permit = self.places.acquire(lane).await?;
         // The place itself asks from here on.
         std::mem::forget(asking);
         self.yard().held += 1;
-        Some(Place { pool: self, is_used: AtomicBool::new(false), _permit: permit })
+        Some(ConnectionPermit { pool: self, is_used: AtomicBool::new(false), _permit: permit })
     }
 
     /// Whether nobody of this lane gets a place at once.
-    pub fn is_crowded(&self, lane: Lane) -> bool {
-        self.places.are_taken(lane)
+    pub fn is_saturated(&self, lane: Lane) -> bool {
+        self.places.is_full_for(lane)
     }
 
     /// A lane has at most so many of the places from now on.
@@ -121,7 +121,7 @@ impl Pool {
     }
 
     /// A parked connection that seems alive.
-    pub fn take(&self, place: &Place<'_>) -> Option<Session> {
+    pub fn take(&self, place: &ConnectionPermit<'_>) -> Option<Session> {
         loop {
             let mut parked = {
                 let mut yard = self.yard();
@@ -139,13 +139,13 @@ impl Pool {
     }
 
     /// Counts a connection that is about to be opened.
-    pub fn mark(&self, place: &Place<'_>) -> OpenMark {
+    pub fn mark(&self, place: &ConnectionPermit<'_>) -> OpenMark {
         self.yard().use_by(place, true);
         OpenMark::new(&self.open)
     }
 
     /// Keeps a connection for the next message. Its place is given back next.
-    pub fn park(self: &Arc<Self>, place: &Place<'_>, session: Session) {
+    pub fn park(self: &Arc<Self>, place: &ConnectionPermit<'_>, session: Session) {
         let mut yard = self.yard();
         let is_too_many = yard.parked.len() + yard.used > yard.limit;
         let is_left = yard.is_replaced && yard.asking == yard.held;
@@ -155,7 +155,7 @@ impl Pool {
             return;
         }
         yard.use_by(place, false);
-        yard.parked.push(Parked { session, since: Instant::now() });
+        yard.parked.push(IdleConnection { session, since: Instant::now() });
         if !yard.is_swept {
             yard.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
@@ -174,9 +174,9 @@ impl Pool {
     }
 
     /// Places there are to be, those who want one or have one, and the connections that there are or are about to be.
-    pub fn use_now(&self) -> Use {
+    pub fn use_now(&self) -> ConnectionUse {
         let yard = self.yard();
-        Use { limit: yard.limit, asking: yard.asking, open: yard.open() }
+        ConnectionUse { limit: yard.limit, asking: yard.asking, open: yard.open() }
     }
 
     /// Lets nobody in any more and hands out what is parked.
@@ -215,20 +215,20 @@ impl Pool {
         next
     }
 
-    fn yard(&self) -> MutexGuard<'_, Yard> {
+    fn yard(&self) -> MutexGuard<'_, PoolState> {
         // Nothing in here can panic half-way, so a poisoned lock guards a whole yard.
         self.yard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Yard {
+impl PoolState {
     /// Connections that there are or are about to be.
     fn open(&self) -> usize {
         self.used + self.parked.len().max(self.held - self.used)
     }
 
     /// Whether a place has a connection from now on.
-    fn use_by(&mut self, place: &Place<'_>, is_used: bool) {
+    fn use_by(&mut self, place: &ConnectionPermit<'_>, is_used: bool) {
         match (place.is_used.swap(is_used, Ordering::Relaxed), is_used) {
             (false, true) => self.used += 1,
             (true, false) => self.used -= 1,
@@ -237,13 +237,13 @@ impl Yard {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for ConnectionWaiter<'_> {
     fn drop(&mut self) {
         self.0.yard().asking -= 1;
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ConnectionPermit<'_> {
     fn drop(&mut self) {
         let mut yard = self.pool.yard();
         yard.asking -= 1;

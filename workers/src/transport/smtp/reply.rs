@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use crate::outcome::{Answer, EnhancedCode, Stage};
+use crate::policy::outcome::{Answer, EnhancedCode, Stage};
 
 /// Longest line, its end included. RFC 5321 wants 512; some servers put whole sentences there.
 const LINE_MAX: usize = 2048;
@@ -39,16 +39,16 @@ pub enum Garbage {
     Surplus,
 }
 
-/// A whole reply. Its text stays in the [`Replies`] it came from, until the next bytes are added there.
+/// A whole reply. Its text stays in the [`SmtpReplies`] it came from, until the next bytes are added there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
+pub struct SmtpReply {
     /// 200 to 599.
     pub code: u16,
     start: usize,
     end: usize,
 }
 
-impl Reply {
+impl SmtpReply {
     /// 2xx: done as asked.
     pub fn is_positive(self) -> bool {
         (200..300).contains(&self.code)
@@ -57,7 +57,7 @@ impl Reply {
 
 /// What was read from a connection and not yet understood.
 #[derive(Debug, Default)]
-pub struct Replies {
+pub struct SmtpReplies {
     buffer: Vec<u8>,
     /// Where the reply that is being read starts.
     start: usize,
@@ -71,7 +71,7 @@ pub struct Replies {
     code: Option<u16>,
 }
 
-impl Replies {
+impl SmtpReplies {
     /// Room for the next bytes, never empty. Tell [`Self::filled`] how many came.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.start > 0 {
@@ -98,7 +98,7 @@ impl Replies {
     }
 
     /// The next reply, once all of it is there. After an error there is no next one.
-    pub fn take(&mut self) -> Result<Option<Reply>, Garbage> {
+    pub fn take(&mut self) -> Result<Option<SmtpReply>, Garbage> {
         while let Some(found) = memchr(b'\n', &self.buffer[self.searched..self.end]) {
             let end = self.searched + found + 1;
             if end - self.line > LINE_MAX {
@@ -115,7 +115,7 @@ impl Replies {
             self.line = end;
             self.searched = end;
             if is_last {
-                let reply = Reply { code, start: self.start, end };
+                let reply = SmtpReply { code, start: self.start, end };
                 self.start = end;
                 self.lines = 0;
                 self.code = None;
@@ -134,14 +134,14 @@ impl Replies {
     }
 
     /// The texts of a reply's lines, without codes and line ends.
-    pub fn texts(&self, reply: Reply) -> impl Iterator<Item = &[u8]> {
+    pub fn texts(&self, reply: SmtpReply) -> impl Iterator<Item = &[u8]> {
         self.buffer[reply.start..reply.end]
             .split_inclusive(|byte| *byte == b'\n')
             .map(|line| line_of(line).get(4..).unwrap_or_default())
     }
 
     /// The reply in the words of an outcome. The enhanced code is taken from the first line and out of the text.
-    pub fn answer(&self, stage: Stage, reply: Reply) -> Answer {
+    pub fn answer(&self, stage: Stage, reply: SmtpReply) -> Answer {
         let mut enhanced = None;
         let mut text = Cow::Borrowed("");
         for line in self.texts(reply) {
@@ -210,7 +210,7 @@ mod tests {
 
     /// Feeds `bytes` in pieces of the given sizes (the last size repeats) and takes everything that can be taken.
     fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Answer>, Option<Garbage>, bool) {
-        let mut replies = Replies::default();
+        let mut replies = SmtpReplies::default();
         let mut answers = Vec::new();
         let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().unwrap()));
         let mut rest = bytes;

@@ -21,25 +21,27 @@ use tokio::{
 };
 
 use super::{
-    failure::{Failure, Trouble},
-    offers::Offers,
-    reply::{Garbage, Replies, Reply},
+    ehlo_capabilities::EhloCapabilities,
+    failure::{SmtpFailure, SmtpTrouble},
+    reply::{Garbage, SmtpReplies, SmtpReply},
     settings::{RelaySettings, StageLimits, TlsMode},
-    tls::Tls,
+    tls::TlsClient,
     wire::{Wire, connect},
 };
 use crate::{
-    decide::classify::Handover,
-    outcome::{Answer, Class, Refusal, Stage},
+    policy::{
+        classify::DataPhase,
+        outcome::{Answer, Class, Refusal, Stage},
+    },
     telemetry::traces,
 };
 
 /// Where sessions lead, and how they introduce themselves.
-pub struct Target {
+pub struct RelayAddress {
     /// As they were given.
     pub settings: RelaySettings,
     /// Present unless the mode is [`TlsMode::None`].
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsClient>,
     /// The name for EHLO.
     pub hello: ClientId,
 }
@@ -64,28 +66,28 @@ impl Drop for OpenMark {
 /// One conversation. Dropping it closes the connection at once.
 pub struct Session {
     pub(super) wire: Wire,
-    pub(super) replies: Replies,
+    pub(super) replies: SmtpReplies,
     /// What is to be written next, built here so that a flight of commands is one write.
     pub(super) out: Vec<u8>,
-    pub(super) offers: Offers,
+    pub(super) offers: EhloCapabilities,
     pub(super) limits: StageLimits,
     /// Transactions begun.
     pub(super) served: u32,
     /// Replies read since the transaction began.
     pub(super) heard: u32,
     /// Whether the final dot of the transaction may have left.
-    pub(super) handover: Handover,
+    pub(super) handover: DataPhase,
     _mark: OpenMark,
 }
 
 impl Session {
     /// Connects, encrypts, introduces itself and logs in, as the settings say.
-    pub async fn open(target: &Target, mark: OpenMark) -> Result<Self, Failure> {
+    pub async fn open(target: &RelayAddress, mark: OpenMark) -> Result<Self, SmtpFailure> {
         let settings = &target.settings;
         let step = traces::step("smtp connect");
         let stream = connect(&settings.host, settings.port, settings.limits.connect)
             .await
-            .map_err(|error| Failure::trouble(Stage::Connect, &Trouble::from(error), Handover::No));
+            .map_err(|error| SmtpFailure::trouble(Stage::Connect, &SmtpTrouble::from(error), DataPhase::No));
         let stream = noted(&step, stream)?;
         drop(step);
         let wire = match &target.tls {
@@ -97,13 +99,13 @@ impl Session {
         };
         let mut session = Self {
             wire,
-            replies: Replies::default(),
+            replies: SmtpReplies::default(),
             out: Vec::with_capacity(512),
-            offers: Offers::default(),
+            offers: EhloCapabilities::default(),
             limits: settings.limits,
             served: 0,
             heard: 0,
-            handover: Handover::No,
+            handover: DataPhase::No,
             _mark: mark,
         };
         let step = traces::step("smtp hello");
@@ -123,36 +125,36 @@ impl Session {
     }
 
     /// The greeting and the first EHLO.
-    async fn greeted(&mut self, name: &ClientId) -> Result<(), Failure> {
+    async fn greeted(&mut self, name: &ClientId) -> Result<(), SmtpFailure> {
         let greeting = self.reply(Stage::Connect, self.limits.command).await?;
         self.want_positive(Stage::Connect, greeting)?;
         self.hello(name).await
     }
 
-    async fn hello(&mut self, name: &ClientId) -> Result<(), Failure> {
+    async fn hello(&mut self, name: &ClientId) -> Result<(), SmtpFailure> {
         let name = name.to_string();
         let reply = self.command(Stage::Hello, &["EHLO ", &name]).await?;
-        self.offers = Offers::default();
+        self.offers = EhloCapabilities::default();
         // The relay is older than extensions.
         if matches!(reply.code, 500 | 502) {
             let reply = self.command(Stage::Hello, &["HELO ", &name]).await?;
             return self.want_positive(Stage::Hello, reply);
         }
         self.want_positive(Stage::Hello, reply)?;
-        self.offers = Offers::parse(self.replies.texts(reply));
+        self.offers = EhloCapabilities::parse(self.replies.texts(reply));
         Ok(())
     }
 
-    async fn start_tls(mut self, tls: &Tls) -> Result<Self, Failure> {
+    async fn start_tls(mut self, tls: &TlsClient) -> Result<Self, SmtpFailure> {
         if !self.offers.starttls {
-            return Err(Failure::local(Stage::Tls, Class::Config, "the relay does not offer STARTTLS"));
+            return Err(SmtpFailure::local(Stage::Tls, Class::Config, "the relay does not offer STARTTLS"));
         }
         let reply = self.command(Stage::Tls, &["STARTTLS"]).await?;
         self.want_positive(Stage::Tls, reply)?;
         // Somebody on the way may have put replies here that would later seem to come through the encryption.
         if !self.replies.is_empty() {
             let text = "the relay sent more than the answer to STARTTLS in clear";
-            return Err(Failure::local(Stage::Tls, Class::Config, text));
+            return Err(SmtpFailure::local(Stage::Tls, Class::Config, text));
         }
         if let Wire::Plain(stream) = self.wire {
             self.wire = tls.wrap(stream, self.limits.tls).await?;
@@ -161,7 +163,7 @@ impl Session {
     }
 
     /// One command, given in parts, and its reply.
-    pub(super) async fn command(&mut self, stage: Stage, parts: &[&str]) -> Result<Reply, Failure> {
+    pub(super) async fn command(&mut self, stage: Stage, parts: &[&str]) -> Result<SmtpReply, SmtpFailure> {
         self.out.clear();
         for part in parts {
             self.out.extend_from_slice(part.as_bytes());
@@ -172,10 +174,10 @@ impl Session {
     }
 
     /// Writes what is in `out`, in one go.
-    pub(super) async fn send(&mut self, stage: Stage) -> Result<(), Failure> {
+    pub(super) async fn send(&mut self, stage: Stage) -> Result<(), SmtpFailure> {
         // Bytes that are here before the question are no answer to it.
         if !self.replies.is_empty() {
-            return Err(self.trouble(stage, &Trouble::Garbage(Garbage::Surplus)));
+            return Err(self.trouble(stage, &SmtpTrouble::Garbage(Garbage::Surplus)));
         }
         let limit = self.limits.command;
         let write = async {
@@ -184,20 +186,20 @@ impl Session {
         };
         match timeout(limit, write).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.trouble(stage, &Trouble::from(error))),
-            Err(_) => Err(self.trouble(stage, &Trouble::TimedOut(limit))),
+            Ok(Err(error)) => Err(self.trouble(stage, &SmtpTrouble::from(error))),
+            Err(_) => Err(self.trouble(stage, &SmtpTrouble::TimedOut(limit))),
         }
     }
 
     /// The next reply, whole and within `limit`.
-    pub(super) async fn reply(&mut self, stage: Stage, limit: Duration) -> Result<Reply, Failure> {
+    pub(super) async fn reply(&mut self, stage: Stage, limit: Duration) -> Result<SmtpReply, SmtpFailure> {
         let reply = match self.replies.take() {
             Ok(Some(reply)) => Ok(reply),
             Ok(None) => match timeout(limit, self.read_reply()).await {
                 Ok(read) => read,
-                Err(_) => Err(Trouble::TimedOut(limit)),
+                Err(_) => Err(SmtpTrouble::TimedOut(limit)),
             },
-            Err(garbage) => Err(Trouble::Garbage(garbage)),
+            Err(garbage) => Err(SmtpTrouble::Garbage(garbage)),
         };
         match reply {
             Ok(reply) => {
@@ -209,11 +211,11 @@ impl Session {
     }
 
     /// Reads until a whole reply is there.
-    pub(super) async fn read_reply(&mut self) -> Result<Reply, Trouble> {
+    pub(super) async fn read_reply(&mut self) -> Result<SmtpReply, SmtpTrouble> {
         loop {
             let count = self.wire.read(self.replies.spare()).await?;
             if count == 0 {
-                return Err(Trouble::Closed);
+                return Err(SmtpTrouble::Closed);
             }
             self.replies.filled(count);
             if let Some(reply) = self.replies.take()? {
@@ -222,13 +224,13 @@ impl Session {
         }
     }
 
-    pub(super) fn want_positive(&self, stage: Stage, reply: Reply) -> Result<(), Failure> {
+    pub(super) fn want_positive(&self, stage: Stage, reply: SmtpReply) -> Result<(), SmtpFailure> {
         if reply.is_positive() { Ok(()) } else { Err(self.unwanted(stage, reply)) }
     }
 
     /// `None` for a positive reply, the refusal for a negative one. 421 is a failure: the relay hangs up after it, so no
     /// other reply follows. So is a reply that does not belong here.
-    pub(super) fn refusal(&self, stage: Stage, reply: Reply) -> Result<Option<Refusal>, Failure> {
+    pub(super) fn refusal(&self, stage: Stage, reply: SmtpReply) -> Result<Option<Refusal>, SmtpFailure> {
         if reply.is_positive() {
             return Ok(None);
         }
@@ -239,16 +241,16 @@ impl Session {
         Ok(failure.into_refusal())
     }
 
-    pub(super) fn answer(&self, stage: Stage, reply: Reply) -> Answer {
+    pub(super) fn answer(&self, stage: Stage, reply: SmtpReply) -> Answer {
         self.replies.answer(stage, reply)
     }
 
-    pub(super) fn unwanted(&self, stage: Stage, reply: Reply) -> Failure {
-        Failure::reply(self.answer(stage, reply), self.handover)
+    pub(super) fn unwanted(&self, stage: Stage, reply: SmtpReply) -> SmtpFailure {
+        SmtpFailure::reply(self.answer(stage, reply), self.handover)
     }
 
-    pub(super) fn trouble(&self, stage: Stage, trouble: &Trouble) -> Failure {
-        Failure::trouble(stage, trouble, self.handover)
+    pub(super) fn trouble(&self, stage: Stage, trouble: &SmtpTrouble) -> SmtpFailure {
+        SmtpFailure::trouble(stage, trouble, self.handover)
     }
 
     /// True when nothing came since the last reply: neither bytes nor the end of the connection.
@@ -283,7 +285,7 @@ impl Session {
 }
 
 /// Marks a step as failed where it is.
-pub(super) fn noted<T>(step: &traces::Step, result: Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn noted<T>(step: &traces::TraceStep, result: Result<T, SmtpFailure>) -> Result<T, SmtpFailure> {
     if step.is_recorded()
         && let Err(failure) = &result
     {

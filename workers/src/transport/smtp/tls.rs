@@ -11,24 +11,26 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
-    failure::{Failure, Trouble},
+    failure::{SmtpFailure, SmtpTrouble},
     settings::{RelayError, RelaySettings},
     wire::Wire,
 };
 use crate::{
-    decide::classify::Handover,
-    outcome::{Class, Stage},
+    policy::{
+        classify::DataPhase,
+        outcome::{Class, Stage},
+    },
     transport::certificate::Shown,
 };
 
 /// What the handshake with one relay needs.
-pub struct Tls {
+pub struct TlsClient {
     connector: TlsConnector,
     name: ServerName<'static>,
     shown: Shown,
 }
 
-impl Tls {
+impl TlsClient {
     /// Reads the operating system's certificates and the CA file. ring is passed in so that no other part of the process
     /// decides which cryptography is used.
     pub fn new(settings: &RelaySettings) -> Result<Self, RelayError> {
@@ -48,7 +50,7 @@ impl Tls {
     }
 
     /// Encrypts a connection on which nothing is under way.
-    pub async fn wrap(&self, stream: TcpStream, limit: std::time::Duration) -> Result<Wire, Failure> {
+    pub async fn wrap(&self, stream: TcpStream, limit: std::time::Duration) -> Result<Wire, SmtpFailure> {
         let handshake = self.connector.connect(self.name.clone(), stream);
         match timeout(limit, handshake).await {
             Ok(Ok(stream)) => {
@@ -58,7 +60,7 @@ impl Tls {
                 Ok(Wire::Tls(Box::new(stream)))
             }
             Ok(Err(error)) => Err(refused(error)),
-            Err(_) => Err(Failure::trouble(Stage::Tls, &Trouble::TimedOut(limit), Handover::No)),
+            Err(_) => Err(SmtpFailure::trouble(Stage::Tls, &SmtpTrouble::TimedOut(limit), DataPhase::No)),
         }
     }
 }
@@ -87,16 +89,16 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, RelayError> {
 }
 
 /// A broken connection may hold next time; a certificate or a protocol stays wrong until a person sees to it.
-fn refused(error: io::Error) -> Failure {
+fn refused(error: io::Error) -> SmtpFailure {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return Failure::trouble(Stage::Tls, &Trouble::from(error), Handover::No);
+        return SmtpFailure::trouble(Stage::Tls, &SmtpTrouble::from(error), DataPhase::No);
     };
     let text = match tls {
         rustls::Error::InvalidCertificate(reason) => certificate(reason),
         rustls::Error::InvalidMessage(_) => "the relay does not speak TLS here".to_owned(),
         other => format!("the TLS handshake failed: {other}"),
     };
-    Failure::local(Stage::Tls, Class::Config, &text)
+    SmtpFailure::local(Stage::Tls, Class::Config, &text)
 }
 
 fn certificate(reason: &CertificateError) -> String {
@@ -119,7 +121,7 @@ mod tests {
     #[track_caller]
     fn refused_ca_file(path: &Path) -> String {
         let settings = RelaySettings { ca_file: Some(path.to_owned()), ..plain() };
-        Tls::new(&settings).err().unwrap().to_string()
+        TlsClient::new(&settings).err().unwrap().to_string()
     }
 
     #[test]
@@ -135,6 +137,6 @@ mod tests {
     #[test]
     fn a_host_that_no_certificate_can_name_is_an_error() {
         let settings = RelaySettings { host: "a_b..c".into(), ..plain() };
-        assert!(Tls::new(&settings).err().unwrap().to_string().starts_with("`host` "));
+        assert!(TlsClient::new(&settings).err().unwrap().to_string().starts_with("`host` "));
     }
 }

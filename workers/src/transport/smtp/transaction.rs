@@ -11,16 +11,18 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 use super::{
     Mail,
     body::Body,
-    failure::{Failure, Trouble},
-    permission::Permission,
-    reply::{Garbage, Reply},
+    failure::{SmtpFailure, SmtpTrouble},
+    reply::{Garbage, SmtpReply},
     session::{Session, noted},
     settings::PENDING_REPLY,
+    submit_permission::SubmitPermission,
     wire::Wire,
 };
 use crate::{
-    decide::classify::{Handover, Verdict, mildest},
-    outcome::{Class, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
+    policy::{
+        classify::{Classification, DataPhase, mildest},
+        outcome::{Class, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
+    },
     telemetry::{registry::attribute, traces},
 };
 
@@ -41,7 +43,7 @@ pub enum After {
 }
 
 /// How the envelope went.
-enum Envelope {
+enum EnvelopeResult {
     /// The relay waits for the message, for everybody but these.
     Open(Vec<RecipientRefusal>),
     /// The relay does not want the message.
@@ -50,7 +52,7 @@ enum Envelope {
 
 impl Session {
     /// Sends one message. Not to be called again after anything but [`After::Park`], or [`After::Reset`] and a reset.
-    pub async fn transact<F>(&mut self, mail: Mail<'_>, permission: &mut Permission<'_, F>) -> (Outcome, After)
+    pub async fn transact<F>(&mut self, mail: Mail<'_>, permission: &mut SubmitPermission<'_, F>) -> (Outcome, After)
     where
         F: Future<Output = bool>,
     {
@@ -61,7 +63,7 @@ impl Session {
         let is_reused = self.served > 0;
         self.served += 1;
         self.heard = 0;
-        self.handover = Handover::No;
+        self.handover = DataPhase::No;
         match self.exchange(mail, &body, permission).await {
             Ok(end) => end,
             Err(failure) => {
@@ -73,16 +75,16 @@ impl Session {
 
     /// True when the relay had given the connection up before it saw the transaction: it is gone without a word, or with 421
     /// for a first word. A 421 about our pace is meant for us.
-    fn was_stale(&self, failure: &Failure) -> bool {
+    fn was_stale(&self, failure: &SmtpFailure) -> bool {
         let is_gone = failure.is_lost && self.heard == 0 && self.replies.is_empty();
         let is_idle = failure.answer.code == Some(421) && self.heard == 1;
-        is_gone || (is_idle && failure.verdict == Verdict::Refused(Class::Transient))
+        is_gone || (is_idle && failure.verdict == Classification::Refused(Class::Transient))
     }
 
     /// Why this relay cannot get this message, as far as that is known before asking. All of these are about the message:
     /// as `Config`, one such message would stop the relay for all others.
-    fn objection(&self, mail: Mail<'_>, body: &Body<'_>) -> Option<Failure> {
-        let no = |stage, text: &str| Some(Failure::local(stage, Class::Message, text));
+    fn objection(&self, mail: Mail<'_>, body: &Body<'_>) -> Option<SmtpFailure> {
+        let no = |stage, text: &str| Some(SmtpFailure::local(stage, Class::Message, text));
         if mail.recipients.is_empty() {
             return no(Stage::RcptTo, "the message has no recipient");
         }
@@ -102,33 +104,33 @@ impl Session {
         &mut self,
         mail: Mail<'_>,
         body: &Body<'_>,
-        permission: &mut Permission<'_, F>,
-    ) -> Result<(Outcome, After), Failure>
+        permission: &mut SubmitPermission<'_, F>,
+    ) -> Result<(Outcome, After), SmtpFailure>
     where
         F: Future<Output = bool>,
     {
         let lost = Ok((Outcome::LostClaim, After::Drop));
         let Some(envelope) = permission.alongside(self.envelope(mail, body)).await else { return lost };
         let refused = match envelope? {
-            Envelope::Open(refused) => refused,
-            Envelope::Declined(outcome, after) => return Ok((outcome, after)),
+            EnvelopeResult::Open(refused) => refused,
+            EnvelopeResult::Declined(outcome, after) => return Ok((outcome, after)),
         };
         match timeout(self.limits.data, permission.granted()).await {
             Ok(true) => {}
             Ok(false) => return lost,
             Err(_) => {
                 let text = "the permission to submit did not come in time";
-                return Err(Failure::local(Stage::Data, Class::Transient, text));
+                return Err(SmtpFailure::local(Stage::Data, Class::Transient, text));
             }
         }
         // A reply too many now would be taken for the answer to the message.
         if !self.is_quiet() {
-            return Err(self.trouble(Stage::Data, &Trouble::Garbage(Garbage::Surplus)));
+            return Err(self.trouble(Stage::Data, &SmtpTrouble::Garbage(Garbage::Surplus)));
         }
         self.submit(body, refused).await
     }
 
-    async fn envelope(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+    async fn envelope(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<EnvelopeResult, SmtpFailure> {
         if self.offers.pipelining {
             // One round trip, one step.
             let step = traces::step("smtp envelope");
@@ -139,7 +141,7 @@ impl Session {
         }
     }
 
-    async fn envelope_at_once(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+    async fn envelope_at_once(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<EnvelopeResult, SmtpFailure> {
         self.out.clear();
         self.put_mail(mail, body);
         for recipient in mail.recipients {
@@ -165,7 +167,7 @@ impl Session {
     }
 
     /// Each command waits for its answer. Recipients are many: their round trips are one step.
-    async fn envelope_in_steps(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Envelope, Failure> {
+    async fn envelope_in_steps(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<EnvelopeResult, SmtpFailure> {
         let step = traces::step("smtp mail");
         if let Some(refusal) = noted(&step, self.ask_mail(mail, body).await)? {
             return Ok(declined(refusal, After::Reset));
@@ -181,7 +183,7 @@ impl Session {
         noted(&step, self.ask_data(refused).await)
     }
 
-    async fn ask_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Option<Refusal>, Failure> {
+    async fn ask_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Option<Refusal>, SmtpFailure> {
         self.out.clear();
         self.put_mail(mail, body);
         self.send(Stage::MailFrom).await?;
@@ -189,7 +191,7 @@ impl Session {
         self.refusal(Stage::MailFrom, reply)
     }
 
-    async fn ask_rcpt(&mut self, mail: Mail<'_>) -> Result<Vec<RecipientRefusal>, Failure> {
+    async fn ask_rcpt(&mut self, mail: Mail<'_>) -> Result<Vec<RecipientRefusal>, SmtpFailure> {
         let mut refused = Vec::new();
         for (index, recipient) in mail.recipients.iter().enumerate() {
             self.out.clear();
@@ -200,7 +202,7 @@ impl Session {
         Ok(refused)
     }
 
-    async fn ask_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<Envelope, Failure> {
+    async fn ask_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<EnvelopeResult, SmtpFailure> {
         self.out.clear();
         self.out.extend_from_slice(b"DATA\r\n");
         self.send(Stage::Data).await?;
@@ -239,7 +241,7 @@ impl Session {
         self.out.extend_from_slice(address.domain().as_str().as_bytes());
     }
 
-    async fn read_rcpt(&mut self, index: usize, refused: &mut Vec<RecipientRefusal>) -> Result<(), Failure> {
+    async fn read_rcpt(&mut self, index: usize, refused: &mut Vec<RecipientRefusal>) -> Result<(), SmtpFailure> {
         let reply = self.reply(Stage::RcptTo, self.limits.command).await?;
         if let Some(refusal) = self.refusal(Stage::RcptTo, reply)? {
             refused.push(RecipientRefusal { index, refusal });
@@ -248,10 +250,10 @@ impl Session {
     }
 
     /// The answer to DATA when somebody was accepted.
-    async fn read_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<Envelope, Failure> {
+    async fn read_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<EnvelopeResult, SmtpFailure> {
         let reply = self.reply(Stage::Data, self.limits.data).await?;
         if reply.code == 354 {
-            return Ok(Envelope::Open(refused));
+            return Ok(EnvelopeResult::Open(refused));
         }
         match self.refusal(Stage::Data, reply)? {
             Some(refusal) => Ok(declined(refusal, After::Reset)),
@@ -288,13 +290,17 @@ impl Session {
         }
     }
 
-    async fn submit(&mut self, body: &Body<'_>, refused: Vec<RecipientRefusal>) -> Result<(Outcome, After), Failure> {
+    async fn submit(
+        &mut self,
+        body: &Body<'_>,
+        refused: Vec<RecipientRefusal>,
+    ) -> Result<(Outcome, After), SmtpFailure> {
         let step = traces::step("smtp body");
         let limit = self.limits.body;
         let trouble = match timeout(limit, self.write(body)).await {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(Trouble::from(error)),
-            Err(_) => Some(Trouble::TimedOut(limit)),
+            Ok(Err(error)) => Some(SmtpTrouble::from(error)),
+            Err(_) => Some(SmtpTrouble::TimedOut(limit)),
         };
         let reply = match trouble {
             None => noted(&step, self.reply(Stage::Body, self.limits.answer).await)?,
@@ -306,7 +312,7 @@ impl Session {
             return Ok((Outcome::Accepted { receipt: Receipt { answer }, refused }, after));
         }
         let after = if reply.code < 400 || reply.code == 421 { After::Drop } else { After::Reset };
-        Ok((Failure::reply(answer, self.handover).into_outcome(), after))
+        Ok((SmtpFailure::reply(answer, self.handover).into_outcome(), after))
     }
 
     /// Writes the message and the final dot, and keeps `handover` true to what the relay may have seen.
@@ -320,7 +326,7 @@ impl Session {
             let (early, last) = message.split_at(message.len().saturating_sub(LAST_RECORD));
             self.wire.write_all(early).await?;
             message = last;
-            self.handover = Handover::Possible;
+            self.handover = DataPhase::Possible;
         }
         while !message.is_empty() || !tail.is_empty() {
             let count = self.wire.write_vectored(&[IoSlice::new(message), IoSlice::new(tail)]).await?;
@@ -331,12 +337,12 @@ impl Session {
             message = &message[of_message..];
             tail = &tail[count - of_message..];
         }
-        self.handover = Handover::Possible;
+        self.handover = DataPhase::Possible;
         self.wire.flush().await
     }
 
     /// A relay that hangs up in the middle of a message may have said why. Only a refusal counts.
-    async fn reply_to_a_part(&mut self, trouble: &Trouble) -> Result<Reply, Failure> {
+    async fn reply_to_a_part(&mut self, trouble: &SmtpTrouble) -> Result<SmtpReply, SmtpFailure> {
         match timeout(PENDING_REPLY, self.read_reply()).await {
             Ok(Ok(reply)) if reply.code >= 400 => Err(self.unwanted(Stage::Body, reply)),
             _ => Err(self.trouble(Stage::Body, trouble)),
@@ -344,14 +350,14 @@ impl Session {
     }
 }
 
-fn declined(refusal: Refusal, after: After) -> Envelope {
-    Envelope::Declined(Outcome::Refused { refusal, recipients: Vec::new() }, after)
+fn declined(refusal: Refusal, after: After) -> EnvelopeResult {
+    EnvelopeResult::Declined(Outcome::Refused { refusal, recipients: Vec::new() }, after)
 }
 
-fn all_declined(recipients: Vec<RecipientRefusal>, after: After) -> Envelope {
+fn all_declined(recipients: Vec<RecipientRefusal>, after: After) -> EnvelopeResult {
     match mildest(&recipients).cloned() {
-        Some(refusal) => Envelope::Declined(Outcome::Refused { refusal, recipients }, after),
+        Some(refusal) => EnvelopeResult::Declined(Outcome::Refused { refusal, recipients }, after),
         // Nobody was refused, so somebody waits for the message.
-        None => Envelope::Open(recipients),
+        None => EnvelopeResult::Open(recipients),
     }
 }

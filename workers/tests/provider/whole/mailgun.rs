@@ -2,9 +2,9 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postrider_workers::{
-    compose::letter::Letter,
     config::Account,
-    outcome::{Class, Outcome},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
     transport::provider::mailgun,
 };
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn ok() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "id": "1", "message": "Queued. Thank you." }))
 }
 
-async fn sent(letter: &Letter<'_>) -> Request {
+async fn sent(letter: &OutgoingMessage<'_>) -> Request {
     taken(delivered(account(), letter, ok()).await, "1")
 }
 

@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use mail_parser::{Message, MessageParser, MimeHeaders as _};
 use postrider_schemas::{Job, JobLimits, address::Mailbox, examples, wire};
 use postrider_workers::{
-    compose::letter::Letter,
     config::{Account, HttpConfig, ProviderConfig},
-    outcome::{Class, Outcome},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
     transport::provider::Provider,
 };
 use serde_json::{Value, json};
@@ -48,8 +48,8 @@ fn job(fields: Value) -> Job {
     wire::decode(document.to_string().as_bytes(), None, &JobLimits::DEFAULT).unwrap()
 }
 
-fn letter<'a>(job: &'a Job, pending: Option<&[u8]>) -> Letter<'a> {
-    Letter::new(job, pending, pending.map(|_| 1), dated()).unwrap()
+fn letter<'a>(job: &'a Job, pending: Option<&[u8]>) -> OutgoingMessage<'a> {
+    OutgoingMessage::new(job, pending, pending.map(|_| 1), dated()).unwrap()
 }
 
 fn dated() -> Timestamp {
@@ -90,13 +90,17 @@ async fn server(answer: ResponseTemplate) -> MockServer {
 }
 
 /// Delivers one letter to a server that answers so, and gives what the server saw.
-async fn delivered(account: Account, letter: &Letter<'_>, answer: ResponseTemplate) -> (Outcome, Vec<Request>) {
+async fn delivered(
+    account: Account,
+    letter: &OutgoingMessage<'_>,
+    answer: ResponseTemplate,
+) -> (Outcome, Vec<Request>) {
     let server = server(answer).await;
     let outcome = provider(account, &server.uri()).deliver(letter, async { true }).await;
     (outcome, server.received_requests().await.unwrap())
 }
 
-/// The one request that was made for a letter that was taken under this id.
+/// The one request that was made for a message that was taken under this id.
 #[track_caller]
 fn taken(result: (Outcome, Vec<Request>), id: &str) -> Request {
     let (outcome, mut requests) = result;
@@ -113,7 +117,7 @@ fn unfit(result: (Outcome, Vec<Request>)) -> String {
     let (outcome, requests) = result;
     assert_eq!(requests.len(), 0);
     let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(refusal.class, Class::Misfit);
+    assert_eq!(refusal.class, Class::Unsupported);
     refusal.answer.text
 }
 
@@ -145,7 +149,7 @@ fn same_text(found: Option<String>, wanted: Option<&str>) {
 
 /// The MIME that goes out says what the job asks, with all its visible recipients and no blind one.
 #[track_caller]
-fn assert_says(mime: &[u8], letter: &Letter<'_>) {
+fn assert_says(mime: &[u8], letter: &OutgoingMessage<'_>) {
     let job = letter.job;
     let mail: Message<'_> = MessageParser::default().parse(mime).unwrap();
     assert_eq!(mail.subject().unwrap_or_default(), letter.subject());

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postrider_workers::{
     config::{Account, SesAccount, SesCredentials},
-    outcome::{Class, Outcome},
+    policy::outcome::{Class, Outcome},
 };
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
@@ -27,7 +27,7 @@ fn ok() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "MessageId": "0107-1" }))
 }
 
-async fn sent(account: SesAccount, letter: &postrider_workers::compose::letter::Letter<'_>) -> Request {
+async fn sent(account: SesAccount, letter: &postrider_workers::message::outgoing::OutgoingMessage<'_>) -> Request {
     taken(delivered(Account::Ses(account), letter, ok()).await, "0107-1")
 }
 

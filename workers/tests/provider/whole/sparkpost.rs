@@ -1,9 +1,9 @@
 //! `SparkPost`: what a transmission holds.
 
 use postrider_workers::{
-    compose::letter::Letter,
     config::Account,
-    outcome::{Class, Outcome},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
 };
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
@@ -19,7 +19,7 @@ fn ok() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "results": results }))
 }
 
-async fn sent(account: Account, letter: &Letter<'_>) -> Request {
+async fn sent(account: Account, letter: &OutgoingMessage<'_>) -> Request {
     taken(delivered(account, letter, ok()).await, "1166")
 }
 
@@ -96,7 +96,7 @@ async fn options_follow_tracking_and_lane() {
 async fn with_idempotency_a_repetition_is_the_same_to_the_byte() {
     let job = example("receipt");
     let first = sent(account(true), &letter(&job, None)).await;
-    let later = Letter::new(&job, None, None, dated() + jiff::SignedDuration::from_mins(10)).unwrap();
+    let later = OutgoingMessage::new(&job, None, None, dated() + jiff::SignedDuration::from_mins(10)).unwrap();
     let second = sent(account(true), &later).await;
     assert_eq!(header(&first, "idempotency-key"), letter(&job, None).key().to_string());
     assert_eq!(header(&first, "idempotency-key"), header(&second, "idempotency-key"));

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use postrider_workers::{
     config::{Account, SesAccount, SesCredentials},
-    outcome::{Class, Outcome},
+    policy::outcome::{Class, Outcome},
     transport::provider::Provider,
 };
 use serde_json::json;
@@ -63,8 +63,8 @@ async fn many_deliveries_ask_for_keys_once() {
     let server = server(SignedDuration::from_hours(1)).await;
     let provider = account(&server, &token);
     let job = example("receipt");
-    let letters: Vec<_> = (0..20).map(|_| letter(&job, None)).collect();
-    let outcomes = join_all(letters.iter().map(|letter| provider.deliver(letter, async { true }))).await;
+    let all_outgoing: Vec<_> = (0..20).map(|_| letter(&job, None)).collect();
+    let outcomes = join_all(all_outgoing.iter().map(|letter| provider.deliver(letter, async { true }))).await;
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Accepted { .. })), "{outcomes:?}");
     let asked = seen(&server, "/").await;
     assert_eq!(asked.len(), 1);
@@ -134,8 +134,8 @@ async fn many_deliveries_share_a_failure_and_the_next_one_asks_again() {
     Mock::given(path("/")).respond_with(busy).up_to_n_times(1).with_priority(1).mount(&server).await;
     let provider = account(&server, &token);
     let job = example("receipt");
-    let letters: Vec<_> = (0..20).map(|_| letter(&job, None)).collect();
-    let outcomes = join_all(letters.iter().map(|letter| provider.deliver(letter, async { true }))).await;
+    let all_outgoing: Vec<_> = (0..20).map(|_| letter(&job, None)).collect();
+    let outcomes = join_all(all_outgoing.iter().map(|letter| provider.deliver(letter, async { true }))).await;
     for outcome in outcomes {
         let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!((refusal.class, refusal.answer.text.as_str()), (Class::Transient, "STS: 503"));

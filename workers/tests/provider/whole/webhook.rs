@@ -4,9 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac as _};
 use jiff::Timestamp;
 use postrider_workers::{
-    compose::letter::Letter,
     config::Account,
-    outcome::{Class, Outcome},
+    message::outgoing::OutgoingMessage,
+    policy::outcome::{Class, Outcome},
 };
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -18,7 +18,7 @@ fn account() -> Account {
     Account::Webhook { secret: format!("whsec_{}", STANDARD.encode(SECRET)).as_str().into() }
 }
 
-async fn sent(letter: &Letter<'_>) -> Request {
+async fn sent(letter: &OutgoingMessage<'_>) -> Request {
     taken(delivered(account(), letter, ResponseTemplate::new(204)).await, "")
 }
 

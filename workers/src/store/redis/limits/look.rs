@@ -5,17 +5,17 @@ use redis::RedisResult;
 
 use super::letter;
 use crate::{
-    decide::limits::{
-        scope::{Bucket, Calls, Cut, Line, Place, Scope, Set, Used},
-        tally::Tally,
+    policy::rate_limit::{
+        scope::{Bucket, MinuteCounts, RateOverride, RateReduction, RuleCalls, Scope, TenantPosition, WaitQueue},
+        waiter_count::WaiterCount,
     },
     store::redis::scripts::surprise,
 };
 
 /// Fields of a hash, then the sorted sets with their scores.
-pub(super) type Look = (Vec<(String, String)>, [Vec<(String, f64)>; 4]);
+pub(super) type LookReply = (Vec<(String, String)>, [Vec<(String, f64)>; 4]);
 
-pub(super) fn read_look(answer: Vec<redis::Value>) -> RedisResult<(String, Vec<Look>)> {
+pub(super) fn read_look(answer: Vec<redis::Value>) -> RedisResult<(String, Vec<LookReply>)> {
     let mut values = answer.into_iter();
     let now = redis::from_redis_value(values.next().ok_or_else(surprise)?)?;
     let looks = values.map(|value| {
@@ -32,7 +32,7 @@ pub(super) fn read_look(answer: Vec<redis::Value>) -> RedisResult<(String, Vec<L
 }
 
 /// Nothing where the store has forgotten it.
-pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
+pub(super) fn scope_of((fields, sets): LookReply) -> Option<Scope> {
     if fields.is_empty() && sets.iter().all(Vec::is_empty) {
         return None;
     }
@@ -41,20 +41,20 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
     let mut scope = Scope {
         paused_until: number("p").unwrap_or_default(),
         why: fields.get("w").cloned().unwrap_or_default(),
-        cut: number("cl").map(|left| Cut {
+        cut: number("cl").map(|left| RateReduction {
             left,
             at: number("ca").unwrap_or_default(),
             recovery: number("cr").unwrap_or_default(),
             seen_interval_us: number("cs").unwrap_or_default(),
         }),
         set_why: fields.get("ws").cloned().unwrap_or_default(),
-        set: number("su").map(|until| Set {
+        set: number("su").map(|until| RateOverride {
             bucket: fields.get("sb").cloned().unwrap_or_default(),
             interval_us: number("si").unwrap_or_default(),
             tolerance_us: number("so").unwrap_or_default(),
             until,
         }),
-        used: Used {
+        used: MinuteCounts {
             minute: number("um").unwrap_or_default(),
             count: number("uc").unwrap_or_default(),
             before: number("ub").unwrap_or_default(),
@@ -71,14 +71,14 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of calls")]
             let count = number(name).unwrap_or_default() as u32;
             let since = number(&format!("s:{reaction}")).unwrap_or_default();
-            scope.calls.insert(reaction.to_owned(), Calls { count, since, until: 0.0 });
+            scope.calls.insert(reaction.to_owned(), RuleCalls { count, since, until: 0.0 });
         }
     }
     let weight = |tenant: &str| number(&format!("g:{tenant}")).unwrap_or(1.0);
     let [ends_t, shares_t, ends_b, shares_b] = sets;
     for (lane, ends, shares) in [(Lane::Transactional, ends_t, shares_t), (Lane::Bulk, ends_b, shares_b)] {
         let of = |what: &str| number(&format!("l{what}:{}", letter(lane)));
-        let tally = of("f").map(|first| Tally {
+        let tally = of("f").map(|first| WaiterCount {
             first,
             given: of("g").unwrap_or_default(),
             away: of("a").unwrap_or_default(),
@@ -90,13 +90,13 @@ pub(super) fn scope_of((fields, sets): Look) -> Option<Scope> {
         }
         let places = ends.into_iter().map(|(tenant, end)| {
             let weight = weight(&tenant);
-            (tenant, Place { end, weight })
+            (tenant, TenantPosition { end, weight })
         });
-        // Who found no slot stands among the shares, behind a letter that no tenant's name begins with.
+        // Who found no slot stands among the shares, behind a message that no tenant's name begins with.
         let (behind, shares): (Vec<_>, Vec<_>) = shares.into_iter().partition(|(name, _)| name.starts_with('>'));
         let behind = behind.into_iter().map(|(name, back)| (name[1..].to_owned(), back)).collect();
         let (shares, tally) = (shares.into_iter().collect(), tally.unwrap_or_default());
-        let line = Line { ends: places.collect(), shares, behind, tally };
+        let line = WaitQueue { ends: places.collect(), shares, behind, tally };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

@@ -12,15 +12,15 @@ use std::{sync::LazyLock, time::Duration};
 use postrider_schemas::Lane;
 use redis::{Script, ScriptInvocation};
 
-use self::look::{Look, read_look, scope_of};
+use self::look::{LookReply, read_look, scope_of};
 use super::{RedisStore, read_claim, scripts::surprise, unreadable};
 use crate::{
-    decide::limits::{
-        admit::{Admission, Ask},
-        charge::Debt,
-        connections::Want,
-        reaction::{Call, Order, Reacted},
+    policy::rate_limit::{
+        admit::{Admission, AdmissionRequest},
+        connections::LeaseRequest,
+        reconcile::UnreportedUsage,
         scope::Scope,
+        shaping_rule::{LimitCommand, RuleCall, ShapingEffect},
     },
     store::{Claim, ClaimRequest, StoreError, limiter::Overview, millis},
 };
@@ -31,7 +31,7 @@ const WORKERS: &str = "postrider:{limits}:workers";
 /// Scopes that one look reads, or one call charges: some milliseconds of the server at most.
 const LOOK_MAX: usize = 100;
 
-struct Scripts {
+struct LimitScripts {
     admit: Script,
     claim_and_admit: Script,
     charge: Script,
@@ -40,7 +40,7 @@ struct Scripts {
     look: Script,
     presence: Script,
     connections: Script,
-    disturbed: Script,
+    overrides: Script,
     forget: Script,
 }
 
@@ -50,7 +50,7 @@ macro_rules! script {
     };
 }
 
-static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+static SCRIPTS: LazyLock<LimitScripts> = LazyLock::new(|| LimitScripts {
     admit: script!("admit.lua"),
     // The one, and where it grants the job the other, each with its own keys and arguments.
     claim_and_admit: Script::new(concat!(
@@ -64,13 +64,13 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         include_str!("admit.lua"),
         "\nend\nfor _, word in ipairs(ask()) do claimed[#claimed + 1] = word end\nreturn claimed\n",
     )),
-    charge: script!("charge.lua"),
+    charge: script!("reconcile.lua"),
     react: script!("react.lua"),
     order: script!("order.lua"),
     look: script!("look.lua"),
     presence: Script::new(include_str!("presence.lua")),
     connections: script!("connections.lua"),
-    disturbed: script!("disturbed.lua"),
+    overrides: script!("overrides.lua"),
     forget: Script::new(include_str!("forget.lua")),
 });
 
@@ -85,7 +85,7 @@ impl RedisStore {
         &self,
         request: &ClaimRequest,
         holder: String,
-        ask: &Ask,
+        ask: &AdmissionRequest,
         now: Option<u64>,
     ) -> Result<(Claim, Option<Admission>), StoreError> {
         let mut call = SCRIPTS.claim_and_admit.prepare_invoke();
@@ -100,14 +100,14 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::admit`].
-    pub async fn admit(&self, ask: &Ask, now: Option<u64>) -> Result<Admission, StoreError> {
+    pub async fn admit(&self, ask: &AdmissionRequest, now: Option<u64>) -> Result<Admission, StoreError> {
         let mut call = SCRIPTS.admit.prepare_invoke();
         put(&mut call, ask, now);
         read_admission(&self.link.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
     }
 
-    /// See [`crate::store::Store::charge`].
-    pub async fn charge(&self, debts: &[Debt], now: Option<u64>) -> Result<(), StoreError> {
+    /// See [`crate::store::Store::reconcile`].
+    pub async fn reconcile(&self, debts: &[UnreportedUsage], now: Option<u64>) -> Result<(), StoreError> {
         for debts in debts.chunks(LOOK_MAX) {
             let mut call = SCRIPTS.charge.prepare_invoke();
             call.key(INDEX).arg(clock(now));
@@ -124,7 +124,7 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::react`].
-    pub async fn react(&self, scope: &str, call: &Call, now: Option<u64>) -> Result<Reacted, StoreError> {
+    pub async fn react(&self, scope: &str, call: &RuleCall, now: Option<u64>) -> Result<ShapingEffect, StoreError> {
         let mut invocation = SCRIPTS.react.prepare_invoke();
         invocation
             .key(INDEX)
@@ -145,17 +145,22 @@ impl RedisStore {
         let answer: Vec<String> = self.link.invoke(&invocation).await?;
         let [fired, is_cut, left, pause_us] = answer.as_slice() else { return Err(unreadable(&surprise())) };
         let number = |text: &str| text.parse::<f64>().map_err(|_| unreadable(&surprise()));
-        Ok(Reacted { fired: fired == "1", is_cut: is_cut == "1", left: number(left)?, pause_us: number(pause_us)? })
+        Ok(ShapingEffect {
+            fired: fired == "1",
+            is_cut: is_cut == "1",
+            left: number(left)?,
+            pause_us: number(pause_us)?,
+        })
     }
 
     /// See [`crate::store::Store::order`].
-    pub async fn order(&self, scope: &str, order: &Order, now: Option<u64>) -> Result<(), StoreError> {
+    pub async fn order(&self, scope: &str, order: &LimitCommand, now: Option<u64>) -> Result<(), StoreError> {
         let mut call = SCRIPTS.order.prepare_invoke();
         call.key(INDEX).key(scope_key(scope)).key(DISTURBED).arg(clock(now)).arg(scope);
         match order {
-            Order::Pause { for_us, why } => call.arg("pause").arg(for_us).arg(why),
-            Order::Resume => call.arg("resume"),
-            Order::Set { bucket, interval_us, tolerance_us, for_us, why } => {
+            LimitCommand::Pause { for_us, why } => call.arg("pause").arg(for_us).arg(why),
+            LimitCommand::Resume => call.arg("resume"),
+            LimitCommand::Set { bucket, interval_us, tolerance_us, for_us, why } => {
                 call.arg("set").arg(for_us).arg(why).arg(interval_us).arg(tolerance_us).arg(bucket)
             }
         };
@@ -235,15 +240,15 @@ impl RedisStore {
             }
         }
         call.arg(clock(now)).arg(what);
-        let (now, looks): (String, Vec<Look>) =
+        let (now, looks): (String, Vec<LookReply>) =
             read_look(self.link.invoke(&call).await?).map_err(|error| unreadable(&error))?;
         let now = now.parse().map_err(|_| unreadable(&surprise()))?;
         Ok((now, looks.into_iter().map(scope_of).collect()))
     }
 
-    /// See [`crate::store::Store::disturbed`].
-    pub async fn disturbed(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
-        let mut call = SCRIPTS.disturbed.prepare_invoke();
+    /// See [`crate::store::Store::overrides`].
+    pub async fn overrides(&self, now: Option<u64>) -> Result<Vec<String>, StoreError> {
+        let mut call = SCRIPTS.overrides.prepare_invoke();
         call.key(DISTURBED).arg(clock(now));
         self.link.invoke(&call).await
     }
@@ -256,7 +261,7 @@ impl RedisStore {
     }
 
     /// See [`crate::store::Store::connections`].
-    pub async fn connections(&self, transport: &str, want: &Want, now: Option<u64>) -> Result<u32, StoreError> {
+    pub async fn connections(&self, transport: &str, want: &LeaseRequest, now: Option<u64>) -> Result<u32, StoreError> {
         let mut call = SCRIPTS.connections.prepare_invoke();
         call.key(format!("{INDEX}:connections:{transport}"))
             .arg(clock(now))
@@ -271,7 +276,7 @@ impl RedisStore {
 }
 
 /// Keys and arguments of `admit.lua`.
-fn put(call: &mut ScriptInvocation<'_>, ask: &Ask, now: Option<u64>) {
+fn put(call: &mut ScriptInvocation<'_>, ask: &AdmissionRequest, now: Option<u64>) {
     call.key(INDEX);
     for demand in &ask.demands {
         call.key(scope_key(&demand.scope));

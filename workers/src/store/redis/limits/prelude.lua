@@ -4,7 +4,7 @@
 -- it; b:B of a bucket B all, urgent, interval, tolerance; l:L the tally of lane L (t or b). d tells that there may be more of these: p paused until, w why;
 -- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, sb, su, ws: set by an operator, in place of
 -- which bucket, until, why; gg: tenants have weights, g:T that of tenant T.
--- Read by name where they are wanted: n:R, s:R calls for reaction R, since.
+-- Read by name where they are wanted: n:R, s:R calls for shaping rule R, since.
 -- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share (>T: when the last one of T comes back who
 -- found no slot behind a cut): two sorted sets.
 local now = tonumber(ARGV[1])

@@ -1,5 +1,5 @@
 -- KEYS: 1 the index of scopes, 2 the scope, 3 the disturbed ones
--- ARGV: 1 now or '', 2 name of the scope, 3 reaction, 4 calls it takes, 5 within, 6 pause, 7 keep, 8 floor, 9 recovery, 10 incident,
+-- ARGV: 1 now or '', 2 name of the scope, 3 shaping rule, 4 calls it takes, 5 within, 6 pause, 7 keep, 8 floor, 9 recovery, 10 incident,
 -- 11 interval that was seen or 0, 12 why
 local s = read(KEYS[2], {})
 local count = tonumber(ARGV[4])

@@ -1,0 +1,87 @@
+//! `postrider cancel`: calls a job back.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postrider_schemas::{Event, EventType, IdempotencyKey, JobId, Tenant, event::EventData, job::Identity};
+use serde_json::json;
+
+use super::{
+    super::worker::context,
+    ConfigArguments,
+    output::{self, Format},
+};
+use crate::store::{Cancelled, Final, LedgerKey};
+
+/// Arguments of `postrider cancel`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The job's id
+    #[arg(value_name = "ID", required_unless_present = "key", conflicts_with = "key")]
+    id: Option<JobId>,
+    /// The job's idempotency key
+    #[arg(long, requires = "tenant")]
+    key: Option<String>,
+    /// The job's tenant, `default` where none is named. Ids and keys belong to their tenants
+    #[arg(long)]
+    tenant: Option<String>,
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Calls a job back. Exit status 0 if it will not be sent, 1 if it was, is being, or ended otherwise.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
+    let key = arguments.key.as_deref().map(IdempotencyKey::parse).transpose().context("--key")?;
+    let identity = match (&key, arguments.id) {
+        (Some(key), _) => Identity::of_key(&tenant, key),
+        (None, Some(id)) => Identity::of_id(&tenant, id),
+        (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
+    };
+    let store = context::store(&config).await?;
+    // Looked at first: whoever names the wrong tenant is to hear that nobody knows this job.
+    let is_known = store.get(&LedgerKey::of(&identity)).await?.is_some();
+    let answer = store.cancel(&identity).await?;
+    let (word, text) = match answer {
+        Cancelled::Now => ("cancelled", "cancelled; wherever it waits, it will not be sent".to_owned()),
+        Cancelled::AlreadySent => ("sent", "too late: it has been sent".to_owned()),
+        Cancelled::BeingSent => {
+            ("being-sent", "it is being sent at this moment; ask again to see how it ended".to_owned())
+        }
+        Cancelled::AlreadyFinal(Final::Cancelled) => ("cancelled", "it was cancelled before".to_owned()),
+        Cancelled::AlreadyFinal(end) => (end.as_str(), format!("it is over already: {}", end.as_str())),
+    };
+    if answer == Cancelled::Now {
+        let data = EventData {
+            job_id: arguments.id,
+            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            tenant: tenant.as_str().to_owned(),
+            reason: Some("cancelled".to_owned()),
+            ..EventData::default()
+        };
+        let queue = context::queue(&config.queue).await?;
+        queue
+            .emit(&Event::new(EventType::Cancelled, data, Timestamp::now()))
+            .await
+            .context("cancelled, but the event")?;
+        queue.close().await;
+    }
+    let told = (answer == Cancelled::Now).then(|| tenant.as_str());
+    match (arguments.format, told) {
+        (Format::Text, None) => output::line(&text)?,
+        (Format::Text, Some(tenant)) => output::line(&format!("{text}; tenant {tenant} was told"))?,
+        (Format::Json, told) => output::json(&json!({ "answer": word, "told": told, "known": is_known }))?,
+    }
+    if !is_known {
+        output::remark(&format!(
+            "no worker has seen this job of tenant {} yet; where the job is another tenant's, cancel it with --tenant",
+            tenant.as_str()
+        ));
+    }
+    Ok(if word == "cancelled" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

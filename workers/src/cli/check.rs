@@ -1,0 +1,199 @@
+//! `postrider check`: is a configuration sound.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use postrider_producer::{embedded::publisher::SCHEME, rabbitmq::address};
+use secrecy::ExposeSecret as _;
+use url::Url;
+
+use super::{ConfigArguments, output};
+use crate::{
+    config::{Account, Config, Covers, MailboxProviderLimit, SesCredentials, TransportKind},
+    policy::rate_limit::rate::Rate,
+    store,
+    transport::Transport,
+};
+
+/// Domains of a throttle that are shown.
+const DOMAINS_SHOWN: usize = 8;
+
+/// Arguments of `postrider check`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+/// Loads the configuration, reads the certificates it names, and says what it came to. Connects to nothing.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    config.store_is_shared()?;
+    output::line(&format!("queue: {}", queue(config.queue.url.expose_secret())?))?;
+    output::line(&format!(
+        "store: {}",
+        store::shown(config.store.url.expose_secret()).context("setting `store.url`")?
+    ))?;
+    for one in &config.transports {
+        if let Err(error) = Transport::new(one) {
+            anyhow::bail!("setting `transport.{}`: {error}", one.name);
+        }
+        let (address, connections, credentials) = match &one.kind {
+            TransportKind::Smtp(smtp) => (format!("{}:{}", smtp.host, smtp.port), smtp.connections, String::new()),
+            TransportKind::Provider(provider) => {
+                (shown(&provider.base_url), provider.http.connections, format!(", {}", credentials(&provider.account)))
+            }
+        };
+        let kind = one.kind();
+        output::line(&format!(
+            "transport {}: {kind} {address}, at most {connections} connections{credentials}",
+            one.name
+        ))?;
+    }
+    for route in config.routes.list() {
+        let names: Vec<&str> = route.transports().map(|n| config.transports[n].name.as_str()).collect();
+        output::line(&format!("route {}: by {}", route.name, names.join(", ")))?;
+    }
+    output::line(&memory(&config))?;
+    for line in limits(&config) {
+        output::line(&line)?;
+    }
+    for warning in config.limits.throttles.iter().filter_map(MailboxProviderLimit::warning) {
+        output::remark(&format!("warning: {warning}"));
+    }
+    if config.routes.is_empty() {
+        output::remark("no transport is configured: commands that only publish work, `postrider worker` does not");
+    }
+    output::line("ok")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the queue is, as it is read: never with which login.
+fn queue(url: &str) -> anyhow::Result<String> {
+    if let Some(path) = url.strip_prefix(SCHEME) {
+        return Ok(format!("file {path}"));
+    }
+    let uri = address::parse(url).map_err(anyhow::Error::msg).context("setting `queue.url`")?;
+    let at = address::shown(&uri.authority.host, uri.authority.port);
+    Ok(format!("{} at {at}, virtual host {}", uri.scheme, uri.vhost.escape_debug()))
+}
+
+/// What messages in hand may take.
+fn memory(config: &Config) -> String {
+    let budget = config.worker.budget();
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let source = if config.worker.memory.is_some() { "worker.memory" } else { "found here" };
+    let (all, limit, alone) = (mib(budget.all()), mib(budget.limit), mib(budget.side_by_side()));
+    format!("memory: {all} for messages in hand, of a limit of {limit} ({source}); jobs above {alone} go one at a time")
+}
+
+/// Every limit that the configuration names, and whom it is for.
+fn limits(config: &Config) -> Vec<String> {
+    let limits = &config.limits;
+    let mut lines = Vec::new();
+    for (one, pace) in config.transports.iter().zip(&limits.transports) {
+        let mut parts = Vec::new();
+        if !pace.rates.is_empty() {
+            parts.push(rates(&pace.rates));
+        }
+        if !pace.sender_rates.is_empty() {
+            parts.push(format!("{} for each sender's domain", rates(&pace.sender_rates)));
+        }
+        parts.extend(pace.connections_total.map(|total| format!("at most {total} connections over all workers")));
+        if !parts.is_empty() {
+            lines.push(format!("limit transport {}: {}", one.name, parts.join("; ")));
+        }
+    }
+    for (name, tenant) in &limits.tenants {
+        let rate = rates(tenant.rates.as_ref().unwrap_or(&limits.tenant_rates));
+        lines.push(format!("limit tenant {name}: {rate}, weight {}", tenant.weight));
+    }
+    if !limits.tenant_rates.is_empty() {
+        let whom = if limits.tenants.is_empty() { "every tenant" } else { "every other tenant" };
+        lines.push(format!("limit {whom}: {}", rates(&limits.tenant_rates)));
+    }
+    lines.extend(limits.throttles.iter().map(|one| throttle(config, one)));
+    lines
+        .extend(limits.lists.iter().map(|one| format!("list {}: for routes alone: {}", one.name, first(&one.domains))));
+    lines
+}
+
+/// What holds for a group without a rate of its own, as a whole.
+fn of_others(config: &Config) -> String {
+    let rates_of_others = &config.limits.other_rates;
+    if rates_of_others.is_empty() {
+        "unlimited".to_owned()
+    } else {
+        format!("{} as for all others", rates(rates_of_others))
+    }
+}
+
+fn throttle(config: &Config, throttle: &MailboxProviderLimit) -> String {
+    let MailboxProviderLimit { name, rates: own, covers } = throttle;
+    let rate = if own.is_empty() { of_others(config) } else { rates(own) };
+    let list = || members(config, name);
+    let whom = match covers {
+        Covers::Own => list(),
+        Covers::Listed => format!("the domains of [groups] {}", list()),
+        Covers::Shipped => format!("the group that ships: {}", list()),
+        Covers::Others { .. } => "every other domain, each on its own, and each group without a rate".to_owned(),
+    };
+    format!("throttle {name}: {rate}, for {whom}")
+}
+
+/// The lists of a group.
+fn members(config: &Config, name: &str) -> String {
+    let Some(group) = config.limits.groups.0.iter().find(|group| group.name == name) else { return String::new() };
+    let mut parts = Vec::new();
+    if !group.domains.is_empty() {
+        parts.push(first(&group.domains));
+    }
+    if !group.mx.is_empty() {
+        let looks = if config.dns.groups { "" } else { " (which nobody looks at: `dns.groups` is off)" };
+        parts.push(format!("mail exchangers {}{looks}", first(&group.mx)));
+    }
+    parts.join("; ")
+}
+
+fn first(list: &[String]) -> String {
+    let shown = list[..list.len().min(DOMAINS_SHOWN)].join(", ");
+    let more = list.len().saturating_sub(DOMAINS_SHOWN);
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+fn rates(rates: &[Rate]) -> String {
+    let texts: Vec<String> = rates.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "unlimited".to_owned() } else { texts.join(" and ") }
+}
+
+/// Where an API is. What stands behind the host may be a secret of a webhook, and is not shown.
+fn shown(url: &Url) -> String {
+    let origin = url.origin().ascii_serialization();
+    let is_bare = matches!(url.path(), "" | "/") && url.query().is_none();
+    if is_bare { origin } else { format!("{origin}/...") }
+}
+
+/// Which credentials an account has, never what they are. Those of the configuration are there, or it would not have been loaded.
+fn credentials(account: &Account) -> String {
+    match account {
+        Account::Ses(ses) => match &ses.credentials {
+            SesCredentials::Static { session_token: None, .. } => "access key is there".to_owned(),
+            SesCredentials::Static { session_token: Some(_), .. } => {
+                "access key and session token are there".to_owned()
+            }
+            SesCredentials::WebIdentity { token_file, .. } => match std::fs::File::open(token_file) {
+                Ok(_) => format!("token file {} is there", token_file.display()),
+                // Often right: the file is where the workers run.
+                Err(error) => format!("token file {} cannot be read here: {error}", token_file.display()),
+            },
+        },
+        Account::Mailjet { .. } => "API key and secret key are there".to_owned(),
+        Account::Webhook { .. } => "signing secret is there".to_owned(),
+        Account::Sendgrid { .. }
+        | Account::Mailgun { .. }
+        | Account::Postmark { .. }
+        | Account::Resend { .. }
+        | Account::Brevo { .. }
+        | Account::Sparkpost { .. } => "API key is there".to_owned(),
+    }
+}

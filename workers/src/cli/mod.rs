@@ -1,0 +1,127 @@
+//! The command line: one file per subcommand.
+
+pub mod cancel;
+pub mod check;
+pub mod dead;
+pub mod demo;
+pub mod dev;
+pub mod events;
+pub mod explain;
+pub mod health;
+pub mod hold;
+pub mod limits;
+pub mod output;
+pub mod schema;
+pub mod send;
+pub mod simulate;
+pub mod status;
+pub mod topology;
+pub mod trace;
+pub mod worker;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{self, Config},
+    render::serve::serve,
+};
+
+/// Takes e-mail off the hands of backend services.
+#[derive(Parser)]
+#[command(name = "postrider", version, about, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publish generated jobs, deliver them to a built-in mail catcher, count what arrived
+    Demo(demo::Arguments),
+    /// Queue, store, worker and mail catcher in one process; prints what arrives
+    Dev(dev::Arguments),
+    /// Publish jobs from JSON lines
+    Send(send::Arguments),
+    /// Consume jobs and deliver them
+    Worker(worker::Arguments),
+    /// Validate a configuration
+    Check(check::Arguments),
+    /// Show why a job goes which way, without sending it
+    Explain(explain::Arguments),
+    /// Count how many jobs of a file a new configuration would send another way
+    Simulate(simulate::Arguments),
+    /// Print the JSON Schema of a job or an event
+    Schema(schema::Arguments),
+    /// Look at, declare or export what stands on the broker
+    Topology(topology::Arguments),
+    /// Cancel a job that waits
+    Cancel(cancel::Arguments),
+    /// Jobs that were given up
+    Dead(dead::DeadArguments),
+    /// Jobs that wait for a person because they may have been sent
+    Hold(hold::HoldArguments),
+    /// How fast mail may go now; pause, resume, set
+    Limits(limits::Arguments),
+    /// Print events as they happen
+    Events(events::Arguments),
+    /// What waits, what is broken, who works
+    Status(status::Arguments),
+    /// What became of one job, as far as it is known
+    Trace(trace::Arguments),
+    /// Ask the worker that runs here whether it is well
+    Health(health::Arguments),
+    /// Renders templates for a worker, which starts this itself
+    #[command(hide = true)]
+    Render,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone)]
+pub struct ConfigArguments {
+    /// Configuration file (TOML); defaults and POSTRIDER_* variables apply as well
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    /// The file, where there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
+    /// Loads and checks the configuration.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        Ok(config::load(self.config.as_deref())?)
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Worker(arguments) => worker::run(&arguments),
+        Command::Demo(arguments) => block_on(demo::run(arguments)),
+        Command::Dev(arguments) => block_on(dev::run(arguments)),
+        Command::Send(arguments) => block_on(send::run(arguments)),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Topology(arguments) => block_on(topology::run(arguments)),
+        Command::Cancel(arguments) => block_on(cancel::run(arguments)),
+        Command::Dead(arguments) => block_on(dead::dead(arguments)),
+        Command::Hold(arguments) => block_on(hold::hold(arguments)),
+        Command::Limits(arguments) => block_on(limits::run(arguments)),
+        Command::Events(arguments) => block_on(events::run(arguments)),
+        Command::Status(arguments) => block_on(status::run(arguments)),
+        Command::Trace(arguments) => block_on(trace::run(arguments)),
+        Command::Health(arguments) => block_on(health::run(arguments)),
+        Command::Render => Ok(serve()),
+    }
+}
+
+/// Everything but the worker runs on one thread.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

@@ -1,0 +1,267 @@
+//! `postrider trace`: what became of one job, from the ledger, the events that are kept, and the messages at rest. It says what it cannot know.
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postrider_schemas::{IdempotencyKey, JobId, Tenant, job::Identity};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    super::worker::context,
+    ConfigArguments,
+    dead::tenant_of,
+    output::{self, Format},
+};
+use crate::{
+    queue::{Queue, Rest, RestMessage, RestVerdict},
+    store::{Final, LedgerKey, PARTS_MAX, Record, RecordState, Store},
+};
+
+/// Arguments of `postrider trace`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The job's id
+    #[arg(value_name = "ID")]
+    id: JobId,
+    /// The job's idempotency key, if it has one: its record stands under it
+    #[arg(long, requires = "tenant")]
+    key: Option<String>,
+    /// The job's tenant, `default` where none is named. Ids and keys belong to their tenants
+    #[arg(long)]
+    tenant: Option<String>,
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// All that is known.
+#[derive(Serialize)]
+struct History {
+    id: JobId,
+    ledger: Vec<LedgerView>,
+    /// In order; nothing where the queue keeps none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<Value>>,
+    messages: Vec<TracedMessage>,
+    /// What could not be looked at.
+    unknown: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct LedgerView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<u8>,
+    state: String,
+    generation: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    holder: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+#[derive(Serialize)]
+struct TracedMessage {
+    place: String,
+    generation: u32,
+    tries: u32,
+    parks: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
+}
+
+/// Looks and prints. Exit status 0 if anything is known of the job, 1 if not.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.config.load()?;
+    let store = context::store(&config).await?;
+    let queue = context::queue(&config.queue).await?;
+    let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
+    let identity = match &arguments.key {
+        None => Identity::of_id(&tenant, arguments.id),
+        Some(key) => Identity::of_key(&tenant, &IdempotencyKey::parse(key).context("--key")?),
+    };
+    let mut history = History {
+        id: arguments.id,
+        ledger: ledger(&store, &LedgerKey::of(&identity)).await?,
+        events: None,
+        messages: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let id = arguments.id.to_string();
+    let mut others = BTreeSet::new();
+    history.events = queue.events_about(&id).await?.map(|list| {
+        let all = list.iter().filter_map(|json| serde_json::from_slice::<Value>(json).ok());
+        all.filter(|event| is_of(&tenant, event["data"]["tenant"].as_str(), &mut others)).collect()
+    });
+    let messages = match queue.waiting(&id).await? {
+        Some(list) => list,
+        None => at_rest(&queue, &id, &mut history.unknown).await?,
+    };
+    for (place, message) in messages {
+        if is_of(&tenant, tenant_of(&message).as_deref(), &mut others) {
+            history.messages.push(described(&place, &message));
+        }
+    }
+    if !others.is_empty() {
+        let names: Vec<String> = others.into_iter().collect();
+        history
+            .unknown
+            .push(format!("what became of the job with this id of tenant {}: name it by --tenant", names.join(", ")));
+    }
+    if history.ledger.is_empty() && arguments.key.is_none() {
+        history.unknown.push(
+            format!(
+                "no record of tenant {} under this id; name another tenant by --tenant; a job with an idempotency key may have its record under that: --key",
+                tenant.as_str()
+            ),
+        );
+    }
+    queue.close().await;
+    let is_known = !history.ledger.is_empty()
+        || !history.messages.is_empty()
+        || history.events.as_ref().is_some_and(|list| !list.is_empty());
+    match arguments.format {
+        Format::Json => output::json(&history)?,
+        Format::Text => output::lines(text(&history))?,
+    }
+    Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The record, what it stands for, and those of the parts.
+async fn ledger(store: &Store, key: &LedgerKey) -> anyhow::Result<Vec<LedgerView>> {
+    let Some(mut record) = store.get(key).await? else { return Ok(Vec::new()) };
+    let mut key = key.clone();
+    if record.state == RecordState::Alias {
+        key = LedgerKey::noted(record.note.clone());
+        match store.get(&key).await? {
+            Some(target) => record = target,
+            None => return Ok(vec![told(None, record)]),
+        }
+    }
+    let is_split = record.state == RecordState::Final(Final::Split);
+    let mut list = vec![told(None, record)];
+    if is_split {
+        for part in 1..=PARTS_MAX {
+            if let Some(record) = store.get(&key.part(part)).await? {
+                list.push(told(Some(part), record));
+            }
+        }
+    }
+    Ok(list)
+}
+
+fn told(part: Option<u8>, record: Record) -> LedgerView {
+    let state = match record.state {
+        RecordState::Claimed => "claimed: a worker is at it",
+        RecordState::Submitting => "submitting: bytes may have reached a transport",
+        RecordState::Decided => "decided: the outcome is known, and is being carried out",
+        RecordState::Parked => "parked: its copy waits",
+        RecordState::Alias => "stands for a job that nobody has seen",
+        RecordState::Final(end) => end.as_str(),
+    };
+    let lease = i64::try_from(record.lease_end_ms).ok().filter(|ms| *ms > 0);
+    LedgerView {
+        part,
+        state: state.to_owned(),
+        generation: record.generation,
+        holder: record.holder,
+        lease_until: lease.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        note: record.note,
+    }
+}
+
+/// Whether something is about a job of this tenant. What names no tenant may be; other tenants are noted.
+fn is_of(tenant: &Tenant, named: Option<&str>, others: &mut BTreeSet<String>) -> bool {
+    let Some(other) = named.filter(|named| *named != tenant.as_str()) else { return true };
+    others.insert(other.to_owned());
+    false
+}
+
+/// A broker shows only what is at rest: what waits in its other queues cannot be looked at without taking it.
+async fn at_rest(queue: &Queue, id: &str, unknown: &mut Vec<String>) -> anyhow::Result<Vec<(String, RestMessage)>> {
+    let mut found = Vec::new();
+    for (rest, place) in [(Rest::Dead, "dead"), (Rest::Hold, "hold")] {
+        queue
+            .rest_each(rest, async |message: &RestMessage| {
+                if message.message_id.as_deref() == Some(id) {
+                    found.push((place.to_owned(), message.clone()));
+                }
+                RestVerdict::Keep
+            })
+            .await?;
+    }
+    unknown.push("RabbitMQ does not show what waits in its work queues and in the ladder".to_owned());
+    unknown.push("events are not kept by RabbitMQ: bind a queue to postrider.events to keep them".to_owned());
+    Ok(found)
+}
+
+fn described(place: &str, message: &RestMessage) -> TracedMessage {
+    let meta = &message.meta;
+    let trace = |text: &String| text.split('-').nth(1).map(str::to_owned);
+    TracedMessage {
+        place: place.to_owned(),
+        generation: meta.generation,
+        tries: meta.attempt,
+        parks: meta.parks,
+        not_before: meta.not_before,
+        last: meta.last.clone(),
+        reason: meta.rest.as_ref().map(|rest| format!("{}: {}", rest.reason, rest.detail)),
+        since: meta.rest.as_ref().map(|rest| rest.at),
+        trace: meta.traceparent.as_ref().and_then(trace),
+    }
+}
+
+fn text(history: &History) -> Vec<String> {
+    let mut out = vec![format!("job {}", history.id)];
+    for one in &history.ledger {
+        let part = one.part.map_or_else(String::new, |part| format!(" of part {part}"));
+        let holder = if one.holder.is_empty() { String::new() } else { format!(", by {}", one.holder) };
+        let note = if one.note.is_empty() { String::new() } else { format!(" ({})", one.note) };
+        out.push(format!("ledger{part}: {}{holder}{note}", one.state));
+    }
+    for event in history.events.iter().flatten() {
+        let data = &event["data"];
+        let field = |name: &str| data[name].as_str().map(|text| format!(" {text}")).unwrap_or_default();
+        let kind = event["type"].as_str().unwrap_or_default();
+        let kind = kind.trim_start_matches("postrider.").trim_end_matches(".v1");
+        out.push(format!(
+            "{} {kind}: try {}{}{}{}{}",
+            event["time"].as_str().unwrap_or_default(),
+            data["attempt"],
+            field("route"),
+            field("transport"),
+            field("class"),
+            field("answer"),
+        ));
+    }
+    for one in &history.messages {
+        let mut line = format!(
+            "message in {}: generation {}, {} tries, parked {} times",
+            one.place, one.generation, one.tries, one.parks
+        );
+        for (name, value) in [("last answer", &one.last), ("reason", &one.reason), ("trace", &one.trace)] {
+            if let Some(value) = value {
+                line = format!("{line}, {name} {value}");
+            }
+        }
+        if let Some(at) = one.not_before {
+            line = format!("{line}, not before {at:.0}");
+        }
+        out.push(line);
+    }
+    out.extend(history.unknown.iter().map(|unknown| format!("not known: {unknown}")));
+    out
+}

@@ -1,0 +1,75 @@
+//! Puts messages to rest that are not to be tried (any more): what is no job, what is given up before a try, what workers did not survive. Each is kept
+//! whole, with its reason, and its sender is told. What an attempt came to is not decided here.
+
+use jiff::Timestamp;
+use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData};
+use tracing::warn;
+
+use crate::{
+    delivery::attempt::{emit, settle_or_warn},
+    policy::{decision::rest_reason, settlement::Settlement},
+    queue::Delivery,
+    telemetry::{metrics, traces},
+    worker::context::Context,
+};
+
+/// A message that is no job, or whose headers are lost: its bytes, the reason in one word, and what is wrong.
+pub(crate) async fn dead_letter_unreadable(context: &Context, delivery: Delivery, reason: &'static str, error: &str) {
+    warn!(error, bytes = delivery.body.len(), "A message is not a job");
+    metrics::dead(delivery.source.lane, reason);
+    traces::failed(reason, "a message is not a job");
+    let mut meta = delivery.meta.clone();
+    let mut cause = rest_reason(reason, error, &meta, context.now());
+    cause.lane = Some(delivery.source.lane);
+    meta.rest = Some(cause);
+    let is_told = emit(context, &[unread_dead_letter_event(&delivery, &meta, context.now())]).await;
+    settle_or_warn(context, delivery, if is_told { Settlement::DeadLetter(meta) } else { Settlement::GiveBack }).await;
+}
+
+/// The event about a message that goes to `dead` without a look at what it says.
+fn unread_dead_letter_event(delivery: &Delivery, meta: &Meta, now: Timestamp) -> Event {
+    let rest = meta.rest.as_ref();
+    let data = EventData {
+        job_id: job_id(delivery),
+        tenant: postrider_schemas::Tenant::DEFAULT.to_owned(),
+        lane: delivery.source.lane,
+        generation: meta.generation,
+        reason: rest.map(|rest| rest.reason.clone()),
+        answer: rest.map(|rest| rest.detail.clone()),
+        ..EventData::default()
+    };
+    Event::new(EventType::Dead, data, now)
+}
+
+fn job_id(delivery: &Delivery) -> Option<JobId> {
+    delivery.message_id.as_deref().and_then(|id| id.parse().ok())
+}
+
+/// A job that is given up before a try.
+pub(crate) async fn dead_letter(context: &Context, delivery: Delivery, job: &Job, reason: &str, detail: &str) {
+    warn!(job.id = %job.id(), trace_id = traces::trace_id(&delivery.meta), reason, detail, "Job {} is given up", job.id());
+    metrics::dead(job.lane(), reason);
+    traces::failed("dead", detail);
+    let mut meta = delivery.meta.clone();
+    meta.generation = meta.generation.saturating_add(1);
+    meta.rest = Some(rest_reason(reason, detail, &meta, context.now()));
+    let mut event = Event::about(EventType::Dead, job, &meta, context.now());
+    event.data.reason = Some(reason.to_owned());
+    event.data.answer = Some(detail.to_owned());
+    let is_told = emit(context, &[event]).await;
+    settle_or_warn(context, delivery, if is_told { Settlement::DeadLetter(meta) } else { Settlement::GiveBack }).await;
+}
+
+/// A message with which workers were lost: carries out what [`crate::policy::poison`] says.
+pub(crate) async fn quarantine(context: &Context, delivery: Delivery, settlement: Settlement) {
+    let (id, lost) = (job_id(&delivery).map(|id| id.to_string()).unwrap_or_default(), delivery.lost);
+    warn!(job.id = id, losses = lost, "{lost} workers were lost with a message in hand; it is quarantined");
+    traces::failed("crash-poison", "workers were lost with this message in hand");
+    if let Settlement::DeadLetter(meta) = &settlement {
+        metrics::dead(delivery.source.lane, "crash-poison");
+        if !emit(context, &[unread_dead_letter_event(&delivery, meta, context.now())]).await {
+            return settle_or_warn(context, delivery, Settlement::GiveBack).await;
+        }
+    }
+    settle_or_warn(context, delivery, settlement).await;
+}

@@ -35,7 +35,7 @@ def check_metrics():
         name = one["name"]
         if not re.fullmatch(r"postrider(\.[a-z]+(_[a-z]+)*)+", name):
             wrong(name, "no dotted name below postrider.")
-        unit = {"s": "_seconds", "1": "_ratio"}.get(one["unit"])
+        unit = {"s": "_seconds", "1": "_ratio", "By": "_bytes"}.get(one["unit"])
         if unit is None and not re.fullmatch(r"\{[a-z]+\}", one["unit"]):
             wrong(name, f"unit {one['unit']}")
         derived = name.replace(".", "_") + (unit or "") + ("_total" if one["kind"] == "counter" else "")

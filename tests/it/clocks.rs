@@ -77,13 +77,13 @@ async fn step(seconds: i64, workers: usize, count: usize) {
     }
     let jobs = jobs(count);
     story::publish(&file, &jobs).await.unwrap();
-    sink.wait_for(count / 6, SOON).unwrap();
+    sink.wait_for(count / 6, 3 * SOON).unwrap();
     clock.set(seconds).unwrap();
     sink.wait_for(count * 2 / 3, 3 * SOON).unwrap();
     clock.set(0).unwrap();
     let all: HashSet<String> = jobs.iter().map(|job| job.id().to_string()).collect();
     let begun = Instant::now();
-    let ended = deadline::wait_for("every job delivered or held", Duration::from_secs(60), || {
+    let ended = deadline::wait_for("every job delivered or held", 3 * SOON, || {
         let ended: HashSet<String> = arrived(&sink).into_iter().chain(held(&path)).collect();
         all.is_subset(&ended).then_some(())
     });

@@ -181,7 +181,7 @@ fn the_topology_is_verified_applied_and_exported() {
     assert!(!done.status.success() && done.stderr.contains("postrider.v1.hold"), "{}", done.stderr);
     let done = Postrider::command(["topology", "export"]).run(SOON).unwrap();
     let definitions: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(definitions["queues"].as_array().map(Vec::len), Some(57));
+    assert_eq!(definitions["queues"].as_array().map(Vec::len), Some(58));
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn no_command_shows_text_of_others_as_it_is() {
     let job = folder.path().join("job.json");
     std::fs::write(&job, &line).unwrap();
     run(&config, &["explain", &job.display().to_string()], "");
-    let good = "{\"from\":\"a@b.example\",\"to\":[\"c@d.example\"],\"subject\":\"x\",\"text\":\"x\"}";
+    let good = "{\"id\":\"0190a5c0-7a10-7c3e-9d51-000000000001\",\"from\":\"a@b.example\",\"to\":[\"c@d.example\"],\"subject\":\"x\",\"text\":\"x\"}";
     assert!(run(&config, &["explain", "-"], good).contains("re\\u{202e}lay"));
     assert!(run(&config, &["explain", "-", "--format", "json"], good).contains("re\\u202elay"));
     let toml = folder.path().join("new.toml");

@@ -15,10 +15,13 @@ fn notices(arguments: &[&str]) -> String {
     process::run(&script.display().to_string(), arguments, &[], LIMIT).unwrap()
 }
 
+/// The image's platform: the sources for others are not fetched.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+
 /// Name and version of each crate that ours need to run, and of those that these need, as far as Cargo's own metadata names them without a choice.
 fn direct() -> BTreeSet<String> {
     let done = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args(["metadata", "--locked", "--offline", "--format-version", "1"])
+        .args(["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", PLATFORM])
         .current_dir(root())
         .output()
         .unwrap();

@@ -113,7 +113,8 @@ pub fn init(config: &LogConfig, collector: Option<&SdkLoggerProvider>) -> Result
         LogFormat::Pretty => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let lines = tracing_subscriber::fmt::layer();
+    // Colours are for terminals: elsewhere they are escape sequences in a file.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
     let lines = if json {
         lines.json().flatten_event(true).with_writer(JsonLines::new).boxed()
     } else {

@@ -9,6 +9,7 @@ use postrider_tests::{
     folder::Folder,
     memory_limit::MemoryLimit,
     postrider::{self, Postrider},
+    say_skipped,
     sink::{Options, SinkFault, SmtpSink},
     story,
     test_env::{EnvSpec, TestEnv},
@@ -101,8 +102,20 @@ async fn story(name: &str, queue: &str, store: &str) {
     }
 }
 
+/// Six hundred megabytes of jobs keep a machine busy for minutes.
+fn is_long(test: &str) -> bool {
+    let is_long = std::env::var_os("POSTRIDER_TEST_LONG").is_some();
+    if !is_long {
+        say_skipped(test, "it takes minutes: POSTRIDER_TEST_LONG=1 runs it");
+    }
+    is_long
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_jobs_take_turns_on_a_broker_and_small_ones_pass() {
+    if !is_long("large jobs on a broker") {
+        return;
+    }
     let env = TestEnv::start(&EnvSpec { sink: None, ..EnvSpec::usual() }).unwrap();
     story::declare(&env).unwrap();
     story("rabbitmq", &env.amqp_url(), &env.redis_url()).await;
@@ -110,6 +123,9 @@ async fn large_jobs_take_turns_on_a_broker_and_small_ones_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_jobs_take_turns_on_a_file_and_small_ones_pass() {
+    if !is_long("large jobs on a file") {
+        return;
+    }
     let folder = Folder::new("memory").unwrap();
     let file = format!("embedded:{}", folder.path().join("postrider.db").display());
     story("embedded", &file, &file).await;

@@ -20,7 +20,7 @@ use tokio::{
 
 pub use limit::limit;
 
-/// Memory that a job takes for each byte of its body, from its arrival to its end: measured, with some room. See `deploy/sizing.md`.
+/// Memory that a job takes for each byte of its body, from its arrival to its end: an estimate (as it came, decoded, as MIME, and room). See `docs/sizing.md`.
 const FACTOR: u64 = 5;
 /// Largest body of a small job.
 const SMALL_MAX: u64 = 256 * 1024;

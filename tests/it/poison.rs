@@ -262,7 +262,7 @@ async fn a_message_that_only_waited_in_lost_workers_is_not_put_aside() {
     let log = worker.stderr() + &worker.stdout();
     let put_aside = |job: &Job| {
         let id = job.id().to_string();
-        log.lines().any(|line| line.contains("it is put aside") && line.contains(&id))
+        log.lines().any(|line| line.contains("it is quarantined") && line.contains(&id))
     };
     assert_eq!((put_aside(&first), put_aside(&second)), (true, false));
     drop(worker);

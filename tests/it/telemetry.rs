@@ -371,6 +371,7 @@ async fn the_prometheus_page_is_sound_and_names_what_the_deploy_folder_names() {
             let unit = match one.unit {
                 "s" => "_seconds",
                 "1" => "_ratio",
+                "By" => "_bytes",
                 _ => "",
             };
             let total = if one.kind == registry::InstrumentKind::Counter { "_total" } else { "" };

@@ -181,7 +181,8 @@ async fn guarded(world: &World, delivery: Delivery, task: &Task<'_>) {
             let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
             let pin: Option<Pin> = call.parse().ok();
             let transport = pin.as_ref().map_or(call, |pin| pin.transport.clone());
-            let ended = Ended { outcome: Outcome::Unknown(answer), transport, passed_over: Vec::new(), pin };
+            let passed_over = Vec::new();
+            let ended = Ended { outcome: Outcome::Unknown(answer), transport, passed_over, pin, tripped: false };
             conclude(world, delivery, task, Right::Claimed(lease), &ended).await;
         }
         Claim::Decided { lease, decision } => match serde_json::from_str::<Next>(&decision) {
@@ -321,7 +322,7 @@ async fn hand_back(world: &World, delivery: Delivery, task: &Task<'_>, right: Ri
 
 /// A job that is too late to be of use, or would be after the wait that a limit asks for.
 async fn expire(world: &World, delivery: Delivery, task: &Task<'_>, right: Right, limit: Option<&Refusal>) {
-    let nowhere = Ended { outcome: Outcome::LostClaim, transport: String::new(), passed_over: Vec::new(), pin: None };
+    let nowhere = Ended::nowhere();
     let mut verdict = settle::expired(situation(world, task, &nowhere));
     if let Some(refusal) = limit {
         for event in &mut verdict.events {
@@ -533,6 +534,7 @@ fn situation<'a>(world: &'a World, task: &Task<'a>, ended: &'a Ended) -> Situati
         transport: &ended.transport,
         passed_over: &ended.passed_over,
         pin: ended.pin.as_ref(),
+        tripped: ended.tripped,
         schedule: &world.config.retry,
         config_wait: world.config.config_wait,
         now: now(),

@@ -1,8 +1,10 @@
 //! What this worker knows of the transports' circuits. Asking costs nothing while a circuit is closed: a task looks into the store now and
 //! then, and an own failure is known at once. The store alone says who may probe.
 
+mod doubts;
+
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -15,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::{
     attempt::World,
     config::TransportConfig,
-    outcome::{Answer, Class, Outcome},
+    outcome::{Answer, Class, Mark, Outcome},
     store::{
         Store,
         circuit::{Ask, Circuit, REASON_MAX, Told},
@@ -27,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The wait of jobs while somebody probes.
 const PROBED_WAIT: Duration = Duration::from_secs(2);
 
+/// The first wait for a transport that is not there: most are back in a moment.
+const ABSENT_WAIT: Duration = Duration::from_secs(2);
+
 /// What hears an answer here: the circuit of the transport that gave it.
 const CIRCUIT: &str = "circuit";
 
@@ -37,6 +42,8 @@ pub struct Circuits {
     keys: Vec<String>,
     seen: Mutex<Vec<Option<Circuit>>>,
     first_wait: Duration,
+    /// Transports that gave an answer which nobody understands, and accepted nobody since.
+    doubts: Vec<AtomicBool>,
 }
 
 /// Whether a transport may be tried.
@@ -55,7 +62,9 @@ impl Circuits {
     pub fn new(store: Store, transports: &[TransportConfig], first_wait: Duration) -> Arc<Self> {
         let seen = Mutex::new(vec![None; transports.len()]);
         let names = transports.iter().map(|one| one.name.clone()).collect();
-        Arc::new(Self { store, names, keys: transports.iter().map(key).collect(), seen, first_wait })
+        let keys = transports.iter().map(key).collect();
+        let doubts = transports.iter().map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Self { store, names, keys, seen, first_wait, doubts })
     }
 
     /// Looks into the store.
@@ -64,6 +73,7 @@ impl Circuits {
         if let Ok(list) = self.store.circuits(&self.keys).await {
             *self.seen() = list;
         }
+        self.look_at_doubts().await;
     }
 
     /// Takes over what others knew of the same circuits, so that a changed configuration does not try what is known to be broken.
@@ -121,23 +131,32 @@ impl Circuits {
         match outcome {
             Outcome::Refused { refusal, .. } if !refusal.answer.hear(CIRCUIT) => None,
             Outcome::Refused { refusal, .. } if refusal.class == Class::Config => {
-                self.broken(transport, &refusal.answer).await
+                self.broken(transport, &refusal.answer, self.first_wait).await
+            }
+            Outcome::Refused { refusal, .. } if refusal.class == Class::Unavailable => {
+                self.broken(transport, &refusal.answer, self.first_wait.min(ABSENT_WAIT)).await
             }
             Outcome::Accepted { .. } => self.healed(transport).await,
             // It said something about the mail: its door is open.
-            Outcome::Refused { refusal, .. } if refusal.answer.code.is_some() && refusal.class != Class::Transient => {
+            Outcome::Refused { refusal, .. }
+                if refusal.answer.code.is_some()
+                    && (refusal.class != Class::Transient || refusal.answer.stage.is_of_a_message()) =>
+            {
                 self.healed(transport).await
             }
             Outcome::Refused { .. } | Outcome::Unknown(_) | Outcome::LostClaim => None,
         }
     }
 
-    async fn broken(&self, transport: usize, answer: &Answer) -> Option<Event> {
-        let mut reason = answer.to_string();
+    async fn broken(&self, transport: usize, answer: &Answer, first_wait: Duration) -> Option<Event> {
+        let mut reason = match answer.mark {
+            Mark::Pause => format!("several recipients were told the same, and nobody was accepted: {answer}"),
+            _ => answer.to_string(),
+        };
         let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or(0));
         let name = &self.names[transport];
-        let ask = Ask::Open { reason: reason.clone(), wait: self.first_wait };
+        let ask = Ask::Open { reason: reason.clone(), wait: first_wait };
         let (circuit, is_new) = match self.store.circuit(&self.keys[transport], &ask).await {
             Ok(Told::Opened(circuit)) => (circuit, true),
             Ok(Told::Open(circuit)) => (circuit, false),
@@ -145,14 +164,26 @@ impl Circuits {
             Err(error) => {
                 warn!(transport = name, %error, "The store did not hear that a transport needs a person");
                 let now_ms = now_ms();
-                let wait = u64::try_from(self.first_wait.as_millis()).unwrap_or(u64::MAX);
+                let wait = u64::try_from(first_wait.as_millis()).unwrap_or(u64::MAX);
                 let until_ms = now_ms.saturating_add(wait);
                 (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
             }
         };
         self.seen()[transport] = Some(circuit.clone());
         is_new.then(|| {
-            error!(transport = name, answer = reason, "Transport {name} needs a person; jobs wait or go another way");
+            if answer.code.is_none() {
+                warn!(
+                    transport = name,
+                    answer = reason,
+                    "Transport {name} is out of order; jobs wait or go another way, and it is tried again"
+                );
+            } else {
+                error!(
+                    transport = name,
+                    answer = reason,
+                    "Transport {name} needs a person; jobs wait or go another way"
+                );
+            }
             let now = Timestamp::now();
             Event::about_circuit(EventType::CircuitOpened, name, circuit.opened(), &reason, now)
         })

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use postrider_schemas::{event::PassedOver, meta::Pin};
+use postrider_schemas::{EventType, event::PassedOver, meta::Pin};
 use tokio::time::{Instant, sleep};
 
 use self::refusals::{circuit_open, crowded, nobody, not_asked, passed_over, paused};
@@ -37,7 +37,7 @@ use crate::{
         recipients::{nobody_left, with_unreachable},
         slot::{Slot, Why},
     },
-    outcome::{Answer, Outcome, Refusal, Stage},
+    outcome::{Answer, Mark, Outcome, Refusal, Stage},
     telemetry::{attempts, metrics},
     transport::{NoPlace, Transport, cannot_be_made, crowd::Comer},
 };
@@ -52,11 +52,18 @@ pub struct Ended {
     pub passed_over: Vec<PassedOver>,
     /// The call, where it can be repeated.
     pub pin: Option<Pin>,
+    /// The answer to this job's own message opened a circuit.
+    pub tripped: bool,
 }
 
 impl Ended {
+    /// Of a job that was tried nowhere.
+    pub fn nowhere() -> Self {
+        Self::at("", Outcome::LostClaim)
+    }
+
     fn at(transport: &str, outcome: Outcome) -> Self {
-        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None }
+        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None, tripped: false }
     }
 }
 
@@ -167,7 +174,9 @@ async fn through(world: &World, task: &Task<'_>, right: &Right, asked: Option<As
     let groups = world.limiter.groups(task.job, &letter.indices, &domains);
     // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
     let is_repeatable = unreachable.is_empty();
-    let tries = Tries { world, task, right, letter: &letter, groups: &groups, domains: &domains, is_repeatable };
+    let tripped = AtomicBool::new(false);
+    let tries =
+        Tries { world, task, right, letter: &letter, groups: &groups, domains: &domains, is_repeatable, tripped };
     let mut sent = tries.in_order(&order, answer).await;
     if let Sent::Ended(ended) = &mut sent
         && !unreachable.is_empty()
@@ -187,6 +196,8 @@ struct Tries<'a> {
     groups: &'a [String],
     domains: &'a Domains,
     is_repeatable: bool,
+    /// An answer to this job's message opened a circuit.
+    tripped: AtomicBool,
 }
 
 /// What came of one transport.
@@ -305,7 +316,7 @@ impl Tries<'_> {
                 }
             }
         }
-        Sent::Ended(nobody(self.world, refusals))
+        Sent::Ended(Ended { tripped: self.tripped.load(Ordering::Relaxed), ..nobody(self.world, refusals) })
     }
 
     /// What the route says. A call that may have been taken waits in any case: it goes nowhere else, and what became of it is not known yet.
@@ -462,7 +473,11 @@ impl Tries<'_> {
         drop(step);
         metrics::ended(task.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);
+        let outcome = world.circuits.doubted(n, outcome, task.job).await;
         if let Some(event) = world.circuits.heard(n, &outcome).await {
+            if event.kind == EventType::CircuitOpened && is_own(&outcome) {
+                self.tripped.store(true, Ordering::Relaxed);
+            }
             emit(world, &[event]).await;
         }
         world.limiter.heard(self.subject(n), &outcome).await;
@@ -473,7 +488,8 @@ impl Tries<'_> {
             (Then::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(world, refusals, None);
-                return Ok(Try::Ended(Ended { outcome, transport: transport.name.clone(), passed_over, pin: call }));
+                let (transport, tripped) = (transport.name.clone(), self.tripped.load(Ordering::Relaxed));
+                return Ok(Try::Ended(Ended { outcome, transport, passed_over, pin: call, tripped }));
             }
         };
         if submitted.load(Ordering::Relaxed) && !withdraw(world, task, right).await {
@@ -481,6 +497,11 @@ impl Tries<'_> {
         }
         Ok(Try::Refused(refusal))
     }
+}
+
+/// Whether an answer was given to one message, and not at the door.
+fn is_own(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { refusal, .. } if refusal.answer.stage.is_of_a_message() && refusal.answer.mark != Mark::Pause)
 }
 
 /// The call that is about to be made, where the transport will recognise it.

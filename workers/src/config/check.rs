@@ -1,19 +1,19 @@
 //! From settings as they are written to a configuration that holds together.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use postrider_schemas::JobLimits;
 use secrecy::SecretString;
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
-    TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    TopologyMode, TransportConfig, TransportKind, WorkerConfig, answers,
     limits::{self, PaceSettings},
     provider::{self, ProviderSettings},
     routes,
     settings::{self, Secret, Settings},
 };
-use crate::decide::{capabilities::Kind, group::Groups, retry::RetrySchedule};
+use crate::decide::{answers::Answers, capabilities::Kind, group::Groups, retry::RetrySchedule};
 
 /// The section of one transport, as it is written.
 pub(super) enum Section {
@@ -27,9 +27,10 @@ pub(super) fn check(
     paces: BTreeMap<String, PaceSettings>,
     environment: &Environment,
 ) -> Result<Config, ConfigError> {
+    let answers = answers::check(settings.answer)?;
     let transports = transports
         .into_iter()
-        .map(|(name, section)| transport_config(name, section, environment))
+        .map(|(name, section)| transport_config(name, section, &answers, environment))
         .collect::<Result<Vec<_>, _>>()?;
     let names = limits::Names { groups: &settings.groups, transports: &transports };
     let limits = limits::check(settings.limits, settings.throttle, settings.reaction, paces, &names)?;
@@ -103,17 +104,23 @@ pub(super) fn check(
         routes,
         limits,
         dns,
+        answers,
     })
 }
 
-fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
+fn transport_config(
+    name: String,
+    section: Section,
+    answers: &Arc<Answers>,
+    environment: &Environment,
+) -> Result<TransportConfig, ConfigError> {
     // A colon parts the name from what follows it in the names of scopes; a blank parts words in commands and log lines.
     if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
         let reason = "a transport has a name without colons, blanks and control characters";
         return Err(ConfigError::value(format!("transport.{}", name.escape_debug()), reason));
     }
     let kind = match section {
-        Section::Relay(settings) => TransportKind::Smtp(relay(&name, *settings, environment)?),
+        Section::Relay(settings) => TransportKind::Smtp(relay(&name, *settings, answers, environment)?),
         Section::Provider(kind, settings) => {
             TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, environment)?))
         }
@@ -121,7 +128,12 @@ fn transport_config(name: String, section: Section, environment: &Environment) -
     Ok(TransportConfig { name, kind })
 }
 
-fn relay(name: &str, settings: settings::Relay, environment: &Environment) -> Result<SmtpConfig, ConfigError> {
+fn relay(
+    name: &str,
+    settings: settings::Relay,
+    answers: &Arc<Answers>,
+    environment: &Environment,
+) -> Result<SmtpConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
     let host = settings.host.filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| ConfigError::value(key("host"), "is required for an SMTP relay"))?;
@@ -158,6 +170,8 @@ fn relay(name: &str, settings: settings::Relay, environment: &Environment) -> Re
         connect_timeout: settings.connect_timeout,
         command_timeout: settings.command_timeout,
         final_timeout: settings.final_timeout,
+        pipelining: settings.pipelining,
+        answers: Arc::clone(answers),
     })
 }
 

@@ -255,10 +255,11 @@ fn check(stage: Stage, reply: &str, expected: &str) {
         _ => (None, text),
     };
     let code = code.parse().unwrap();
-    let class = match verdict(stage, Event::Reply { code, enhanced, text }, Handover::No) {
-        Verdict::Refused(class) => class,
-        Verdict::Unknown => panic!("{reply}"),
-    };
+    let class =
+        match verdict(&crate::config::shipped_answers(), stage, Event::Reply { code, enhanced, text }, Handover::No) {
+            Verdict::Refused(class, _) => class,
+            Verdict::Unknown => panic!("{reply}"),
+        };
     let refusal = Refusal { class, answer: Answer::new(stage, Some(code), enhanced, text), retry_after: None };
     let found = reaction::find(&limits.reactions, "relay", "google", &refusal);
     let shown = match found {

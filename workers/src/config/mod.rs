@@ -1,6 +1,7 @@
 //! The configuration: compiled-in defaults, then a file, then the environment; checked once into [`Config`], which cannot name a
 //! transport that does not exist or lack a catch-all route.
 
+mod answers;
 mod check;
 mod limits;
 mod load;
@@ -10,13 +11,14 @@ mod routes;
 mod settings;
 mod throttles;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::decide::{
+    answers::Answers,
     capabilities::{Capabilities, Kind},
     retry::RetrySchedule,
     route::Routes,
@@ -24,6 +26,7 @@ use crate::decide::{
 
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
+pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
 pub(crate) use settings::{parse_duration, show_duration};
@@ -58,6 +61,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is asked of DNS.
     pub dns: DnsConfig,
+    /// Whom an SMTP reply is about: the configured entries, then those that ship.
+    pub answers: Arc<Answers>,
 }
 
 /// The queue.
@@ -228,6 +233,10 @@ pub struct SmtpConfig {
     pub command_timeout: Duration,
     /// Limit on the answer to the final dot.
     pub final_timeout: Duration,
+    /// Send the envelope in one go where the relay offers that.
+    pub pipelining: bool,
+    /// Whom a reply is about.
+    pub answers: Arc<Answers>,
 }
 
 /// How a connection is protected.

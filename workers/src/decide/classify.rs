@@ -1,12 +1,11 @@
-//! What an SMTP server's answer, or the lack of one, means: by stage and reply codes.
+//! What an SMTP server's answer, or the lack of one, means.
 //!
-//! One rule stands above the tables: once the final dot may have left us, only an answer tells whether the message was
-//! taken. Everything else before that point is certain: nothing was taken.
-//!
-//! Texts are not read, with two exceptions: Amazon SES tells its two throttles apart in words only (`454 Throttling
-//! failure: ...`), and a relay that does not relay for us says so with the codes of a closed mailbox.
+//! One rule stands above the table: once the final dot may have left us, only an answer tells whether the message was
+//! taken. Everything else before that point is certain: nothing was taken. Whom a negative reply is about is read from
+//! [`Answers`], the same way at every stage.
 
-use crate::outcome::{Class, EnhancedCode, RecipientRefusal, Refusal, Stage};
+use super::answers::Answers;
+use crate::outcome::{Class, EnhancedCode, Mark, RecipientRefusal, Refusal, Stage};
 
 /// What came where a positive reply was wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,72 +40,23 @@ pub enum Handover {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Certainly not taken.
-    Refused(Class),
+    Refused(Class, Mark),
     /// It may have been taken.
     Unknown,
 }
 
 /// What `event` at `stage` means for the message. The reply that was hoped for (2xx, or 354 to DATA) does not belong
 /// here: a positive reply in the wrong place counts as garbage.
-pub fn verdict(stage: Stage, event: Event<'_>, handover: Handover) -> Verdict {
+pub fn verdict(answers: &Answers, stage: Stage, event: Event<'_>, handover: Handover) -> Verdict {
     match (event, handover) {
         (Event::Reply { code, enhanced, text }, _) if (400..600).contains(&code) => {
-            Verdict::Refused(refusal(stage, code, enhanced, text))
+            let reading = answers.read(stage, code, enhanced, text);
+            Verdict::Refused(reading.class, reading.mark)
         }
         (_, Handover::Possible) => Verdict::Unknown,
-        (_, Handover::No) => Verdict::Refused(Class::Transient),
-    }
-}
-
-/// The class of a negative reply (4xx or 5xx) at `stage`.
-fn refusal(stage: Stage, code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Class {
-    let detail = enhanced.map(|EnhancedCode(_, subject, detail)| (subject, detail));
-    if code < 500 { temporary(stage, code, detail, text) } else { permanent(stage, code, detail, text) }
-}
-
-fn temporary(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (stage, code, detail) {
-        (_, 454, _) if mentions(text, "throttling") => {
-            if mentions(text, "quota") {
-                Class::Quota
-            } else {
-                Class::Throttled
-            }
-        }
-        // Here x.7 speaks of TLS and of the credentials, not of our pace: "454 4.7.0 Temporary authentication failure".
-        (Stage::Tls | Stage::Auth, 450..=499, _) => Class::Transient,
-        // x.7: policy, which on a temporary refusal is a rate or a reputation. 2.1: this mailbox gets mail too fast.
-        // 3.2: takes no mail just now. 4.5: congestion.
-        (_, _, Some((7, _) | (2, 1) | (3, 2) | (4, 5))) => Class::Throttled,
-        _ => Class::Transient,
-    }
-}
-
-fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (stage, code, detail) {
-        // The account is over its daily limit (Google: 5.4.5; Microsoft: 5.1.90, 5.7.232, 5.7.233).
-        (_, _, Some((4, 5) | (1, 90) | (7, 232 | 233))) => Class::Quota,
-        // Until a person mends the relay or its credentials, every message gets the same answer.
-        (Stage::Connect | Stage::Tls | Stage::Hello | Stage::Auth, ..)
-        | (_, 502 | 530 | 534 | 535 | 538, _)
-        | (_, _, Some((7, 8 | 9 | 11 | 57))) => Class::Config,
-        // "Bad sequence of commands" is about this conversation; another one starts from nothing.
-        (_, 503, _) => Class::Transient,
-        (Stage::RcptTo, ..) => permanent_at_rcpt(code, detail, text),
-        _ => Class::Message,
-    }
-}
-
-/// Policy refusals (5.7.x) stay with their recipient: as `Config`, one closed mailing list would stop the whole relay.
-fn permanent_at_rcpt(code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (code, detail) {
-        // Nothing is wrong with the recipient. Not `Config` either: a relay may serve other domains, and one address would stop its mail.
-        (_, None | Some((7, 0 | 1 | 54))) if does_not_relay(text) => Class::Sender,
-        // Too many recipients; RFC 5321 4.5.3.1.10 wants a bare 552 read as 452.
-        (_, Some((5, 3))) | (552, None) => Class::Transient,
-        // About the sender (1.7, 1.8) or the size (3.4), which are the same for every recipient.
-        (_, Some((1, 7 | 8) | (3, 4))) => Class::Message,
-        _ => Class::Recipient,
+        // Nobody spoke of a message yet: the transport is not there.
+        (_, Handover::No) if stage.is_before_the_envelope() => Verdict::Refused(Class::Unavailable, Mark::Plain),
+        (_, Handover::No) => Verdict::Refused(Class::Transient, Mark::Plain),
     }
 }
 
@@ -120,38 +70,21 @@ pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
     let hope = |class| match class {
         Class::Throttled => 0,
         Class::Transient => 1,
-        Class::Quota => 2,
-        Class::Config => 3,
-        Class::Sender => 4,
-        Class::Recipient => 5,
-        Class::Message => 6,
-        Class::Misfit => 7,
+        Class::Unavailable => 2,
+        Class::Quota => 3,
+        Class::Config => 4,
+        Class::Sender => 5,
+        Class::Recipient => 6,
+        Class::Message => 7,
+        Class::Misfit => 8,
     };
     classes.enumerate().min_by_key(|(_, class)| hope(*class)).map(|(position, _)| position)
-}
-
-/// Whether a relay says that it relays nothing for us there: in the words of Postfix, Sendmail, Exim, Exchange and Google Workspace. What somebody
-/// else said to the relay, which a relay that asks the recipient's server first repeats, does not count.
-fn does_not_relay(text: &str) -> bool {
-    const WORDS: [&str; 6] = [
-        "relay access denied",
-        "relaying denied",
-        "relay not permitted",
-        "unable to relay",
-        "mail relay denied",
-        "credentials for relay",
-    ];
-    WORDS.iter().any(|words| mentions(text, words)) && !mentions(text, " said:")
-}
-
-fn mentions(text: &str, lower_case: &str) -> bool {
-    text.as_bytes().windows(lower_case.len()).any(|part| part.eq_ignore_ascii_case(lower_case.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Answer;
+    use crate::{config::shipped_answers, outcome::Answer};
 
     const EVERY_STAGE: [Stage; 8] = [
         Stage::Connect,
@@ -180,7 +113,14 @@ mod tests {
         });
         for handover in [Handover::No, Handover::Possible] {
             let event = Event::Reply { code, enhanced, text: rest };
-            assert_eq!(verdict(stage, event, handover), Verdict::Refused(expected), "{stage:?} {reply} {handover:?}");
+            let answers = shipped_answers();
+            let Verdict::Refused(class, _) = verdict(&answers, stage, event, handover) else { panic!("{reply}") };
+            assert_eq!(
+                class,
+                expected,
+                "{stage:?} {reply} {handover:?}: {:?}",
+                answers.read(stage, code, enhanced, rest)
+            );
         }
     }
 
@@ -190,7 +130,7 @@ mod tests {
         check(Stage::Connect, "554", Class::Config);
         check(Stage::Hello, "550 5.7.1 Bad name", Class::Config);
         check(Stage::Tls, "501 no", Class::Config);
-        check(Stage::Connect, "421 4.3.0 starting up", Class::Transient);
+        check(Stage::Connect, "421 4.3.0 starting up", Class::Unavailable);
         check(Stage::Connect, "421 4.7.0 too many connections from you", Class::Throttled);
     }
 
@@ -199,23 +139,33 @@ mod tests {
         check(Stage::Auth, "535 5.7.8 bad credentials", Class::Config);
         check(Stage::Auth, "534 5.7.9 mechanism too weak", Class::Config);
         check(Stage::Auth, "504 5.5.4 unknown mechanism", Class::Config);
-        check(Stage::Auth, "454 4.7.0 temporary authentication failure", Class::Transient);
-        check(Stage::Tls, "454 4.7.0 TLS not available", Class::Transient);
+        check(Stage::Auth, "454 4.7.0 temporary authentication failure", Class::Unavailable);
+        check(Stage::Tls, "454 4.7.0 TLS not available", Class::Unavailable);
         check(Stage::MailFrom, "530 5.7.0 Must issue a STARTTLS command first", Class::Config);
         check(Stage::MailFrom, "530 5.7.1 Authentication required", Class::Config);
         check(Stage::RcptTo, "530 5.7.57 Client was not authenticated", Class::Config);
         check(Stage::MailFrom, "550 5.7.8 log in", Class::Config);
-        check(Stage::Data, "502 5.5.2 command not recognized", Class::Config);
+        check(Stage::Data, "502 5.5.2 command not recognized", Class::Transient);
     }
 
     #[test]
-    fn a_permanent_refusal_of_the_sender_is_about_the_message() {
-        check(Stage::MailFrom, "550 5.7.1 sender blocked", Class::Message);
-        check(Stage::MailFrom, "550 5.7.0 sender blocked", Class::Message);
-        check(Stage::MailFrom, "552 5.3.4 too big", Class::Message);
-        check(Stage::MailFrom, "501 5.1.7 bad sender syntax", Class::Message);
-        check(Stage::RcptTo, "550 5.1.8 sender domain not found", Class::Message);
-        check(Stage::RcptTo, "552 5.3.4 too big", Class::Message);
+    fn a_permanent_refusal_of_the_sender_is_about_us() {
+        check(Stage::MailFrom, "550 5.7.1 sender blocked", Class::Sender);
+        check(Stage::MailFrom, "550 5.7.0 no", Class::Sender);
+        check(Stage::MailFrom, "501 5.1.7 bad sender syntax", Class::Sender);
+        check(Stage::RcptTo, "550 5.1.8 sender domain not found", Class::Sender);
+    }
+
+    #[test]
+    fn what_this_relay_cannot_carry_is_no_fault_of_the_message() {
+        for stage in [Stage::MailFrom, Stage::RcptTo, Stage::Body] {
+            check(stage, "552 5.3.4 too big", Class::Misfit);
+            check(stage, "552 message exceeds fixed maximum message size", Class::Misfit);
+        }
+        check(Stage::Body, "554 5.6.3 conversion required", Class::Misfit);
+        check(Stage::MailFrom, "555 5.5.4 Unsupported option: SIZE=299", Class::Misfit);
+        check(Stage::MailFrom, "501 5.5.4 Unrecognized parameter BODY=8BITMIME", Class::Misfit);
+        check(Stage::RcptTo, "553 5.6.7 non-ASCII addresses are not permitted", Class::Misfit);
     }
 
     #[test]
@@ -251,7 +201,6 @@ mod tests {
     fn a_permanent_refusal_of_the_content_is_about_the_message() {
         check(Stage::Data, "554 5.7.1 no", Class::Message);
         check(Stage::Body, "554 5.7.1 spam", Class::Message);
-        check(Stage::Body, "552 5.3.4 too big", Class::Message);
         check(Stage::Body, "550 5.1.1 no such user", Class::Message);
     }
 
@@ -290,18 +239,23 @@ mod tests {
         for stage in EVERY_STAGE {
             for code in 400..600 {
                 let event = Event::Reply { code, enhanced: None, text: "" };
-                assert_ne!(verdict(stage, event, Handover::Possible), Verdict::Unknown, "{stage:?} {code}");
+                assert_ne!(
+                    verdict(&shipped_answers(), stage, event, Handover::Possible),
+                    Verdict::Unknown,
+                    "{stage:?} {code}"
+                );
             }
         }
     }
 
     #[test]
     fn a_temporary_code_is_never_permanent_at_any_stage() {
+        let answers = shipped_answers();
         for stage in EVERY_STAGE {
             for (code, subject, detail) in
-                (400..500).flat_map(|c| (0..8).flat_map(move |s| (0..9).map(move |d| (c, s, d))))
+                (400..600).flat_map(|c| (0..8).flat_map(move |s| (0..9).map(move |d| (c, s, d))))
             {
-                let class = refusal(stage, code, Some(EnhancedCode(4, subject, detail)), "");
+                let class = answers.read(stage, code, Some(EnhancedCode(4, subject, detail)), "").class;
                 assert!(
                     !class.is_permanent() && class != Class::Config,
                     "{stage:?} {code} 4.{subject}.{detail}: {class:?}"
@@ -312,16 +266,15 @@ mod tests {
 
     #[test]
     fn no_answer_is_unknown_only_once_the_dot_may_have_left() {
+        let answers = shipped_answers();
         let odd = Event::Reply { code: 354, enhanced: None, text: "" };
         for event in [Event::Closed, Event::TimedOut, Event::Garbage, odd] {
             for stage in EVERY_STAGE {
-                assert_eq!(
-                    verdict(stage, event, Handover::No),
-                    Verdict::Refused(Class::Transient),
-                    "{stage:?} {event:?}"
-                );
+                let class = if stage.is_before_the_envelope() { Class::Unavailable } else { Class::Transient };
+                let expected = Verdict::Refused(class, Mark::Plain);
+                assert_eq!(verdict(&answers, stage, event, Handover::No), expected, "{stage:?} {event:?}");
             }
-            assert_eq!(verdict(Stage::Body, event, Handover::Possible), Verdict::Unknown, "{event:?}");
+            assert_eq!(verdict(&answers, Stage::Body, event, Handover::Possible), Verdict::Unknown, "{event:?}");
         }
     }
 

@@ -19,18 +19,28 @@ pub fn then(outcome: &Outcome, on_limit: OnLimit) -> Then {
     match outcome {
         // Taken, perhaps taken, or somebody else's.
         Outcome::Accepted { .. } | Outcome::Unknown(_) | Outcome::LostClaim => Then::Settle,
-        // The transport works and looked at each recipient: another one would see those again that are refused for good.
-        Outcome::Refused { recipients, .. } if recipients.iter().any(|one| one.refusal.class != Class::Sender) => {
-            Then::Settle
+        // The transport works and looked at each recipient: another one would see those again that are refused for good. Where it
+        // is about us with all of them, another one may not mind.
+        Outcome::Refused { recipients, .. } if !recipients.is_empty() => {
+            if recipients.iter().all(|one| leads_on(one.refusal.class, on_limit)) { Then::Next } else { Then::Settle }
         }
         Outcome::Refused { refusal, .. } => match refusal.class {
             Class::Recipient | Class::Message => Then::Settle,
-            Class::Misfit | Class::Config | Class::Sender | Class::Transient => Then::Next,
+            Class::Misfit | Class::Config | Class::Sender | Class::Unavailable | Class::Transient => Then::Next,
             Class::Throttled | Class::Quota => match on_limit {
                 OnLimit::Next => Then::Next,
                 OnLimit::Wait | OnLimit::Expire => Then::Settle,
             },
         },
+    }
+}
+
+/// Whether a refusal of one recipient is about us, and leads to the next transport.
+fn leads_on(class: Class, on_limit: OnLimit) -> bool {
+    match class {
+        Class::Misfit | Class::Config | Class::Sender | Class::Unavailable => true,
+        Class::Throttled | Class::Quota => on_limit == OnLimit::Next,
+        Class::Recipient | Class::Message | Class::Transient => false,
     }
 }
 
@@ -74,7 +84,7 @@ mod tests {
             for class in [Class::Recipient, Class::Message] {
                 check(&whole(class), on_limit, Then::Settle);
             }
-            for class in [Class::Misfit, Class::Config, Class::Sender, Class::Transient] {
+            for class in [Class::Misfit, Class::Config, Class::Sender, Class::Unavailable, Class::Transient] {
                 check(&whole(class), on_limit, Then::Next);
             }
         }
@@ -112,6 +122,9 @@ mod tests {
         let refused = |recipients| Outcome::Refused { refusal: refusal(Class::Sender), recipients };
         check(&refused(vec![one(0, Class::Sender), one(1, Class::Sender)]), OnLimit::Wait, Then::Next);
         check(&refused(vec![one(0, Class::Sender), one(1, Class::Recipient)]), OnLimit::Wait, Then::Settle);
+        check(&refused(vec![one(0, Class::Misfit), one(1, Class::Config)]), OnLimit::Wait, Then::Next);
+        check(&refused(vec![one(0, Class::Quota)]), OnLimit::Wait, Then::Settle);
+        check(&refused(vec![one(0, Class::Quota), one(1, Class::Sender)]), OnLimit::Next, Then::Next);
     }
 
     #[test]

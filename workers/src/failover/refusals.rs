@@ -52,7 +52,7 @@ pub(super) fn nobody(world: &World, mut refusals: Vec<(usize, Refusal)>) -> Ende
         refusal.answer = Answer::local(Stage::Compose, &text);
     }
     let outcome = Outcome::Refused { refusal, recipients: Vec::new() };
-    Ended { outcome, transport: world.transports[n].name.clone(), passed_over, pin: None }
+    Ended { outcome, transport: world.transports[n].name.clone(), passed_over, pin: None, tripped: false }
 }
 
 /// Every refusal but the one at `except`, for the event.

@@ -24,7 +24,7 @@ use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
+    BEAT_LIFE, CIRCUIT_LIFE, DOUBT_LIFE, DOUBTS_MAX, Options, StoreError,
     circuit::{Ask as AskCircuit, Circuit, Told, told},
     ledger::{Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped},
     millis,
@@ -51,6 +51,12 @@ CREATE TABLE IF NOT EXISTS circuits (
     failures INTEGER NOT NULL,
     probe_ms INTEGER NOT NULL,
     reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS doubts (
+    transport TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (transport, mark)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worker_alive (
     worker TEXT PRIMARY KEY,
@@ -219,6 +225,47 @@ impl EmbeddedStore {
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
         let transports = transports.to_vec();
         self.look(move |db| transports.iter().map(|one| read_circuit(db, one, now_ms())).collect()).await
+    }
+
+    /// See [`super::Store::doubt`].
+    pub async fn doubt(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        let (transport, marks) = (transport.to_owned(), marks.to_vec());
+        self.run(move |db| {
+            let now_ms = now_ms();
+            db.prepare_cached("DELETE FROM doubts WHERE at_ms < ?1")?
+                .execute([int(now_ms.saturating_sub(millis(DOUBT_LIFE)))])?;
+            for mark in &marks {
+                db.prepare_cached("INSERT OR REPLACE INTO doubts (transport, mark, at_ms) VALUES (?1, ?2, ?3)")?
+                    .execute(params![transport, mark, int(now_ms)])?;
+            }
+            let mut statement = db.prepare_cached("SELECT mark FROM doubts WHERE transport = ?1")?;
+            let all: Vec<String> = statement.query_map([&transport], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            if all.len() > DOUBTS_MAX {
+                db.prepare_cached("DELETE FROM doubts WHERE transport = ?1")?.execute([&transport])?;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// See [`super::Store::trust`].
+    pub async fn trust(&self, transport: &str) -> Result<(), StoreError> {
+        let transport = transport.to_owned();
+        self.run(move |db| {
+            db.prepare_cached("DELETE FROM doubts WHERE transport = ?1")?.execute([&transport])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`super::Store::doubted`].
+    pub async fn doubted(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        let transports = transports.to_vec();
+        self.look(move |db| {
+            let mut statement = db.prepare_cached("SELECT EXISTS (SELECT 1 FROM doubts WHERE transport = ?1)")?;
+            transports.iter().map(|one| Ok(statement.query_row([one], |row| row.get(0))?)).collect()
+        })
+        .await
     }
 
     /// See [`super::Store::beat`].

@@ -34,6 +34,10 @@ pub const PARTS_MAX: u8 = 50;
 pub const BEAT_LIFE: Duration = Duration::from_secs(20);
 /// A circuit that nobody asks about is forgotten after this: its transport is gone.
 const CIRCUIT_LIFE: Duration = Duration::from_hours(24);
+/// Refusals that nobody understands count together for so long.
+const DOUBT_LIFE: Duration = Duration::from_hours(1);
+/// Most of them that are kept of a transport.
+const DOUBTS_MAX: usize = 256;
 /// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
 const ALIAS_HOPS: u32 = 3;
 
@@ -320,6 +324,30 @@ impl Store {
         match &self.backend {
             Backend::Redis(store) => store.circuits(transports).await,
             Backend::Embedded(store) => store.circuits(transports).await,
+        }
+    }
+
+    /// Notes refusals that nobody understands; all of them since the transport accepted somebody, for an hour.
+    pub async fn doubt(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.doubt(transport, marks).await,
+            Backend::Embedded(store) => store.doubt(transport, marks).await,
+        }
+    }
+
+    /// The transport accepted somebody.
+    pub async fn trust(&self, transport: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.trust(transport).await,
+            Backend::Embedded(store) => store.trust(transport).await,
+        }
+    }
+
+    /// Of which of these transports there are such refusals.
+    pub async fn doubted(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        match &self.backend {
+            Backend::Redis(store) => store.doubted(transports).await,
+            Backend::Embedded(store) => store.doubted(transports).await,
         }
     }
 

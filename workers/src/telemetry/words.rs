@@ -19,13 +19,25 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 9] =
-    ["none", "recipient", "message", "misfit", "config", "sender", "throttled", "quota", "transient"];
+pub const CLASSES: [&str; 10] =
+    ["none", "recipient", "message", "misfit", "config", "sender", "throttled", "quota", "unavailable", "transient"];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 11] =
-    ["send_at", "retry", "limit", "crowd", "store", "throttled", "quota", "config", "sender", "circuit", "busy"];
+pub const PARK_REASONS: [&str; 12] = [
+    "send_at",
+    "retry",
+    "limit",
+    "crowd",
+    "store",
+    "throttled",
+    "quota",
+    "unavailable",
+    "config",
+    "sender",
+    "circuit",
+    "busy",
+];
 /// `bucket_scope`
 pub const BUCKET_SCOPES: [&str; 4] = ["transport", "group", "tenant", "sender_domain"];
 /// `policy`
@@ -102,6 +114,7 @@ pub fn park_reason(class: Class) -> &'static str {
         Class::Sender => "sender",
         Class::Throttled => "throttled",
         Class::Quota => "quota",
+        Class::Unavailable => "unavailable",
         Class::Recipient | Class::Message | Class::Misfit | Class::Transient => "retry",
     }
 }

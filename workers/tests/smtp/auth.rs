@@ -69,9 +69,9 @@ async fn refused_credentials_need_a_person_and_name_no_secret() {
 }
 
 #[tokio::test]
-async fn a_login_that_fails_for_now_is_transient() {
+async fn a_login_that_fails_for_now_pauses_the_relay() {
     let steps = &[("AUTH PLAIN AGFwcABzM2NyZXQ=\r\n", "454 4.7.0 Temporary authentication failure\r\n")];
-    assert_refused(&log_in(AuthMechanism::Auto, "AUTH PLAIN", steps, false).await, Class::Transient, Stage::Auth);
+    assert_refused(&log_in(AuthMechanism::Auto, "AUTH PLAIN", steps, false).await, Class::Unavailable, Stage::Auth);
 }
 
 #[tokio::test]

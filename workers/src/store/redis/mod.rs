@@ -34,7 +34,7 @@ use self::{
     scripts::{Scripts, final_of, keys, number, surprise},
 };
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, Options, StoreError,
+    BEAT_LIFE, CIRCUIT_LIFE, DOUBT_LIFE, DOUBTS_MAX, Options, StoreError,
     circuit::{Ask, Circuit, PROBE, Told, WAIT_MAX},
     ledger::{
         Cancelled, Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, Record, Reopened, State, Step, Stepped,
@@ -211,6 +211,37 @@ impl RedisStore {
         answer.into_iter().map(read).collect::<RedisResult<_>>().map_err(|error| unreadable(&error))
     }
 
+    /// See [`super::Store::doubt`]: a set per transport.
+    pub async fn doubt(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        let key = doubt_key(transport);
+        let mut calls = redis::pipe();
+        calls.cmd("SADD").arg(&key).arg(marks).ignore();
+        calls.cmd("PEXPIRE").arg(&key).arg(millis(DOUBT_LIFE)).ignore();
+        calls.cmd("SMEMBERS").arg(&key);
+        let (all,): (Vec<String>,) = self.link.pipe(&calls).await?;
+        if all.len() > DOUBTS_MAX {
+            self.trust(transport).await?;
+        }
+        Ok(all)
+    }
+
+    /// See [`super::Store::trust`].
+    pub async fn trust(&self, transport: &str) -> Result<(), StoreError> {
+        let mut call = redis::cmd("DEL");
+        call.arg(doubt_key(transport));
+        let _: i64 = self.link.query(&call).await?;
+        Ok(())
+    }
+
+    /// See [`super::Store::doubted`].
+    pub async fn doubted(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        let mut calls = redis::pipe();
+        for transport in transports {
+            calls.cmd("EXISTS").arg(doubt_key(transport));
+        }
+        self.link.pipe(&calls).await
+    }
+
     /// A key that ends by itself, and its name in a set from which the ended ones are taken.
     pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
         let now = Timestamp::now().as_millisecond();
@@ -288,6 +319,10 @@ fn beat_key(worker: &str) -> String {
 
 fn circuit_key(transport: &str) -> String {
     format!("postrider:{{circuit}}:{transport}")
+}
+
+fn doubt_key(transport: &str) -> String {
+    format!("postrider:{{circuit}}:doubt:{transport}")
 }
 
 fn read_told(answer: &[String]) -> RedisResult<Told> {

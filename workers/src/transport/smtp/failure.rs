@@ -4,8 +4,11 @@ use std::{io, time::Duration};
 
 use super::reply::Garbage;
 use crate::{
-    decide::classify::{Event, Handover, Verdict, verdict},
-    outcome::{Answer, Class, Outcome, Refusal, Stage},
+    decide::{
+        answers::Answers,
+        classify::{Event, Handover, Verdict, verdict},
+    },
+    outcome::{Answer, Class, Mark, Outcome, Refusal, Stage},
 };
 
 /// What can happen instead of a reply.
@@ -40,8 +43,23 @@ pub struct Failure {
     pub verdict: Verdict,
     /// What was said, or what happened.
     pub answer: Answer,
-    /// The connection went away, rather than the relay saying something or staying silent.
-    pub is_lost: bool,
+    /// How it came to an end.
+    pub kind: Kind,
+}
+
+/// How a conversation came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By a reply.
+    Reply,
+    /// The connection went away.
+    Lost,
+    /// The relay said nothing.
+    Silent,
+    /// It said something that is no reply.
+    Garbage,
+    /// We refused to go on.
+    Local,
 }
 
 impl Failure {
@@ -53,27 +71,39 @@ impl Failure {
             Trouble::TimedOut(limit) => (Event::TimedOut, format!("the relay did not answer within {limit:?}")),
             Trouble::Garbage(garbage) => (Event::Garbage, garbage.to_string()),
         };
-        let is_lost = event == Event::Closed;
-        Self { verdict: verdict(stage, event, handover), answer: Answer::local(stage, &text), is_lost }
+        let kind = match trouble {
+            Trouble::Closed | Trouble::Io(_) => Kind::Lost,
+            Trouble::TimedOut(_) => Kind::Silent,
+            Trouble::Garbage(_) => Kind::Garbage,
+        };
+        let verdict = verdict(&Answers::default(), stage, event, handover);
+        Self { verdict, answer: Answer::local(stage, &text), kind }
     }
 
-    /// A reply came, and it is not the one that was hoped for.
-    pub fn reply(answer: Answer, handover: Handover) -> Self {
-        let event =
-            Event::Reply { code: answer.code.unwrap_or_default(), enhanced: answer.enhanced, text: &answer.text };
-        Self { verdict: verdict(answer.stage, event, handover), answer, is_lost: false }
+    /// A reply came, and it is not the one that was hoped for. `text` is all of it, where an answer keeps a part.
+    pub fn reply(answers: &Answers, answer: Answer, text: &str, handover: Handover) -> Self {
+        let event = Event::Reply { code: answer.code.unwrap_or_default(), enhanced: answer.enhanced, text };
+        Self { verdict: verdict(answers, answer.stage, event, handover), answer, kind: Kind::Reply }
     }
 
     /// We refuse to go on.
     pub fn local(stage: Stage, class: Class, text: &str) -> Self {
-        Self { verdict: Verdict::Refused(class), answer: Answer::local(stage, text), is_lost: false }
+        Self { verdict: Verdict::Refused(class, Mark::Plain), answer: Answer::local(stage, text), kind: Kind::Local }
+    }
+
+    /// The same with a remark for people behind what happened.
+    #[must_use]
+    pub fn with_hint(mut self, hint: &str) -> Self {
+        let text = format!("{}; {hint}", self.answer.text);
+        self.answer = Answer::new(self.answer.stage, self.answer.code, self.answer.enhanced, &text);
+        self
     }
 
     /// As the end of the attempt, for all recipients.
     pub fn into_outcome(self) -> Outcome {
         match self.verdict {
-            Verdict::Refused(class) => Outcome::Refused {
-                refusal: Refusal { class, answer: self.answer, retry_after: None },
+            Verdict::Refused(class, mark) => Outcome::Refused {
+                refusal: Refusal { class, answer: self.answer.marked(mark), retry_after: None },
                 recipients: Vec::new(),
             },
             Verdict::Unknown => Outcome::Unknown(self.answer),
@@ -83,7 +113,9 @@ impl Failure {
     /// As the refusal of one recipient or of the message; `None` when it is not known to be refused.
     pub fn into_refusal(self) -> Option<Refusal> {
         match self.verdict {
-            Verdict::Refused(class) => Some(Refusal { class, answer: self.answer, retry_after: None }),
+            Verdict::Refused(class, mark) => {
+                Some(Refusal { class, answer: self.answer.marked(mark), retry_after: None })
+            }
             Verdict::Unknown => None,
         }
     }

@@ -5,6 +5,7 @@
 //! replies would take one message's answer for another's.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    failure::{Failure, Trouble},
+    failure::{Failure, Kind, Trouble},
     offers::Offers,
     reply::{Garbage, Replies, Reply},
     settings::{RelaySettings, StageLimits, TlsMode},
@@ -29,8 +30,8 @@ use super::{
     wire::{Wire, connect},
 };
 use crate::{
-    decide::classify::Handover,
-    outcome::{Answer, Class, Refusal, Stage},
+    decide::{answers::Answers, classify::Handover},
+    outcome::{Answer, Class, RecipientRefusal, Refusal, Stage},
     telemetry::traces,
 };
 
@@ -40,8 +41,8 @@ pub struct Target {
     pub settings: RelaySettings,
     /// Present unless the mode is [`TlsMode::None`].
     pub tls: Option<Tls>,
-    /// The name for EHLO.
-    pub hello: ClientId,
+    /// The name for EHLO; the address of the connection, as a literal, where there is none.
+    pub hello: Option<ClientId>,
 }
 
 /// Counts as one open connection for as long as it lives.
@@ -69,10 +70,17 @@ pub struct Session {
     pub(super) out: Vec<u8>,
     pub(super) offers: Offers,
     pub(super) limits: StageLimits,
+    pub(super) answers: Arc<Answers>,
     /// Transactions begun.
     pub(super) served: u32,
     /// Replies read since the transaction began.
     pub(super) heard: u32,
+    /// Of these, replies to RCPT.
+    pub(super) answered: usize,
+    /// Recipients of the transaction that were refused so far.
+    pub(super) refused: Vec<RecipientRefusal>,
+    /// The envelope goes in steps, whatever the relay offers.
+    pub(super) is_serial: bool,
     /// Whether the final dot of the transaction may have left.
     pub(super) handover: Handover,
     _mark: OpenMark,
@@ -88,6 +96,7 @@ impl Session {
             .map_err(|error| Failure::trouble(Stage::Connect, &Trouble::from(error), Handover::No));
         let stream = noted(&step, stream)?;
         drop(step);
+        let name = target.hello.clone().unwrap_or_else(|| address_literal(stream.local_addr()));
         let wire = match &target.tls {
             Some(tls) if settings.tls == TlsMode::Implicit => {
                 let step = traces::step("smtp tls");
@@ -101,18 +110,22 @@ impl Session {
             out: Vec::with_capacity(512),
             offers: Offers::default(),
             limits: settings.limits,
+            answers: Arc::clone(&settings.answers),
             served: 0,
             heard: 0,
+            answered: 0,
+            refused: Vec::new(),
+            is_serial: !settings.pipelining,
             handover: Handover::No,
             _mark: mark,
         };
         let step = traces::step("smtp hello");
-        noted(&step, session.greeted(&target.hello).await)?;
+        noted(&step, session.greeted(&name, settings.tls).await)?;
         drop(step);
         if let Some(tls) = target.tls.as_ref().filter(|_| settings.tls == TlsMode::StartTls) {
             let step = traces::step("smtp tls");
             session = noted(&step, session.start_tls(tls).await)?;
-            noted(&step, session.hello(&target.hello).await)?;
+            noted(&step, session.hello(&name).await)?;
         }
         if let Some(auth) = &settings.auth {
             let step = traces::step("smtp auth");
@@ -123,9 +136,20 @@ impl Session {
     }
 
     /// The greeting and the first EHLO.
-    async fn greeted(&mut self, name: &ClientId) -> Result<(), Failure> {
-        let greeting = self.reply(Stage::Connect, self.limits.command).await?;
-        self.want_positive(Stage::Connect, greeting)?;
+    async fn greeted(&mut self, name: &ClientId, tls: TlsMode) -> Result<(), Failure> {
+        let greeting = self.reply(Stage::Connect, self.limits.command).await;
+        let greeting = greeting.map_err(|failure| match (failure.kind, tls) {
+            (Kind::Silent | Kind::Lost, TlsMode::None | TlsMode::StartTls) => {
+                failure.with_hint("there was no greeting: is this port implicit TLS (`tls = \"implicit\"`)?")
+            }
+            _ => failure,
+        })?;
+        self.want_positive(Stage::Connect, greeting).map_err(|failure| match failure.answer.code {
+            Some(521 | 554) => {
+                failure.with_hint("it refuses every connection from here: is `host` a relay for this machine?")
+            }
+            _ => failure,
+        })?;
         self.hello(name).await
     }
 
@@ -200,6 +224,10 @@ impl Session {
             Err(garbage) => Err(Trouble::Garbage(garbage)),
         };
         match reply {
+            // After the dot its beginning says what matters; before, what follows could not be read.
+            Ok(reply) if reply.is_cut && stage != Stage::Body => {
+                Err(self.trouble(stage, &Trouble::Garbage(Garbage::LongReply)))
+            }
             Ok(reply) => {
                 self.heard += 1;
                 Ok(reply)
@@ -244,7 +272,8 @@ impl Session {
     }
 
     pub(super) fn unwanted(&self, stage: Stage, reply: Reply) -> Failure {
-        Failure::reply(self.answer(stage, reply), self.handover)
+        let (_, text) = self.replies.words(reply);
+        Failure::reply(&self.answers, self.answer(stage, reply), &text, self.handover)
     }
 
     pub(super) fn trouble(&self, stage: Stage, trouble: &Trouble) -> Failure {
@@ -279,6 +308,15 @@ impl Session {
         let mut context = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut self.wire).poll_write(&mut context, b"QUIT\r\n");
         let _ = Pin::new(&mut self.wire).poll_flush(&mut context);
+    }
+}
+
+/// What a machine without a full name is called: the address that the relay sees, as far as that is known here (RFC 5321 4.1.3).
+fn address_literal(local: std::io::Result<SocketAddr>) -> ClientId {
+    match local.map(|address| address.ip().to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
+        Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
+        Err(_) => ClientId::default(),
     }
 }
 

@@ -93,7 +93,10 @@ fn refused(error: io::Error) -> Failure {
     };
     let text = match tls {
         rustls::Error::InvalidCertificate(reason) => certificate(reason),
-        rustls::Error::InvalidMessage(_) => "the relay does not speak TLS here".to_owned(),
+        rustls::Error::InvalidMessage(_) => {
+            "the relay does not speak TLS here; is this a port for STARTTLS (`tls = \"starttls\"`) or without TLS?"
+                .to_owned()
+        }
         other => format!("the TLS handshake failed: {other}"),
     };
     Failure::local(Stage::Tls, Class::Config, &text)

@@ -44,6 +44,32 @@ async fn an_incident_opens_once_is_probed_by_one_and_healed_once(url: &str) -> R
     Ok(())
 }
 
+async fn doubts_count_over_workers_until_somebody_is_accepted(url: &str) -> Result<()> {
+    let (one, other) = (Store::connect(url, Options::default()).await?, Store::connect(url, Options::default()).await?);
+    let keys = ["relay".to_owned(), "api".to_owned()];
+    assert_eq!(one.doubted(&keys).await?, [false, false]);
+    assert_eq!(one.doubt("relay", &["a 1".to_owned()]).await?, ["a 1"]);
+    let mut all = other.doubt("relay", &["a 2".to_owned(), "a 1".to_owned()]).await?;
+    all.sort_unstable();
+    assert_eq!(all, ["a 1", "a 2"], "each recipient once");
+    assert_eq!(other.doubted(&keys).await?, [true, false]);
+    other.trust("relay").await?;
+    assert_eq!(one.doubted(&keys).await?, [false, false]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn doubts_in_redis() -> Result<()> {
+    doubts_count_over_workers_until_somebody_is_accepted(&Database::fresh()?.url()).await
+}
+
+#[tokio::test]
+async fn doubts_in_a_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let url = format!("embedded:{}", folder.path().join("store.db").display());
+    doubts_count_over_workers_until_somebody_is_accepted(&url).await
+}
+
 #[tokio::test]
 async fn in_redis() -> Result<()> {
     an_incident_opens_once_is_probed_by_one_and_healed_once(&Database::fresh()?.url()).await

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// So many failures make sure that a relay cannot do PIPELINING; one that lost commands counts that much.
+/// So many failures in a row make sure that a relay cannot do PIPELINING; one reply out of order counts that much.
 const STRIKES: u32 = 2;
 
 /// What is known of one relay.

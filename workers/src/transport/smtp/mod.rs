@@ -163,10 +163,11 @@ impl Relay {
             let asked = groups.group().len();
             let next = match after {
                 After::Cut(cut) => {
-                    let (was_serial, is_silent) = (groups.is_serial, cut.is_silent);
+                    let was_serial = groups.is_serial;
                     let next = groups.cut(cut, outcome, pipelined);
                     if groups.is_serial && !was_serial {
-                        failed = Some(is_silent);
+                        // It may have been an accident.
+                        failed = Some(false);
                     }
                     next
                 }

@@ -92,9 +92,9 @@ async fn a_crowd_at_a_transport_that_answers_nobody_goes_to_the_next_one() {
     let routes = "[[route]]\nname = \"all\"\nsend = [\"silent\", \"sound\"]\n";
     let config = config(&file, &silent, &sink, routes);
     let worker = story::start_any(&config).unwrap();
-    story::publish(&file, &jobs(Lane::Transactional, "transport_overloaded", WAITING)).await.unwrap();
+    story::publish(&file, &jobs(Lane::Transactional, "crowd", WAITING)).await.unwrap();
     // Four at a time that give up after five seconds, and then go to the next one, would be six minutes.
-    let arrived = || (times(&sink, "transport_overloaded").len() == WAITING).then_some(());
+    let arrived = || (times(&sink, "crowd").len() == WAITING).then_some(());
     deadline::wait_for("the mail by the next transport", 3 * SOON, arrived).unwrap();
     drop(worker);
     let once: HashSet<String> = sink.arrivals().unwrap().into_iter().map(|(_, to)| to).collect();
@@ -109,7 +109,7 @@ async fn a_crowd_of_one_tenant_at_a_slow_transport_is_passed_by_another_one() {
     let file = format!("embedded:{}", folder.path().join("queue.db").display());
     let config = story::config(&file, &file, slow.port(), ROUTE).replace("bulk = 32", "bulk = 16");
     let mut worker = story::start_any(&config).unwrap();
-    story::publish(&file, &jobs(Lane::Bulk, "transport_overloaded", WAITING)).await.unwrap();
+    story::publish(&file, &jobs(Lane::Bulk, "crowd", WAITING)).await.unwrap();
     story::publish(&file, &[of_another()]).await.unwrap();
     let arrived = || slow.domains().iter().position(|one| one == "other.example");
     let overtaken_by = deadline::wait_for("the job of the other tenant", 2 * SOON, arrived).unwrap();

@@ -1,4 +1,4 @@
-//! How an attempt ended. Every transport speaks these words; `decide::settle` turns them into a settlement.
+//! How an attempt ended. Every transport reports an [`Outcome`]; [`decide`](super::decision::decide) turns it into a decision.
 //!
 //! Nothing here does IO, and nothing here holds a recipient's address: recipients are named by their position in the
 //! job's envelope, and the text of an answer is cleaned of addresses when it is made.
@@ -76,7 +76,7 @@ pub struct RecipientRefusal {
     pub refusal: Refusal,
 }
 
-/// The class of a refusal. It decides what happens next, see `decide::settle`.
+/// The class of a refusal. It decides what happens next, see [`decide`](super::decision::decide).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {

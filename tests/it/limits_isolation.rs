@@ -202,8 +202,9 @@ async fn a_blast_to_a_slow_group_delays_nobody_else_and_is_parked_once() {
 async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_waiting_behind_it() {
     let env = TestEnv::start(&EnvSpec::usual()).unwrap();
     story::declare(&env).unwrap();
-    // The worker has at most 32 or 48 jobs of a lane in hand: all of them could be waiting for their turn within a second.
-    let _worker = story::worker(&env, &[throttle("first", "70/s"), throttle("second", "70/s")].concat()).unwrap();
+    // The worker has at most 32 or 48 jobs of a lane in hand: all of them could be waiting for their turn within a second and a half. A faster
+    // limit would not hold back what a busy machine sends, and the order would be that of the queue.
+    let _worker = story::worker(&env, &[throttle("first", "35/s"), throttle("second", "35/s")].concat()).unwrap();
     for (lane, blast, other) in [(Lane::Bulk, "first", "news"), (Lane::Transactional, "second", "code")] {
         let (many, few) = (BLAST, 100);
         story::publish(&env.amqp_url(), &jobs(lane, blast, many)).await.unwrap();
@@ -214,14 +215,14 @@ async fn a_blast_to_a_limit_that_is_faster_than_a_worker_fetches_keeps_nobody_wa
         let before = times(env.sink(), blast).into_iter().filter(|at| *at < last).count();
         println!("{lane}: {before} of {many} went before the last of the others");
         // Behind them all it would be every one. How many it is goes by how busy the machine is.
-        assert!(before < many * 9 / 10, "{before}");
+        assert!(before < many * 3 / 4, "{before}");
     }
     let all = || (["first", "second"].iter().all(|name| times(env.sink(), name).len() == BLAST)).then_some(());
     deadline::wait_for("the blasts", LONG, all).unwrap();
     for name in ["first", "second"] {
         let times = times(env.sink(), name);
         println!("{name}: {:.1}/s, busiest 10 s {}", times.len() as f64 / span(&times), busiest(&times, 10.0));
-        assert!(busiest(&times, 10.0) <= 780, "{}", busiest(&times, 10.0));
+        assert!(busiest(&times, 10.0) <= 390, "{}", busiest(&times, 10.0));
     }
 }
 

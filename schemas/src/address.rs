@@ -11,9 +11,15 @@ pub enum AddressError {
     /// The part before the `@` is empty or longer than 64 octets.
     #[error("the part before the @ must have 1 to 64 octets")]
     LocalLength,
-    /// The part before the `@` is not a dot-atom (RFC 5321 4.1.2, RFC 6531 for UTF-8); quoted forms are not supported.
+    /// The part before the `@` is neither a dot-atom nor a quoted string (RFC 5321 4.1.2, RFC 6531 for UTF-8).
     #[error("the part before the @ holds a character or a dot where none may be")]
     Local,
+    /// The part before the `@` holds a character that nobody sees: a zero-width space, a soft hyphen, a bidi control.
+    #[error("the part before the @ holds an invisible or private character, such as a zero-width space")]
+    Invisible,
+    /// There is more than one address where one is expected.
+    #[error("there is more than one address here; give each an entry of its own")]
+    Several,
     /// The domain is not a valid host name, after IDNA processing (UTS 46, STD3 rules).
     #[error("the domain is not a valid internationalised domain name")]
     Domain,
@@ -23,10 +29,18 @@ pub enum AddressError {
     /// The display name holds a control character such as CR, LF or NUL.
     #[error("the display name holds a control character (a line break, for example)")]
     Name,
+    /// The display name is too long.
+    #[error("the display name has more than {NAME_OCTETS_MAX} octets")]
+    NameLength,
     /// `Name <address>` without its closing bracket, or with text behind it.
     #[error("expected `address` or `Name <address>`")]
     Form,
 }
+
+/// Longest display name, in octets.
+pub const NAME_OCTETS_MAX: usize = 4096;
+/// Blanks around an address or a name mean nothing.
+const BLANKS: [char; 2] = [' ', '\t'];
 
 /// A domain name in its ASCII (A-label) form, lower case.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +80,7 @@ impl fmt::Debug for Domain {
     }
 }
 
-/// A mail address: a dot-atom before the `@` (UTF-8 allowed), an ASCII domain behind it.
+/// A mail address: a dot-atom or a quoted string before the `@` (UTF-8 allowed), an ASCII domain behind it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EmailAddress {
     local: Box<str>,
@@ -77,13 +91,22 @@ impl EmailAddress {
     /// Longest address, in octets.
     pub const LENGTH_MAX: usize = 254;
 
-    /// Parses `local@domain`.
+    /// Parses `local@domain`. Quotes that are not needed are dropped: both forms are the same address (RFC 5321 4.1.2).
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NoAt)?;
+        let (local, domain) = text.trim_matches(BLANKS).rsplit_once('@').ok_or(AddressError::NoAt)?;
+        let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|_| local.len() > 1);
+        let local = match quoted {
+            None if split_mailboxes(local).len() > 1 => return Err(AddressError::Several),
+            None => local.to_owned(),
+            Some(inside) => canonical(inside)?,
+        };
         if local.is_empty() || local.len() > 64 {
             return Err(AddressError::LocalLength);
         }
-        if !local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_char)) {
+        if local.chars().any(is_invisible) {
+            return Err(AddressError::Invisible);
+        }
+        if quoted.is_none() && !is_dot_atom(&local) {
             return Err(AddressError::Local);
         }
         let domain = Domain::parse(domain)?;
@@ -93,7 +116,7 @@ impl EmailAddress {
         Ok(Self { local: local.into(), domain })
     }
 
-    /// The part before the `@`.
+    /// The part before the `@`, in quotes where it needs them.
     pub fn local(&self) -> &str {
         &self.local
     }
@@ -107,6 +130,62 @@ impl EmailAddress {
     pub fn needs_smtputf8(&self) -> bool {
         !self.local.is_ascii()
     }
+}
+
+fn is_dot_atom(text: &str) -> bool {
+    text.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom_char))
+}
+
+/// What stands between the quotes of a quoted string, without quotes where it needs none, else with the fewest escapes.
+fn canonical(inside: &str) -> Result<String, AddressError> {
+    let mut chars = inside.chars();
+    let mut plain = String::with_capacity(inside.len());
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return Err(AddressError::Local),
+            '\\' => plain.push(chars.next().ok_or(AddressError::Local)?),
+            c => plain.push(c),
+        }
+    }
+    let fits = |c: char| (' '..='~').contains(&c) || (!c.is_ascii() && !c.is_control() && !c.is_whitespace());
+    if plain.is_empty() || !plain.chars().all(fits) {
+        return Err(if plain.is_empty() { AddressError::LocalLength } else { AddressError::Local });
+    }
+    let is_plain = is_dot_atom(&plain);
+    Ok(if is_plain { plain } else { format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\"")) })
+}
+
+/// Characters that nobody means to have in an address: default-ignorable ones (bidi controls among them), those of private use, noncharacters, and the
+/// one that stands for what could not be decoded.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}' | '\u{e000}'..='\u{f8ff}' | '\u{fdd0}'..='\u{fdef}' | '\u{f0000}'..='\u{10ffff}')
+        || (c as u32) & 0xfffe == 0xfffe
+}
+
+/// The pieces of a text between commas and semicolons outside of quotes and angle brackets.
+fn split_mailboxes(text: &str) -> Vec<&str> {
+    let (mut pieces, mut start, mut is_quoted, mut is_escaped, mut depth) = (Vec::new(), 0, false, false, 0_usize);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            ',' | ';' if depth == 0 => {
+                pieces.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    pieces.push(&text[start..]);
+    pieces
 }
 
 fn is_atom_char(c: char) -> bool {
@@ -138,26 +217,67 @@ pub struct Mailbox {
 impl Mailbox {
     /// Joins an address and a display name. An empty name counts as none.
     pub fn new(address: EmailAddress, name: Option<&str>) -> Result<Self, AddressError> {
-        let name = name.map(str::trim).filter(|name| !name.is_empty());
-        if name.is_some_and(|name| name.chars().any(char::is_control)) {
+        let name = name.map(|name| name.trim().replace('\t', " ")).filter(|name| !name.is_empty());
+        if name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
             return Err(AddressError::Name);
+        }
+        if name.as_ref().is_some_and(|name| name.len() > NAME_OCTETS_MAX) {
+            return Err(AddressError::NameLength);
         }
         Ok(Self { address, name: name.map(Into::into) })
     }
 
-    /// Parses `address`, `<address>` or `Name <address>`; the name may stand in double quotes.
+    /// Parses `address`, `<address>` or `Name <address>`; the name may stand in double quotes. Several addresses are refused.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let text = text.trim_matches(' ');
-        let Some((name, rest)) = text.rsplit_once('<') else {
-            return Self::new(EmailAddress::parse(text)?, None);
+        let mut all = Self::parse_list(text)?;
+        match all.pop() {
+            Some(one) if all.is_empty() => Ok(one),
+            Some(_) => Err(AddressError::Several),
+            None => Err(AddressError::NoAt),
+        }
+    }
+
+    /// Parses mailboxes between commas or semicolons. A piece without an `@` is the beginning of the next one's name: `Byron, Ada <ada@example.org>`.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, AddressError> {
+        let mut all = Vec::new();
+        let mut start = None;
+        for piece in split_mailboxes(text) {
+            let from = piece.as_ptr() as usize - text.as_ptr() as usize;
+            let end = from + piece.len();
+            if piece.trim().is_empty() && start.is_none() {
+                continue;
+            }
+            let from = start.take().unwrap_or(from);
+            if piece.contains('@') {
+                all.push(Self::parse_one(&text[from..end])?);
+            } else {
+                start = Some(from);
+            }
+        }
+        if start.is_some() || all.is_empty() { Err(AddressError::NoAt) } else { Ok(all) }
+    }
+
+    fn parse_one(text: &str) -> Result<Self, AddressError> {
+        let text = text.trim_matches(BLANKS);
+        let Some(before) = text.strip_suffix('>') else {
+            return if text.ends_with('"') || !text.contains('<') || is_quoted_address(text) {
+                Self::new(EmailAddress::parse(text)?, None)
+            } else {
+                Err(AddressError::Form)
+            };
         };
-        let address = rest.strip_suffix('>').ok_or(AddressError::Form)?;
-        let name = name.trim_matches(' ');
+        let (name, address) = before.rsplit_once('<').ok_or(AddressError::Form)?;
+        let (name, address) = (name.trim_matches(BLANKS), EmailAddress::parse(address)?);
         let unquoted = match name.strip_prefix('"') {
+            // A second address must not become the name that the first one is shown with.
+            None if name.contains(['<', '>', '"']) => return Err(AddressError::Form),
+            None if name.contains('@') && EmailAddress::parse(name).as_ref() != Ok(&address) => {
+                return Err(AddressError::Several);
+            }
             None => name.to_owned(),
-            Some(rest) => unescape(rest.strip_suffix('"').ok_or(AddressError::Form)?),
+            Some(rest) => unescape(rest.strip_suffix('"').ok_or(AddressError::Form)?)?,
         };
-        Self::new(EmailAddress::parse(address)?, Some(&unquoted))
+        Self::new(address, Some(&unquoted))
     }
 
     /// The address.
@@ -171,13 +291,23 @@ impl Mailbox {
     }
 }
 
-fn unescape(quoted: &str) -> String {
+/// True for `"a<b"@example.org`.
+fn is_quoted_address(text: &str) -> bool {
+    text.starts_with('"') && text.rsplit_once('@').is_some_and(|(local, _)| local.ends_with('"'))
+}
+
+/// What stands between the quotes. A quote without a backslash ends it: what follows would be a second mailbox.
+fn unescape(quoted: &str) -> Result<String, AddressError> {
     let mut out = String::with_capacity(quoted.len());
     let mut chars = quoted.chars();
     while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+        match c {
+            '"' => return Err(AddressError::Form),
+            '\\' => out.push(chars.next().ok_or(AddressError::Form)?),
+            c => out.push(c),
+        }
     }
-    out
+    Ok(out)
 }
 
 /// Shows the domain only.
@@ -204,6 +334,59 @@ mod tests {
         check("<a@b.test>", Ok(("a@b.test", None)));
         check("Zoë Smith <zoe@b.test>", Ok(("zoe@b.test", Some("Zoë Smith"))));
         check(r#""Smith, \"Z\"" <z@b.test>"#, Ok(("z@b.test", Some("Smith, \"Z\""))));
+    }
+
+    #[test]
+    fn several_addresses_are_a_list_and_never_a_name() {
+        let list = |text: &str| {
+            Mailbox::parse_list(text).map(|list| {
+                let one = |one: &Mailbox| format!("{}|{}", one.name().unwrap_or(""), one.address());
+                list.iter().map(one).collect::<Vec<_>>().join(" ")
+            })
+        };
+        let ok = |text: &str| Ok(text.to_owned());
+        assert_eq!(list("Ada <a@b.test>, Bob <b@b.test>"), ok("Ada|a@b.test Bob|b@b.test"));
+        assert_eq!(list("a@b.test;b@b.test; "), ok("|a@b.test |b@b.test"));
+        assert_eq!(list("Byron, Ada <a@b.test>, b@b.test"), ok("Byron, Ada|a@b.test |b@b.test"));
+        assert_eq!(list(r#""Byron, A; \"x\"" <a@b.test>"#), ok(r#"Byron, A; "x"|a@b.test"#));
+        assert_eq!(list(r#""a,b;c"@b.test, d@b.test"#), ok(r#"|"a,b;c"@b.test |d@b.test"#));
+        assert_eq!(list("a@b.test, Bob"), Err(AddressError::NoAt));
+        assert_eq!(list(" , ;"), Err(AddressError::NoAt));
+        for text in ["Ada <a@b.test>, Bob <b@b.test>", "a@b.test; b@b.test", "a@b.test <b@b.test>"] {
+            check(text, Err(AddressError::Several));
+        }
+        assert_eq!(EmailAddress::parse("a@b.test,b@b.test"), Err(AddressError::Several));
+        check("Ada <a@b.test> Bob <b@b.test>", Err(AddressError::Form));
+        check(r#""Ada" <a@b.test> "Bob" <b@b.test>"#, Err(AddressError::Form));
+        check("a@b.test <a@b.test>", Ok(("a@b.test", Some("a@b.test"))));
+    }
+
+    #[test]
+    fn quoted_local_parts_keep_their_quotes_where_they_need_them() {
+        check(r#""a b"@c.test"#, Ok((r#""a b"@c.test"#, None)));
+        check(r#""a.b"@c.test"#, Ok(("a.b@c.test", None)));
+        check(r#""a\.b\"\\"@c.test"#, Ok((r#""a.b\"\\"@c.test"#, None)));
+        check(r#"Ada <"a@b"@c.test>"#, Ok((r#""a@b"@c.test"#, Some("Ada"))));
+        check(r#""a<b"@c.test"#, Ok((r#""a<b"@c.test"#, None)));
+        check(r#"""@c.test"#, Err(AddressError::LocalLength));
+        check("\"a\r\n\"@c.test", Err(AddressError::Local));
+        check(r#""a"b"@c.test"#, Err(AddressError::Local));
+    }
+
+    #[test]
+    fn invisible_characters_are_refused_and_blanks_around_an_address_dropped() {
+        for c in
+            ['\u{200b}', '\u{ad}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{e000}', '\u{200d}', '\u{fffd}', '\u{e0041}']
+        {
+            check(&format!("a{c}b@c.test"), Err(AddressError::Invisible));
+            check(&format!("{c}a@c.test"), Err(AddressError::Invisible));
+            check(&format!("\"a {c}\"@c.test"), Err(AddressError::Invisible));
+        }
+        for text in [" a@c.test\t", "\ta@c.test ", "< a@c.test >"] {
+            check(text, Ok(("a@c.test", None)));
+        }
+        assert_eq!(EmailAddress::parse(" a@c.test\t").map(|one| one.to_string()), Ok("a@c.test".to_owned()));
+        check("A\tB <a@c.test>", Ok(("a@c.test", Some("A B"))));
     }
 
     #[test]

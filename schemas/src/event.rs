@@ -131,7 +131,7 @@ pub struct EventData {
     /// One word, such as `retries-exhausted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The class of the failure, see the `workers` crate's `outcome::Class`.
+    /// The class of the failure, such as `transient` or `recipient`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The transport's last answer, at most 200 bytes, without addresses.

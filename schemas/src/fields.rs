@@ -50,7 +50,7 @@ pub enum FieldError {
 #[schemars(transparent)]
 pub struct JobId(#[schemars(with = "UuidText")] pub Uuid);
 
-/// Stands in for [`Uuid`] in the JSON Schema.
+/// A UUID.
 #[derive(JsonSchema)]
 #[schemars(transparent)]
 pub(crate) struct UuidText(

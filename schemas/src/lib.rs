@@ -11,6 +11,7 @@ pub mod fields;
 pub mod job;
 pub mod json_schema;
 pub mod ladder;
+mod lenient;
 pub mod limits;
 pub mod meta;
 pub mod payload_hash;

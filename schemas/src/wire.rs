@@ -1,7 +1,7 @@
 //! The wire form of a job, version 1: JSON, UTF-8. [`JobV1`] mirrors the document; [`JobV1::parse`] turns it into a [`Job`] or says
 //! which field is wrong and why. No error text quotes a value: reasons travel in headers and logs.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::{
     address::{AddressError, EmailAddress, Mailbox},
     fields::{self, FieldError, Header, IdempotencyKey, JobId, Lane, Tenant},
     job::{Attachment, Content, Job, ListUnsubscribe, Tracking},
+    lenient,
     limits::JobLimits,
     payload_hash::PayloadHash,
     template::{self, TemplateLimit},
@@ -24,11 +25,13 @@ pub const JOB_TYPE: &str = "postrider.job.v1";
 /// AMQP `content_type` of a job message.
 pub const JOB_CONTENT_TYPE: &str = "application/json";
 
-/// One e-mail to send, as JSON. Also the way to make a [`Job`] in Rust: fill the fields and call [`Self::parse`].
+/// One e-mail to send, as JSON.
+//
+// Also the way to make a `Job` in Rust: fill the fields and call `parse`, which makes an id where there is none.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobV1 {
-    /// Identity of the job, a UUID (version 7 is best). Required on the wire; made by [`Self::parse`] where absent.
+    /// Identity of the job, a UUID (version 7 is best). Required on the wire; the same each time this job is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<JobId>,
     /// The sender's own identity for this mail. With `tenant`: same key and same payload is the same job and is sent once; same key and
@@ -41,22 +44,25 @@ pub struct JobV1 {
     #[schemars(regex(pattern = r"^[a-z0-9._-]{1,64}$"))]
     pub tenant: Option<String>,
     /// `transactional` (default) or `bulk`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     pub lane: Lane,
     /// The author.
     pub from: MailboxV1,
     /// Where answers go.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 50))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::mailboxes")]
+    #[schemars(with = "MailboxesV1")]
     pub reply_to: Vec<MailboxV1>,
     /// Recipients. `to`, `cc` and `bcc` together hold 1 to 50.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::mailboxes")]
+    #[schemars(with = "MailboxesV1")]
     pub to: Vec<MailboxV1>,
     /// Recipients of a copy.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::mailboxes")]
+    #[schemars(with = "MailboxesV1")]
     pub cc: Vec<MailboxV1>,
     /// Recipients that no header names.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::mailboxes")]
+    #[schemars(with = "MailboxesV1")]
     pub bcc: Vec<MailboxV1>,
     /// The subject, one line.
     #[schemars(length(max = 998))]
@@ -69,43 +75,80 @@ pub struct JobV1 {
     pub html: Option<String>,
     /// Template sources instead of bodies (MiniJinja). The subject is then a template too. A source has at most 1 MiB, 10,000 tags, 250 operators in
     /// one tag, and nests 40 deep.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient::object")]
     pub template: Option<TemplateV1>,
     /// What the template may name, at most 1 MiB. A name that is missing refuses the job.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty", deserialize_with = "lenient::or_default")]
     pub variables: serde_json::Map<String, serde_json::Value>,
     /// Extra headers. Structural ones (From, To, Date, Message-ID, Content-*, ...) are refused.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 200))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::headers")]
+    #[schemars(with = "HeadersV1")]
     pub headers: Vec<HeaderV1>,
     /// Files and inline images, at most 100.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::objects")]
     #[schemars(length(max = 100))]
     pub attachments: Vec<AttachmentV1>,
     /// A few short labels.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "lenient::or_default")]
     #[schemars(length(max = 10), inner(length(min = 1, max = 64)))]
     pub tags: Vec<String>,
     /// Flat data of the sender, returned in events.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "lenient::texts")]
     pub metadata: BTreeMap<String, String>,
     /// Metrics asked for.
-    #[serde(default, skip_serializing_if = "TrackingV1::is_default")]
+    #[serde(default, skip_serializing_if = "TrackingV1::is_default", deserialize_with = "lenient::object_or_default")]
     pub tracking: TrackingV1,
     /// How a recipient leaves the list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient::object")]
     pub list_unsubscribe: Option<ListUnsubscribeV1>,
     /// Not before this time, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient::time")]
     #[schemars(with = "Option<DateTimeText>")]
     pub send_at: Option<Timestamp>,
     /// Not after this time, RFC 3339: past it the job expires instead of arriving late.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient::time")]
     #[schemars(with = "Option<DateTimeText>")]
     pub expires_at: Option<Timestamp>,
 }
 
-/// Stands in for [`Timestamp`] in the JSON Schema.
+/// One mailbox, a list of mailboxes, or `null` for none.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "shapes the JSON Schema only")]
+enum MailboxesV1 {
+    /// A list.
+    List(#[schemars(length(max = 50))] Vec<MailboxV1>),
+    /// One address, or several between commas.
+    One(MailboxV1),
+    /// None.
+    None(()),
+}
+
+/// A list of headers, an object of names and values, or `null` for none.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "shapes the JSON Schema only")]
+enum HeadersV1 {
+    /// A list; a name may stand several times.
+    List(#[schemars(length(max = 200))] Vec<HeaderV1>),
+    /// Names and values.
+    Map(BTreeMap<String, HeaderValuesV1>),
+    /// None.
+    None(()),
+}
+
+/// The value of a header, or a list of values.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "shapes the JSON Schema only")]
+enum HeaderValuesV1 {
+    /// One value.
+    One(String),
+    /// A header for each.
+    List(Vec<String>),
+}
+
+/// A time of RFC 3339, such as 2026-12-01T10:00:00Z.
 #[derive(JsonSchema)]
 #[schemars(transparent)]
 pub(crate) struct DateTimeText(
@@ -115,8 +158,8 @@ pub(crate) struct DateTimeText(
 );
 
 /// A mailbox: `"zoe@example.org"`, `"Zoë <zoe@example.org>"`, or an object.
-#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a mailbox is a string or an object {address, name}")]
+#[derive(Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum MailboxV1 {
     /// `address` or `Name <address>`.
     Text(String),
@@ -202,10 +245,10 @@ pub struct AttachmentV1 {
 #[serde(deny_unknown_fields)]
 pub struct TrackingV1 {
     /// Count opens.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     pub opens: bool,
     /// Count clicks.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     pub clicks: bool,
 }
 
@@ -227,7 +270,7 @@ pub struct ListUnsubscribeV1 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mailto: Option<String>,
     /// The URL takes a POST without further questions (RFC 8058); needs `url`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
     pub one_click: bool,
 }
 
@@ -290,6 +333,11 @@ pub fn decode(bytes: &[u8], message_type: Option<&str>, limits: &JobLimits) -> R
 
 /// Decodes the document alone, without the rules of its fields. For tools that add an `id` before [`JobV1::parse`].
 pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
+    let document = utf8(bytes)?;
+    let bytes = document.as_ref();
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(document_error("expected one job, found a list; publish each job as a message of its own"));
+    }
     // Keeping track of the path costs more than the reading itself, and only an error has a use for it.
     if let Ok(job) = serde_json::from_slice(bytes) {
         return Ok(job);
@@ -297,26 +345,87 @@ pub fn decode_v1(bytes: &[u8]) -> Result<JobV1, DecodeError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let job = serde_path_to_error::deserialize(&mut reader).map_err(|error| DecodeError::Json {
         path: without_strange_names(&error.path().to_string()),
-        reason: without_value(&error.inner().to_string()),
+        reason: in_plain_words(error.inner()),
     })?;
-    reader
-        .end()
-        .map_err(|error| DecodeError::Json { path: ".".to_owned(), reason: without_value(&error.to_string()) })?;
+    reader.end().map_err(|error| document_error(&in_plain_words(&error)))?;
     Ok(job)
 }
 
-/// Serde quotes the offending string or name; a reason may end up in a log, so the quotation goes.
-fn without_value(reason: &str) -> String {
-    let cut = |start: &str, end: &str, shown: &dyn Fn(&str) -> String| {
-        let from = reason.find(start)? + start.len();
-        let to = reason.rfind(end).filter(|to| *to >= from)?;
-        Some(format!("{}{}{}", &reason[..from], shown(&reason[from..to]), &reason[to..]))
+fn document_error(reason: &str) -> DecodeError {
+    DecodeError::Json { path: ".".to_owned(), reason: reason.to_owned() }
+}
+
+/// The document in UTF-8, without a byte order mark. UTF-16 is told by its mark, or by the NUL beside the first octet.
+fn utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+    let (bytes, read): (_, fn([u8; 2]) -> u16) = match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => return Ok(Cow::Borrowed(rest)),
+        [0xff, 0xfe, rest @ ..] | rest @ [_, 0, ..] => (rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] | rest @ [0, _, ..] => (rest, u16::from_be_bytes),
+        _ => return Ok(Cow::Borrowed(bytes)),
     };
-    let name = |name: &str| if is_plain(name) { name.to_owned() } else { "?".to_owned() };
-    let short = cut("string \"", "\", expected", &|_| "...".to_owned())
-        .or_else(|| cut("unknown field `", "`, expected", &name))
-        .or_else(|| cut("unknown variant `", "`, expected", &|_| "...".to_owned()));
-    without_addresses(short.as_deref().unwrap_or(reason))
+    let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| read([pair[0], pair[1]])).collect();
+    match String::from_utf16(&units) {
+        Ok(text) if bytes.len() % 2 == 0 => Ok(Cow::Owned(text.into_bytes())),
+        _ => Err(document_error("is broken UTF-16; write the document in UTF-8")),
+    }
+}
+
+/// What is wrong, without a word of the document: reasons end up in logs and events. Names of fields are shown where they look like names.
+fn in_plain_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if !error.is_data() {
+        return if text.contains("surrogate") || text.contains("hex escape") || text.contains("unicode code point") {
+            format!("half of a character (line {}, column {}): a text was cut within it", error.line(), error.column())
+        } else {
+            format!("not valid JSON: {text}")
+        };
+    }
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    let name = |start: &str| text.strip_prefix(start)?.split('`').next().filter(|name| is_plain(name));
+    if let Some(name) = name("missing field `") {
+        return format!("`{name}` is required");
+    }
+    if let Some(name) = name("duplicate field `") {
+        return format!("`{name}` stands there twice");
+    }
+    if text.starts_with("unknown field `") {
+        let shown = name("unknown field `").filter(|name| !name.contains(|c: char| c.is_ascii_digit())).unwrap_or("?");
+        return format!("unknown field `{shown}`; `postrider schema` prints the fields of a job");
+    }
+    if text.starts_with("unknown variant `") {
+        return "expected `transactional` or `bulk`".to_owned();
+    }
+    let Some((start, expected)) = text.split_once(", expected ") else {
+        return if text.starts_with("expected ") {
+            text.to_owned()
+        } else {
+            "is not of the form that a job has".to_owned()
+        };
+    };
+    let expected = match expected.rsplit_once(", expected ").map_or(expected, |(_, expected)| expected) {
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "a boolean" => "true or false",
+        other if other.contains("UUID") || other.contains("uuid") => "a UUID",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let found = start.split(':').nth(1).unwrap_or_default().trim_start();
+    let kinds = [
+        ("integer", "a number"),
+        ("floating point", "a number"),
+        ("boolean", "true or false"),
+        ("string", "a text"),
+        ("sequence", "a list"),
+        ("map", "an object"),
+        ("null", "null"),
+        ("unit", "null"),
+    ];
+    match kinds.iter().find(|(kind, _)| text.starts_with("invalid type") && found.starts_with(kind)) {
+        Some((_, kind)) => format!("expected {expected}, found {kind}"),
+        None => format!("expected {expected}"),
+    }
 }
 
 /// The path up to the first name that is none of ours: keys of the document are values too.
@@ -327,7 +436,9 @@ fn without_strange_names(path: &str) -> String {
 }
 
 fn is_plain(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-[".contains(c))
+    (1..=64).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-[".contains(c))
+        && name.chars().filter(char::is_ascii_digit).count() < 4
 }
 
 /// For what no rule above foresees.
@@ -349,7 +460,9 @@ fn invalid(path: impl Into<String>, reason: impl ToString) -> DecodeError {
 impl JobV1 {
     /// Checks every field and every rule between fields.
     pub fn parse(self, limits: &JobLimits) -> Result<Job, DecodeError> {
-        let recipients = self.to.len() + self.cc.len() + self.bcc.len();
+        let (to, cc, bcc) = (mailboxes(&self.to, "to")?, mailboxes(&self.cc, "cc")?, mailboxes(&self.bcc, "bcc")?);
+        let reply_to = mailboxes(&self.reply_to, "reply_to")?;
+        let recipients = to.len() + cc.len() + bcc.len();
         if recipients == 0 {
             return Err(invalid("to", "a job needs at least one recipient in `to`, `cc` or `bcc`"));
         }
@@ -365,7 +478,7 @@ impl JobV1 {
         }
         for (list, count, max) in [
             ("attachments", self.attachments.len(), limits.attachments_max),
-            ("reply_to", self.reply_to.len(), limits.reply_to_max),
+            ("reply_to", reply_to.len(), limits.reply_to_max),
         ] {
             if count > max {
                 return Err(invalid(list, format!("{count} entries; at most {max}")));
@@ -408,10 +521,10 @@ impl JobV1 {
             tenant: optional(self.tenant.as_deref(), "tenant", Tenant::parse)?.unwrap_or_default(),
             lane: self.lane,
             from: mailbox(&self.from, || "from".to_owned())?,
-            reply_to: mailboxes(&self.reply_to, "reply_to")?,
-            to: mailboxes(&self.to, "to")?,
-            cc: mailboxes(&self.cc, "cc")?,
-            bcc: mailboxes(&self.bcc, "bcc")?,
+            reply_to,
+            to,
+            cc,
+            bcc,
             subject: self.subject,
             content: content(self.text, self.html, self.template, self.variables)?,
             headers,
@@ -437,8 +550,23 @@ fn optional<T>(
     text.map(parse).transpose().map_err(|error| invalid(path, error))
 }
 
+/// A text may hold several mailboxes; positions count mailboxes.
 fn mailboxes(list: &[MailboxV1], field: &str) -> Result<Vec<Mailbox>, DecodeError> {
-    list.iter().enumerate().map(|(n, one)| mailbox(one, || format!("{field}[{n}]"))).collect()
+    let mut all = Vec::with_capacity(list.len());
+    for one in list {
+        let path = || format!("{field}[{}]", all.len());
+        match one {
+            MailboxV1::Text(text) => {
+                let more = Mailbox::parse_list(text).map_err(|error| invalid(path(), error))?;
+                all.extend(more);
+            }
+            MailboxV1::Parts(_) => {
+                let one = mailbox(one, path)?;
+                all.push(one);
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn mailbox(one: &MailboxV1, path: impl Fn() -> String) -> Result<Mailbox, DecodeError> {

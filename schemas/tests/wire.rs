@@ -83,27 +83,137 @@ fn malformed_documents_say_where() {
     assert!(refused(b"{\"id\":").contains("EOF"));
     assert!(refused(b"not json").contains("line 1 column"));
     assert!(refused(b"[]").contains("field `.`"));
-    assert!(refused(b"\xff\xfe").contains("line 1"));
+    assert!(refused(b"\xff\xfe").contains("EOF"));
+    assert!(refused(b"[{}]").contains("expected one job, found a list"));
     let trailing = format!("{} {{}}", minimal());
     assert!(refused(trailing.as_bytes()).contains("trailing"));
 }
 
 #[test]
 fn wrong_types_name_the_field_but_never_quote_the_value() {
-    check_refused("subject", json!(7), "subject", "expected a string");
-    check_refused("lane", json!("express"), "lane", "unknown variant");
-    check_refused("tags", json!("secret@x.example"), "tags", "expected a sequence");
-    check_refused("to", json!([7]), "to[0]", "a mailbox is a string or an object");
+    check_refused("subject", json!(7), "subject", "expected a text, found a number");
+    check_refused("lane", json!("express"), "lane", "expected `transactional` or `bulk`");
+    check_refused("tags", json!("secret@x.example"), "tags", "expected a list, found a text");
+    check_refused("to", json!([7]), "to[0]", "expected an address such as");
     check_refused("subjet", json!("x"), "subjet", "unknown field");
     let mut document = minimal();
     document["tags"] = json!("secret@x.example");
     assert!(!decode(&document).unwrap_err().to_string().contains("secret"));
-    check_refused("lane", json!("secret"), "lane", "unknown variant `...`, expected");
-    check_refused("ada@x.example", json!("x"), "?", "unknown field `?`, expected");
-    check_refused("metadata", json!({ "ada@x.example": 7 }), "metadata.?", "expected a string");
-    check_refused("metadata", json!({ "order": 7 }), "metadata.order", "expected a string");
+    check_refused("send_at", json!("secret"), "send_at", "expected a time such as 2026-12-01T10:00:00Z");
+    check_refused("ada@x.example", json!("x"), "?", "unknown field `?`;");
+    check_refused("metadata", json!({ "ada@x.example": 7 }), "metadata", "expected a text, found a number");
+    check_refused("metadata", json!({ "order": 7 }), "metadata.order", "expected a text");
     let error = wire::decode(b"{}", Some("ada@x.example"), &JobLimits::DEFAULT).unwrap_err();
     assert_eq!(error, DecodeError::Version("[address]".to_owned()));
+}
+
+#[test]
+fn no_error_says_a_value_of_the_document() {
+    for field in [
+        "id",
+        "to",
+        "cc",
+        "subject",
+        "text",
+        "lane",
+        "headers",
+        "tags",
+        "metadata",
+        "tracking",
+        "template",
+        "send_at",
+        "attachments",
+    ] {
+        for value in [
+            json!(4_111_111_111_111_111_u64),
+            json!(-4_111_111_111_111_111_i64),
+            json!(4111.5),
+            json!([4_111_111_111_111_111_u64]),
+        ] {
+            let mut document = minimal();
+            document[field] = value;
+            let text = decode(&document).expect_err(field).to_string();
+            assert!(!text.contains("4111") && text.contains(field), "{text}");
+        }
+    }
+    let mut document = minimal();
+    document["4111111111111111"] = json!(1);
+    assert!(!decode(&document).unwrap_err().to_string().contains("4111"));
+}
+
+#[test]
+fn documents_of_other_languages_are_read() {
+    let plain = decode(&minimal()).unwrap();
+    let mut nulls = minimal();
+    for field in [
+        "idempotency_key",
+        "tenant",
+        "lane",
+        "reply_to",
+        "cc",
+        "bcc",
+        "html",
+        "template",
+        "variables",
+        "headers",
+        "attachments",
+        "tags",
+        "metadata",
+        "tracking",
+        "list_unsubscribe",
+        "send_at",
+        "expires_at",
+    ] {
+        nulls[field] = Value::Null;
+    }
+    assert!(decode(&nulls).unwrap() == plain);
+    let with = |fields: Value| {
+        let mut document = minimal();
+        document.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        decode(&document).unwrap()
+    };
+    assert!(with(json!({"to": "b@dest.example"})) == plain);
+    assert!(with(json!({"to": {"address": "b@dest.example"}})) == plain);
+    assert!(with(json!({"metadata": {"a": null}, "tracking": {"opens": null}})) == plain);
+    assert_eq!(with(json!({"to": ["a@dest.example, b@dest.example", "c@dest.example"]})).to().len(), 3);
+    assert_eq!(with(json!({"to": "A <a@dest.example>; b@dest.example"})).to().len(), 2);
+    let pair = |name: &str, value: &str| json!({"name": name, "value": value});
+    let list = json!([pair("X-A", "1"), pair("X-B", "2"), pair("X-B", "3")]);
+    assert!(with(json!({"headers": {"X-A": "1", "X-B": ["2", "3"]}})) == with(json!({"headers": list})));
+    assert!(
+        with(json!({"send_at": "0001-01-01T00:00:00Z", "expires_at": "0001-01-01T00:00:00"})).expires_at().is_none()
+    );
+    assert_eq!(with(json!({"send_at": "9999-12-31T23:59:59Z"})).send_at(), Some(jiff::Timestamp::MAX));
+    check_refused("attachments", json!([["f", "a/b", ""]]), "attachments", "expected an object, found a list");
+    check_refused("template", json!(["t"]), "template", "expected an object, found a list");
+    check_refused("from", json!("a@shop.example, c@shop.example"), "from", "more than one address");
+    check_refused("cc", json!([{"address": "a@x.example, c@x.example"}]), "cc[0]", "more than one address");
+}
+
+#[test]
+fn byte_order_marks_and_utf_16_are_read() {
+    let text = minimal().to_string();
+    let plain = decode(&minimal()).unwrap();
+    let read = |bytes: &[u8]| wire::decode(bytes, None, &JobLimits::DEFAULT);
+    let units = |text: &str, big: bool| -> Vec<u8> {
+        text.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+    };
+    assert!(read(format!("\u{feff}{text}").as_bytes()).unwrap() == plain);
+    for (mark, big) in [("\u{feff}", true), ("\u{feff}", false), ("", true), ("", false)] {
+        assert!(read(&units(&format!("{mark}{text}"), big)).unwrap() == plain, "{mark:?} {big}");
+    }
+    assert!(read(&units(&text, false)[1..]).is_err());
+    let odd = [units("\u{feff}{}", false), vec![0]].concat();
+    assert!(read(&odd).unwrap_err().to_string().contains("UTF-16"));
+    let cut = text.replace("\"s\"", "\"see you \\ud83d\"");
+    assert!(read(cut.as_bytes()).unwrap_err().to_string().contains("half of a character"));
+}
+
+#[test]
+fn the_schema_says_nothing_of_rust() {
+    for text in [json_schema::job_v1(), json_schema::event_v1()] {
+        assert!(!text.contains("Self::") && !text.contains("[`") && !text.contains("crate"), "{text}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The body of the message: `mixed(alternative(text, related(html, inline files)), attachments)` without the layers that have nothing to
 //! hold. Boundaries come from the job id, so that each attempt has the same bytes.
 
-use std::{collections::HashSet, fmt::Write as _};
+use std::{borrow::Cow, collections::HashSet, fmt::Write as _};
 
 use lettre::message::{
     Body, MessageBuilder, MultiPart, SinglePart,
@@ -23,7 +23,9 @@ pub(super) fn inline_and_attached<'a>(job: &'a Job, html: Option<&str>) -> (Vec<
     let ids: HashSet<&str> = job.attachments().iter().filter_map(|one| one.content_id.as_deref()).collect();
     let shown: HashSet<String> = match html {
         Some(html) if !ids.is_empty() => {
-            cid_links(html).map(named).filter(|name| ids.contains(name.as_str())).collect()
+            let html = unescaped(html);
+            let both = cid_links(&html).flat_map(|link| [named(link), link.to_owned()]);
+            both.filter(|name| ids.contains(name.as_str())).collect()
         }
         _ => HashSet::new(),
     };
@@ -41,14 +43,19 @@ pub(super) fn assemble(builder: MessageBuilder, job: &Job, content: &Rendered<'_
         Some(html) if !inline.is_empty() => Some(related(html, &inline, &boundary)?),
         other => other,
     };
-    let body = match (text, html) {
-        (Some(text), Some(html)) => {
-            let both = MultiPart::alternative().boundary(format!("{boundary}-alternative")).build();
-            Node::Multi(html.join(text.join(both)))
-        }
-        (one, other) => {
-            one.or(other).unwrap_or_else(|| Node::Leaf(ContentType::TEXT_PLAIN, encoding::text("", &boundary)))
-        }
+    let invitation = match attached.iter().find_map(|one| calendar_text(one).map(|text| (one, text))) {
+        Some((one, text)) => Some(Node::Leaf(
+            ContentType::parse(one.content_type.trim()).map_err(lettre_fault)?,
+            encoding::text(text, &boundary),
+        )),
+        None => None,
+    };
+    let mut forms: Vec<Node> = [text, html, invitation].into_iter().flatten().collect();
+    let body = if forms.len() > 1 {
+        let all = MultiPart::alternative().boundary(format!("{boundary}-alternative")).build();
+        Node::Multi(forms.into_iter().fold(all, |all, form| form.join(all)))
+    } else {
+        forms.pop().unwrap_or_else(|| Node::Leaf(ContentType::TEXT_PLAIN, encoding::text("", &boundary)))
     };
     let root = if attached.is_empty() {
         body
@@ -75,6 +82,16 @@ impl Node {
             Self::Multi(multi) => parent.multipart(multi),
         }
     }
+}
+
+/// The text of a file that is an invitation (RFC 6047): mail programs look for it beside the bodies. The same file is attached as well.
+fn calendar_text(one: &Attachment) -> Option<&str> {
+    let (essence, parameters) = one.content_type.split_once(';')?;
+    let has_method = parameters
+        .split(';')
+        .any(|parameter| parameter.split('=').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("method")));
+    let is_calendar = essence.trim().eq_ignore_ascii_case("text/calendar");
+    std::str::from_utf8(&one.content).ok().filter(|_| is_calendar && has_method)
 }
 
 /// The HTML with the files it shows. Lettre leaves out the `type` parameter that RFC 2387 asks for.
@@ -141,19 +158,71 @@ impl Header for MediaType {
     }
 }
 
-/// The `cid:` links of an HTML body, without `cid:`. One ends where another may begin, so that no octet is looked at for two of them: a content id holds
-/// no colon.
+/// The `cid:` links of an HTML body whose character references are undone, without `cid:`. One ends where another may begin, so that no octet is looked
+/// at for two of them: a content id holds no colon.
 fn cid_links(html: &str) -> impl Iterator<Item = &str> {
-    let ends = |c: char| c.is_whitespace() || "\"'<>):".contains(c);
-    html.match_indices("cid:").map(move |(at, scheme)| {
-        let link = &html[at + scheme.len()..];
+    let ends = |c: char| c.is_whitespace() || "\"'<>(),;\\:".contains(c);
+    let is_scheme = |at: &usize| {
+        html.as_bytes()[..*at].get(at.wrapping_sub(3)..).is_some_and(|word| word.eq_ignore_ascii_case(b"cid"))
+    };
+    html.match_indices(':').map(|(at, _)| at).filter(is_scheme).map(move |at| {
+        let link = &html[at + 1..];
         &link[..link.find(ends).unwrap_or(link.len())]
     })
 }
 
-/// What a link names, with the escapes of URLs and of HTML undone.
+/// What a link names, with the escapes of URLs undone.
 fn named(link: &str) -> String {
-    percent_decode_str(&link.replace("&amp;", "&")).decode_utf8_lossy().into_owned()
+    percent_decode_str(link).decode_utf8_lossy().into_owned()
+}
+
+/// The HTML with those character references undone that may stand in a link.
+fn unescaped(html: &str) -> Cow<'_, str> {
+    if !html.contains('&') {
+        return Cow::Borrowed(html);
+    }
+    let mut out = String::with_capacity(html.len());
+    let mut rest = html;
+    while let Some(at) = rest.find('&') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (c, length) = reference(rest).unwrap_or(('&', 1));
+        out.push(c);
+        rest = &rest[length..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// The character that a reference such as `&quot;`, `&#39;` or `&#x63;` stands for, and the reference's length.
+fn reference(text: &str) -> Option<(char, usize)> {
+    const NAMED: [(&str, char); 11] = [
+        ("&amp", '&'),
+        ("&quot", '"'),
+        ("&lt", '<'),
+        ("&gt", '>'),
+        ("&apos", '\''),
+        ("&colon", ':'),
+        ("&lpar", '('),
+        ("&rpar", ')'),
+        ("&commat", '@'),
+        ("&period", '.'),
+        ("&nbsp", '\u{a0}'),
+    ];
+    let ended = |length: usize| length + usize::from(text[length..].starts_with(';'));
+    let Some(number) = text.strip_prefix("&#") else {
+        let (name, c) = NAMED
+            .iter()
+            .find(|(name, _)| text.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))?;
+        return Some((*c, ended(name.len())));
+    };
+    let (radix, digits) = match number.strip_prefix(['x', 'X']) {
+        Some(digits) => (16, digits),
+        None => (10, number),
+    };
+    let count = digits.bytes().take(10).take_while(|c| char::from(*c).is_digit(radix)).count();
+    let c = char::from_u32(u32::from_str_radix(&digits[..count], radix).ok()?)?;
+    Some((c, ended(text.len() - digits.len() + count)))
 }
 
 #[cfg(test)]
@@ -162,7 +231,7 @@ mod tests {
 
     #[track_caller]
     fn check(html: &str, expected: &[&str]) {
-        assert_eq!(cid_links(html).map(named).collect::<Vec<_>>(), expected);
+        assert_eq!(cid_links(&unescaped(html)).map(named).collect::<Vec<_>>(), expected, "{html}");
     }
 
     #[test]
@@ -171,6 +240,14 @@ mod tests {
         check("cid:a%20b&amp;c", &["a b&c"]);
         check("cid:cid:x", &["cid", "x"]);
         check("cid:", &[""]);
+        check("url(&quot;cid:hero&quot;) url(&#39;cid:apos&#39;) url(&QUOT;cid:x&#x22;)", &["hero", "apos", "x"]);
+        check(
+            "<img src=\"CID:logo\"><img src='&#x63;id:a'><img src=cid&colon;b><img src=&#99;id&#58;c>",
+            &["logo", "a", "b", "c"],
+        );
+        check("<img srcset=\"cid:s 1x, cid:m 2x,cid:l\">", &["s", "m", "l"]);
+        check("cid:pic%2B1@shop.example", &["pic+1@shop.example"]);
+        check("&#x110000; &#; & &amp;quot; é:", &[]);
     }
 
     /// However many links there are, and wherever they end.

@@ -28,6 +28,8 @@ pub struct Meta {
     pub unknowns: u32,
     /// How many workers were lost with this generation in hand, as far as the broker's own count does not tell: it begins anew with each copy.
     pub losses: u32,
+    /// When the job was published first, or seen first where its producer said no time. Kept by all copies.
+    pub published: Option<Timestamp>,
     /// Not to be tried before this time.
     pub not_before: Option<Timestamp>,
     /// Past this time the job expires.
@@ -117,6 +119,7 @@ const PARKS: &str = "postrider-parks";
 const WAITS: &str = "postrider-waits";
 const UNKNOWNS: &str = "postrider-unknowns";
 const LOSSES: &str = "postrider-losses";
+const PUBLISHED: &str = "postrider-published";
 const NOT_BEFORE: &str = "postrider-not-before";
 const EXPIRES: &str = "postrider-expires";
 const PAYLOAD_HASH: &str = "postrider-payload-hash";
@@ -161,7 +164,7 @@ impl Meta {
                 put(name, count.to_string());
             }
         }
-        for (name, time) in [(NOT_BEFORE, self.not_before), (EXPIRES, self.expires)] {
+        for (name, time) in [(PUBLISHED, self.published), (NOT_BEFORE, self.not_before), (EXPIRES, self.expires)] {
             if let Some(time) = time {
                 put(name, time.to_string());
             }
@@ -216,6 +219,7 @@ impl Meta {
                 WAITS => meta.waits = value.parse().unwrap_or_default(),
                 UNKNOWNS => meta.unknowns = value.parse().unwrap_or_default(),
                 LOSSES => meta.losses = value.parse().unwrap_or_default(),
+                PUBLISHED => meta.published = value.parse().ok(),
                 NOT_BEFORE => meta.not_before = value.parse().ok(),
                 EXPIRES => meta.expires = value.parse().ok(),
                 PAYLOAD_HASH => meta.payload_hash = text(),
@@ -294,6 +298,7 @@ mod tests {
             waits: 4,
             unknowns: 1,
             losses: 3,
+            published: Some("2026-11-23T09:00:00Z".parse().unwrap()),
             not_before: Some("2026-11-23T10:00:00Z".parse().unwrap()),
             expires: Some("2026-11-24T10:00:00.5Z".parse().unwrap()),
             payload_hash: Some("00ff".to_owned()),

@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(1);
 
 fn options(lease: Duration) -> StoreOptions {
-    StoreOptions { lease, retention: Duration::from_hours(1), holder: "test".to_owned() }
+    StoreOptions { lease, retention: Duration::from_hours(1), holder: "test".to_owned(), create: true }
 }
 
 /// Two workers at one store: leases of the second end at once, as if it were killed after each call.

@@ -51,6 +51,7 @@ mod poison;
 mod priority;
 mod provider_calls;
 mod providers;
+mod reading;
 mod relay_timeouts;
 mod relay_trouble;
 mod reload;

@@ -60,6 +60,20 @@ impl Db {
         Ok(Self(shared))
     }
 
+    /// Opens a file that is there and holds this table; makes nothing.
+    pub async fn open_existing(path: impl AsRef<Path>, table: &'static str) -> Result<Self, DbError> {
+        let missing = |what| DbError::Missing { path: path.as_ref().to_owned(), what };
+        if !path.as_ref().exists() {
+            return Err(missing("does not exist: no queue or store is there"));
+        }
+        let db = Self::open(&path)?;
+        let holds = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1)";
+        if db.look(move |db| Ok(db.query_row(holds, [table], |row| row.get(0))?)).await? {
+            return Ok(db);
+        }
+        Err(missing(if table == "message" { "holds no queue" } else { "holds no store: no worker has used it yet" }))
+    }
+
     /// The canonical path.
     pub fn path(&self) -> &Path {
         &self.0.path

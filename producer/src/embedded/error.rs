@@ -25,6 +25,14 @@ pub enum DbError {
         /// What SQLite says.
         detail: String,
     },
+    /// The file, or what it should hold, is not there, and nothing was made.
+    #[error("{} {what}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, as the end of a sentence.
+        what: &'static str,
+    },
     /// The file is not ours and was not touched.
     #[error("{} is not a Postrider file; it was left as it is", path.display())]
     Foreign {

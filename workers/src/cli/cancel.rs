@@ -35,7 +35,7 @@ pub struct Arguments {
 
 /// Calls a job back. Exit status 0 if it will not be sent, 1 if it was, is being, or ended otherwise.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_to_look()?;
     let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
     let key = arguments.key.as_deref().map(IdempotencyKey::parse).transpose().context("--key")?;
     let identity = match (&key, arguments.id) {
@@ -43,7 +43,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, Some(id)) => Identity::of_id(&tenant, id),
         (None, None) => anyhow::bail!("name the job by its ID, or by --key and --tenant"),
     };
-    let store = context::store(&config).await?;
+    let store = context::existing_store(&config).await?;
     // Looked at first: whoever names the wrong tenant is to hear that nobody knows this job.
     let is_known = store.get(&LedgerKey::of(&identity)).await?.is_some();
     let answer = store.cancel(&identity).await?;
@@ -64,7 +64,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             reason: Some("cancelled".to_owned()),
             ..EventData::default()
         };
-        let queue = context::queue(&config.queue).await?;
+        let queue = context::existing_queue(&config.queue).await?;
         queue
             .emit(&Event::new(EventType::Cancelled, data, Timestamp::now()))
             .await

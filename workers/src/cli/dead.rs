@@ -211,6 +211,8 @@ async fn reopen(store: &Store, message: &RestMessage) -> Result<(Reopened, RestV
         waits: 0,
         losses: 0,
         not_before: None,
+        // Its age counts from here on.
+        published: Some(Timestamp::now()),
         rest: message.meta.rest.clone(),
         ..message.meta.clone()
     };
@@ -222,9 +224,9 @@ fn job(message: &RestMessage) -> Result<Job, String> {
 }
 
 async fn connect(selection: &Selection) -> anyhow::Result<(Queue, Store)> {
-    let config = selection.config.load()?;
+    let config = selection.config.load_to_look()?;
     config.store_is_shared()?;
-    Ok((context::queue(&config.queue).await?, context::store(&config).await?))
+    Ok((context::existing_queue(&config.queue).await?, context::existing_store(&config).await?))
 }
 
 impl Selection {

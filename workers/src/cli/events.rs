@@ -16,8 +16,8 @@ pub struct Arguments {
 
 /// Prints each event as one line of JSON (CloudEvents), from now on.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
-    let queue = context::queue(&config.queue).await?;
+    let config = arguments.config.load_to_look()?;
+    let queue = context::existing_queue(&config.queue).await?;
     let mut events = queue.events().await?;
     output::remark("listening");
     let mut left = arguments.count.unwrap_or(u64::MAX);

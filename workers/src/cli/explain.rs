@@ -39,7 +39,7 @@ pub struct Arguments {
 
 /// Prints the rule, the transports and what rules one out. Exit status 1 where no transport can carry the job.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_to_look()?;
     anyhow::ensure!(!config.routes.is_empty(), "the configuration has no route; see `[[route]]`");
     let job = read(&arguments.job, &config)?;
     let explanation = of(&config, &job);

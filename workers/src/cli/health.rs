@@ -31,7 +31,7 @@ pub struct Arguments {
 
 /// Exit status 0 if the process at `admin.listen` answers 200, 1 if not.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_to_look()?;
     let address = config.admin.context("setting `admin.listen` is off: there is nothing to ask")?;
     let path = if arguments.ready { "/readyz" } else { "/healthz" };
     let answer = timeout(LIMIT, ask(reachable(address), path)).await;

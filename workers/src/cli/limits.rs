@@ -129,8 +129,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn connect(common: &Common) -> anyhow::Result<(Store, Limiter)> {
-    let config = common.config.load()?;
-    let store = context::store(&config).await?;
+    let config = common.config.load_to_look()?;
+    let store = context::existing_store(&config).await?;
     let limiter = Limiter::new(&config, store.clone())?;
     Ok((store, limiter))
 }

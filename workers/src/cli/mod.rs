@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod check;
+pub mod configuration;
 pub mod dead;
 pub mod demo;
 pub mod dev;
@@ -19,14 +20,13 @@ pub mod topology;
 pub mod trace;
 pub mod worker;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::{
-    config::{self, Config},
-    render::serve::serve,
-};
+use crate::render::serve::serve;
+
+pub use self::configuration::ConfigArguments;
 
 /// Takes e-mail off the hands of backend services.
 #[derive(Parser)]
@@ -75,26 +75,6 @@ enum Command {
     /// Renders templates for a worker, which starts this itself
     #[command(hide = true)]
     Render,
-}
-
-/// Where the configuration comes from.
-#[derive(Args, Clone)]
-pub struct ConfigArguments {
-    /// Configuration file (TOML); defaults and POSTRIDER_* variables apply as well
-    #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
-    config: Option<PathBuf>,
-}
-
-impl ConfigArguments {
-    /// The file, where there is one.
-    pub fn file(&self) -> Option<PathBuf> {
-        self.config.clone()
-    }
-
-    /// Loads and checks the configuration.
-    pub fn load(&self) -> anyhow::Result<Config> {
-        Ok(config::load(self.config.as_deref())?)
-    }
 }
 
 /// Runs the command that the arguments name.

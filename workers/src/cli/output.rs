@@ -37,6 +37,22 @@ pub fn json_text(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", escape::json(text.trim_end()))
 }
 
+/// A time for people: `40s`, `3m`, `12h`, `3d`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Begins the screen anew, where there is one.
+pub fn clear_screen() -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if out.is_terminal() { write!(out, "\x1b[2J\x1b[H") } else { writeln!(out) }
+}
+
 /// So many of a thing, in words: `1 job`, `2 jobs`.
 pub fn count(number: impl std::fmt::Display, thing: &str) -> String {
     let number = number.to_string();

@@ -50,7 +50,7 @@ struct SendCounts {
 
 /// Publishes. Exit status 0 if every line was published, 1 otherwise.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_to_look()?;
     let url = arguments.queue.as_deref().unwrap_or(config.queue.url.expose_secret());
     let mut publisher = Publisher::connect(url).await.context("the queue")?.with_shards(config.queue.shards);
     if let Some(user) = rabbitmq::user(url).filter(|_| config.queue.publishers.is_some()) {

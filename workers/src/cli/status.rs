@@ -1,4 +1,7 @@
-//! `postrider status`: what waits, what is broken, who works.
+//! `postrider status`: what waits, what is broken, who works. Shows the half that answers where the queue or the store is away.
+
+mod text;
+mod transports;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,6 +9,7 @@ use jiff::Timestamp;
 use postrider_schemas::Lane;
 use serde::Serialize;
 
+use self::transports::{StoredCircuit, TransportStatus};
 use super::{
     super::worker::context,
     ConfigArguments, limits,
@@ -25,6 +29,8 @@ use crate::{
 const FAILURES_SHOWN: usize = 10;
 /// Limits that are shown.
 const LIMITS_SHOWN: usize = 20;
+/// Shortest time between two looks of `--watch`.
+const WATCH_MIN: Duration = Duration::from_secs(1);
 
 /// Arguments of `postrider status`.
 #[derive(clap::Args)]
@@ -34,87 +40,142 @@ pub struct Arguments {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Look again every so often, such as 2s, until interrupted
+    #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration, num_args = 0..=1, default_missing_value = "2s")]
+    watch: Option<Duration>,
 }
 
-/// All that is told.
+/// All that is told. What nobody could tell is `null`, and `not_known` says why.
 #[derive(Serialize)]
 struct Status {
     at: Timestamp,
     lanes: Vec<LaneStatus>,
     /// Waits on the ladder for its time.
     parked: Option<u64>,
-    dead: u64,
-    hold: u64,
-    suspect: u64,
-    unroutable: u64,
-    circuits: Vec<CircuitStatus>,
+    dead: Option<u64>,
+    hold: Option<u64>,
+    suspect: Option<u64>,
+    unroutable: Option<u64>,
+    /// Each transport: its circuit, and whether it accepts what it is asked to take.
+    circuits: Vec<TransportStatus>,
     /// Scopes of limits that make mail wait or are used up, or are paused, cut or held to another rate than the configured one: those with the most waiting first, in
     /// the shape of `postrider limits ls`.
     limits: Vec<serde_json::Value>,
     #[serde(skip)]
     limits_text: Vec<String>,
-    workers: Vec<Beat>,
+    workers: Option<Vec<Beat>>,
     failures: Vec<LastFailure>,
+    /// What could not be looked at, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_known: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct LaneStatus {
     lane: Lane,
-    jobs: u64,
-    due: u64,
-    in_hand: u64,
+    jobs: Option<u64>,
+    due: Option<u64>,
+    in_hand: Option<u64>,
     /// Messages that transports took in the last minute.
-    accepted_in_a_minute: u64,
-    /// At most: a broker does not show its oldest message. Nothing where no worker that lives took any.
+    accepted_in_a_minute: Option<u64>,
+    /// Age of the oldest unfinished job: waiting, in hand or deferred, since publish or `send_at`. At most: a broker does not show its oldest message.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_seconds: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct CircuitStatus {
-    transport: String,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    probe_in_seconds: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+/// What the store told.
+#[derive(Default)]
+struct StoreHalf {
+    circuits: Vec<Option<Circuit>>,
+    limits: Vec<limits::LimitRow>,
+    workers: Vec<Beat>,
+    now_ms: u64,
 }
 
-/// Looks and prints. Exit status 0 where it could look, whatever it saw.
+/// Looks and prints. Exit status 0 where it could look at everything, whatever it saw; 1 where the queue or the store did not answer.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
+    let config = arguments.config.load_to_look()?;
     config.store_is_shared()?;
-    let queue = context::queue(&config.queue).await?;
-    let store = context::store(&config).await?;
-    let depths = queue.depths(true).await?;
+    loop {
+        let status = look(&config).await;
+        match (arguments.format, arguments.watch) {
+            (Format::Json, _) => output::json(&status)?,
+            (Format::Text, watch) => {
+                if watch.is_some() {
+                    output::clear_screen()?;
+                }
+                output::lines(text::text(&status))?;
+            }
+        }
+        let Some(watch) = arguments.watch else {
+            return Ok(if status.not_known.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        };
+        tokio::time::sleep(watch.max(WATCH_MIN)).await;
+    }
+}
+
+/// One look at both.
+async fn look(config: &Config) -> Status {
+    let (queue, store) = tokio::join!(look_at_queue(config), look_at_store(config));
+    let mut not_known = Vec::new();
+    let mut known = |what: &str, error: &anyhow::Error| not_known.push(format!("{what}: {error:#}"));
+    let depths = queue.inspect_err(|error| known("the queue", error)).ok();
+    let half = store.inspect_err(|error| known("the store", error)).ok();
+    of(config, depths.as_ref(), half, not_known, Timestamp::now())
+}
+
+async fn look_at_queue(config: &Config) -> anyhow::Result<Depths> {
+    let queue = context::existing_queue(&config.queue).await?;
+    let depths = queue.depths(true).await;
+    queue.close().await;
+    Ok(depths?)
+}
+
+async fn look_at_store(config: &Config) -> anyhow::Result<StoreHalf> {
+    let store = context::existing_store(config).await?;
     let keys: Vec<String> = config.transports.iter().map(circuit_breakers::key).collect();
     let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
-    let limits = binding(&store, &config).await?;
+    let limits = binding(&store, config).await?;
     let workers = heartbeat::alive(&store).await?;
-    queue.close().await;
-    let now = Timestamp::now();
-    let names = config.transports.iter().map(|one| one.name.as_str());
-    let status = Status {
+    Ok(StoreHalf { circuits, limits, workers, now_ms: store.now_ms() })
+}
+
+/// All that follows from what both told.
+fn of(
+    config: &Config,
+    depths: Option<&Depths>,
+    half: Option<StoreHalf>,
+    not_known: Vec<String>,
+    now: Timestamp,
+) -> Status {
+    let has_store = half.is_some();
+    let StoreHalf { circuits, limits, workers, now_ms } = half.unwrap_or_default();
+    let known = |name: &str| !config.without_credentials.iter().any(|one| one == name);
+    let transports = config.transports.iter().enumerate().map(|(n, one)| {
+        let circuit = match circuits.get(n).filter(|_| known(&one.name)) {
+            Some(Some(circuit)) => StoredCircuit::Open(circuit),
+            Some(None) => StoredCircuit::Closed,
+            None => StoredCircuit::NotAsked,
+        };
+        transports::of(&one.name, circuit, &workers, now_ms, now)
+    });
+    let told = workers.as_slice();
+    let lanes = Lane::ALL.into_iter().map(|lane| lane_status(lane, depths, has_store.then_some(told), now)).collect();
+    Status {
         at: now,
-        lanes: Lane::ALL.into_iter().map(|lane| lane_status(lane, &depths, &workers, now)).collect(),
-        parked: depths.parked(),
-        dead: depths.dead,
-        hold: depths.hold,
-        suspect: depths.suspect,
-        unroutable: depths.unroutable,
-        circuits: names.zip(circuits).map(|(name, circuit)| circuit_status(name, circuit, store.now_ms())).collect(),
+        lanes,
+        parked: depths.and_then(Depths::parked),
+        dead: depths.map(|one| one.dead),
+        hold: depths.map(|one| one.hold),
+        suspect: depths.map(|one| one.suspect),
+        unroutable: depths.map(|one| one.unroutable),
+        circuits: transports.collect(),
         limits: limits.iter().map(limits::LimitRow::json).collect(),
         limits_text: limits.iter().map(|row| limits::text(&row.scope, &row.configured, &row.drawn)).collect(),
         failures: failures(&workers),
-        workers,
-    };
-    match arguments.format {
-        Format::Json => output::json(&status)?,
-        Format::Text => output::lines(text(&status))?,
+        workers: has_store.then_some(workers),
+        not_known,
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Scopes of limits that bind, those with the most waiting first.
@@ -127,33 +188,20 @@ async fn binding(store: &Store, config: &Config) -> anyhow::Result<Vec<limits::L
     Ok(rows)
 }
 
-fn lane_status(lane: Lane, depths: &Depths, workers: &[Beat], now: Timestamp) -> LaneStatus {
+fn lane_status(lane: Lane, depths: Option<&Depths>, workers: Option<&[Beat]>, now: Timestamp) -> LaneStatus {
     let age = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    let all = workers.unwrap_or_default();
     // Every worker takes from the front: the one that took last knows best.
-    let taken = workers.iter().filter_map(|one| one.oldest[place(lane)]).max().map(age);
-    let oldest = depths.oldest[place(lane)].or(taken).filter(|_| depths.waiting(lane) > 0);
+    let taken = all.iter().filter_map(|one| one.oldest[place(lane)]).max().map(age);
+    let queued = depths.and_then(|depths| depths.oldest[place(lane)].or(taken).filter(|_| depths.waiting(lane) > 0));
+    let unfinished = all.iter().filter_map(|one| one.unfinished[place(lane)]).min().map(age);
     LaneStatus {
         lane,
-        jobs: depths.jobs[place(lane)],
-        due: depths.due[place(lane)],
-        in_hand: workers.iter().map(|one| one.in_hand[place(lane)]).sum(),
-        accepted_in_a_minute: workers.iter().map(|one| one.accepted[place(lane)]).sum(),
-        oldest_seconds: oldest.map(|age| age.as_secs()),
-    }
-}
-
-fn circuit_status(name: &str, circuit: Option<Circuit>, now_ms: u64) -> CircuitStatus {
-    let transport = name.to_owned();
-    let Some(circuit) = circuit else {
-        return CircuitStatus { transport, state: "closed", since: None, probe_in_seconds: None, reason: None };
-    };
-    let wait = circuit.until_ms.saturating_sub(now_ms).div_ceil(1000);
-    CircuitStatus {
-        transport,
-        state: if wait > 0 { "open" } else { "half_open" },
-        since: Some(circuit.opened()),
-        probe_in_seconds: Some(wait),
-        reason: Some(circuit.reason),
+        jobs: depths.map(|depths| depths.jobs[place(lane)]),
+        due: depths.map(|depths| depths.due[place(lane)]),
+        in_hand: workers.map(|all| all.iter().map(|one| one.in_hand[place(lane)]).sum()),
+        accepted_in_a_minute: workers.map(|all| all.iter().map(|one| one.accepted[place(lane)]).sum()),
+        oldest_seconds: queued.max(unfinished).map(|age| age.as_secs()),
     }
 }
 
@@ -175,61 +223,4 @@ fn failures(workers: &[Beat]) -> Vec<LastFailure> {
     all.sort_by_key(|one| std::cmp::Reverse(one.count));
     all.truncate(FAILURES_SHOWN);
     all
-}
-
-fn text(status: &Status) -> Vec<String> {
-    let mut out = vec![format!(
-        "{:<15}{:>10}{:>12}{:>10}{:>10}{:>12}",
-        "lane", "fresh", "come back", "in hand", "oldest", "sent/min"
-    )];
-    for lane in &status.lanes {
-        let oldest = lane.oldest_seconds.map_or_else(|| "-".to_owned(), span);
-        out.push(format!(
-            "{:<15}{:>10}{:>12}{:>10}{oldest:>10}{:>12}",
-            lane.lane.as_str(),
-            lane.jobs,
-            lane.due,
-            lane.in_hand,
-            lane.accepted_in_a_minute
-        ));
-    }
-    let parked = status.parked.map_or_else(|| "?".to_owned(), |count| count.to_string());
-    out.push(format!(
-        "parked {parked}   dead {}   hold {}   suspect {}   unroutable {}",
-        status.dead, status.hold, status.suspect, status.unroutable
-    ));
-    out.push(String::new());
-    for circuit in &status.circuits {
-        let mut line = format!("transport {}: circuit {}", circuit.transport, circuit.state);
-        if let (Some(since), Some(reason)) = (circuit.since, &circuit.reason) {
-            let next = span(circuit.probe_in_seconds.unwrap_or(0));
-            line = format!("{line} since {since:.0}: {reason}; next try in {next}");
-        }
-        out.push(line);
-    }
-    out.extend(status.limits_text.iter().map(|limit| format!("limit {limit}")));
-    out.extend([String::new(), output::count(status.workers.len(), "worker")]);
-    for worker in &status.workers {
-        let in_hand: u64 = worker.in_hand.iter().sum();
-        let does = if worker.consumes { "consumes" } else { "does not consume" };
-        out.push(format!(
-            "  {} pid {} version {} since {:.0}: {does}, {in_hand} in hand",
-            worker.host, worker.pid, worker.version, worker.since
-        ));
-    }
-    if !status.failures.is_empty() {
-        out.extend([String::new(), "failures of the last minutes".to_owned()]);
-    }
-    for failure in &status.failures {
-        out.push(format!("{:>8} x {} {}: {}", failure.count, failure.transport, failure.class, failure.answer));
-    }
-    out
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
 }

@@ -70,7 +70,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             output::line(&format!("{exchanges} exchanges and {queues} queues stand"))?;
         }
         Action::Export(Export { config, format: ExportFormat::Definitions, vhost }) => {
-            let topology = Topology::v1(config.load()?.queue.shards);
+            let topology = Topology::v1(config.load_to_look()?.queue.shards);
             output::lines(serde_json::to_string_pretty(&topology.to_definitions(&vhost))?.lines())?;
         }
         Action::Export(Export { format: ExportFormat::Permissions, vhost, .. }) => {
@@ -81,7 +81,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn connect(target: &TopologyTarget) -> anyhow::Result<(lapin::Connection, Topology)> {
-    let config = target.config.load()?;
+    let config = target.config.load_to_look()?;
     let url = target.queue.as_deref().unwrap_or(config.queue.url.expose_secret());
     anyhow::ensure!(
         !url.starts_with("embedded:"),

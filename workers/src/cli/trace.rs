@@ -85,9 +85,9 @@ struct TracedMessage {
 
 /// Looks and prints. Exit status 0 if anything is known of the job, 1 if not.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.config.load()?;
-    let store = context::store(&config).await?;
-    let queue = context::queue(&config.queue).await?;
+    let config = arguments.config.load_to_look()?;
+    let store = context::existing_store(&config).await?;
+    let queue = context::existing_queue(&config.queue).await?;
     let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
     let identity = match &arguments.key {
         None => Identity::of_id(&tenant, arguments.id),

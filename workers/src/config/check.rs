@@ -136,6 +136,7 @@ pub(super) fn check(
         routes,
         limits,
         dns,
+        without_credentials: Vec::new(),
     })
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Config, ConfigError, Environment,
     check::{self, Section},
+    credentials::{self, Credentials},
     limits::PACE_KEYS,
     settings::Settings,
 };
@@ -24,10 +25,19 @@ pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
 /// Loads the configuration of this process. From then on no answer, error or log line of the process holds its secrets.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    load_here(file, Credentials::Needed)
+}
+
+/// The same for commands that hand nothing to a transport: credentials of transports that are not here are left out.
+pub fn load_without_credentials(file: Option<&Path>) -> Result<Config, ConfigError> {
+    load_here(file, Credentials::MayBeMissing)
+}
+
+fn load_here(file: Option<&Path>, credentials: Credentials) -> Result<Config, ConfigError> {
     let environment: Environment =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     redact::learn(&of_environment(&environment));
-    let config = load_from(file, environment)?;
+    let config = load_with(file, environment, credentials)?;
     redact::learn(&config.unspeakable());
     Ok(config)
 }
@@ -48,18 +58,24 @@ fn of_environment(environment: &Environment) -> Vec<SecretString> {
 
 /// Loads a configuration with these variables instead of the process environment.
 pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config, ConfigError> {
+    load_with(file, environment, Credentials::Needed)
+}
+
+fn load_with(file: Option<&Path>, environment: Environment, credentials: Credentials) -> Result<Config, ConfigError> {
     let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     match file {
-        Some(path) => build(layers.add_source(File::from(path).format(FileFormat::Toml).required(true)), &environment)
-            .map_err(|error| located(error, path)),
-        None => build(layers, &environment),
+        Some(path) => {
+            let layers = layers.add_source(File::from(path).format(FileFormat::Toml).required(true));
+            build(layers, &environment, credentials).map_err(|error| located(error, path))
+        }
+        None => build(layers, &environment, credentials),
     }
 }
 
 /// Loads a configuration from a text over the defaults; the environment has no part in it.
 pub fn load_text(text: &str) -> Result<Config, ConfigError> {
     let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    build(layers.add_source(File::from_str(text, FileFormat::Toml)), &Environment::new())
+    build(layers.add_source(File::from_str(text, FileFormat::Toml)), &Environment::new(), Credentials::Needed)
 }
 
 /// The configuration of a process that delivers everything to a mail catcher.
@@ -75,7 +91,11 @@ pub fn to_catcher(queue: &str, store: &str, catcher: SocketAddr) -> Result<Confi
     ))
 }
 
-fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Result<Config, ConfigError> {
+fn build(
+    layers: ConfigBuilder<DefaultState>,
+    environment: &Environment,
+    credentials: Credentials,
+) -> Result<Config, ConfigError> {
     // No `try_parsing`: it would turn the password 00123 into a number. The fields themselves say what they want.
     let variables =
         config::Environment::with_prefix("POSTRIDER").prefix_separator("_").separator("__").ignore_empty(true).source(
@@ -93,20 +113,24 @@ fn build(layers: ConfigBuilder<DefaultState>, environment: &Environment) -> Resu
         config::ConfigError::NotFound(_) => Ok(config::Map::new()),
         error => Err(error),
     })?;
-    let (mut sections, mut paces) = (BTreeMap::new(), BTreeMap::new());
+    let (mut sections, mut paces, mut without_credentials) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for (name, mut value) in transports {
         let at = format!("transport.{name}");
         let pace = take(&mut value, &PACE_KEYS);
+        if credentials == Credentials::MayBeMissing && credentials::leave_out(&mut value, environment) {
+            without_credentials.push(name.clone());
+        }
         paces.insert(name.clone(), read(&at, pace, &mut unknown)?);
         sections.insert(name, transport(&at, value, &mut unknown)?);
     }
+    without_credentials.sort_unstable();
     let settings: Settings = read("", tree, &mut unknown)?;
     unknown.retain(|path| path != "transport");
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
     let config = check::check(settings, sections, paces, environment)?;
-    Ok(Config { files, ..config })
+    Ok(Config { files, without_credentials, ..config })
 }
 
 /// The parser does not say where a number is too large.
@@ -345,6 +369,22 @@ mod tests {
         );
         check_refused(&format!("{RELAY}username = \"app\"\n{CATCH_ALL}"), &["transport.relay.password"]);
         check_refused(&format!("{RELAY}connections = 0\n{CATCH_ALL}"), &["transport.relay.connections"]);
+    }
+
+    #[test]
+    fn a_command_that_only_looks_needs_no_credentials_of_transports() {
+        let relay = format!("{RELAY}username = \"app\"\npassword = {{ env = \"NOT_SET\" }}\n");
+        let hook = "[transport.hook]\nkind = \"webhook\"\nbase_url = \"https://hooks.example\"\nsecret = { file = \"/nonexistent/x\" }\n";
+        let text = format!("{relay}{hook}{}", CATCH_ALL.replace("[\"relay\"]", "[\"relay\", \"hook\"]"));
+        let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let load = |credentials| load_with(Some(file.path()), Environment::new(), credentials);
+        assert!(load(Credentials::Needed).is_err());
+        let config = load(Credentials::MayBeMissing).unwrap();
+        assert_eq!(config.without_credentials, ["hook", "relay"]);
+        // What the command itself connects to is needed.
+        fs::write(file.path(), "[queue]\nurl = { env = \"NOT_SET\" }\n").unwrap();
+        assert!(load(Credentials::MayBeMissing).is_err());
     }
 
     #[test]

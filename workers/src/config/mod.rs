@@ -2,6 +2,7 @@
 //! transport that does not exist or lack a catch-all route.
 
 mod check;
+mod credentials;
 mod limits;
 mod load;
 mod provider;
@@ -31,7 +32,7 @@ pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentia
 
 pub use self::transport_limits::{Covers, Doubt, MailboxProviderLimit};
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
-pub use load::{DEFAULTS, load, load_from, load_text, to_catcher};
+pub use load::{DEFAULTS, load, load_from, load_text, load_without_credentials, to_catcher};
 pub(crate) use settings::{parse_duration, show_duration};
 
 /// A checked configuration.
@@ -63,6 +64,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is asked of DNS.
     pub dns: DnsConfig,
+    /// Transports without credentials, because those are not here: only for commands that look.
+    pub without_credentials: Vec<String>,
 }
 
 impl Config {
@@ -93,6 +96,8 @@ pub enum TopologyMode {
     Apply,
     /// Looks, and names the command that mends what is missing.
     Verify,
+    /// Does not look.
+    LeaveAlone,
 }
 
 /// The store.

@@ -69,7 +69,6 @@ impl Context {
 pub(crate) struct Attempt<'a> {
     pub(crate) job: &'a Job,
     pub(crate) meta: &'a Meta,
-    pub(crate) published_at: Option<Timestamp>,
     pub(crate) route: &'a Route,
     /// Where its recipients go separate ways.
     parts: Option<Vec<RoutePart>>,
@@ -156,6 +155,10 @@ async fn deliver_traced(context: Arc<Context>, mut delivery: Delivery, job_slots
     }
     // Judged once: the copies of this message are a worker's.
     delivery.meta.publisher = None;
+    if delivery.meta.published.is_none() {
+        delivery.meta.published =
+            Some(schedule::first_seen(&job, &delivery.meta, delivery.published_at, context.now()));
+    }
     let Some((route, parts)) = find_route(&context, &job, &delivery.meta) else {
         return dead_letter(&context, delivery, &job, "no-route", "no route of the configuration takes this job").await;
     };
@@ -168,11 +171,10 @@ async fn deliver_traced(context: Arc<Context>, mut delivery: Delivery, job_slots
         traces::forget();
         return settle_or_warn(&context, delivery, Settlement::Return).await;
     };
-    let _in_hand = metrics::taken(&delivery, context.now());
+    let _in_hand = metrics::taken(&delivery, &job, context.now());
     let meta = delivery.meta.clone();
     let key = LedgerKey::of_message(&job.identity(), meta.part);
-    let (published_at, job_slot, stop) = (delivery.published_at, &job_slot, &stop);
-    let attempt = Attempt { job: &job, meta: &meta, published_at, route, parts, key, job_slot, stop };
+    let attempt = Attempt { job: &job, meta: &meta, route, parts, key, job_slot: &job_slot, stop: &stop };
     attempts::describe(&attempt);
     claim_and_send(&context, delivery, &attempt).await;
 }
@@ -559,6 +561,9 @@ async fn apply_disposition(
         Disposition::DeadLetter { .. } => Some(Final::Dead),
     };
     let settlement = settlement(&next, attempt.meta, context.now());
+    if let Settlement::Again { wait, meta } = &settlement {
+        metrics::put_off(attempt.job, meta, *wait, context.now());
+    }
     if settlement == Settlement::Done {
         if let Some(end) = end {
             note(attempt, context.store.finish(lease, end).await.map(drop).map_err(StoreError::from));
@@ -613,6 +618,7 @@ async fn defer_until(
         not_before: Some(schedule::after(now, wait)),
         ..attempt.meta.clone()
     };
+    metrics::put_off(attempt.job, &meta, back, now);
     match settle_delivery(context, delivery, Settlement::Again { wait: back, meta }).await {
         Ok(()) => {
             metrics::parked(attempt.job.lane(), why);

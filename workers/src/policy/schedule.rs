@@ -56,6 +56,18 @@ pub fn after(now: Timestamp, wait: Duration) -> Timestamp {
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
+/// When a job was published first, as far as its message tells: the time of a fresh message, that of a job id which holds one (UUIDv7), else now.
+/// Never later than now. A copy's own time is that of its republish.
+pub fn first_seen(job: &Job, meta: &Meta, published_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let fresh = published_at.filter(|_| meta.generation == 0);
+    fresh.or_else(|| time_of(job)).unwrap_or(now).min(now)
+}
+
+fn time_of(job: &Job) -> Option<Timestamp> {
+    let (seconds, nanos) = job.id().0.get_timestamp().filter(|_| job.id().0.get_version_num() == 7)?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use postrider_schemas::{JobLimits, JobV1};
@@ -63,6 +75,30 @@ mod tests {
     use super::*;
 
     const NOW: &str = "2026-11-23T10:00:00Z";
+
+    #[test]
+    fn a_first_publish_is_known_by_the_message_the_id_or_the_first_look() {
+        let job = |id: &str| {
+            let job = JobV1 {
+                id: Some(id.parse().unwrap()),
+                from: "a@shop.example".into(),
+                to: vec!["b@dest.example".into()],
+                text: Some(String::new()),
+                ..JobV1::default()
+            };
+            job.parse(&JobLimits::DEFAULT).unwrap()
+        };
+        let (now, told): (Timestamp, Timestamp) = (NOW.parse().unwrap(), "2026-11-23T09:59:00Z".parse().unwrap());
+        let (random, timed) =
+            (job("0b5ab4a1-7a10-4c3e-9d51-000000000001"), job("0190a5c0-7a10-7c3e-9d51-000000000001"));
+        let copy = Meta { generation: 2, ..Meta::default() };
+        let of_id: Timestamp = "2024-07-12T07:02:53.2Z".parse().unwrap();
+        assert_eq!(first_seen(&timed, &Meta::default(), Some(told), now), told);
+        assert_eq!(first_seen(&timed, &Meta::default(), None, now), of_id);
+        assert_eq!(first_seen(&timed, &copy, Some(told), now), of_id, "its time is that of the copy");
+        assert_eq!(first_seen(&random, &Meta::default(), None, now), now);
+        assert_eq!(first_seen(&timed, &Meta::default(), None, Timestamp::UNIX_EPOCH), Timestamp::UNIX_EPOCH);
+    }
 
     #[track_caller]
     fn check(send_at: Option<&str>, expires_at: Option<&str>, not_before: Option<&str>, expected: Schedule) {

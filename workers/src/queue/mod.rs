@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use self::depths::Depths;
 use crate::{
-    config::QueueConfig,
+    config::{QueueConfig, TopologyMode},
     memory::{Held, Memory},
     policy::settlement::Settlement,
 };
@@ -240,6 +240,11 @@ pub enum QueueError {
         "queue `{0}`: {1}; what was not decided stays. If it fails again, look at the queue's head and at the broker's log"
     )]
     At(String, lapin::Error),
+    /// A queue is not there.
+    #[error(
+        "the queue `{0}` does not exist on this virtual host; if `queue.url` is right, declare everything by `postrider topology apply`"
+    )]
+    Absent(String),
     /// A connection does not come up.
     #[error("the broker did not set up the consumers within {0:?}")]
     Slow(Duration),
@@ -276,6 +281,15 @@ impl Queue {
         match url.strip_prefix(SCHEME) {
             Some(path) => Ok(Self::Embedded(embedded::EmbeddedQueue::open(path).await?)),
             None => Err(QueueError::Scheme),
+        }
+    }
+
+    /// Connects to a queue that is there, for commands that look at it or change what rests in it: declares, verifies and makes nothing.
+    pub async fn connect_existing(config: &QueueConfig) -> Result<Self, QueueError> {
+        let url = config.url.expose_secret();
+        match url.strip_prefix(SCHEME) {
+            Some(path) => Ok(Self::Embedded(embedded::EmbeddedQueue::open_existing(path).await?)),
+            None => Self::connect(&QueueConfig { topology: TopologyMode::LeaveAlone, ..config.clone() }).await,
         }
     }
 

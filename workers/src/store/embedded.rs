@@ -96,6 +96,11 @@ impl EmbeddedStore {
             return Err(StoreError::Broken("store.url: the file is missing: embedded:FILE".to_owned()));
         }
         let file = file.to_owned();
+        if !options.create {
+            let db = Db::open_existing(&file, "ledger").await.map_err(|error| explain(&error))?;
+            let shared = EmbeddedStoreInner { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
+            return Ok(Self { db, options, shared: Arc::new(shared) });
+        }
         let opened = tokio::task::spawn_blocking(move || Db::open(&file)).await;
         let db = opened.unwrap_or(Err(DbError::Panicked)).map_err(|error| explain(&error))?;
         let shared = EmbeddedStoreInner { up: AtomicBool::new(true), claims: AtomicU64::new(0) };
@@ -365,6 +370,7 @@ fn explain(error: &DbError) -> StoreError {
         DbError::Open { .. } => {
             StoreError::Broken(text("check the path in store.url, that its folder exists, and its rights"))
         }
+        DbError::Missing { .. } => StoreError::Broken(error.to_string()),
         DbError::Foreign { .. } => StoreError::Broken(text("name another file in store.url")),
         DbError::Newer { .. } => StoreError::Broken(text("use the newer version, or another file in store.url")),
         DbError::Sql(_) => StoreError::Broken(text("are processes of different versions at the file in store.url?")),

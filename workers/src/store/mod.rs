@@ -85,6 +85,8 @@ pub struct StoreOptions {
     pub retention: Duration,
     /// Names this worker, for people who look into the store.
     pub holder: String,
+    /// Whether what is missing is made: a file, its tables, the epochs. Commands that only look make nothing.
+    pub create: bool,
 }
 
 impl Default for StoreOptions {
@@ -93,6 +95,7 @@ impl Default for StoreOptions {
             lease: Duration::from_mins(1),
             retention: Duration::from_hours(7 * 24),
             holder: format!("pid-{}", std::process::id()),
+            create: true,
         }
     }
 }

@@ -54,8 +54,8 @@ pub(crate) fn tell_outcome(attempt: &Attempt<'_>, ended: &FinishedAttempt, next:
     metrics::decided(attempt.job, transport, attempt.route.on_unknown(attempt.job), outcome, next);
     if matches!(outcome, Outcome::Accepted { .. }) {
         let now = Timestamp::now();
-        WORKER_STATS.accepted(attempt.job.lane(), now);
-        metrics::accepted(attempt.job, attempt.meta, attempt.published_at, transport, now);
+        WORKER_STATS.accepted(attempt.job.lane(), transport, now);
+        metrics::accepted(attempt.job, attempt.meta, transport, now);
     }
     match outcome {
         Outcome::Refused { refusal, .. } => {

@@ -152,10 +152,13 @@ fn of_the_queues(values: &mut Values, context: &Context, depths: &Depths, shares
         put(values, Name::BacklogDeliverable, vec![label(lane)], count(deliverable));
         // A broker cannot tell; what was taken last is as old as the next one, or older.
         let known = depths.oldest[crate::queue::depths::place(lane)];
-        let taken = WORKER_STATS.oldest(lane).map(|since| Timestamp::now().duration_since(since));
-        let taken = taken.and_then(|age| Duration::try_from(age).ok());
-        let age = known.or(taken).filter(|_| waiting > 0).unwrap_or_default();
-        put(values, Name::OldestAge, vec![label(lane)], age.as_secs_f64());
+        let now = Timestamp::now();
+        let age = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        let queued = known.or(WORKER_STATS.oldest(lane).map(age)).filter(|_| waiting > 0).unwrap_or_default();
+        for (name, untried) in [(Name::OldestAge, false), (Name::OldestUntriedAge, true)] {
+            let unfinished = WORKER_STATS.oldest_unfinished(lane, untried, now).map(age).unwrap_or_default();
+            put(values, name, vec![label(lane)], queued.max(unfinished).as_secs_f64());
+        }
     }
     let rest = [depths.dead, depths.hold, depths.suspect, depths.unroutable, depths.events];
     for (queue, number) in label_values::REST_QUEUES.into_iter().zip(rest) {

@@ -165,7 +165,7 @@ fn lane(lane: Lane) -> KeyValue {
 }
 
 /// A worker takes a delivery in hand. It counts as that for as long as the answer lives.
-pub fn taken(delivery: &Delivery, now: Timestamp) -> InFlight {
+pub fn taken(delivery: &Delivery, job: &Job, now: Timestamp) -> InFlight {
     let of = delivery.source.lane;
     let since = waiting_since(delivery, now);
     if let Some(since) = since {
@@ -183,7 +183,25 @@ pub fn taken(delivery: &Delivery, now: Timestamp) -> InFlight {
     if is_fresh(&delivery.meta) {
         WORKER_STATS.took_fresh(of);
     }
-    WORKER_STATS.take(of)
+    WORKER_STATS.take(of, unfinished_since(job, &delivery.meta), was_refused(&delivery.meta))
+}
+
+/// Since when a job is unfinished: since it was published first, or its `send_at` where that is later.
+pub fn unfinished_since(job: &Job, meta: &Meta) -> Option<Timestamp> {
+    let published = meta.published?;
+    Some(job.send_at().map_or(published, |at| at.max(published)))
+}
+
+/// Whether a transport refused the job before: its next try waits on purpose.
+fn was_refused(meta: &Meta) -> bool {
+    meta.attempt > 0
+}
+
+/// A copy of a job was put away, to come back after this time.
+pub fn put_off(job: &Job, copy: &Meta, back: Duration, now: Timestamp) {
+    if let (Some(since), Ok(due)) = (unfinished_since(job, copy), now.checked_add(back)) {
+        WORKER_STATS.deferred(job.lane(), since, due, was_refused(copy), now);
+    }
 }
 
 /// A job that was never deferred waits at the end of its queue, among those of which nothing is known but their number.
@@ -206,6 +224,7 @@ pub fn waiting_since(delivery: &Delivery, now: Timestamp) -> Option<Timestamp> {
 
 /// A transport is asked to take a job.
 pub fn begun(job: &Job, transport: &str, group: &str) {
+    WORKER_STATS.asked(transport, Timestamp::now());
     if let Some(metrics) = get() {
         metrics.begun(job, transport, group);
     }
@@ -219,20 +238,10 @@ pub fn ended(job: &Job, transport: &str, group: &str, outcome: &Outcome, took: D
 }
 
 /// A job was accepted.
-pub fn accepted(job: &Job, meta: &Meta, published_at: Option<Timestamp>, transport: &str, now: Timestamp) {
+pub fn accepted(job: &Job, meta: &Meta, transport: &str, now: Timestamp) {
     let Some(metrics) = get() else { return };
-    let Some(published) = created_at(job, meta, published_at) else { return };
-    let since = job.send_at().map_or(published, |at| at.max(published)).min(now);
-    metrics.publish_to_accepted.record(seconds(since, now), &[lane(job.lane()), metrics.transport(transport)]);
-}
-
-/// When a job was published first. A copy's own time is that of its republish; the ids that our producers make tell the time too.
-fn created_at(job: &Job, meta: &Meta, published_at: Option<Timestamp>) -> Option<Timestamp> {
-    if meta.generation == 0 {
-        return published_at;
-    }
-    let (seconds, nanos) = job.id().0.get_timestamp().filter(|_| job.id().0.get_version_num() == 7)?.to_unix();
-    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+    let Some(since) = unfinished_since(job, meta) else { return };
+    metrics.publish_to_accepted.record(seconds(since.min(now), now), &[lane(job.lane()), metrics.transport(transport)]);
 }
 
 /// What was decided about a job after an attempt.

@@ -10,6 +10,7 @@ pub(crate) mod attempts;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
+pub mod transport_stats;
 pub mod worker_stats;
 
 mod backlog;
@@ -20,6 +21,7 @@ mod log_exporter;
 mod span_exporter;
 mod spans;
 mod trace_buffer;
+mod unfinished;
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 

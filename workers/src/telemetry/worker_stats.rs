@@ -13,6 +13,10 @@ use jiff::Timestamp;
 use postrider_schemas::Lane;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    transport_stats::{TransportStats, Transports},
+    unfinished::Unfinished,
+};
 use crate::{policy::outcome::Answer, queue::depths::place};
 
 /// Kinds of failure that are remembered.
@@ -33,6 +37,8 @@ pub struct WorkerStats {
     fresh: [AtomicU64; 2],
     limited: [AtomicU64; 2],
     failures: Mutex<Vec<LastFailure>>,
+    unfinished: [Mutex<Unfinished>; 2],
+    transports: Mutex<Transports>,
 }
 
 /// How much there was in this minute and in the one before, counted from the first.
@@ -66,12 +72,29 @@ impl WorkerStats {
             fresh: [AtomicU64::new(0), AtomicU64::new(0)],
             limited: [AtomicU64::new(0), AtomicU64::new(0)],
             failures: Mutex::new(Vec::new()),
+            unfinished: [const { Mutex::new(Unfinished::new()) }; 2],
+            transports: Mutex::new(Transports::new()),
         }
     }
 
+    /// A transport is asked to take a message.
+    pub fn asked(&self, transport: &str, now: Timestamp) {
+        self.transports().asked(transport, now);
+    }
+
     /// A transport took a message.
-    pub fn accepted(&self, lane: Lane, now: Timestamp) {
+    pub fn accepted(&self, lane: Lane, transport: &str, now: Timestamp) {
         self.minutes(lane).add(now);
+        self.transports().accepted(transport, now);
+    }
+
+    /// What is known of each transport.
+    pub fn transport_list(&self) -> Vec<TransportStats> {
+        self.transports().list()
+    }
+
+    fn transports(&self) -> std::sync::MutexGuard<'_, Transports> {
+        self.transports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Messages that transports took in the last minute, as far as whole minutes and this one tell.
@@ -83,10 +106,30 @@ impl WorkerStats {
         self.accepted[place(lane)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a job as in hand for as long as the answer lives.
-    pub fn take(&'static self, lane: Lane) -> InFlight {
+    /// Counts a job as in hand for as long as the answer lives. It is unfinished since then.
+    pub fn take(&'static self, lane: Lane, since: Option<Timestamp>, was_refused: bool) -> InFlight {
         self.in_hand[place(lane)].fetch_add(1, Ordering::Relaxed);
-        InFlight(self, lane)
+        let since = since.map(Timestamp::as_millisecond);
+        if let Some(since) = since {
+            self.unfinished(lane).take(since, was_refused);
+        }
+        InFlight { stats: self, lane, since, was_refused }
+    }
+
+    /// A job that is unfinished since then is deferred until `due`.
+    pub fn deferred(&self, lane: Lane, since: Timestamp, due: Timestamp, was_refused: bool, now: Timestamp) {
+        let [since, due, now] = [since, due, now].map(Timestamp::as_millisecond);
+        self.unfinished(lane).defer(since, due, was_refused, now);
+    }
+
+    /// Since when the oldest job of this worker is unfinished, in hand or deferred; with `untried` the oldest one that no transport refused.
+    pub fn oldest_unfinished(&self, lane: Lane, untried: bool, now: Timestamp) -> Option<Timestamp> {
+        let oldest = self.unfinished(lane).oldest(now.as_millisecond(), untried)?;
+        Timestamp::from_millisecond(oldest).ok()
+    }
+
+    fn unfinished(&self, lane: Lane) -> std::sync::MutexGuard<'_, Unfinished> {
+        self.unfinished[place(lane)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Jobs in hand.
@@ -195,11 +238,19 @@ fn note(list: &mut Vec<LastFailure>, transport: &str, class: &str, answer: &Answ
 }
 
 /// A job in hand.
-pub struct InFlight(&'static WorkerStats, Lane);
+pub struct InFlight {
+    stats: &'static WorkerStats,
+    lane: Lane,
+    since: Option<i64>,
+    was_refused: bool,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_hand[place(self.1)].fetch_sub(1, Ordering::Relaxed);
+        self.stats.in_hand[place(self.lane)].fetch_sub(1, Ordering::Relaxed);
+        if let Some(since) = self.since {
+            self.stats.unfinished(self.lane).release(since, self.was_refused);
+        }
     }
 }
 

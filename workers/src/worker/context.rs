@@ -62,11 +62,25 @@ pub async fn queue(config: &QueueConfig) -> anyhow::Result<Queue> {
     Queue::connect(config).await.context("setting `queue.url`")
 }
 
-/// Connects the store.
+/// Connects a queue that is there; makes nothing. For commands.
+pub async fn existing_queue(config: &QueueConfig) -> anyhow::Result<Queue> {
+    Queue::connect_existing(config).await.context("setting `queue.url`")
+}
+
+/// Connects the store, and makes what is missing.
 pub async fn store(config: &Config) -> anyhow::Result<Store> {
+    open_store(config, true).await
+}
+
+/// Connects a store that is there; makes nothing. For commands.
+pub async fn existing_store(config: &Config) -> anyhow::Result<Store> {
+    open_store(config, false).await
+}
+
+async fn open_store(config: &Config, create: bool) -> anyhow::Result<Store> {
     config.store_is_shared()?;
     let config = &config.store;
-    let options =
-        store::StoreOptions { lease: config.lease, retention: config.retention, ..store::StoreOptions::default() };
+    let (lease, retention) = (config.lease, config.retention);
+    let options = store::StoreOptions { lease, retention, create, ..store::StoreOptions::default() };
     Store::connect(config.url.expose_secret(), options).await.context("setting `store.url`")
 }

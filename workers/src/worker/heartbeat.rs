@@ -10,7 +10,10 @@ use tokio::time::sleep;
 
 use crate::{
     store::Store,
-    telemetry::worker_stats::{LastFailure, WORKER_STATS},
+    telemetry::{
+        transport_stats::{OpenCircuit, TransportStats},
+        worker_stats::{LastFailure, WORKER_STATS},
+    },
     worker::context::Context,
 };
 
@@ -41,6 +44,12 @@ pub struct Beat {
     pub accepted: [u64; 2],
     /// Since when the job waited that it took last: transactional, bulk.
     pub oldest: [Option<Timestamp>; 2],
+    /// Since when its oldest unfinished job is unfinished, in hand or deferred: transactional, bulk.
+    #[serde(default)]
+    pub unfinished: [Option<Timestamp>; 2],
+    /// What it knows of each transport.
+    #[serde(default)]
+    pub transports: Vec<TransportStats>,
     /// Kinds of failure of the last minutes, the most frequent ones first.
     pub failures: Vec<LastFailure>,
 }
@@ -63,6 +72,8 @@ pub async fn beat(id: &str, contexts: Arc<ArcSwap<Context>>) -> Infallible {
             in_hand: Lane::ALL.map(|lane| WORKER_STATS.in_hand(lane)),
             accepted: Lane::ALL.map(|lane| WORKER_STATS.accepted_in_a_minute(lane, at)),
             oldest: Lane::ALL.map(|lane| WORKER_STATS.oldest(lane)),
+            unfinished: Lane::ALL.map(|lane| WORKER_STATS.oldest_unfinished(lane, false, at)),
+            transports: transports(&context),
             failures: WORKER_STATS.failures(at),
         };
         // Where the store is away the worker looks dead, and says so itself elsewhere.
@@ -70,6 +81,25 @@ pub async fn beat(id: &str, contexts: Arc<ArcSwap<Context>>) -> Infallible {
         drop(context);
         sleep(EVERY).await;
     }
+}
+
+fn transports(context: &Context) -> Vec<TransportStats> {
+    let mut list = WORKER_STATS.transport_list();
+    for (name, circuit) in context.breakers.known() {
+        let Some(circuit) = circuit else { continue };
+        let open = OpenCircuit {
+            since: circuit.opened(),
+            probe_in_seconds: circuit.until_ms.saturating_sub(context.store.now_ms()).div_ceil(1000),
+            reason: circuit.reason,
+        };
+        match list.iter_mut().find(|one| one.transport == name) {
+            Some(one) => one.circuit = Some(open),
+            None => {
+                list.push(TransportStats { transport: name, circuit: Some(open), ..TransportStats::default() });
+            }
+        }
+    }
+    list
 }
 
 /// Workers that gave a sign of life lately, those that started first in front.

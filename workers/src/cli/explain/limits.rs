@@ -119,7 +119,7 @@ async fn overview(config: &Config, ways: &[ForecastTransport<'_>]) -> anyhow::Re
     let mut names: Vec<String> = ways.iter().flat_map(|way| &way.scopes).map(|(scope, _)| scope.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    let store = context::store(config).await?;
+    let store = context::existing_store(config).await?;
     Ok(store.overview(Some(&names)).await?)
 }
 

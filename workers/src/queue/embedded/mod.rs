@@ -68,7 +68,16 @@ impl EmbeddedQueue {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, QueueError> {
         let db = Db::open(path)?;
         tables::ensure(&db).await?;
-        Ok(Self {
+        Ok(Self::with(db))
+    }
+
+    /// Opens the file of a queue that is there; makes nothing.
+    pub async fn open_existing(path: impl AsRef<Path>) -> Result<Self, QueueError> {
+        Ok(Self::with(Db::open_existing(path, "message").await?))
+    }
+
+    fn with(db: Db) -> Self {
+        Self {
             db,
             owner: uuid::Uuid::now_v7().to_string().into(),
             up: Arc::default(),
@@ -76,7 +85,7 @@ impl EmbeddedQueue {
             end: CancellationToken::new(),
             fetchers: TaskTracker::new(),
             tasks: TaskTracker::new(),
-        })
+        }
     }
 
     pub(super) fn subscribe(&self, options: SubscribeOptions, deliveries: mpsc::UnboundedSender<Delivery>) {

@@ -58,9 +58,17 @@ impl RabbitQueue {
     }
 }
 
+/// What a passive declaration that fails says.
+pub(super) fn absent_or_failed(queue: &str, error: lapin::Error) -> QueueError {
+    use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+    let is_absent = matches!(error.kind(), lapin::ErrorKind::ProtocolError(error)
+        if matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)));
+    if is_absent { QueueError::Absent(queue.to_owned()) } else { QueueError::At(queue.to_owned(), error) }
+}
+
 async fn depth(channel: &Channel, queue: &str) -> Result<u64, QueueError> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
     let declared = channel.queue_declare(short(queue), passive, FieldTable::default());
-    let declared = within("queue.declare", declared).await?;
+    let declared = within("queue.declare", declared).await.map_err(|error| absent_or_failed(queue, error))?;
     Ok(declared.message_count().into())
 }

@@ -89,11 +89,13 @@ impl RabbitQueue {
     /// Connects and sees to the topology.
     pub async fn connect(url: &str, mode: TopologyMode, shards: u16) -> Result<Self, QueueError> {
         let topology = Topology::v1(shards);
-        let connection = connect(url, "postrider-topology").await?;
-        let stands = see_to(&connection, mode, &topology).await;
-        // Only said goodbye to: what it was asked is answered.
-        let _ = within("connection.close", connection.close(200, short("looked"))).await;
-        stands?;
+        if mode != TopologyMode::LeaveAlone {
+            let connection = connect(url, "postrider-topology").await?;
+            let stands = see_to(&connection, mode, &topology).await;
+            // Only said goodbye to: what it was asked is answered.
+            let _ = within("connection.close", connection.close(200, short("looked"))).await;
+            stands?;
+        }
         let publishing = Link::connect(url, "postrider-worker publishing", LinkLimits::default()).await?;
         let uri = address::parse(url).map_err(ConnectError::Url)?;
         Ok(Self {
@@ -241,6 +243,7 @@ async fn see_to(connection: &lapin::Connection, mode: TopologyMode, stands: &Top
     match mode {
         TopologyMode::Apply => topology::apply(connection, stands).await?,
         TopologyMode::Verify => topology::verify(connection, stands).await?,
+        TopologyMode::LeaveAlone => {}
     }
     Ok(())
 }

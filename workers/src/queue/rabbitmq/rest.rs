@@ -11,7 +11,7 @@ use postrider_schemas::{
 };
 use std::time::Duration;
 
-use super::{RabbitQueue, linger, message, outgoing};
+use super::{RabbitQueue, depths::absent_or_failed, linger, message, outgoing};
 use crate::queue::{QueueError, Rest, RestError, RestMessage, RestVerdict};
 
 impl RabbitQueue {
@@ -30,7 +30,7 @@ impl RabbitQueue {
         let channel = within("channel.open", connection.create_channel()).await.map_err(failed)?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
         let looked = channel.queue_declare(short(queue), passive, FieldTable::default());
-        let looked = within("queue.declare", looked).await.map_err(failed)?;
+        let looked = within("queue.declare", looked).await.map_err(|error| absent_or_failed(queue, error))?;
         let depth = u64::from(looked.message_count());
         let mut seen = 0;
         // Bounded by the depth at the start: what comes to rest meanwhile is for the next look.

@@ -36,6 +36,7 @@ pub struct Link {
 struct RedisLinkInner {
     address: Address,
     scripts: Scripts,
+    create: bool,
     status: watch::Sender<RedisLinkStatus>,
     last_error: RwLock<String>,
 }
@@ -56,12 +57,14 @@ impl Drop for RedisSupervisor {
 
 impl Link {
     /// Dials once. Redis that cannot be reached is no error, Redis that refuses us is.
-    pub async fn open(address: Address, scripts: Scripts) -> Result<Self, StoreError> {
+    /// Where `create` is false, the epochs are not written.
+    pub async fn open(address: Address, scripts: Scripts, create: bool) -> Result<Self, StoreError> {
         let shared = Arc::new(RedisLinkInner {
             status: watch::Sender::new(RedisLinkStatus::Down),
             last_error: RwLock::new("not tried yet".to_owned()),
             address,
             scripts,
+            create,
         });
         match shared.dial().await {
             Ok(conn) => drop(shared.status.send_replace(RedisLinkStatus::Up { conn, serial: 0 })),
@@ -158,7 +161,9 @@ impl RedisLinkInner {
     async fn dial(&self) -> Result<Conn, StoreError> {
         let dialled = timeout(3 * LIMIT, async {
             let mut conn = self.address.dial().await?;
-            self.scripts.write_epochs(&mut conn, self.address.is_cluster()).await?;
+            if self.create {
+                self.scripts.write_epochs(&mut conn, self.address.is_cluster()).await?;
+            }
             Ok(conn)
         });
         let error = match dialled.await {

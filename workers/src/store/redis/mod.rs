@@ -64,7 +64,7 @@ pub fn shown(url: &str) -> Result<String, StoreError> {
 impl RedisStore {
     /// See [`super::Store::connect`].
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
-        let link = Link::open(Address::parse(url)?, Scripts::new()).await?;
+        let link = Link::open(Address::parse(url)?, Scripts::new(), options.create).await?;
         let store = Self { link, options, clock: Arc::default() };
         if store.is_up() {
             store.learn_time().await;

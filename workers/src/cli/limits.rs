@@ -107,7 +107,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             (scope, LimitCommand::Set { bucket, interval_us, tolerance_us, for_us: us(time), why }, done, common)
         }
     };
-    let (store, limiter) = connect(&common).await?;
+    let (store, limiter) = connect(&common, true).await?;
     let is_stored =
         || async { anyhow::Ok(!store.overview(Some(std::slice::from_ref(&scope))).await?.scopes.is_empty()) };
     // What an earlier configuration left may be ended as well.
@@ -128,9 +128,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn connect(common: &Common) -> anyhow::Result<(Store, Limiter)> {
+/// An order is kept in a store that no worker has used yet as well; a look makes nothing.
+async fn connect(common: &Common, orders: bool) -> anyhow::Result<(Store, Limiter)> {
     let config = common.config.load_to_look()?;
-    let store = context::existing_store(&config).await?;
+    let store = if orders { context::store(&config).await? } else { context::existing_store(&config).await? };
     let limiter = Limiter::new(&config, store.clone())?;
     Ok((store, limiter))
 }
@@ -153,7 +154,7 @@ fn short(reason: String) -> anyhow::Result<String> {
 }
 
 async fn list(prefix: &str, common: &Common) -> anyhow::Result<ExitCode> {
-    let (store, limiter) = connect(common).await?;
+    let (store, limiter) = connect(common, false).await?;
     let rows = rows(&store, &limiter).await?;
     let rows: Vec<&LimitRow> = rows.iter().filter(|row| row.scope.starts_with(prefix)).collect();
     if rows.is_empty() && common.format == Format::Text {

@@ -108,6 +108,8 @@ pub struct Rest {
     pub times: u32,
     /// The lane it came from, for messages whose body cannot be read.
     pub lane: Option<Lane>,
+    /// The transport that was asked last, where one was.
+    pub transport: Option<String>,
 }
 
 /// Longest header value that is written, in bytes.
@@ -131,6 +133,7 @@ const REST_REASON: &str = "postrider-rest-reason";
 const REST_DETAIL: &str = "postrider-rest-detail";
 const REST_AT: &str = "postrider-rest-at";
 const REST_TIMES: &str = "postrider-rest-times";
+const REST_TRANSPORT: &str = "postrider-rest-transport";
 const REST_LANE: &str = "postrider-rest-lane";
 const PUBLISHER: &str = "postrider-publisher";
 const TRACEPARENT: &str = "traceparent";
@@ -183,6 +186,9 @@ impl Meta {
             put(REST_DETAIL, rest.detail.clone());
             put(REST_AT, rest.at.to_string());
             put(REST_TIMES, rest.times.to_string());
+            if let Some(transport) = &rest.transport {
+                put(REST_TRANSPORT, transport.clone());
+            }
             if let Some(lane) = rest.lane {
                 put(REST_LANE, lane.as_str().to_owned());
             }
@@ -207,8 +213,14 @@ impl Meta {
     /// message must not be lost over a header; where that could send mail twice or drop it, the message is [`Self::damaged`].
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut meta = Self::default();
-        let mut rest =
-            Rest { reason: String::new(), detail: String::new(), at: Timestamp::UNIX_EPOCH, times: 1, lane: None };
+        let mut rest = Rest {
+            reason: String::new(),
+            detail: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            times: 1,
+            lane: None,
+            transport: None,
+        };
         let mut damaged = None;
         for (name, value) in pairs {
             let text = || Some(cut(value.to_owned()));
@@ -231,6 +243,7 @@ impl Meta {
                 REST_DETAIL => rest.detail = value.to_owned(),
                 REST_AT => rest.at = value.parse().unwrap_or_default(),
                 REST_TIMES => rest.times = value.parse().unwrap_or(1),
+                REST_TRANSPORT => rest.transport = text(),
                 REST_LANE => rest.lane = value.parse().ok(),
                 PUBLISHER => meta.publisher = text(),
                 TRACEPARENT => meta.traceparent = text(),
@@ -316,6 +329,7 @@ mod tests {
                 at: "2026-11-23T10:00:00Z".parse().unwrap(),
                 times: 2,
                 lane: Some(Lane::Bulk),
+                transport: Some("relay".to_owned()),
             }),
             publisher: Some("shop".to_owned()),
             damaged: None,

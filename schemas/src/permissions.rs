@@ -30,12 +30,12 @@ pub const WORKER: Role = Role {
     write: r"^postrider\.(due|dead|events|delay\.[0-6])$",
     read: r"^postrider\.v1\.((jobs|due)\..+|suspect)$",
 };
-/// A person with `postrider dead`, `hold`, `cancel`, `trace`, `status` and `events`, which has a queue of its own.
+/// A person with `postrider dead`, `hold`, `unroutable`, `cancel`, `trace`, `status` and `events`, which has a queue of its own.
 pub const TOOL: Role = Role {
     user: "postrider-tool",
     configure: r"^amq\.gen.+$",
     write: r"^(postrider\.(due|events)|amq\.gen.+)$",
-    read: r"^(postrider\.v1\.(dead|hold)|postrider\.events|amq\.gen.+)$",
+    read: r"^(postrider\.v1\.(dead|hold|unroutable)|postrider\.events|amq\.gen.+)$",
 };
 /// Whoever runs `postrider topology apply`, and workers with `queue.topology = "apply"`.
 pub const TOPOLOGY: Role = Role {
@@ -49,7 +49,7 @@ pub const TOPOLOGY: Role = Role {
 pub const ROLES: [Role; 4] = [PRODUCER, WORKER, TOOL, TOPOLOGY];
 
 /// The routing keys that a producer may use, as topic permissions know them.
-const SUBMIT_KEYS: &str = r"^(transactional|bulk)\.[0-9]{2,5}$";
+const SUBMIT_KEYS: &str = r"^(transactional|bulk)(\.[0-9]{2,5})?$";
 
 /// The permissions in the form that `rabbitmqctl import_definitions` and the management API read, for users that are there already.
 pub fn to_definitions(vhost: &str) -> Value {

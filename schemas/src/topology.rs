@@ -11,7 +11,7 @@ use crate::{
     ladder::{self, LEVELS},
 };
 
-/// Where producers publish, with routing key `<lane>.<shard>`.
+/// Where producers publish, with routing key `<lane>.<shard>`, or `<lane>` alone for the first shard.
 pub const SUBMIT_EXCHANGE: &str = "postrider.submit";
 /// Where messages go that no queue wants.
 pub const UNROUTABLE_EXCHANGE: &str = "postrider.unroutable";
@@ -174,6 +174,10 @@ impl Topology {
         let (jobs, due) = (jobs_queue(lane, shard), due_queue(lane, shard));
         self.queue(&jobs, work_arguments());
         self.bind_queue(SUBMIT_EXCHANGE, &jobs, &submit_key(lane, shard));
+        // Whoever writes by hand forgets the shard: the first one takes it.
+        if shard == 0 {
+            self.bind_queue(SUBMIT_EXCHANGE, &jobs, lane.as_str());
+        }
         self.queue(&due, work_arguments());
         self.bind_queue(
             DUE_EXCHANGE,

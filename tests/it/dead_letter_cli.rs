@@ -89,7 +89,15 @@ async fn jobs_at_rest_are_listed_retried_at_a_pace_and_dropped() {
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     deadline::wait_for("three that died twice", SOON, || (times(&config, "dead") == [2, 2, 2]).then_some(())).unwrap();
     let text = run(&config, &["dead", "ls"]).stdout;
-    assert_eq!(text.matches("for the second time").count(), 3, "{text}");
+    let wide = run(&config, &["dead", "ls", "--wide"]).stdout;
+    assert_eq!(wide.matches("for the second time").count(), 3, "{wide}");
+
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for selection in [["--transport", "dies"], ["--domain", "customer.example"], ["--newer", "1h"]] {
+        let would = counts(&config, &[&["dead", "drop", "--dry-run"], &selection[..]].concat());
+        assert_eq!((&would["dropped"], &would["dry_run"]), (&3.into(), &true.into()), "{selection:?}");
+    }
+    assert_eq!(counts(&config, &["dead", "drop", "--dry-run", "--transport", "other"])["dropped"], 0);
 
     let (first, second) = (dying[0].id().to_string(), dying[1].id().to_string());
     assert!(!run(&config, &["dead", "drop"]).status.success(), "nothing is dropped by a slip");
@@ -129,12 +137,14 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
     let config = story::config(&env.amqp_url(), &env.redis_url(), env.sink().port(), ROUTE);
     let worker = story::start(config.clone()).unwrap();
     story::publish(&env.amqp_url(), &[by_key.clone(), by_id.clone(), kept.clone()]).await.unwrap();
-    // A job whose key the ledger has not seen yet is called back all the same; by its id only once a worker has.
-    let alias = format!("*i:shop:{}", by_id.id());
-    deadline::wait_for("an alias in the ledger", SOON, || {
-        env.redis_cli(&["--scan", "--pattern", &alias]).ok().filter(|found| !found.is_empty())
-    })
-    .unwrap();
+    // A job is known by its key and its id once a worker had it in hand.
+    for job in [&by_key, &by_id] {
+        let alias = format!("*i:shop:{}", job.id());
+        deadline::wait_for("an alias in the ledger", SOON, || {
+            env.redis_cli(&["--scan", "--pattern", &alias]).ok().filter(|found| !found.is_empty())
+        })
+        .unwrap();
+    }
     let id = by_id.id().to_string();
     let named: [&[&str]; 2] = [&["--key", "order:1/receipt", "--tenant", "shop"], &[&id, "--tenant", "shop"]];
     for name in named {
@@ -146,10 +156,18 @@ async fn a_job_is_called_back_by_its_key_or_its_id_and_its_tenant_is_told() {
         assert_eq!((&last["routing_key"], &last["data"]["tenant"]), (&"cancelled.shop".into(), &"shop".into()));
     }
     assert!(!run(&config, &["cancel", "--key", "order:3/receipt"]).status.success(), "a key has a tenant");
-    // Without a tenant it is the default one's, and the command says that nobody has seen such a job.
+    // Without a tenant it is the default one's; a job that nobody has seen is cancelled only where that is meant.
     let nobody = story::job(Lane::Bulk, "ada@dest.test").id().to_string();
     let done = run(&config, &["cancel", &nobody]);
-    let is_told = done.stdout.contains("tenant default was told") && done.stderr.contains("cancel it with --tenant");
+    assert_eq!(done.status.code(), Some(1), "{}", done.stdout);
+    let is_told = done.stdout.contains("nothing was cancelled") && done.stderr.contains("cancel it with --tenant");
+    assert!(is_told, "{}{}", done.stdout, done.stderr);
+    for wrong in [["dead", "retry"], ["dead", "drop"], ["hold", "resend"]] {
+        let done = run(&config, &[&wrong[..], &[&nobody]].concat());
+        assert_eq!(done.status.code(), Some(1), "{wrong:?}: {}", done.stdout);
+    }
+    let done = run(&config, &["cancel", &nobody, "--unseen"]);
+    let is_told = done.status.success() && done.stdout.contains("tenant default was told");
     assert!(is_told, "{}{}", done.stdout, done.stderr);
     let told = events.until("postrider.job.cancelled.v1").await.unwrap();
     assert_eq!(told.last().unwrap()["routing_key"], "cancelled.default");

@@ -113,6 +113,8 @@ fn the_definitions_are_what_the_command_prints() {
     let done = Postrider::command(["topology", "export", "--format", "definitions"]).run(SOON).unwrap();
     assert!(done.status.success(), "{}", done.stderr);
     assert!(done.stdout == read("rabbitmq/definitions.json"), "deploy/rabbitmq/definitions.json is out of date");
+    let done = Postrider::command(["topology", "export", "--format", "permissions"]).run(SOON).unwrap();
+    assert!(done.stdout == read("rabbitmq/permissions.json"), "{}", done.stdout);
 }
 
 #[test]

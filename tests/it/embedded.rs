@@ -86,7 +86,7 @@ async fn a_job_that_never_goes_through_dies_and_can_be_retried() {
     let worker = Postrider::worker(quick(refusing.port())).unwrap();
     let job = story::job(Lane::Bulk, "ada@customer.example");
     story::publish(&file, std::slice::from_ref(&job)).await.unwrap();
-    let list = |config: &str| Postrider::command(["dead", "ls"]).config(config).run(SOON).unwrap().stdout;
+    let list = |config: &str| Postrider::command(["dead", "ls", "--wide"]).config(config).run(SOON).unwrap().stdout;
     let config = quick(refusing.port());
     let dead = |times: &str| {
         deadline::wait_for("the job in dead", SOON, || {

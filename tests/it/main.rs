@@ -70,3 +70,4 @@ mod tidy;
 mod traces;
 mod trust;
 mod unreadable_headers;
+mod unroutable;

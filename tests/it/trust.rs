@@ -178,8 +178,14 @@ async fn a_row_of_fresh_work_in_the_file_is_believed_as_little() {
     let other = FaultProxy::start(sink.port()).unwrap();
     let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
     let pin = Pin { transport: "other".into(), since: at("2026-01-01T00:00:00Z"), until: at("2226-01-01T00:00:00Z") };
-    let rest =
-        Rest { reason: "conflict".into(), detail: String::new(), at: at("2026-01-01T00:00:00Z"), times: 1, lane: None };
+    let rest = Rest {
+        reason: "conflict".into(),
+        detail: String::new(),
+        at: at("2026-01-01T00:00:00Z"),
+        times: 1,
+        lane: None,
+        transport: None,
+    };
     let metas = [
         Meta { generation: u32::MAX, ..Meta::default() },
         Meta { generation: 1, ..Meta::default() },
@@ -294,9 +300,11 @@ async fn producers_workers_and_tools_need_no_more_than_the_shipped_permissions_a
     story::wait_for_depth(&env, DEAD_QUEUE, 1).unwrap();
     let tool = config(TOOL.user);
     assert_eq!(story::rest("dead", &tool).unwrap().len(), 1);
-    for command in
-        [&["status"][..], &["dead", "drop", "--all"], &["cancel", &postrider_schemas::JobId::generate().to_string()]]
-    {
+    for command in [
+        &["status"][..],
+        &["dead", "drop", "--all"],
+        &["cancel", &postrider_schemas::JobId::generate().to_string(), "--unseen"],
+    ] {
         let done = Postrider::command(command.iter().copied()).config(tool.clone()).run(SOON).unwrap();
         assert!(done.status.success(), "{command:?} {}{}", done.stdout, done.stderr);
     }

@@ -41,7 +41,10 @@ fn binding(one: &Binding) -> String {
         Destination::Queue(name) => (name, "queue"),
         Destination::Exchange(name) => (name, "exchange"),
     };
-    head("Binding", &format!("{}.to.{}", one.source, short(destination)))
+    // The second binding of the first shard: by its lane alone.
+    let is_bare = destination.ends_with(".00") && !one.routing_key.ends_with(".00");
+    let by = if is_bare { ".by-lane" } else { "" };
+    head("Binding", &format!("{}.to.{}{by}", one.source, short(destination)))
         + &format!("  source: {}\n  destination: {destination}\n  destinationType: {kind}\n", one.source)
         + &format!("  routingKey: {}\n", quoted(&one.routing_key))
 }

@@ -9,6 +9,11 @@ fn main() -> ExitCode {
     // Fails only where the process has a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     run(Cli::parse()).unwrap_or_else(|error| {
+        // Whoever reads our output has seen enough (`| head`).
+        let is_closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_closed)) {
+            return ExitCode::SUCCESS;
+        }
         output::remark(&format!("postrider: {error:#}"));
         ExitCode::FAILURE
     })

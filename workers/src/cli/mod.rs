@@ -12,12 +12,14 @@ pub mod health;
 pub mod hold;
 pub mod limits;
 pub mod output;
+pub mod rest;
 pub mod schema;
 pub mod send;
 pub mod simulate;
 pub mod status;
 pub mod topology;
 pub mod trace;
+pub mod unroutable;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Command {
     Dead(dead::DeadArguments),
     /// Jobs that wait for a person because they may have been sent
     Hold(hold::HoldArguments),
+    /// Messages that no queue wanted
+    Unroutable(unroutable::UnroutableArguments),
     /// How fast mail may go now; pause, resume, set
     Limits(limits::Arguments),
     /// Print events as they happen
@@ -92,6 +96,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(arguments) => block_on(cancel::run(arguments)),
         Command::Dead(arguments) => block_on(dead::dead(arguments)),
         Command::Hold(arguments) => block_on(hold::hold(arguments)),
+        Command::Unroutable(arguments) => block_on(unroutable::unroutable(arguments)),
         Command::Limits(arguments) => block_on(limits::run(arguments)),
         Command::Events(arguments) => block_on(events::run(arguments)),
         Command::Status(arguments) => block_on(status::run(arguments)),

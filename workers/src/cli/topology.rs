@@ -74,7 +74,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             output::lines(serde_json::to_string_pretty(&topology.to_definitions(&vhost))?.lines())?;
         }
         Action::Export(Export { format: ExportFormat::Permissions, vhost, .. }) => {
-            output::line(&serde_json::to_string_pretty(&permissions::to_definitions(&vhost))?)?;
+            output::lines(serde_json::to_string_pretty(&permissions::to_definitions(&vhost))?.lines())?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{
     super::worker::context,
     ConfigArguments,
-    dead::tenant_of,
     output::{self, Format},
+    rest::tenant_of,
 };
 use crate::{
     queue::{Queue, Rest, RestMessage, RestVerdict},

@@ -270,6 +270,7 @@ async fn claim_and_send(context: &Context, delivery: Delivery, attempt: &Attempt
                 let next = Disposition::Hold {
                     pending: attempt.meta.pending.clone(),
                     last: "an unreadable decision".to_owned(),
+                    transport: String::new(),
                 };
                 apply_disposition(context, delivery, attempt, lease, next).await;
             }

@@ -69,6 +69,9 @@ pub enum Disposition {
         pending: Option<Vec<u8>>,
         /// The last answer.
         last: String,
+        /// The transport that was asked.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        transport: String,
     },
     /// Given up.
     DeadLetter {
@@ -78,6 +81,9 @@ pub enum Disposition {
         detail: String,
         /// Recipients still to be served, by envelope index; all where absent.
         pending: Option<Vec<u8>>,
+        /// The transport that was asked last.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        transport: String,
     },
 }
 
@@ -220,7 +226,11 @@ fn unknown(answer: &Answer, at: DecisionInput<'_>) -> Decision {
             event.data.reason = Some("unknown".to_owned());
             event.data.answer = Some(answer.to_string());
             Decision {
-                next: Disposition::Hold { pending: at.meta.pending.clone(), last: answer.to_string() },
+                next: Disposition::Hold {
+                    pending: at.meta.pending.clone(),
+                    last: answer.to_string(),
+                    transport: at.transport.to_owned(),
+                },
                 events: vec![event],
             }
         }
@@ -305,7 +315,9 @@ fn give_up(reason: &str, refusal: &Refusal, pending: Option<Vec<u8>>, at: Decisi
     let mut event = failed(EventType::Dead, refusal, at);
     event.data.reason = Some(reason.to_owned());
     let detail = refusal.answer.to_string();
-    Decision { next: Disposition::DeadLetter { reason: reason.to_owned(), detail, pending }, events: vec![event] }
+    let transport = at.transport.to_owned();
+    let next = Disposition::DeadLetter { reason: reason.to_owned(), detail, pending, transport };
+    Decision { next, events: vec![event] }
 }
 
 /// An evenly spread number, the same for a job each time.
@@ -369,20 +381,20 @@ impl Disposition {
                 add(&mut meta.waits, *patience);
                 add(&mut meta.unknowns, *unknown);
             }
-            Self::Hold { pending, last } => {
+            Self::Hold { pending, last, transport } => {
                 meta.pin = None;
                 add(&mut meta.attempt, true);
                 add(&mut meta.unknowns, true);
                 meta.pending.clone_from(pending);
                 meta.last = Some(last.clone());
-                meta.rest = Some(rest_reason("unknown", last, before, now));
+                meta.rest = Some(asked(rest_reason("unknown", last, before, now), transport));
             }
-            Self::DeadLetter { reason, detail, pending } => {
+            Self::DeadLetter { reason, detail, pending, transport } => {
                 meta.pin = None;
                 add(&mut meta.attempt, true);
                 meta.pending.clone_from(pending);
                 meta.last = Some(detail.clone());
-                meta.rest = Some(rest_reason(reason, detail, before, now));
+                meta.rest = Some(asked(rest_reason(reason, detail, before, now), transport));
             }
             Self::Sent | Self::Rejected | Self::Expired | Self::Split { .. } => {}
         }
@@ -406,7 +418,12 @@ pub fn rest_reason(reason: &str, detail: &str, before: &Meta, now: Timestamp) ->
         Some(earlier) if earlier.reason == reason => earlier.times.saturating_add(1),
         _ => 1,
     };
-    Rest { reason: reason.to_owned(), detail: detail.to_owned(), at: now, times, lane: None }
+    Rest { reason: reason.to_owned(), detail: detail.to_owned(), at: now, times, lane: None, transport: None }
+}
+
+/// With the transport that was asked last, where one was.
+fn asked(rest: Rest, transport: &str) -> Rest {
+    Rest { transport: Some(transport.to_owned()).filter(|name| !name.is_empty()), ..rest }
 }
 
 impl Disposition {

@@ -228,8 +228,12 @@ fn the_copys_headers_tell_what_happened() {
 
 #[test]
 fn a_job_that_dies_twice_for_the_same_reason_says_so() {
-    let bury =
-        |reason: &str| Disposition::DeadLetter { reason: reason.to_owned(), detail: String::new(), pending: None };
+    let bury = |reason: &str| Disposition::DeadLetter {
+        reason: reason.to_owned(),
+        detail: String::new(),
+        pending: None,
+        transport: "relay".to_owned(),
+    };
     let once = bury("conflict").meta(&Meta::default(), Timestamp::UNIX_EPOCH);
     let twice = bury("conflict").meta(&once, Timestamp::UNIX_EPOCH);
     let other = bury("no-route").meta(&twice, Timestamp::UNIX_EPOCH);

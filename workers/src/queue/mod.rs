@@ -197,6 +197,8 @@ pub enum Rest {
     Dead,
     /// Waits for a person.
     Hold,
+    /// Published with a routing key that no queue takes. A file has no such place.
+    Unroutable,
 }
 
 /// A message at rest.
@@ -210,6 +212,8 @@ pub struct RestMessage {
     pub meta: Meta,
     /// What of them could not be read.
     pub cut: Option<Cut>,
+    /// The routing key that it came with; empty in a file.
+    pub routing_key: String,
 }
 
 /// What is to happen to a message at rest.

@@ -37,7 +37,7 @@ pub(super) fn text(status: &Status) -> Vec<String> {
         (status.dead, "given up", "postrider dead ls"),
         (status.hold, "wait for a person", "postrider hold ls"),
         (status.suspect, "in quarantine", "see PostriderSuspectMessages in the runbook"),
-        (status.unroutable, "without a queue", "see PostriderUnroutable in the runbook"),
+        (status.unroutable, "without a queue", "postrider unroutable ls"),
     ] {
         if let Some(number) = number.filter(|number| *number > 0) {
             out.push(format!("  {number} {what}: {command}"));

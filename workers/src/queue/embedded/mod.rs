@@ -229,6 +229,7 @@ impl EmbeddedQueue {
         let queue = match rest {
             Rest::Dead => "dead",
             Rest::Hold => "hold",
+            Rest::Unroutable => return Ok(0),
         };
         let (mut seen, mut after) = (0, 0);
         loop {

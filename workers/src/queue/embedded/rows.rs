@@ -246,7 +246,16 @@ pub fn at_rest(
     let read = |row: &Row<'_>| {
         let (message_id, meta, body): (Option<String>, String, Vec<u8>) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let take = Take { row: row.get(0)?, fence: row.get(4)? };
-        Ok((take, RestMessage { message_id, meta: meta_of(queue, &meta), cut: None, body: body.into() }))
+        Ok((
+            take,
+            RestMessage {
+                message_id,
+                meta: meta_of(queue, &meta),
+                cut: None,
+                body: body.into(),
+                routing_key: String::new(),
+            },
+        ))
     };
     let mut statement = db.prepare_cached(
         "SELECT id, message_id, meta, body, fence FROM message WHERE queue = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -347,7 +356,16 @@ pub fn waiting(db: &Connection, id: &str) -> Result<Vec<(String, RestMessage)>, 
     let read = |row: &Row<'_>| {
         let (queue, message_id, meta): (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let meta = meta_of(&queue, &meta);
-        Ok((queue, RestMessage { message_id, meta, cut: None, body: row.get::<_, Vec<u8>>(3)?.into() }))
+        Ok((
+            queue,
+            RestMessage {
+                message_id,
+                meta,
+                cut: None,
+                body: row.get::<_, Vec<u8>>(3)?.into(),
+                routing_key: String::new(),
+            },
+        ))
     };
     let rows = statement.query_map([id], read)?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -11,7 +11,11 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
-use postrider_schemas::{Lane, Meta, meta::Rest, topology::is_jobs_queue};
+use postrider_schemas::{
+    Lane, Meta,
+    meta::Rest,
+    topology::{SUBMIT_EXCHANGE, is_jobs_queue},
+};
 
 use super::{RabbitReceipt, acks::Acks};
 use crate::{
@@ -74,8 +78,20 @@ pub fn at_rest(properties: &BasicProperties) -> Meta {
     };
     let detail = format!("the broker moved it here from {}", death.queue);
     let lane = target(&death.queue).0;
-    meta.rest = Some(Rest { reason: reason.to_owned(), detail, at: death.at.unwrap_or_default(), times: 1, lane });
+    meta.rest = Some(Rest {
+        reason: reason.to_owned(),
+        detail,
+        at: death.at.unwrap_or_default(),
+        times: 1,
+        lane,
+        transport: None,
+    });
     meta
+}
+
+/// The headers of a message that no queue wanted: a worker's copy where it was published to an exchange that producers may not write to.
+pub fn unrouted(exchange: &str, properties: &BasicProperties) -> Meta {
+    if exchange == SUBMIT_EXCHANGE { fresh(properties) } else { copied(properties.headers().as_ref()) }
 }
 
 /// The newest entry of `x-death`.

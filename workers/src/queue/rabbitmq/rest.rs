@@ -7,7 +7,7 @@ use lapin::types::FieldTable;
 use postrider_producer::rabbitmq::{connect, short, within};
 use postrider_schemas::{
     ladder,
-    topology::{DEAD_QUEUE, HOLD_QUEUE},
+    topology::{DEAD_QUEUE, HOLD_QUEUE, UNROUTABLE_QUEUE},
 };
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ impl RabbitQueue {
         let queue = match rest {
             Rest::Dead => DEAD_QUEUE,
             Rest::Hold => HOLD_QUEUE,
+            Rest::Unroutable => UNROUTABLE_QUEUE,
         };
         let connection = connect(&self.url, "postrider-tool").await.map_err(QueueError::from)?;
         let failed = |error| QueueError::At(queue.to_owned(), error);
@@ -43,7 +44,11 @@ impl RabbitQueue {
             let properties = &delivered.properties;
             let message = RestMessage {
                 message_id: message::text(properties.message_id().as_ref()),
-                meta: message::at_rest(properties),
+                meta: match rest {
+                    Rest::Dead | Rest::Hold => message::at_rest(properties),
+                    Rest::Unroutable => message::unrouted(delivered.exchange.as_str(), properties),
+                },
+                routing_key: delivered.routing_key.to_string(),
                 cut: message::cut(properties.headers().as_ref()),
                 body: Bytes::from(delivered.data),
             };
@@ -51,7 +56,11 @@ impl RabbitQueue {
                 RestVerdict::Keep => continue,
                 RestVerdict::Drop => {}
                 RestVerdict::Again(meta, lane) => {
-                    let (_, shard) = message::target(delivered.routing_key.as_str());
+                    // The shard of a key that no queue takes may be the very mistake.
+                    let shard = match rest {
+                        Rest::Dead | Rest::Hold => message::target(delivered.routing_key.as_str()).1,
+                        Rest::Unroutable => 0,
+                    };
                     let rung = ladder::rung(Duration::ZERO, lane, shard);
                     let kind = message::text(properties.kind().as_ref());
                     let copy = outgoing(rung.exchange, rung.routing_key, message.message_id, message.body, &meta, kind);

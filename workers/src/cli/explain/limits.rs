@@ -100,7 +100,7 @@ pub(super) async fn look(
     }
     silent.sort_unstable();
     silent.dedup();
-    let overview = if now { Some(overview(config, &ways).await?) } else { None };
+    let overview = if now { shown_or_said(overview(config, &ways).await) } else { None };
     let mut limits: Vec<AppliedLimit> = Vec::new();
     for way in &ways {
         for one in &way.scopes {
@@ -112,6 +112,11 @@ pub(super) async fn look(
     let waits =
         overview.iter().flat_map(|overview| ways.iter().map(|way| forecast(config, job, way, &way.scopes, overview)));
     Ok(LimitForecasts { waits: waits.collect(), limits, silent })
+}
+
+/// Without the store the rest of the answer is still worth showing.
+fn shown_or_said(overview: anyhow::Result<Overview>) -> Option<Overview> {
+    overview.inspect_err(|error| output::remark(&format!("not known: present waits: {error:#}"))).ok()
 }
 
 /// One look at all of these scopes, with their buckets and lines.

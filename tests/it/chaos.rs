@@ -193,8 +193,9 @@ async fn run(test: &str, on_unknown: &str) -> Option<Counts> {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_resend_nothing_is_lost_and_only_what_was_unknown_may_come_twice() {
     let Some(counts) = run("chaos with resend", "resend").await else { return };
-    assert_eq!((counts.lost, counts.held, counts.dead), (0, 0, 0), "{counts:?}");
-    assert_eq!(counts.delivered, counts.jobs, "{counts:?}");
+    assert_eq!((counts.lost, counts.dead), (0, 0), "{counts:?}");
+    // Sent again once; what is unknown a second time is a person's.
+    assert!(counts.held <= counts.unknown && counts.delivered + counts.held >= counts.jobs, "{counts:?}");
     assert!(counts.duplicates <= counts.unknown, "{counts:?}");
 }
 

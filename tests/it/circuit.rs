@@ -75,6 +75,33 @@ async fn an_incident_opens_once_is_probed_by_one_and_healed_once(url: &str) -> R
     Ok(())
 }
 
+async fn unexplained_refusals_count_over_workers_until_somebody_is_accepted(url: &str) -> Result<()> {
+    let (one, other) =
+        (Store::connect(url, StoreOptions::default()).await?, Store::connect(url, StoreOptions::default()).await?);
+    let keys = ["relay".to_owned(), "api".to_owned()];
+    assert_eq!(one.have_refusals(&keys).await?, [false, false]);
+    assert_eq!(one.note_refusals("relay", &["a 1".to_owned()]).await?, ["a 1"]);
+    let mut all = other.note_refusals("relay", &["a 2".to_owned(), "a 1".to_owned()]).await?;
+    all.sort_unstable();
+    assert_eq!(all, ["a 1", "a 2"], "each recipient once");
+    assert_eq!(other.have_refusals(&keys).await?, [true, false]);
+    other.forget_refusals("relay").await?;
+    assert_eq!(one.have_refusals(&keys).await?, [false, false]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn unexplained_refusals_in_redis() -> Result<()> {
+    unexplained_refusals_count_over_workers_until_somebody_is_accepted(&Database::fresh()?.url()).await
+}
+
+#[tokio::test]
+async fn unexplained_refusals_in_a_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let url = format!("embedded:{}", folder.path().join("store.db").display());
+    unexplained_refusals_count_over_workers_until_somebody_is_accepted(&url).await
+}
+
 #[tokio::test]
 async fn in_redis() -> Result<()> {
     an_incident_opens_once_is_probed_by_one_and_healed_once(&Database::fresh()?.url()).await

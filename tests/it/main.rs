@@ -5,6 +5,7 @@
 #![allow(clippy::case_sensitive_file_extension_comparisons, reason = "names of queues are no names of files")]
 #![allow(clippy::similar_names, reason = "a story reads best with the names of its field")]
 
+mod answers;
 mod bad_input;
 mod broker;
 mod broker_silence;

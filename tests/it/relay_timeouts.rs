@@ -65,6 +65,15 @@ async fn a_relay_that_falls_silent_gets_the_message_again_unless_it_may_have_it_
         parsed.filter(|line| line["job.id"] == id && line["attempt"].is_u64()).collect()
     };
     for ((silence, stage, policy), (relay, job)) in STAGES.iter().zip(relays.iter().zip(&jobs)) {
+        // In the middle of an envelope in one write: it goes once more in steps, in the same try.
+        if matches!(*stage, "rcpt_to" | "data") {
+            let seen = deadline::wait_for(&format!("an outcome after silence at {stage}"), SOON, || {
+                Some(outcomes(job)).filter(|seen| !seen.is_empty())
+            })
+            .unwrap();
+            assert_eq!((&seen[0]["class"], relay.kept().len()), (&serde_json::Value::Null, 1), "{stage}: {seen:#?}");
+            continue;
+        }
         let is_sent_twice = (*silence, *policy) == (StallPoint::Dot, "resend");
         let wanted = match (silence, *policy) {
             (StallPoint::Dot, "hold") => 1,
@@ -74,7 +83,11 @@ async fn a_relay_that_falls_silent_gets_the_message_again_unless_it_may_have_it_
             Some(outcomes(job)).filter(|seen| seen.len() >= wanted)
         })
         .unwrap();
-        let class = if *silence == StallPoint::Dot { "unknown" } else { "transient" };
+        let class = match *stage {
+            _ if *silence == StallPoint::Dot => "unknown",
+            "connect" | "tls" | "hello" | "auth" => "unavailable",
+            _ => "transient",
+        };
         let follows = if wanted == 1 { "hold" } else { "again" };
         assert_eq!((&seen[0]["class"], &seen[0]["follows"]), (&class.into(), &follows.into()), "{stage}: {seen:#?}");
         let answer = seen[0]["answer"].as_str().unwrap();

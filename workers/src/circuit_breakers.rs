@@ -1,8 +1,10 @@
 //! What this worker knows of the transports' circuits. Asking costs nothing while a circuit is closed: a task looks into the store now and
 //! then, and an own failure is known at once. The store alone says who may probe.
 
+mod systemic_refusals;
+
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -13,16 +15,20 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::TransportConfig,
-    policy::outcome::{Answer, Class, Outcome, Stage},
+    policy::outcome::{Answer, Class, Mark, Outcome, Stage},
     store::{
         Store,
         circuit::{Circuit, CircuitAnswer, CircuitCall, PROBE, REASON_MAX, WAIT_MAX},
     },
+    telemetry::metrics,
     worker::context::Context,
 };
 
 /// How often the store is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The first wait for a transport that is not there: most are back in a moment.
+const ABSENT_WAIT: Duration = Duration::from_secs(2);
 
 /// What hears an answer here: the circuit of the transport that gave it.
 const CIRCUIT: &str = "circuit";
@@ -34,6 +40,8 @@ pub struct CircuitBreakers {
     keys: Vec<String>,
     seen: Mutex<Vec<Option<Circuit>>>,
     first_wait: Duration,
+    /// Which transports gave an answer that no known word explains, and accepted nobody since.
+    has_unexplained: Vec<AtomicBool>,
 }
 
 /// Whether a transport may be tried.
@@ -84,6 +92,8 @@ impl Drop for Probe {
 enum Says {
     /// It needs a person.
     Broken,
+    /// It is not there just now.
+    Absent,
     /// Its door is open.
     Works,
     /// Nothing good, which a probe has to tell: the circuit stays open.
@@ -104,6 +114,7 @@ fn says(outcome: &Outcome) -> Says {
     let answer = &refusal.answer;
     match refusal.class {
         Class::Config => Says::Broken,
+        Class::Unavailable => Says::Absent,
         // A relay that speaks of a recipient or of a message let us in; not one that hangs up (421).
         Class::Transient
             if answer.code.is_some_and(|code| code != 421)
@@ -130,7 +141,9 @@ impl CircuitBreakers {
     pub fn new(store: Store, transports: &[TransportConfig], first_wait: Duration) -> Arc<Self> {
         let seen = Mutex::new(vec![None; transports.len()]);
         let names = transports.iter().map(|one| one.name.clone()).collect();
-        Arc::new(Self { store, names, keys: transports.iter().map(key).collect(), seen, first_wait })
+        let keys = transports.iter().map(key).collect();
+        let has_unexplained = transports.iter().map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Self { store, names, keys, seen, first_wait, has_unexplained })
     }
 
     /// Looks into the store.
@@ -139,6 +152,7 @@ impl CircuitBreakers {
         if let Ok(list) = self.store.circuits(&self.keys).await {
             *self.seen() = list;
         }
+        self.look_at_refusals().await;
     }
 
     /// Takes over what others knew of the same circuits, so that a changed configuration does not try what is known to be broken.
@@ -206,17 +220,17 @@ impl CircuitBreakers {
                 self.failed(transport, answer, probe.conclude()).await;
                 None
             }
-            (Says::Broken | Says::Works, Some(answer), _) if !answer.hear(CIRCUIT) => None,
-            (Says::Broken, Some(answer), probe) => {
+            (Says::Broken | Says::Absent | Says::Works, Some(answer), _) if !answer.hear(CIRCUIT) => None,
+            (said @ (Says::Broken | Says::Absent), Some(answer), probe) => {
                 probe.map(Probe::conclude);
-                self.broken(transport, answer).await
+                self.broken(transport, answer, said == Says::Absent).await
             }
             (Says::Works, _, probe) => {
                 probe.map(Probe::conclude);
                 self.healed(transport).await
             }
             // A probe that is dropped here is released.
-            (Says::Broken | Says::NothingGood | Says::Nothing, ..) => None,
+            (Says::Broken | Says::Absent | Says::NothingGood | Says::Nothing, ..) => None,
         }
     }
 
@@ -236,10 +250,11 @@ impl CircuitBreakers {
         }
     }
 
-    async fn broken(&self, transport: usize, answer: &Answer) -> Option<Event> {
+    async fn broken(&self, transport: usize, answer: &Answer, is_absent: bool) -> Option<Event> {
         let reason = reason_of(answer);
+        let first_wait = if is_absent { self.first_wait.min(ABSENT_WAIT) } else { self.first_wait };
         let name = &self.names[transport];
-        let ask = CircuitCall::Open { reason: reason.clone(), wait: self.first_wait };
+        let ask = CircuitCall::Open { reason: reason.clone(), wait: first_wait };
         let (circuit, is_new) = match self.store.circuit(&self.keys[transport], &ask).await {
             Ok(CircuitAnswer::Opened(circuit)) => (circuit, true),
             Ok(CircuitAnswer::Open(circuit)) => (circuit, false),
@@ -247,14 +262,29 @@ impl CircuitBreakers {
             Err(error) => {
                 warn!(transport = name, %error, "The store did not hear that a transport needs a person");
                 let now_ms = self.store.now_ms();
-                let wait = u64::try_from(self.first_wait.as_millis()).unwrap_or(u64::MAX);
+                let wait = u64::try_from(first_wait.as_millis()).unwrap_or(u64::MAX);
                 let until_ms = now_ms.saturating_add(wait);
                 (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
             }
         };
         self.seen()[transport] = Some(circuit.clone());
         is_new.then(|| {
-            error!(transport = name, answer = reason, "Transport {name} needs a person; jobs wait or go another way");
+            if answer.mark == Mark::Unexplained {
+                metrics::refuses_everybody(name);
+            }
+            if is_absent {
+                warn!(
+                    transport = name,
+                    answer = reason,
+                    "Transport {name} cannot be reached; jobs wait or go another way, and it is tried again"
+                );
+            } else {
+                error!(
+                    transport = name,
+                    answer = reason,
+                    "Transport {name} needs a person; jobs wait or go another way"
+                );
+            }
             let now = self.store.now();
             Event::about_circuit(EventType::CircuitOpened, name, circuit.opened(), &reason, now)
         })
@@ -302,7 +332,10 @@ fn kept_away(circuit: &Circuit, now_ms: u64) -> Option<(Duration, String)> {
 
 /// As much of an answer as a record keeps.
 fn reason_of(answer: &Answer) -> String {
-    let mut reason = answer.to_string();
+    let mut reason = match answer.mark {
+        Mark::Unexplained => format!("several recipients were told the same, and nobody was accepted: {answer}"),
+        _ => answer.to_string(),
+    };
     let end = (0..=REASON_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
     reason.truncate(end.unwrap_or(0));
     reason

@@ -12,7 +12,7 @@ use crate::{
     config::{Account, Config, Covers, MailboxProviderLimit, SesCredentials, TransportKind},
     policy::rate_limit::rate::Rate,
     store,
-    transport::Transport,
+    transport::{Transport, smtp::hello_warning},
 };
 
 /// Domains of a throttle that are shown.
@@ -44,6 +44,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 (shown(&provider.base_url), provider.http.connections, format!(", {}", credentials(&provider.account)))
             }
         };
+        if let TransportKind::Smtp(smtp) = &one.kind
+            && let Some(warning) = hello_warning(smtp.hello.as_deref())
+        {
+            output::remark(&format!("warning: transport {}: {warning}", one.name));
+        }
         let kind = one.kind();
         output::line(&format!(
             "transport {}: {kind} {address}, at most {connections} connections{credentials}",

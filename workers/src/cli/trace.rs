@@ -38,6 +38,9 @@ pub struct Arguments {
     format: Format,
 }
 
+/// What follows where a message may have been sent.
+const RESEND_BOUND: &str = "it may have been sent; it is sent again once, and held if that ends without an answer too";
+
 /// All that is known.
 #[derive(Serialize)]
 struct History {
@@ -71,6 +74,8 @@ struct TracedMessage {
     generation: u32,
     tries: u32,
     parks: u32,
+    /// How often it may have been sent.
+    unknowns: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,6 +221,7 @@ fn described(place: &str, message: &RestMessage) -> TracedMessage {
         generation: meta.generation,
         tries: meta.attempt,
         parks: meta.parks,
+        unknowns: meta.unknowns,
         not_before: meta.not_before,
         last: meta.last.clone(),
         reason: meta.rest.as_ref().map(|rest| format!("{}: {}", rest.reason, rest.detail)),
@@ -246,6 +252,9 @@ fn text(history: &History) -> Vec<String> {
             field("class"),
             field("answer"),
         ));
+        if data["reason"] == "unknown" && kind == "job.deferred" {
+            out.push(format!("  {RESEND_BOUND}"));
+        }
     }
     for one in &history.messages {
         let mut line = format!(
@@ -259,6 +268,9 @@ fn text(history: &History) -> Vec<String> {
         }
         if let Some(at) = one.not_before {
             line = format!("{line}, not before {at:.0}");
+        }
+        if one.unknowns > 0 && one.place != "hold" {
+            line = format!("{line}, {RESEND_BOUND}");
         }
         out.push(line);
     }

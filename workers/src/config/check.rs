@@ -1,6 +1,6 @@
 //! From settings as they are written to a configuration that holds together.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use postrider_producer::rabbitmq::address;
 use postrider_schemas::{JobLimits, Tenant};
@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
-    TopologyMode, TransportConfig, TransportKind, WorkerConfig,
+    TopologyMode, TransportConfig, TransportKind, WorkerConfig, answers,
     limits::{self, PaceSettings},
     provider::{self, ProviderSettings},
     routes,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     policy::{
+        answers::Answers,
         capabilities::TransportType,
         mailbox_provider::MailboxProviders,
         publisher::{Publishers, Tenants},
@@ -42,9 +43,10 @@ pub(super) fn check(
     paces: BTreeMap<String, PaceSettings>,
     environment: &Environment,
 ) -> Result<Config, ConfigError> {
+    let answers = answers::check(settings.answer)?;
     let transports = transports
         .into_iter()
-        .map(|(name, section)| transport_config(name, section, environment))
+        .map(|(name, section)| transport_config(name, section, &answers, environment))
         .collect::<Result<Vec<_>, _>>()?;
     let names = limits::ScopeNames { groups: &settings.groups, transports: &transports };
     let limits = limits::check(settings.limits, settings.throttle, settings.shaping_rule, paces, &names)?;
@@ -137,6 +139,7 @@ pub(super) fn check(
         limits,
         dns,
         without_credentials: Vec::new(),
+        answers,
     })
 }
 
@@ -171,14 +174,19 @@ fn broker(url: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn transport_config(name: String, section: Section, environment: &Environment) -> Result<TransportConfig, ConfigError> {
+fn transport_config(
+    name: String,
+    section: Section,
+    answers: &Arc<Answers>,
+    environment: &Environment,
+) -> Result<TransportConfig, ConfigError> {
     // A colon parts the name from what follows it in the names of scopes; a blank parts words in commands and log lines.
     if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
         let reason = "a transport has a name without colons, blanks and control characters";
         return Err(ConfigError::value(format!("transport.{}", name.escape_debug()), reason));
     }
     let kind = match section {
-        Section::Relay(settings) => TransportKind::Smtp(relay(&name, *settings, environment)?),
+        Section::Relay(settings) => TransportKind::Smtp(Box::new(relay(&name, *settings, answers, environment)?)),
         Section::Provider(kind, settings) => {
             TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, environment)?))
         }
@@ -189,6 +197,7 @@ fn transport_config(name: String, section: Section, environment: &Environment) -
 fn relay(
     name: &str,
     settings: settings::SmtpRelaySettings,
+    answers: &Arc<Answers>,
     environment: &Environment,
 ) -> Result<SmtpConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
@@ -228,6 +237,8 @@ fn relay(
         connect_timeout: settings.connect_timeout,
         command_timeout: settings.command_timeout,
         final_timeout: settings.final_timeout,
+        pipelining: settings.pipelining,
+        answers: Arc::clone(answers),
     })
 }
 

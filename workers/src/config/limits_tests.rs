@@ -264,8 +264,13 @@ fn check(stage: Stage, reply: &str, expected: &str) {
         _ => (None, text),
     };
     let code = code.parse().unwrap();
-    let class = match classify(stage, SmtpEvent::Reply { code, enhanced, text }, DataPhase::No) {
-        Classification::Refused(class) => class,
+    let class = match classify(
+        &crate::config::shipped_answers(),
+        stage,
+        SmtpEvent::Reply { code, enhanced, text },
+        DataPhase::No,
+    ) {
+        Classification::Refused(class, _) => class,
         Classification::Unknown => panic!("{reply}"),
     };
     let refusal = Refusal { class, answer: Answer::new(stage, Some(code), enhanced, text), retry_after: None };

@@ -1,6 +1,7 @@
 //! The configuration: compiled-in defaults, then a file, then the environment; checked once into [`Config`], which cannot name a
 //! transport that does not exist or lack a catch-all route.
 
+mod answers;
 mod check;
 mod credentials;
 mod limits;
@@ -11,7 +12,7 @@ mod settings;
 mod shaping_rules;
 mod transport_limits;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use postrider_schemas::JobLimits;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -20,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     memory::{self, Budget},
     policy::{
+        answers::Answers,
         capabilities::{Capabilities, TransportType},
         publisher::Publishers,
         retry::RetrySchedule,
@@ -31,6 +33,7 @@ use crate::{
 pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
 
 pub use self::transport_limits::{Covers, Doubt, MailboxProviderLimit};
+pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, load_without_credentials, to_catcher};
 pub(crate) use settings::{parse_duration, show_duration};
@@ -66,6 +69,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Transports without credentials, because those are not here: only for commands that look.
     pub without_credentials: Vec<String>,
+    /// Whom an SMTP reply is about: the configured entries, then those that ship.
+    pub answers: Arc<Answers>,
 }
 
 impl Config {
@@ -186,7 +191,7 @@ pub struct TransportConfig {
 #[derive(Debug, Clone)]
 pub enum TransportKind {
     /// An SMTP relay.
-    Smtp(SmtpConfig),
+    Smtp(Box<SmtpConfig>),
     /// A provider's Web API.
     Provider(Box<ProviderConfig>),
 }
@@ -300,6 +305,10 @@ pub struct SmtpConfig {
     pub command_timeout: Duration,
     /// Limit on the answer to the final dot.
     pub final_timeout: Duration,
+    /// Send the envelope in one go where the relay offers that.
+    pub pipelining: bool,
+    /// Whom a reply is about.
+    pub answers: Arc<Answers>,
 }
 
 /// How a connection is protected.

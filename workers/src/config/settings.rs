@@ -28,6 +28,8 @@ pub(super) struct Settings {
     pub(super) throttle: Vec<super::transport_limits::MailboxProviderLimitSettings>,
     #[serde(default)]
     pub(super) shaping_rule: Vec<super::shaping_rules::ShapingRuleSettings>,
+    #[serde(default)]
+    pub(super) answer: Vec<super::answers::AnswerSettings>,
     pub(super) dns: super::limits::DnsSettings,
 }
 
@@ -144,8 +146,13 @@ pub(super) struct SmtpRelaySettings {
     pub(super) command_timeout: Duration,
     #[serde(default = "final_timeout", deserialize_with = "duration")]
     pub(super) final_timeout: Duration,
+    #[serde(default = "pipelining")]
+    pub(super) pipelining: bool,
 }
 
+fn pipelining() -> bool {
+    true
+}
 fn starttls() -> Tls {
     Tls::Starttls
 }
@@ -165,7 +172,7 @@ fn command_timeout() -> Duration {
     Duration::from_secs(60)
 }
 fn final_timeout() -> Duration {
-    Duration::from_secs(120)
+    Duration::from_mins(10)
 }
 
 #[derive(Deserialize)]

@@ -260,7 +260,9 @@ async fn claim_and_send(context: &Context, delivery: Delivery, attempt: &Attempt
             let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
             let pin: Option<Pin> = call.parse().ok();
             let transport = pin.as_ref().map_or(call, |pin| pin.transport.clone());
-            let ended = FinishedAttempt { outcome: Outcome::Unknown(answer), transport, passed_over: Vec::new(), pin };
+            let passed_over = Vec::new();
+            let ended =
+                FinishedAttempt { outcome: Outcome::Unknown(answer), transport, passed_over, pin, tripped: false };
             conclude(context, delivery, attempt, Authorization::Leased(lease), &ended).await;
         }
         Claim::Decided { lease, decision } => match serde_json::from_str::<Disposition>(&decision) {
@@ -424,8 +426,7 @@ async fn expire(
     authorization: Authorization,
     limit: Option<&Refusal>,
 ) {
-    let nowhere =
-        FinishedAttempt { outcome: Outcome::LostClaim, transport: String::new(), passed_over: Vec::new(), pin: None };
+    let nowhere = FinishedAttempt::nowhere();
     let mut verdict = decision::expired(decision_input(context, attempt, &nowhere));
     if let Some(refusal) = limit {
         for event in &mut verdict.events {
@@ -714,6 +715,7 @@ fn decision_input<'a>(context: &'a Context, attempt: &Attempt<'a>, ended: &'a Fi
         transport: &ended.transport,
         passed_over: &ended.passed_over,
         pin: ended.pin.as_ref(),
+        tripped: ended.tripped,
         schedule: &context.config.retry,
         config_wait: context.config.config_wait,
         now: context.now(),

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use postrider_schemas::{event::PassedOver, meta::Pin};
+use postrider_schemas::{EventType, event::PassedOver, meta::Pin};
 use tokio::time::{Instant, sleep};
 
 use self::refusals::{circuit_open, no_transport_left, not_asked, passed_over, paused, transport_overloaded};
@@ -29,7 +29,7 @@ use crate::{
         capabilities::Needs,
         decision::dice,
         failover::{FailoverStep, leaves_overloaded, next_step},
-        outcome::{Answer, Outcome, Refusal, Stage},
+        outcome::{Answer, Mark, Outcome, Refusal, Stage},
         rate_limit::{
             admit::{Admission, AdmissionRequest},
             wait_queue::TenantWeight,
@@ -59,11 +59,18 @@ pub struct FinishedAttempt {
     pub passed_over: Vec<PassedOver>,
     /// The call, where it can be repeated.
     pub pin: Option<Pin>,
+    /// The answer to this job's own message opened a circuit.
+    pub tripped: bool,
 }
 
 impl FinishedAttempt {
+    /// Of a job that was tried nowhere.
+    pub fn nowhere() -> Self {
+        Self::at("", Outcome::LostClaim)
+    }
+
     fn at(transport: &str, outcome: Outcome) -> Self {
-        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None }
+        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None, tripped: false }
     }
 }
 
@@ -197,6 +204,7 @@ async fn run(
     let groups = context.limiter.mailbox_providers(attempt.job, &message.indices, &domains);
     // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
     let is_repeatable = unreachable.is_empty();
+    let tripped = AtomicBool::new(false);
     let tries = FailoverRun {
         context,
         attempt,
@@ -205,6 +213,7 @@ async fn run(
         groups: &groups,
         domains: &domains,
         is_repeatable,
+        tripped,
     };
     let mut sent = tries.in_order(&order, answer).await;
     if let SendResult::Ended(ended) = &mut sent
@@ -239,6 +248,8 @@ struct FailoverRun<'a> {
     groups: &'a [String],
     domains: &'a DomainAnswers,
     is_repeatable: bool,
+    /// An answer to this job's message opened a circuit.
+    tripped: AtomicBool,
 }
 
 /// What came of one transport.
@@ -362,7 +373,10 @@ impl FailoverRun<'_> {
                 }
             }
         }
-        SendResult::Ended(no_transport_left(self.context, refusals))
+        SendResult::Ended(FinishedAttempt {
+            tripped: self.tripped.load(Ordering::Relaxed),
+            ..no_transport_left(self.context, refusals)
+        })
     }
 
     /// What the route says. A call that may have been taken waits in any case: it goes nowhere else, and what became of it is not known yet.
@@ -531,7 +545,11 @@ impl FailoverRun<'_> {
         drop(step);
         metrics::ended(attempt.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);
+        let outcome = context.breakers.judged(n, outcome, attempt.job).await;
         if let Some(event) = context.breakers.heard(n, &outcome, probe).await {
+            if event.kind == EventType::CircuitOpened && is_own(&outcome) {
+                self.tripped.store(true, Ordering::Relaxed);
+            }
             tell_once(context, &event).await;
         }
         context.limiter.heard(self.subject(n), &outcome).await;
@@ -542,11 +560,13 @@ impl FailoverRun<'_> {
             (FailoverStep::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(context, refusals, None);
+                let (transport, tripped) = (transport.name.clone(), self.tripped.load(Ordering::Relaxed));
                 return Ok(TransportResult::Ended(FinishedAttempt {
                     outcome,
-                    transport: transport.name.clone(),
+                    transport,
                     passed_over,
                     pin: call,
+                    tripped,
                 }));
             }
         };
@@ -555,6 +575,11 @@ impl FailoverRun<'_> {
         }
         Ok(TransportResult::Refused(refusal))
     }
+}
+
+/// Whether an answer was given to one message, and not at the door.
+fn is_own(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { refusal, .. } if refusal.answer.stage.is_of_a_message() && refusal.answer.mark != Mark::Unexplained)
 }
 
 /// The call that is about to be made, where the transport will recognise it.

@@ -1,12 +1,11 @@
-//! What an SMTP server's answer, or the lack of one, means: by stage and reply codes.
+//! What an SMTP server's answer, or the lack of one, means.
 //!
-//! One rule stands above the tables: once the final dot may have left us, only an answer tells whether the message was
-//! taken. Everything else before that point is certain: nothing was taken.
-//!
-//! Texts are not read, with two exceptions: Amazon SES tells its two throttles apart in words only (`454 Throttling
-//! failure: ...`), and a relay that does not relay for us says so with the codes of a closed mailbox.
+//! One rule stands above the table: once the final dot may have left us, only an answer tells whether the message was
+//! taken. Everything else before that point is certain: nothing was taken. Whom a negative reply is about is read from
+//! [`Answers`], the same way at every stage.
 
-use crate::policy::outcome::{Class, EnhancedCode, RecipientRefusal, Refusal, Stage};
+use super::answers::Answers;
+use crate::policy::outcome::{Class, EnhancedCode, Mark, RecipientRefusal, Refusal, Stage};
 
 /// What came where a positive reply was wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,77 +42,26 @@ pub enum DataPhase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Classification {
     /// Certainly not taken.
-    Refused(Class),
+    Refused(Class, Mark),
     /// It may have been taken.
     Unknown,
 }
 
 /// What `event` at `stage` means for the message. The reply that was hoped for (2xx, or 354 to DATA) does not belong
 /// here: a positive reply in the wrong place counts as garbage.
-pub fn classify(stage: Stage, event: SmtpEvent<'_>, handover: DataPhase) -> Classification {
+pub fn classify(answers: &Answers, stage: Stage, event: SmtpEvent<'_>, handover: DataPhase) -> Classification {
     match (event, handover) {
         (SmtpEvent::Reply { code, enhanced, text }, _) if (400..600).contains(&code) => {
-            Classification::Refused(refusal(stage, code, enhanced, text))
+            let reading = answers.read(stage, code, enhanced, text);
+            Classification::Refused(reading.class, reading.mark)
         }
         (_, DataPhase::Possible) => Classification::Unknown,
-        (SmtpEvent::Local, DataPhase::No) => Classification::Refused(Class::Local),
-        (_, DataPhase::No) => Classification::Refused(Class::Transient),
-    }
-}
-
-/// The class of a negative reply (4xx or 5xx) at `stage`.
-fn refusal(stage: Stage, code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Class {
-    let detail = enhanced.map(|EnhancedCode(_, subject, detail)| (subject, detail));
-    if code < 500 { temporary(stage, code, detail, text) } else { permanent(stage, code, detail, text) }
-}
-
-fn temporary(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (stage, code, detail) {
-        (_, 454, _) if mentions(text, "throttling") => {
-            if mentions(text, "quota") {
-                Class::Quota
-            } else {
-                Class::Throttled
-            }
+        (SmtpEvent::Local, DataPhase::No) => Classification::Refused(Class::Local, Mark::Plain),
+        // Nobody spoke of a message yet: the transport is not there.
+        (_, DataPhase::No) if stage.is_before_the_envelope() => {
+            Classification::Refused(Class::Unavailable, Mark::Plain)
         }
-        // Here x.7 speaks of TLS and of the credentials, not of our pace: "454 4.7.0 Temporary authentication failure".
-        (Stage::Tls | Stage::Auth, 450..=499, _) => Class::Transient,
-        // x.7: policy, which on a temporary refusal is a rate or a reputation. 2.1: this mailbox gets mail too fast.
-        // 3.2: takes no mail just now. 4.5: congestion.
-        (_, _, Some((7, _) | (2, 1) | (3, 2) | (4, 5))) => Class::Throttled,
-        _ => Class::Transient,
-    }
-}
-
-fn permanent(stage: Stage, code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (stage, code, detail) {
-        // The account is over its daily limit (Google: 5.4.5; Microsoft: 5.1.90, 5.7.232, 5.7.233).
-        (_, _, Some((4, 5) | (1, 90) | (7, 232 | 233))) => Class::Quota,
-        // Until a person mends the relay or its credentials, every message gets the same answer. From RCPT on it may be the recipient's server that
-        // speaks ("550 5.7.8 ... said: 535"), and what that thinks of the relay's login is not about ours.
-        (Stage::Connect | Stage::Tls | Stage::Hello | Stage::Auth, ..)
-        | (Stage::MailFrom, 530 | 534 | 535 | 538, _)
-        | (Stage::MailFrom, _, Some((7, 8 | 9 | 11 | 57)))
-        | (_, 502, _) => Class::Config,
-        // It wants a login for these recipients; others, it may take.
-        (Stage::RcptTo, 530, _) => Class::Sender,
-        // "Bad sequence of commands" is about this conversation; another one starts from nothing.
-        (_, 503, _) => Class::Transient,
-        (Stage::RcptTo, ..) => permanent_at_rcpt(code, detail, text),
-        _ => Class::Message,
-    }
-}
-
-/// Policy refusals (5.7.x) stay with their recipient: as `Config`, one closed mailing list would stop the whole relay.
-fn permanent_at_rcpt(code: u16, detail: Option<(u16, u16)>, text: &str) -> Class {
-    match (code, detail) {
-        // Nothing is wrong with the recipient. Not `Config` either: a relay may serve other domains, and one address would stop its mail.
-        (_, None | Some((7, 0 | 1 | 54))) if does_not_relay(text) => Class::Sender,
-        // Too many recipients; RFC 5321 4.5.3.1.10 wants a bare 552 read as 452.
-        (_, Some((5, 3))) | (552, None) => Class::Transient,
-        // About the sender (1.7, 1.8) or the size (3.4), which are the same for every recipient.
-        (_, Some((1, 7 | 8) | (3, 4))) => Class::Message,
-        _ => Class::Recipient,
+        (_, DataPhase::No) => Classification::Refused(Class::Transient, Mark::Plain),
     }
 }
 
@@ -127,33 +75,16 @@ pub fn mildest_of(classes: impl Iterator<Item = Class>) -> Option<usize> {
     let hope = |class| match class {
         Class::Throttled | Class::Local => 0,
         Class::Transient => 1,
-        Class::Quota => 2,
-        Class::Config => 3,
-        Class::Sender => 4,
-        Class::Recipient => 5,
-        Class::Message => 6,
-        Class::TemplateLimit => 7,
-        Class::Unsupported => 8,
+        Class::Unavailable => 2,
+        Class::Quota => 3,
+        Class::Config => 4,
+        Class::Sender => 5,
+        Class::Recipient => 6,
+        Class::Message => 7,
+        Class::TemplateLimit => 8,
+        Class::Unsupported => 9,
     };
     classes.enumerate().min_by_key(|(_, class)| hope(*class)).map(|(position, _)| position)
-}
-
-/// Whether a relay says that it relays nothing for us there: in the words of Postfix, Sendmail, Exim, Exchange and Google Workspace. What somebody
-/// else said to the relay, which a relay that asks the recipient's server first repeats, does not count.
-fn does_not_relay(text: &str) -> bool {
-    const WORDS: [&str; 6] = [
-        "relay access denied",
-        "relaying denied",
-        "relay not permitted",
-        "unable to relay",
-        "mail relay denied",
-        "credentials for relay",
-    ];
-    WORDS.iter().any(|words| mentions(text, words)) && !mentions(text, " said:")
-}
-
-fn mentions(text: &str, lower_case: &str) -> bool {
-    text.as_bytes().windows(lower_case.len()).any(|part| part.eq_ignore_ascii_case(lower_case.as_bytes()))
 }
 
 #[cfg(test)]
@@ -172,189 +103,31 @@ mod tests {
         Stage::Body,
     ];
 
-    /// `reply` as on the wire: code, optional enhanced code, text.
-    #[track_caller]
-    fn check(stage: Stage, reply: &str, expected: Class) {
-        let (code, rest) = reply.split_once(' ').unwrap_or((reply, ""));
-        let code = code.parse().unwrap();
-        let enhanced = rest.split(' ').next().and_then(|word| {
-            let mut parts = word.split('.').map(str::parse::<u16>);
-            match (parts.next(), parts.next(), parts.next()) {
-                (Some(Ok(class)), Some(Ok(subject)), Some(Ok(detail))) => {
-                    Some(EnhancedCode(u8::try_from(class).unwrap(), subject, detail))
-                }
-                _ => None,
-            }
-        });
-        for handover in [DataPhase::No, DataPhase::Possible] {
-            let event = SmtpEvent::Reply { code, enhanced, text: rest };
-            assert_eq!(
-                classify(stage, event, handover),
-                Classification::Refused(expected),
-                "{stage:?} {reply} {handover:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_greeting_or_hello_that_is_refused_for_good_needs_a_person() {
-        check(Stage::Connect, "554 5.7.1 You are not welcome", Class::Config);
-        check(Stage::Connect, "554", Class::Config);
-        check(Stage::Hello, "550 5.7.1 Bad name", Class::Config);
-        check(Stage::Tls, "501 no", Class::Config);
-        check(Stage::Connect, "421 4.3.0 starting up", Class::Transient);
-        check(Stage::Connect, "421 4.7.0 too many connections from you", Class::Throttled);
-    }
-
-    #[test]
-    fn credentials_need_a_person_but_a_broken_password_database_does_not() {
-        check(Stage::Auth, "535 5.7.8 bad credentials", Class::Config);
-        check(Stage::Auth, "534 5.7.9 mechanism too weak", Class::Config);
-        check(Stage::Auth, "504 5.5.4 unknown mechanism", Class::Config);
-        check(Stage::Auth, "454 4.7.0 temporary authentication failure", Class::Transient);
-        check(Stage::Tls, "454 4.7.0 TLS not available", Class::Transient);
-        check(Stage::MailFrom, "530 5.7.0 Must issue a STARTTLS command first", Class::Config);
-        check(Stage::MailFrom, "530 5.7.1 Authentication required", Class::Config);
-        check(Stage::MailFrom, "530 5.7.57 Client was not authenticated", Class::Config);
-        check(Stage::RcptTo, "530 5.7.57 Client was not authenticated", Class::Sender);
-        check(Stage::MailFrom, "550 5.7.8 log in", Class::Config);
-        check(Stage::Data, "502 5.5.2 command not recognized", Class::Config);
-    }
-
-    #[test]
-    fn what_a_recipients_server_says_of_a_login_is_not_about_ours() {
-        let repeated = "550 5.7.8 host mx.dest.test said: 535 5.7.8 authentication failed";
-        check(Stage::RcptTo, repeated, Class::Recipient);
-        check(Stage::Body, repeated, Class::Message);
-        check(Stage::Data, repeated, Class::Message);
-        for code in ["535", "534 5.7.9", "538 5.7.11", "550 5.7.9", "550 5.7.11", "550 5.7.57"] {
-            check(Stage::RcptTo, &format!("{code} no"), Class::Recipient);
-            check(Stage::Body, &format!("{code} no"), Class::Message);
-        }
-    }
-
     #[test]
     fn what_this_machine_lacks_is_neither_the_mails_fault_nor_the_relays() {
+        let answers = Answers::default();
         for stage in EVERY_STAGE {
-            assert_eq!(classify(stage, SmtpEvent::Local, DataPhase::No), Classification::Refused(Class::Local));
-            assert_eq!(classify(stage, SmtpEvent::Local, DataPhase::Possible), Classification::Unknown);
-        }
-    }
-
-    #[test]
-    fn a_permanent_refusal_of_the_sender_is_about_the_message() {
-        check(Stage::MailFrom, "550 5.7.1 sender blocked", Class::Message);
-        check(Stage::MailFrom, "550 5.7.0 sender blocked", Class::Message);
-        check(Stage::MailFrom, "552 5.3.4 too big", Class::Message);
-        check(Stage::MailFrom, "501 5.1.7 bad sender syntax", Class::Message);
-        check(Stage::RcptTo, "550 5.1.8 sender domain not found", Class::Message);
-        check(Stage::RcptTo, "552 5.3.4 too big", Class::Message);
-    }
-
-    #[test]
-    fn a_permanent_refusal_at_rcpt_is_about_that_recipient() {
-        check(Stage::RcptTo, "550 5.1.1 no such user", Class::Recipient);
-        check(Stage::RcptTo, "550", Class::Recipient);
-        check(Stage::RcptTo, "501 5.1.3 bad address", Class::Recipient);
-        check(Stage::RcptTo, "552 5.2.2 mailbox full", Class::Recipient);
-        check(Stage::RcptTo, "550 5.7.1 list is closed", Class::Recipient);
-    }
-
-    #[test]
-    fn a_relay_that_does_not_relay_for_us_says_nothing_about_the_recipient() {
-        check(Stage::RcptTo, "554 5.7.1 <ada@dest.test>: Relay access denied", Class::Sender);
-        check(Stage::RcptTo, "550 5.7.1 <ada@dest.test>... Relaying denied", Class::Sender);
-        check(Stage::RcptTo, "550 relay not permitted", Class::Sender);
-        check(Stage::RcptTo, "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", Class::Sender);
-        check(Stage::RcptTo, "550 5.7.0 Mail relay denied [192.0.2.1]", Class::Sender);
-        check(Stage::RcptTo, "550 5.7.1 Invalid credentials for relay [192.0.2.1]", Class::Sender);
-        let repeated = "550 5.7.1 undeliverable address: host mx.dest.test said: 554 Relay access denied";
-        check(Stage::RcptTo, repeated, Class::Recipient);
-        check(Stage::RcptTo, "550 5.1.1 relay access denied", Class::Recipient);
-    }
-
-    #[test]
-    fn too_many_recipients_is_no_bounce() {
-        check(Stage::RcptTo, "452 4.5.3 too many recipients", Class::Transient);
-        check(Stage::RcptTo, "550 5.5.3 too many recipients", Class::Transient);
-        check(Stage::RcptTo, "552 too many recipients", Class::Transient);
-    }
-
-    #[test]
-    fn a_permanent_refusal_of_the_content_is_about_the_message() {
-        check(Stage::Data, "554 5.7.1 no", Class::Message);
-        check(Stage::Body, "554 5.7.1 spam", Class::Message);
-        check(Stage::Body, "552 5.3.4 too big", Class::Message);
-        check(Stage::Body, "550 5.1.1 no such user", Class::Message);
-    }
-
-    #[test]
-    fn a_wish_for_a_slower_pace_is_heard() {
-        check(Stage::MailFrom, "421 4.7.0 slow down", Class::Throttled);
-        check(Stage::RcptTo, "451 4.7.1 too much mail", Class::Throttled);
-        check(Stage::RcptTo, "450 4.2.1 receiving mail too fast", Class::Throttled);
-        check(Stage::MailFrom, "432 4.3.2 concurrent connections", Class::Throttled);
-        check(Stage::Data, "421 4.3.2 system not accepting messages", Class::Throttled);
-        check(Stage::Body, "451 4.7.500 server busy", Class::Throttled);
-        check(Stage::Body, "454 Throttling failure: Maximum sending rate exceeded.", Class::Throttled);
-        check(Stage::RcptTo, "451 4.4.5 congestion", Class::Throttled);
-    }
-
-    #[test]
-    fn a_used_up_quota_is_no_bounce() {
-        check(Stage::Body, "454 Throttling failure: Daily message quota exceeded.", Class::Quota);
-        check(Stage::MailFrom, "550 5.4.5 Daily user sending limit exceeded", Class::Quota);
-        check(Stage::RcptTo, "550 5.1.90 daily limit for recipients", Class::Quota);
-    }
-
-    #[test]
-    fn any_other_temporary_refusal_may_pass() {
-        check(Stage::RcptTo, "450 4.2.0 greylisted", Class::Transient);
-        check(Stage::RcptTo, "452 4.2.2 mailbox full", Class::Transient);
-        check(Stage::MailFrom, "452 4.3.1 insufficient storage", Class::Transient);
-        check(Stage::Body, "451 4.3.0 queue file write error", Class::Transient);
-        check(Stage::Body, "421 4.3.0 shutting down", Class::Transient);
-        check(Stage::MailFrom, "421 closing", Class::Transient);
-        check(Stage::MailFrom, "503 5.5.1 nested MAIL command", Class::Transient);
-    }
-
-    #[test]
-    fn a_reply_that_was_read_is_never_unknown() {
-        for stage in EVERY_STAGE {
-            for code in 400..600 {
-                let event = SmtpEvent::Reply { code, enhanced: None, text: "" };
-                assert_ne!(classify(stage, event, DataPhase::Possible), Classification::Unknown, "{stage:?} {code}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_temporary_code_is_never_permanent_at_any_stage() {
-        for stage in EVERY_STAGE {
-            for (code, subject, detail) in
-                (400..500).flat_map(|c| (0..8).flat_map(move |s| (0..9).map(move |d| (c, s, d))))
-            {
-                let class = refusal(stage, code, Some(EnhancedCode(4, subject, detail)), "");
-                assert!(
-                    !class.is_permanent() && class != Class::Config,
-                    "{stage:?} {code} 4.{subject}.{detail}: {class:?}"
-                );
-            }
+            let local = |phase| classify(&answers, stage, SmtpEvent::Local, phase);
+            assert_eq!(local(DataPhase::No), Classification::Refused(Class::Local, Mark::Plain));
+            assert_eq!(local(DataPhase::Possible), Classification::Unknown);
         }
     }
 
     #[test]
     fn no_answer_is_unknown_only_once_the_dot_may_have_left() {
+        let answers = Answers::default();
         let odd = SmtpEvent::Reply { code: 354, enhanced: None, text: "" };
         for event in [SmtpEvent::Closed, SmtpEvent::TimedOut, SmtpEvent::Garbage, odd] {
             for stage in EVERY_STAGE {
-                assert_eq!(
-                    classify(stage, event, DataPhase::No),
-                    Classification::Refused(Class::Transient),
-                    "{stage:?} {event:?}"
-                );
+                let class = if stage.is_before_the_envelope() { Class::Unavailable } else { Class::Transient };
+                let expected = Classification::Refused(class, Mark::Plain);
+                assert_eq!(classify(&answers, stage, event, DataPhase::No), expected, "{stage:?} {event:?}");
             }
-            assert_eq!(classify(Stage::Body, event, DataPhase::Possible), Classification::Unknown, "{event:?}");
+            assert_eq!(
+                classify(&answers, Stage::Body, event, DataPhase::Possible),
+                Classification::Unknown,
+                "{event:?}"
+            );
         }
     }
 

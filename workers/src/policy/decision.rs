@@ -11,13 +11,16 @@ use postrider_schemas::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    fingerprint::is_same,
     retry::RetrySchedule,
     route::{OnLimit, OnUnknown, Route, RoutePart},
 };
-use crate::policy::outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal};
+use crate::policy::outcome::{Answer, Class, Mark, Outcome, RecipientRefusal, Refusal};
 
 /// How often a transport may ask for patience before its refusals count as tries: a job must come to an end.
 const PATIENCE_MAX: u32 = 50;
+/// So often a job that may have been sent is sent again where its route says so; then a person decides.
+const RESENDS_MAX: u32 = 1;
 
 /// What follows an attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +105,8 @@ pub struct DecisionInput<'a> {
     pub passed_over: &'a [PassedOver],
     /// The call that was made, where the transport recognises it when it is repeated.
     pub pin: Option<&'a Pin>,
+    /// The answer to this job's own message opened a circuit that was closed: it may be about this job alone.
+    pub tripped: bool,
     /// The retry schedule.
     pub schedule: &'a RetrySchedule,
     /// The wait after a failure that counts no try (the transport needs a person).
@@ -157,13 +162,20 @@ fn refused_one_by_one(refusal: &Refusal, list: &[RecipientRefusal], at: Decision
 
 /// Recipients refused for good are reported; the others are tried again.
 fn after_refusals(list: &[RecipientRefusal], at: DecisionInput<'_>) -> Decision {
-    let (gone, later): (Vec<_>, Vec<_>) = list.iter().partition(|one| one.refusal.class.is_permanent());
+    let (gone, later): (Vec<_>, Vec<_>) = list.iter().partition(|one| is_final(&one.refusal, at));
     let mut events = Vec::new();
     if let Some(first) = gone.first() {
         let mut event = failed(EventType::Rejected, &first.refusal, at);
         event.data.recipients =
             recipients(at.job, gone.iter().map(|one| (one.index, Some(one.refusal.answer.to_string()))));
         events.push(event);
+    }
+    // Others were served or judged, and these are not even asked yet: at once, and no try.
+    if let Some(one) = later.iter().find(|one| one.refusal.answer.mark == Mark::NotAsked) {
+        let pending = later.iter().filter_map(|one| u8::try_from(one.index).ok()).collect();
+        let mut verdict = again(&one.refusal, Duration::ZERO, Some(pending), false, at);
+        events.append(&mut verdict.events);
+        return Decision { next: verdict.next, events };
     }
     // One that was really tried makes the whole a try.
     let tried = later.iter().find(|one| !is_waiting(one.refusal.class));
@@ -185,8 +197,19 @@ fn refused(refusal: &Refusal, at: DecisionInput<'_>) -> Decision {
         }
         Class::TemplateLimit => give_up("template-limit", refusal, at.meta.pending.clone(), at),
         Class::Unsupported => give_up("cannot-be-sent", refusal, at.meta.pending.clone(), at),
+        Class::Recipient | Class::Message if !is_final(refusal, at) => {
+            try_again(refusal, refusal.retry_after, at.meta.pending.clone(), at)
+        }
         Class::Recipient | Class::Message => {
             Decision { next: Disposition::Rejected, events: vec![failed(EventType::Rejected, refusal, at)] }
+        }
+        // A job that opens circuits comes to an end.
+        Class::Config if at.tripped => try_again(refusal, Some(at.config_wait), at.meta.pending.clone(), at),
+        // Nothing was tried: the waits grow, and no try is used up.
+        Class::Unavailable => {
+            let place = (at.meta.parks + 1).min(u32::try_from(at.schedule.waits.len()).unwrap_or(u32::MAX));
+            let wait = refusal.retry_after.or_else(|| at.schedule.wait_after(place, dice(at.job)));
+            again(refusal, wait.unwrap_or(at.config_wait), at.meta.pending.clone(), false, at)
         }
         Class::Config => {
             // Not before `config_wait` even where a probe is due sooner: everybody who waits would come back for it at once.
@@ -220,7 +243,11 @@ fn unknown(answer: &Answer, at: DecisionInput<'_>) -> Decision {
     if let Some(verdict) = repeated(&as_refusal, at) {
         return verdict;
     }
-    match at.route.on_unknown(at.job) {
+    let policy = match at.route.on_unknown(at.job) {
+        OnUnknown::Resend if at.meta.unknowns >= RESENDS_MAX && at.meta.pin.is_none() => OnUnknown::Hold,
+        policy => policy,
+    };
+    match policy {
         OnUnknown::Hold => {
             let mut event = tried(EventType::Held, at);
             event.data.reason = Some("unknown".to_owned());
@@ -264,6 +291,16 @@ fn repeated(refusal: &Refusal, at: DecisionInput<'_>) -> Option<Decision> {
         event.data.class = None;
     }
     Some(verdict)
+}
+
+/// Whether a refusal is the end for whom it is about. Where no known word says so the same is asked once more: what every recipient of a
+/// transport is told is about us, and that shows meanwhile.
+fn is_final(refusal: &Refusal, at: DecisionInput<'_>) -> bool {
+    let was_asked = || at.meta.last.as_deref().is_some_and(|last| is_same(last, &refusal.answer.to_string()));
+    refusal.class.is_permanent()
+        && (refusal.answer.mark != Mark::Unexplained
+            || was_asked()
+            || at.schedule.wait_after(at.meta.attempt + 1, dice(at.job)).is_none())
 }
 
 /// True for a refusal that asks for patience, or is of our own making: it uses up no try.

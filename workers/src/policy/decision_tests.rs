@@ -52,6 +52,7 @@ fn shown_with(outcome: &Outcome, lane: Lane, meta: &Meta, pin: Option<&Pin>) -> 
         transport: "relay",
         passed_over: &[],
         pin,
+        tripped: false,
         schedule: &schedule,
         config_wait: Duration::from_secs(5),
         now: Timestamp::UNIX_EPOCH,
@@ -248,4 +249,57 @@ fn a_decision_survives_the_ledger() {
     let text = serde_json::to_string(&next).unwrap();
     assert_eq!(serde_json::from_str::<Disposition>(&text).unwrap(), next);
     assert!(text.len() < 1024, "{text}");
+}
+
+#[test]
+fn what_no_word_explains_is_asked_once_more_before_it_is_final() {
+    let unexplained = |text: &str| {
+        let answer = Answer::new(Stage::RcptTo, Some(550), None, text).marked(Mark::Unexplained);
+        let refusal = Refusal { class: Class::Recipient, answer, retry_after: None };
+        Outcome::Refused { refusal: refusal.clone(), recipients: vec![RecipientRefusal { index: 0, refusal }] }
+    };
+    let (next, events) = shown(&unexplained("pink at mx1.dest.example"), Lane::Bulk, &Meta::default());
+    assert!(matches!(next, Disposition::Again { counted: true, .. }), "{next:?}");
+    assert_eq!(events, "deferred[]");
+    let last = Some("rcpt_to: 550 pink at mx2.dest.example".to_owned());
+    let again = Meta { last, attempt: 1, ..Meta::default() };
+    assert_eq!(shown(&unexplained("pink at mx1.dest.example"), Lane::Bulk, &again).0, Disposition::Rejected);
+    let other = Meta { last: Some("rcpt_to: 450 wait".to_owned()), ..Meta::default() };
+    assert!(matches!(shown(&unexplained("pink"), Lane::Bulk, &other).0, Disposition::Again { .. }));
+    let no_more = Meta { attempt: 2, ..Meta::default() };
+    assert_eq!(
+        shown(&unexplained("pink"), Lane::Bulk, &no_more).0,
+        Disposition::Rejected,
+        "no try is left to ask again"
+    );
+}
+
+#[test]
+fn who_was_left_for_the_next_transaction_goes_at_once_and_uses_up_no_try() {
+    let rest = |index| {
+        let answer = Answer::local(Stage::RcptTo, "left").marked(Mark::NotAsked);
+        RecipientRefusal { index, refusal: Refusal { class: Class::Transient, answer, retry_after: None } }
+    };
+    let receipt = Receipt { answer: answer(250) };
+    let outcome = Outcome::Accepted { receipt, refused: vec![rest(1), rest(2)] };
+    let (next, events) = shown(&outcome, Lane::Bulk, &Meta::default());
+    let Disposition::Again { wait, pending, counted: false, .. } = next else { panic!("{next:?}") };
+    assert_eq!((wait, pending), (Duration::ZERO, Some(vec![1, 2])));
+    assert_eq!(events, "accepted[To0] deferred[]");
+}
+
+#[test]
+fn a_transport_that_is_not_there_uses_up_no_try_however_often() {
+    let meta = Meta { attempt: 1, parks: 500, ..Meta::default() };
+    let next = shown(&whole(Class::Unavailable), Lane::Bulk, &meta).0;
+    assert!(matches!(next, Disposition::Again { counted: false, .. }), "{next:?}");
+}
+
+#[test]
+fn an_unknown_outcome_leads_to_one_resend_and_then_to_a_person() {
+    let outcome = Outcome::Unknown(answer(250));
+    let first = shown(&outcome, Lane::Transactional, &Meta::default()).0;
+    assert!(matches!(first, Disposition::Again { unknown: true, .. }), "{first:?}");
+    let second = shown(&outcome, Lane::Transactional, &Meta { unknowns: 1, attempt: 1, ..Meta::default() }).0;
+    assert!(matches!(second, Disposition::Hold { .. }), "{second:?}");
 }

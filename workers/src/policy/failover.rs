@@ -19,18 +19,37 @@ pub fn next_step(outcome: &Outcome, on_limit: OnLimit) -> FailoverStep {
     match outcome {
         // Taken, perhaps taken, or somebody else's.
         Outcome::Accepted { .. } | Outcome::Unknown(_) | Outcome::LostClaim => FailoverStep::Settle,
-        // The transport works and looked at each recipient: another one would see those again that are refused for good.
-        Outcome::Refused { recipients, .. } if recipients.iter().any(|one| one.refusal.class != Class::Sender) => {
-            FailoverStep::Settle
+        // The transport works and looked at each recipient: another one would see those again that are refused for good. Where it
+        // is about us with all of them, another one may not mind.
+        Outcome::Refused { recipients, .. } if !recipients.is_empty() => {
+            if recipients.iter().all(|one| leads_on(one.refusal.class, on_limit)) {
+                FailoverStep::Next
+            } else {
+                FailoverStep::Settle
+            }
         }
         Outcome::Refused { refusal, .. } => match refusal.class {
             Class::Recipient | Class::Message | Class::TemplateLimit => FailoverStep::Settle,
-            Class::Unsupported | Class::Config | Class::Sender | Class::Transient | Class::Local => FailoverStep::Next,
+            Class::Unsupported
+            | Class::Config
+            | Class::Sender
+            | Class::Unavailable
+            | Class::Transient
+            | Class::Local => FailoverStep::Next,
             Class::Throttled | Class::Quota => match on_limit {
                 OnLimit::Next => FailoverStep::Next,
                 OnLimit::Wait | OnLimit::Expire => FailoverStep::Settle,
             },
         },
+    }
+}
+
+/// Whether a refusal of one recipient is about us, and leads to the next transport.
+fn leads_on(class: Class, on_limit: OnLimit) -> bool {
+    match class {
+        Class::Unsupported | Class::Config | Class::Sender | Class::Unavailable => true,
+        Class::Throttled | Class::Quota => on_limit == OnLimit::Next,
+        Class::Recipient | Class::Message | Class::TemplateLimit | Class::Transient | Class::Local => false,
     }
 }
 
@@ -74,7 +93,7 @@ mod tests {
             for class in [Class::Recipient, Class::Message] {
                 check(&whole(class), on_limit, FailoverStep::Settle);
             }
-            for class in [Class::Unsupported, Class::Config, Class::Sender, Class::Transient] {
+            for class in [Class::Unsupported, Class::Config, Class::Sender, Class::Unavailable, Class::Transient] {
                 check(&whole(class), on_limit, FailoverStep::Next);
             }
         }
@@ -112,6 +131,9 @@ mod tests {
         let refused = |recipients| Outcome::Refused { refusal: refusal(Class::Sender), recipients };
         check(&refused(vec![one(0, Class::Sender), one(1, Class::Sender)]), OnLimit::Wait, FailoverStep::Next);
         check(&refused(vec![one(0, Class::Sender), one(1, Class::Recipient)]), OnLimit::Wait, FailoverStep::Settle);
+        check(&refused(vec![one(0, Class::Unsupported), one(1, Class::Config)]), OnLimit::Wait, FailoverStep::Next);
+        check(&refused(vec![one(0, Class::Quota)]), OnLimit::Wait, FailoverStep::Settle);
+        check(&refused(vec![one(0, Class::Quota), one(1, Class::Sender)]), OnLimit::Next, FailoverStep::Next);
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub enum Class {
     Throttled,
     /// The transport's quota is used up.
     Quota,
+    /// The transport is not there just now: nobody answers, or it lets nobody in for the moment. Nothing was tried, so no try is used up.
+    Unavailable,
     /// Anything that may be different next time; certainly not taken.
     Transient,
     /// This machine could not do its part (no file descriptor, port or memory left; a socket that is not allowed). Neither the mail's fault nor the
@@ -121,6 +123,7 @@ impl Class {
             Self::Sender => "sender",
             Self::Throttled => "throttled",
             Self::Quota => "quota",
+            Self::Unavailable => "unavailable",
             Self::Transient => "transient",
             Self::Local => "local",
         }
@@ -154,6 +157,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether nothing was said of any mail yet.
+    pub fn is_before_the_envelope(self) -> bool {
+        matches!(self, Self::Connect | Self::Tls | Self::Hello | Self::Auth)
+    }
+
+    /// Whether it is a part of one message's own transaction.
+    pub fn is_of_a_message(self) -> bool {
+        matches!(self, Self::MailFrom | Self::RcptTo | Self::Data | Self::Body)
+    }
+
     /// The name used in logs, events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,6 +194,21 @@ impl fmt::Display for EnhancedCode {
     }
 }
 
+/// What is to be made of an answer beside its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mark {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// No known word says that it is about the recipient or the message alone: given to several recipients with nobody accepted in between it is
+    /// about us, and the transport pauses.
+    Unexplained,
+    /// There were too many recipients in one transaction.
+    TooManyRecipients,
+    /// No answer at all: the recipient was left for the next transaction.
+    NotAsked,
+}
+
 /// What a transport answered, or what went wrong instead of an answer. Safe to log: see [`Answer::new`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -192,6 +220,9 @@ pub struct Answer {
     pub enhanced: Option<EnhancedCode>,
     /// The text, at most 200 bytes, one line, without addresses.
     pub text: String,
+    /// What is to be made of it beside its class. Is not written down.
+    #[serde(skip)]
+    pub mark: Mark,
     /// Where several jobs have this very answer: what heard it. Is not written down.
     #[serde(skip)]
     shared: Option<SharedAnswer>,
@@ -204,12 +235,19 @@ impl Answer {
     /// Keeps at most [`Self::TEXT_MAX`] bytes of `text`, on one line, with everything replaced that looks like an address or is a secret:
     /// servers echo the recipient and what they were sent in their refusals, and an answer ends up in logs and events.
     pub fn new(stage: Stage, code: Option<u16>, enhanced: Option<EnhancedCode>, text: &str) -> Self {
-        Self { stage, code, enhanced, text: without_addresses(&redact::clean(text)), shared: None }
+        let text = without_addresses(&redact::clean(text));
+        Self { stage, code, enhanced, text, mark: Mark::Plain, shared: None }
     }
 
     /// Something that went wrong on our side of the conversation.
     pub fn local(stage: Stage, text: &str) -> Self {
         Self::new(stage, None, None, text)
+    }
+
+    /// The same answer with this mark.
+    #[must_use]
+    pub fn marked(self, mark: Mark) -> Self {
+        Self { mark, ..self }
     }
 
     /// Whether the answer counts for `what` when this job hears it: always where it is the job's own; where several jobs have it, as members of one

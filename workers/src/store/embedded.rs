@@ -26,7 +26,7 @@ use postrider_producer::embedded::{Db, DbError};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, StoreError, StoreOptions,
+    BEAT_LIFE, CIRCUIT_LIFE, REFUSALS_LIFE, REFUSALS_MAX, StoreError, StoreOptions,
     circuit::{Circuit, CircuitAnswer, CircuitCall as AskCircuit, apply_call},
     ledger::{
         Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, LedgerStep, LedgerStepResult, Record, RecordState,
@@ -56,6 +56,12 @@ CREATE TABLE IF NOT EXISTS circuits (
     failures INTEGER NOT NULL,
     probe_ms INTEGER NOT NULL,
     reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS systemic_refusals (
+    transport TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (transport, mark)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worker_alive (
     worker TEXT PRIMARY KEY,
@@ -233,6 +239,49 @@ impl EmbeddedStore {
     pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
         let transports = transports.to_vec();
         self.look(move |db, now_ms| transports.iter().map(|one| read_circuit(db, one, now_ms)).collect()).await
+    }
+
+    /// See [`super::Store::note_refusals`].
+    pub async fn note_refusals(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        let (transport, marks) = (transport.to_owned(), marks.to_vec());
+        self.run(move |db, now_ms| {
+            db.prepare_cached("DELETE FROM systemic_refusals WHERE at_ms < ?1")?
+                .execute([int(now_ms.saturating_sub(millis(REFUSALS_LIFE)))])?;
+            for mark in &marks {
+                db.prepare_cached(
+                    "INSERT OR REPLACE INTO systemic_refusals (transport, mark, at_ms) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![transport, mark, int(now_ms)])?;
+            }
+            let mut statement = db.prepare_cached("SELECT mark FROM systemic_refusals WHERE transport = ?1")?;
+            let all: Vec<String> = statement.query_map([&transport], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            if all.len() > REFUSALS_MAX {
+                db.prepare_cached("DELETE FROM systemic_refusals WHERE transport = ?1")?.execute([&transport])?;
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// See [`super::Store::forget_refusals`].
+    pub async fn forget_refusals(&self, transport: &str) -> Result<(), StoreError> {
+        let transport = transport.to_owned();
+        self.run(move |db, _| {
+            db.prepare_cached("DELETE FROM systemic_refusals WHERE transport = ?1")?.execute([&transport])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`super::Store::have_refusals`].
+    pub async fn have_refusals(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        let transports = transports.to_vec();
+        self.look(move |db, _| {
+            let mut statement =
+                db.prepare_cached("SELECT EXISTS (SELECT 1 FROM systemic_refusals WHERE transport = ?1)")?;
+            transports.iter().map(|one| Ok(statement.query_row([one], |row| row.get(0))?)).collect()
+        })
+        .await
     }
 
     /// See [`super::Store::beat`].

@@ -39,6 +39,10 @@ pub const PARTS_MAX: u8 = 50;
 pub const BEAT_LIFE: Duration = Duration::from_secs(20);
 /// A circuit that nobody asks about is forgotten after this: its transport is gone.
 const CIRCUIT_LIFE: Duration = Duration::from_hours(24);
+/// Refusals that nobody understands count together for so long.
+const REFUSALS_LIFE: Duration = Duration::from_hours(1);
+/// Most of them that are kept of a transport.
+const REFUSALS_MAX: usize = 256;
 /// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
 const ALIAS_HOPS: u32 = 3;
 
@@ -362,6 +366,30 @@ impl Store {
         match &self.backend {
             StoreBackend::Redis(store) => store.circuits(transports).await,
             StoreBackend::Embedded(store) => store.circuits(transports).await,
+        }
+    }
+
+    /// Notes refusals that nobody understands; all of them since the transport accepted somebody, for an hour.
+    pub async fn note_refusals(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            StoreBackend::Redis(store) => store.note_refusals(transport, marks).await,
+            StoreBackend::Embedded(store) => store.note_refusals(transport, marks).await,
+        }
+    }
+
+    /// The transport accepted somebody.
+    pub async fn forget_refusals(&self, transport: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            StoreBackend::Redis(store) => store.forget_refusals(transport).await,
+            StoreBackend::Embedded(store) => store.forget_refusals(transport).await,
+        }
+    }
+
+    /// Of which of these transports there are such refusals.
+    pub async fn have_refusals(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        match &self.backend {
+            StoreBackend::Redis(store) => store.have_refusals(transports).await,
+            StoreBackend::Embedded(store) => store.have_refusals(transports).await,
         }
     }
 

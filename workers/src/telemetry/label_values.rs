@@ -19,7 +19,7 @@ pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
 pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
 /// `class`
-pub const CLASSES: [&str; 11] = [
+pub const CLASSES: [&str; 12] = [
     "none",
     "recipient",
     "message",
@@ -29,13 +29,14 @@ pub const CLASSES: [&str; 11] = [
     "sender",
     "throttled",
     "quota",
+    "unavailable",
     "transient",
     "local",
 ];
 /// `source`
 pub const SOURCES: [&str; 3] = ["jobs", "due", "suspect"];
 /// `park_reason`
-pub const PARK_REASONS: [&str; 14] = [
+pub const PARK_REASONS: [&str; 15] = [
     "send_at",
     "retry",
     "limit",
@@ -44,6 +45,7 @@ pub const PARK_REASONS: [&str; 14] = [
     "store",
     "throttled",
     "quota",
+    "unavailable",
     "config",
     "sender",
     "circuit",
@@ -136,6 +138,7 @@ pub fn park_reason(class: Class) -> &'static str {
         Class::Sender => "sender",
         Class::Throttled => "throttled",
         Class::Quota => "quota",
+        Class::Unavailable => "unavailable",
         Class::Local => "local",
         Class::Recipient | Class::Message | Class::TemplateLimit | Class::Unsupported | Class::Transient => "retry",
     }

@@ -46,6 +46,7 @@ pub struct Metrics {
     duration: Histogram<f64>,
     publish_to_accepted: Histogram<f64>,
     config_refusals: Counter<u64>,
+    systemic_refusals: Counter<u64>,
     unknowns: Counter<u64>,
     queue_wait: Histogram<f64>,
     lateness: Histogram<f64>,
@@ -70,6 +71,7 @@ impl Metrics {
             duration: histogram(meter, Name::AttemptDuration),
             publish_to_accepted: histogram(meter, Name::PublishToAcceptedDuration),
             config_refusals: counter(meter, Name::TransportConfigRefusals),
+            systemic_refusals: counter(meter, Name::TransportSystemicRefusals),
             unknowns: counter(meter, Name::Unknowns),
             queue_wait: histogram(meter, Name::QueueWaitDuration),
             lateness: histogram(meter, Name::LadderLateness),
@@ -106,6 +108,7 @@ impl Metrics {
         }
         for name in self.transports.all() {
             let transport = || KeyValue::new("transport", name.clone());
+            self.systemic_refusals.add(0, &[transport()]);
             for stage in label_values::STAGES {
                 self.config_refusals.add(0, &[transport(), KeyValue::new("stage", stage)]);
             }
@@ -162,6 +165,13 @@ fn histogram(meter: &Meter, name: Name) -> Histogram<f64> {
 
 fn lane(lane: Lane) -> KeyValue {
     KeyValue::new("lane", lane.as_str())
+}
+
+/// A transport was paused because it refuses everybody alike.
+pub fn refuses_everybody(transport: &str) {
+    if let Some(metrics) = get() {
+        metrics.systemic_refusals.add(1, &[metrics.transport(transport)]);
+    }
 }
 
 /// A worker takes a delivery in hand. It counts as that for as long as the answer lives.

@@ -38,6 +38,7 @@ pub enum Name {
     AttemptDuration,
     PublishToAcceptedDuration,
     TransportConfigRefusals,
+    TransportSystemicRefusals,
     Unknowns,
     QueueWaitDuration,
     LaneDepth,
@@ -116,6 +117,14 @@ pub const INSTRUMENTS: &[Instrument] = &[
         unit: "{attempt}",
         help: "Attempts that ended because the transport needs a person: credentials, certificate, a missing extension",
         labels: &["transport", "stage"],
+        buckets: &[],
+    },
+    Instrument {
+        name: "postrider.transport.systemic_refusals",
+        kind: InstrumentKind::Counter,
+        unit: "{pause}",
+        help: "Times that a transport was paused because it refused several recipients alike and accepted nobody in between",
+        labels: &["transport"],
         buckets: &[],
     },
     Instrument {

@@ -464,6 +464,8 @@ fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
         connections: smtp.connections,
         messages_per_connection: smtp.messages_per_connection,
         idle: smtp.idle,
+        pipelining: smtp.pipelining,
+        answers: Arc::clone(&smtp.answers),
         limits: smtp::StageLimits {
             connect: smtp.connect_timeout,
             tls: smtp.connect_timeout,

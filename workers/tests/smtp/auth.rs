@@ -69,9 +69,9 @@ async fn refused_credentials_need_a_person_and_name_no_secret() {
 }
 
 #[tokio::test]
-async fn a_login_that_fails_for_now_is_transient() {
+async fn a_login_that_fails_for_now_pauses_the_relay() {
     let steps = &[("AUTH PLAIN AGFwcABzM2NyZXQ=\r\n", "454 4.7.0 Temporary authentication failure\r\n")];
-    assert_refused(&log_in(AuthMechanism::Auto, "AUTH PLAIN", steps, false).await, Class::Transient, Stage::Auth);
+    assert_refused(&log_in(AuthMechanism::Auto, "AUTH PLAIN", steps, false).await, Class::Unavailable, Stage::Auth);
 }
 
 #[tokio::test]
@@ -95,6 +95,6 @@ async fn of_an_answer_to_auth_only_the_codes_are_kept() {
         ("czNjcmV0\r\n", "454 4.7.0 czNjcmV0? s3cret?\r\n"),
     ];
     let outcome = log_in(AuthMechanism::Login, "AUTH LOGIN", steps, false).await;
-    let answer = assert_refused(&outcome, Class::Transient, Stage::Auth);
+    let answer = assert_refused(&outcome, Class::Unavailable, Stage::Auth);
     assert_eq!(answer.to_string(), "auth: 454 4.7.0 the relay refused the login");
 }

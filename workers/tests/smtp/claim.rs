@@ -121,7 +121,7 @@ async fn a_permission_once_asked_for_is_waited_for_even_when_the_relay_refuses()
         .await;
         assert!(is_over.load(Ordering::SeqCst));
         if answer {
-            assert_refused(&outcome, Class::Message, Stage::MailFrom);
+            assert_refused(&outcome, Class::Sender, Stage::MailFrom);
         } else {
             assert_eq!(outcome, Outcome::LostClaim);
         }

@@ -138,7 +138,7 @@ async fn a_relay_without_starttls_gets_nothing() {
 #[tokio::test]
 async fn a_relay_that_refuses_starttls_gets_nothing() {
     assert_refused(&starttls(STARTTLS, Some("502 5.5.1 no\r\n")).await, Class::Config, Stage::Tls);
-    assert_refused(&starttls(STARTTLS, Some("454 4.7.0 not now\r\n")).await, Class::Transient, Stage::Tls);
+    assert_refused(&starttls(STARTTLS, Some("454 4.7.0 not now\r\n")).await, Class::Unavailable, Stage::Tls);
 }
 
 #[tokio::test]
@@ -160,8 +160,9 @@ async fn a_relay_that_speaks_no_tls_or_nothing_at_all_is_given_up() {
     let settings = RelaySettings { tls: TlsMode::Implicit, limits, ..settings(server.port) };
     let relay = Relay::new(settings).unwrap();
     let outcome = deliver(&relay).await;
-    assert_eq!(assert_refused(&outcome, Class::Config, Stage::Tls).text, "the relay does not speak TLS here");
-    assert_refused(&deliver(&relay).await, Class::Transient, Stage::Tls);
+    let text = &assert_refused(&outcome, Class::Config, Stage::Tls).text;
+    assert!(text.contains("does not speak TLS here; is this a port for STARTTLS"), "{text}");
+    assert_refused(&deliver(&relay).await, Class::Unavailable, Stage::Tls);
     server.finish().await;
 }
 

@@ -145,12 +145,13 @@ async fn what_the_relay_cannot_take_is_refused_without_asking_it() {
     })
     .await;
     let relay = relay(server.port);
-    let text = |outcome, stage| assert_refused(&outcome, Class::Message, stage).text.clone();
+    let text = |outcome, stage| assert_refused(&outcome, Class::Unsupported, stage).text.clone();
     let big = deliver_to(&relay, &["ann"], &[b'x'; 29]).await;
     assert_eq!(text(big, Stage::MailFrom), "the message has 31 bytes, the relay takes 30");
     assert!(text(deliver_to(&relay, &["ann"], "ü\r\n".as_bytes()).await, Stage::MailFrom).contains("8BITMIME"));
     assert!(text(deliver_to(&relay, &["zoë"], MESSAGE).await, Stage::MailFrom).contains("SMTPUTF8"));
-    assert!(text(deliver_to(&relay, &[], MESSAGE).await, Stage::RcptTo).contains("no recipient"));
+    let nobody = deliver_to(&relay, &[], MESSAGE).await;
+    assert!(assert_refused(&nobody, Class::Message, Stage::RcptTo).text.contains("no recipient"));
     // All that on the connection which still serves.
     assert_accepted(&deliver(&relay).await);
     assert_eq!(server.accepted(), 1);

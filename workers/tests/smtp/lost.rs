@@ -53,6 +53,11 @@ fn with_auth(port: u16) -> Relay {
     Relay::new(RelaySettings { auth: Some(auth), limits: short_limits(), ..settings(port) }).unwrap()
 }
 
+/// Before the envelope nothing was tried.
+fn class_of(stage: Stage) -> Class {
+    if stage.is_before_the_envelope() { Class::Unavailable } else { Class::Transient }
+}
+
 #[tokio::test]
 async fn a_relay_that_falls_silent_is_given_up_at_every_stage() {
     for (until, (stage, ..)) in STEPS.iter().enumerate() {
@@ -64,8 +69,9 @@ async fn a_relay_that_falls_silent_is_given_up_at_every_stage() {
         .await;
         let started = Instant::now();
         let outcome = deliver(&with_auth(server.port)).await;
-        let answer = assert_refused(&outcome, Class::Transient, *stage);
-        assert_eq!(answer.text, "the relay did not answer within 50ms");
+        let answer = assert_refused(&outcome, class_of(*stage), *stage);
+        assert!(answer.text.starts_with("the relay did not answer within 50ms"), "{answer}");
+        assert_eq!(answer.text.contains("is this port implicit TLS"), *stage == Stage::Connect, "{answer}");
         assert!(started.elapsed() < Duration::from_secs(5));
         server.finish().await;
     }
@@ -75,7 +81,7 @@ async fn a_relay_that_falls_silent_is_given_up_at_every_stage() {
 async fn a_relay_that_hangs_up_before_the_message_has_certainly_not_taken_it() {
     for (until, (stage, ..)) in STEPS.iter().enumerate() {
         let server = Server::start(move |mut conn| async move { follow(&mut conn, until, "").await }).await;
-        assert_refused(&deliver(&with_auth(server.port)).await, Class::Transient, *stage);
+        assert_refused(&deliver(&with_auth(server.port)).await, class_of(*stage), *stage);
         assert_eq!(server.accepted(), 1, "a fresh connection is not tried twice");
         server.finish().await;
     }
@@ -156,17 +162,17 @@ async fn a_relay_that_says_why_it_stopped_reading_is_heard() {
     .await;
     let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
     let outcome = deliver_to(&relay, &["ann"], &huge()).await;
-    assert_eq!(assert_refused(&outcome, Class::Message, Stage::Body).text, "That is enough");
+    assert_eq!(assert_refused(&outcome, Class::Unsupported, Stage::Body).text, "That is enough");
     is_over.notify_one();
     server.finish().await;
 }
 
 #[tokio::test]
-async fn a_relay_that_is_not_there_is_transient() {
+async fn a_relay_that_is_not_there_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    assert_refused(&deliver(&crate::relay(port)).await, Class::Transient, Stage::Connect);
+    assert_refused(&deliver(&crate::relay(port)).await, Class::Unavailable, Stage::Connect);
 }
 
 #[tokio::test]
@@ -174,7 +180,8 @@ async fn a_greeting_that_refuses_needs_a_person_unless_it_is_temporary() {
     for (greeting, class) in [
         ("554 5.7.1 not you\r\n", Class::Config),
         ("421 4.7.0 too many connections\r\n", Class::Throttled),
-        ("421 starting\r\n", Class::Transient),
+        ("421 starting\r\n", Class::Unavailable),
+        ("521 5.3.2 no mail here\r\n", Class::Config),
     ] {
         let server = Server::start(move |mut conn| async move {
             conn.say(greeting).await;
@@ -201,7 +208,7 @@ async fn endless_replies_are_given_up() {
         .await;
         let outcome = deliver(&crate::relay(server.port)).await;
         assert!(
-            matches!(&outcome, Outcome::Refused { refusal, .. } if refusal.class == Class::Transient),
+            matches!(&outcome, Outcome::Refused { refusal, .. } if refusal.class == Class::Unavailable),
             "{outcome:?}"
         );
         server.finish().await;

@@ -7,6 +7,7 @@ mod encryption;
 mod envelope;
 mod lost;
 mod pool;
+mod recipient_batches;
 mod refusals;
 mod server;
 mod sink;
@@ -42,6 +43,8 @@ fn settings(port: u16) -> RelaySettings {
         connections: 4,
         messages_per_connection: 100,
         idle: Duration::from_secs(30),
+        pipelining: true,
+        answers: postrider_workers::config::shipped_answers(),
         limits: StageLimits::default(),
     }
 }

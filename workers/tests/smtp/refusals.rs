@@ -114,14 +114,14 @@ async fn a_refused_sender_refuses_the_message() {
         "550 5.7.1 sender blocked\r\n503 5.5.1 need MAIL\r\n503 5.5.1 need MAIL\r\n503 5.5.1 need RCPT\r\n",
     )
     .await;
-    let answer = assert_refused(&outcome, Class::Message, Stage::MailFrom);
+    let answer = assert_refused(&outcome, Class::Sender, Stage::MailFrom);
     assert_eq!(answer.to_string(), "mail_from: 550 5.7.1 sender blocked");
 }
 
 #[tokio::test]
 async fn a_relay_that_refuses_the_sender_but_wants_the_message_is_left() {
     let outcome = refused_and_closed("550 5.7.1 no\r\n250 Ok\r\n550 no\r\n354 Go on\r\n").await;
-    assert_refused(&outcome, Class::Message, Stage::MailFrom);
+    assert_refused(&outcome, Class::Sender, Stage::MailFrom);
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_refusal_that_was_read_counts_even_if_the_rest_of_the_flight_is_lost()
     })
     .await;
     let relay = relay(server.port);
-    assert_refused(&deliver(&relay).await, Class::Message, Stage::MailFrom);
+    assert_refused(&deliver(&relay).await, Class::Sender, Stage::MailFrom);
     let outcome = deliver(&relay).await;
     let Outcome::Refused { refusal, recipients } = outcome else { panic!("{outcome:?}") };
     assert_eq!((refusal.class, recipients.len()), (Class::Recipient, 1));
@@ -292,6 +292,17 @@ async fn after_the_dot_only_a_real_answer_counts() {
         } else {
             assert!(matches!(outcome, Outcome::Refused { .. }), "{answer}: {outcome:?}");
         }
+        server.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_greeting_that_turns_everybody_away_asks_for_the_right_host_and_for_a_person() {
+    for greeting in ["521 5.3.2 This host takes no mail\r\n", "554 5.7.1 No mail from here\r\n"] {
+        let server = Server::start(move |mut conn| async move { conn.say(greeting).await }).await;
+        let outcome = deliver(&relay(server.port)).await;
+        let answer = assert_refused(&outcome, Class::Config, Stage::Connect);
+        assert!(answer.text.contains("is `host` a relay for this machine?"), "{answer}");
         server.finish().await;
     }
 }

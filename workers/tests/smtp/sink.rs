@@ -99,7 +99,8 @@ async fn a_sink_that_drops_the_line_earlier_leaves_no_doubt() {
         [("EHLO", Stage::Hello), ("MAIL", Stage::MailFrom), ("RCPT", Stage::RcptTo), ("DATA", Stage::Data)]
     {
         let outcome = first_outcome(&["-q", command]).await;
-        assert_refused(&outcome, Class::Transient, stage);
+        let class = if stage == Stage::Hello { Class::Unavailable } else { Class::Transient };
+        assert_refused(&outcome, class, stage);
     }
 }
 

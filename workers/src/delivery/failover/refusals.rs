@@ -55,7 +55,7 @@ pub(super) fn no_transport_left(context: &Context, mut refusals: Vec<(usize, Ref
         refusal.answer = Answer::local(Stage::Compose, &text);
     }
     let outcome = Outcome::Refused { refusal, recipients: Vec::new() };
-    FinishedAttempt { outcome, transport: context.transports[n].name.clone(), passed_over, pin: None }
+    FinishedAttempt { outcome, transport: context.transports[n].name.clone(), passed_over, pin: None, tripped: false }
 }
 
 /// Every refusal but the one at `except`, for the event.

@@ -37,7 +37,7 @@ use self::{
     scripts::{Scripts, final_of, keys, number, surprise},
 };
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, StoreError, StoreOptions,
+    BEAT_LIFE, CIRCUIT_LIFE, REFUSALS_LIFE, REFUSALS_MAX, StoreError, StoreOptions,
     circuit::{Circuit, CircuitAnswer, CircuitCall, PROBE, WAIT_MAX},
     clock::StoreClock,
     ledger::{
@@ -243,6 +243,37 @@ impl RedisStore {
         answer.into_iter().map(read).collect::<RedisResult<_>>().map_err(|error| unreadable(&error))
     }
 
+    /// See [`super::Store::note_refusals`]: a set per transport.
+    pub async fn note_refusals(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
+        let key = refusals_key(transport);
+        let mut calls = redis::pipe();
+        calls.cmd("SADD").arg(&key).arg(marks).ignore();
+        calls.cmd("PEXPIRE").arg(&key).arg(millis(REFUSALS_LIFE)).ignore();
+        calls.cmd("SMEMBERS").arg(&key);
+        let (all,): (Vec<String>,) = self.link.pipe(&calls).await?;
+        if all.len() > REFUSALS_MAX {
+            self.forget_refusals(transport).await?;
+        }
+        Ok(all)
+    }
+
+    /// See [`super::Store::forget_refusals`].
+    pub async fn forget_refusals(&self, transport: &str) -> Result<(), StoreError> {
+        let mut call = redis::cmd("DEL");
+        call.arg(refusals_key(transport));
+        let _: i64 = self.link.query(&call).await?;
+        Ok(())
+    }
+
+    /// See [`super::Store::have_refusals`].
+    pub async fn have_refusals(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
+        let mut calls = redis::pipe();
+        for transport in transports {
+            calls.cmd("EXISTS").arg(refusals_key(transport));
+        }
+        self.link.pipe(&calls).await
+    }
+
     /// A key that ends by itself, and its name in a set from which the ended ones are taken.
     pub async fn beat(&self, worker: &str, text: &str) -> Result<(), StoreError> {
         self.learn_time().await;
@@ -321,6 +352,10 @@ fn beat_key(worker: &str) -> String {
 
 fn circuit_key(transport: &str) -> String {
     format!("postrider:{{circuit}}:{transport}")
+}
+
+fn refusals_key(transport: &str) -> String {
+    format!("postrider:{{circuit}}:refusals:{transport}")
 }
 
 fn read_told(answer: &[String]) -> RedisResult<CircuitAnswer> {

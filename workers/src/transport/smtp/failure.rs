@@ -5,8 +5,9 @@ use std::{io, time::Duration};
 use super::reply::Garbage;
 use crate::{
     policy::{
+        answers::Answers,
         classify::{Classification, DataPhase, SmtpEvent, classify},
-        outcome::{Answer, Class, Outcome, Refusal, Stage},
+        outcome::{Answer, Class, Mark, Outcome, Refusal, Stage},
     },
     transport::local,
 };
@@ -46,8 +47,23 @@ pub struct SmtpFailure {
     pub verdict: Classification,
     /// What was said, or what happened.
     pub answer: Answer,
-    /// The connection went away, rather than the relay saying something or staying silent.
-    pub is_lost: bool,
+    /// How it came to an end.
+    pub kind: Kind,
+}
+
+/// How a conversation came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By a reply.
+    Reply,
+    /// The connection went away.
+    Lost,
+    /// The relay said nothing.
+    Silent,
+    /// It said something that is no reply.
+    Garbage,
+    /// We refused to go on.
+    Local,
 }
 
 impl SmtpFailure {
@@ -60,31 +76,49 @@ impl SmtpFailure {
             SmtpTrouble::TimedOut(limit) => (SmtpEvent::TimedOut, format!("the relay did not answer within {limit:?}")),
             SmtpTrouble::Garbage(garbage) => (SmtpEvent::Garbage, garbage.to_string()),
         };
-        let is_lost = event == SmtpEvent::Closed;
-        Self { verdict: classify(stage, event, handover), answer: Answer::local(stage, &text), is_lost }
+        let kind = match trouble {
+            SmtpTrouble::Io(error) if local::is_local(error) => Kind::Local,
+            SmtpTrouble::Closed | SmtpTrouble::Io(_) => Kind::Lost,
+            SmtpTrouble::TimedOut(_) => Kind::Silent,
+            SmtpTrouble::Garbage(_) => Kind::Garbage,
+        };
+        let verdict = classify(&Answers::default(), stage, event, handover);
+        Self { verdict, answer: Answer::local(stage, &text), kind }
     }
 
-    /// A reply came, and it is not the one that was hoped for. Of one to AUTH only the codes are kept: relays repeat there what they were sent.
-    pub fn reply(mut answer: Answer, handover: DataPhase) -> Self {
-        let event =
-            SmtpEvent::Reply { code: answer.code.unwrap_or_default(), enhanced: answer.enhanced, text: &answer.text };
-        let verdict = classify(answer.stage, event, handover);
+    /// A reply came, and it is not the one that was hoped for. `text` is all of it, where an answer keeps a part. Of one to AUTH only the codes
+    /// are kept: relays repeat there what they were sent.
+    pub fn reply(answers: &Answers, mut answer: Answer, text: &str, handover: DataPhase) -> Self {
+        let event = SmtpEvent::Reply { code: answer.code.unwrap_or_default(), enhanced: answer.enhanced, text };
+        let verdict = classify(answers, answer.stage, event, handover);
         if answer.stage == Stage::Auth {
             answer.text = AUTH_REFUSED.to_owned();
         }
-        Self { verdict, answer, is_lost: false }
+        Self { verdict, answer, kind: Kind::Reply }
     }
 
     /// We refuse to go on.
     pub fn local(stage: Stage, class: Class, text: &str) -> Self {
-        Self { verdict: Classification::Refused(class), answer: Answer::local(stage, text), is_lost: false }
+        Self {
+            verdict: Classification::Refused(class, Mark::Plain),
+            answer: Answer::local(stage, text),
+            kind: Kind::Local,
+        }
+    }
+
+    /// The same with a remark for people behind what happened.
+    #[must_use]
+    pub fn with_hint(mut self, hint: &str) -> Self {
+        let text = format!("{}; {hint}", self.answer.text);
+        self.answer = Answer::new(self.answer.stage, self.answer.code, self.answer.enhanced, &text);
+        self
     }
 
     /// As the end of the attempt, for all recipients.
     pub fn into_outcome(self) -> Outcome {
         match self.verdict {
-            Classification::Refused(class) => Outcome::Refused {
-                refusal: Refusal { class, answer: self.answer, retry_after: None },
+            Classification::Refused(class, mark) => Outcome::Refused {
+                refusal: Refusal { class, answer: self.answer.marked(mark), retry_after: None },
                 recipients: Vec::new(),
             },
             Classification::Unknown => Outcome::Unknown(self.answer),
@@ -94,7 +128,9 @@ impl SmtpFailure {
     /// As the refusal of one recipient or of the message; `None` when it is not known to be refused.
     pub fn into_refusal(self) -> Option<Refusal> {
         match self.verdict {
-            Classification::Refused(class) => Some(Refusal { class, answer: self.answer, retry_after: None }),
+            Classification::Refused(class, mark) => {
+                Some(Refusal { class, answer: self.answer.marked(mark), retry_after: None })
+            }
             Classification::Unknown => None,
         }
     }

@@ -7,7 +7,9 @@ mod auth;
 mod body;
 mod ehlo_capabilities;
 mod failure;
+mod learned_limits;
 mod pool;
+mod recipient_batches;
 mod reply;
 mod session;
 mod settings;
@@ -23,10 +25,13 @@ use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
 use postrider_schemas::{EmailAddress, Lane};
 use tokio::time::timeout;
+use tracing::{info, warn};
 
 use self::{
     failure::SmtpFailure,
+    learned_limits::LearnedLimits,
     pool::Pool,
+    recipient_batches::{Next, RecipientBatches},
     session::{RelayAddress, Session},
     submit_permission::SubmitPermission,
     tls::TlsClient,
@@ -37,10 +42,12 @@ pub use self::{
     settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode},
 };
 use crate::policy::{
-    outcome::{Class, Outcome, Stage},
+    outcome::{Class, Mark, Outcome, Stage},
     rate_limit::connection_split::ConnectionUse,
 };
 
+/// Most transactions for one message at a relay that hangs up in the middle of them.
+const ROUNDS_MAX: usize = 12;
 /// How long idle connections may take to say goodbye.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -65,6 +72,15 @@ impl Mail<'_> {
 pub struct Relay {
     target: RelayAddress,
     pool: Arc<Pool>,
+    learned: LearnedLimits,
+}
+
+/// What came of one transaction.
+struct Round {
+    outcome: Outcome,
+    after: After,
+    /// The envelope went in one write.
+    pipelined: bool,
 }
 
 impl Relay {
@@ -72,9 +88,9 @@ impl Relay {
     pub fn new(settings: RelaySettings) -> Result<Self, RelayError> {
         settings.check()?;
         let tls = if settings.tls == TlsMode::None { None } else { Some(TlsClient::new(&settings)?) };
-        let hello = client_id(&settings.hello);
+        let hello = client_id(&settings.hello, &ClientId::default());
         let pool = Pool::new(settings.connections, settings.idle);
-        Ok(Self { target: RelayAddress { settings, tls, hello }, pool })
+        Ok(Self { target: RelayAddress { settings, tls, hello }, pool, learned: LearnedLimits::default() })
     }
 
     /// Waits in the line of this lane for the right to use one connection, parked or to be opened.
@@ -139,29 +155,114 @@ impl Relay {
     where
         F: Future<Output = bool>,
     {
+        let mut batches = RecipientBatches::new(mail.recipients.len(), self.learned.recipients_max());
+        // In one go the envelope failed; whether commands were lost.
+        let mut failed: Option<bool> = None;
+        for _ in 0..ROUNDS_MAX {
+            let is_serial = batches.is_serial || self.learned.is_serial();
+            let round = if batches.is_whole() {
+                self.transaction(place, mail, is_serial, permission).await
+            } else {
+                let recipients: Vec<_> = batches.next().iter().map(|index| mail.recipients[*index]).collect();
+                self.transaction(place, Mail { recipients: &recipients, ..mail }, is_serial, permission).await
+            };
+            let Round { outcome, after, pipelined } = round;
+            let asked = batches.next().len();
+            let next = match after {
+                After::Cut(cut) => {
+                    let was_serial = batches.is_serial;
+                    let next = batches.cut(cut, outcome, pipelined);
+                    if batches.is_serial && !was_serial {
+                        // It may have been an accident.
+                        failed = Some(false);
+                    }
+                    next
+                }
+                _ if pipelined && is_out_of_order(&outcome) => {
+                    (batches.is_serial, failed) = (true, Some(true));
+                    Next::Again
+                }
+                _ => {
+                    self.learn(&outcome, asked, pipelined, failed.take());
+                    batches.ended(outcome)
+                }
+            };
+            if let Next::End(outcome) = next {
+                return outcome;
+            }
+        }
+        batches.given_up()
+    }
+
+    /// One transaction, on a connection that waits or a new one.
+    async fn transaction<F>(
+        &self,
+        place: &ConnectionPermit<'_>,
+        mail: Mail<'_>,
+        is_serial: bool,
+        permission: &mut SubmitPermission<'_, F>,
+    ) -> Round
+    where
+        F: Future<Output = bool>,
+    {
         if let Some(mut session) = self.pool.take(place) {
+            session.is_serial |= is_serial;
+            let pipelined = session.pipelines();
             let (outcome, after) = session.transact(mail, permission).await;
             if after != After::Stale {
-                self.put_back(place, session, after).await;
-                return outcome;
+                self.put_back(place, session, &after).await;
+                return Round { outcome, after, pipelined };
             }
         }
         // Rare, and large: by value it would be part of every delivery's future.
         let mut session = match Box::pin(Session::open(&self.target, self.pool.mark(place))).await {
             Ok(session) => session,
-            Err(failure) => return failure.into_outcome(),
+            Err(failure) => {
+                return Round { outcome: failure.into_outcome(), after: After::Drop, pipelined: false };
+            }
         };
+        session.is_serial |= is_serial;
+        let pipelined = session.pipelines();
         let (outcome, after) = session.transact(mail, permission).await;
-        self.put_back(place, session, after).await;
-        outcome
+        self.put_back(place, session, &after).await;
+        Round { outcome, after, pipelined }
+    }
+
+    /// Remembers what the relay turned out to be like.
+    fn learn(&self, outcome: &Outcome, asked: usize, pipelined: bool, failed: Option<bool>) {
+        let host = &self.target.settings.host;
+        if pipelined {
+            self.learned.went_well_in_one_go();
+        }
+        if let Some(is_certain) = failed
+            && matches!(outcome, Outcome::Accepted { .. })
+            && self.learned.failed_in_one_go(is_certain)
+        {
+            warn!(
+                host,
+                "The relay offers PIPELINING and cannot do it: the envelope goes in steps from now on; `pipelining = false` says so from the start"
+            );
+        }
+        if let Outcome::Accepted { refused, .. } = outcome
+            && refused.iter().any(|one| one.refusal.answer.mark == Mark::TooManyRecipients)
+        {
+            let taken = asked - refused.len();
+            if self.learned.takes_at_most(taken) {
+                info!(
+                    host,
+                    recipients = taken,
+                    "The relay takes so many recipients in one transaction; others follow in the next one"
+                );
+            }
+        }
     }
 
     /// Parks the session if it is fit for another message.
-    async fn put_back(&self, place: &ConnectionPermit<'_>, mut session: Session, after: After) {
+    async fn put_back(&self, place: &ConnectionPermit<'_>, mut session: Session, after: &After) {
         let is_fit = match after {
             After::Park => true,
             After::Reset => session.reset().await,
-            After::Drop | After::Stale => false,
+            After::Drop | After::Stale | After::Cut(_) => false,
         };
         if !is_fit {
             return;
@@ -234,11 +335,57 @@ fn refused(class: Class, text: &str) -> Outcome {
     SmtpFailure::local(Stage::Connect, class, text).into_outcome()
 }
 
-fn client_id(hello: &str) -> ClientId {
+/// Whether a relay saw commands in another order than they were sent in: some were lost.
+fn is_out_of_order(outcome: &Outcome) -> bool {
+    let Outcome::Refused { refusal, recipients } = outcome else { return false };
+    let mut answers = std::iter::once(&refusal.answer).chain(recipients.iter().map(|one| &one.refusal.answer));
+    answers.any(|answer| answer.code == Some(503) && answer.stage != Stage::Body)
+}
+
+/// Nothing where nothing is set and the machine has no full name: then the connection's address is said.
+fn client_id(hello: &str, machine: &ClientId) -> Option<ClientId> {
     match hello.parse() {
-        Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
-        Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
-        Err(_) if hello.is_empty() => ClientId::default(),
-        Err(_) => ClientId::Domain(hello.to_owned()),
+        Ok(IpAddr::V4(ip)) => Some(ClientId::Ipv4(ip)),
+        Ok(IpAddr::V6(ip)) => Some(ClientId::Ipv6(ip)),
+        Err(_) if hello.is_empty() => match machine {
+            ClientId::Domain(name) if name.contains('.') => Some(machine.clone()),
+            _ => None,
+        },
+        Err(_) => Some(ClientId::Domain(hello.to_owned())),
+    }
+}
+
+/// What is to be said of the name for EHLO, which many relays want to be a full one.
+pub fn hello_warning(hello: Option<&str>) -> Option<String> {
+    warning_of(hello.unwrap_or_default(), &ClientId::default())
+}
+
+fn warning_of(hello: &str, machine: &ClientId) -> Option<String> {
+    match Some(hello).filter(|hello| !hello.is_empty()) {
+        None if client_id("", machine).is_none() => Some(
+            "this machine's name has no dot: EHLO says the connection's address; set `hello` to a name that DNS knows"
+                .to_owned(),
+        ),
+        Some(name) if name.parse::<IpAddr>().is_err() && !name.contains('.') => {
+            Some(format!("`hello` is `{name}`, which has no dot: many relays refuse such a name"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_full_name_says_its_address_and_check_warns() {
+        let name = |text: &str| ClientId::Domain(text.to_owned());
+        assert_eq!(client_id("", &name("worker-7")), None);
+        assert_eq!(client_id("", &name("worker.example")), Some(name("worker.example")));
+        assert_eq!(client_id("mail.example", &name("worker-7")), Some(name("mail.example")));
+        assert!(warning_of("", &name("worker-7")).unwrap().contains("EHLO says the connection's address"));
+        assert!(warning_of("worker", &name("worker.example")).unwrap().contains("`worker`, which has no dot"));
+        assert_eq!(warning_of("", &name("worker.example")), None);
+        assert_eq!(warning_of("192.0.2.7", &name("worker-7")), None);
     }
 }

@@ -1,8 +1,9 @@
 //! Reads replies out of bytes, however they were split on the way. Does no IO and judges no code.
 //!
-//! A server is not trusted: lines, their number and their total length are bounded, and every line of a reply must bear the
-//! same code. Whatever does not fit is [`Garbage`], after which the position in the conversation is lost and the
-//! connection is of no further use.
+//! A server is not trusted: lines, their number and their total length are bounded. Where the lines of a reply bear different
+//! codes the first digit decides: 4 and 5 together are 4, and only a yes beside a no says nothing. Of a reply without end the
+//! beginning counts. Whatever does not fit is [`Garbage`]; after it, and after a reply without end, the position in the
+//! conversation is lost and the connection is of no further use.
 
 use std::borrow::Cow;
 
@@ -11,11 +12,13 @@ use memchr::memchr;
 use crate::policy::outcome::{Answer, EnhancedCode, Stage};
 
 /// Longest line, its end included. RFC 5321 wants 512; some servers put whole sentences there.
-const LINE_MAX: usize = 2048;
+const LINE_MAX: usize = 8192;
 /// Most lines of one reply. The longest EHLO in the wild has some thirty.
 const LINES_MAX: usize = 128;
 /// Longest reply.
 const REPLY_MAX: usize = 64 * 1024;
+/// So much of a reply's text is looked at, in whole lines.
+const TEXT_READ: usize = 1500;
 /// Room that is made for one read.
 const READ_SIZE: usize = 4096;
 
@@ -31,8 +34,8 @@ pub enum Garbage {
     /// A reply has more lines than [`LINES_MAX`] or is longer than [`REPLY_MAX`].
     #[error("the relay sent a reply without end")]
     LongReply,
-    /// The lines of one reply bear different codes.
-    #[error("the relay sent a reply with two codes")]
+    /// Lines of one reply say yes, others no.
+    #[error("the relay sent a reply that says both yes and no")]
     MixedCodes,
     /// There are bytes that nobody asked for.
     #[error("the relay sent a reply that was not asked for")]
@@ -44,6 +47,8 @@ pub enum Garbage {
 pub struct SmtpReply {
     /// 200 to 599.
     pub code: u16,
+    /// It has no end: what follows cannot be told from it.
+    pub is_cut: bool,
     start: usize,
     end: usize,
 }
@@ -69,6 +74,8 @@ pub struct SmtpReplies {
     end: usize,
     lines: usize,
     code: Option<u16>,
+    /// A reply without end was taken: whatever comes belongs to it.
+    is_lost: bool,
 }
 
 impl SmtpReplies {
@@ -94,28 +101,29 @@ impl SmtpReplies {
 
     /// True when every byte that came belonged to a reply that was taken.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.start == self.end && !self.is_lost
     }
 
     /// The next reply, once all of it is there. After an error there is no next one.
     pub fn take(&mut self) -> Result<Option<SmtpReply>, Garbage> {
+        if self.is_lost {
+            return Err(Garbage::LongReply);
+        }
         while let Some(found) = memchr(b'\n', &self.buffer[self.searched..self.end]) {
             let end = self.searched + found + 1;
             if end - self.line > LINE_MAX {
-                return Err(Garbage::LongLine);
+                return self.cut(Garbage::LongLine);
             }
             let (code, is_last) = parse_line(line_of(&self.buffer[self.line..end]))?;
-            if self.code.is_some_and(|first| first != code) {
-                return Err(Garbage::MixedCodes);
-            }
+            let code = self.code.map_or(Ok(code), |first| merged(first, code))?;
             self.lines += 1;
             if self.lines > LINES_MAX || end - self.start > REPLY_MAX {
-                return Err(Garbage::LongReply);
+                return self.cut(Garbage::LongReply);
             }
             self.line = end;
             self.searched = end;
             if is_last {
-                let reply = SmtpReply { code, start: self.start, end };
+                let reply = SmtpReply { code, is_cut: false, start: self.start, end };
                 self.start = end;
                 self.lines = 0;
                 self.code = None;
@@ -125,23 +133,44 @@ impl SmtpReplies {
         }
         self.searched = self.end;
         if self.end - self.line > LINE_MAX {
-            return Err(Garbage::LongLine);
+            return self.cut(Garbage::LongLine);
         }
         if self.end - self.start > REPLY_MAX {
-            return Err(Garbage::LongReply);
+            return self.cut(Garbage::LongReply);
         }
         Ok(None)
+    }
+
+    /// A reply without end, as far as it was understood; an error where nothing was.
+    fn cut(&mut self, otherwise: Garbage) -> Result<Option<SmtpReply>, Garbage> {
+        let last = parse_line(&self.buffer[self.line..self.end]).map(|(code, _)| code);
+        let code = match (self.code, last) {
+            (Some(first), Ok(code)) => merged(first, code)?,
+            (None, Ok(code)) => code,
+            _ => return Err(otherwise),
+        };
+        self.is_lost = true;
+        let reply = SmtpReply { code, is_cut: true, start: self.start, end: self.end };
+        self.start = self.end;
+        Ok(Some(reply))
     }
 
     /// The texts of a reply's lines, without codes and line ends.
     pub fn texts(&self, reply: SmtpReply) -> impl Iterator<Item = &[u8]> {
         self.buffer[reply.start..reply.end]
             .split_inclusive(|byte| *byte == b'\n')
-            .map(|line| line_of(line).get(4..).unwrap_or_default())
+            .map(|line| line_of(line).get(3..).unwrap_or_default())
+            .map(|text| text.strip_prefix(b" ").or_else(|| text.strip_prefix(b"-")).unwrap_or(text))
     }
 
-    /// The reply in the words of an outcome. The enhanced code is taken from the first line and out of the text.
+    /// The reply in the words of an outcome.
     pub fn answer(&self, stage: Stage, reply: SmtpReply) -> Answer {
+        let (enhanced, text) = self.words(reply);
+        Answer::new(stage, Some(reply.code), enhanced, &text)
+    }
+
+    /// The enhanced code, taken from the first line that has one, and the text without it.
+    pub fn words(&self, reply: SmtpReply) -> (Option<EnhancedCode>, Cow<'_, str>) {
         let mut enhanced = None;
         let mut text = Cow::Borrowed("");
         for line in self.texts(reply) {
@@ -156,11 +185,11 @@ impl SmtpReplies {
                 text.push_str(&line);
             }
             // Whole lines only: half an address would pass for a word.
-            if text.len() > 2 * Answer::TEXT_MAX {
+            if text.len() > TEXT_READ {
                 break;
             }
         }
-        Answer::new(stage, Some(reply.code), enhanced, &text)
+        (enhanced.or_else(|| enhanced_within(&text)), text)
     }
 }
 
@@ -177,8 +206,27 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool), Garbage> {
     match rest.first() {
         None | Some(b' ') => Ok((code, true)),
         Some(b'-') => Ok((code, false)),
-        Some(_) => Err(Garbage::NoCode),
+        Some(digit) if digit.is_ascii_digit() => Err(Garbage::NoCode),
+        // `250Ok`
+        Some(_) => Ok((code, true)),
     }
+}
+
+/// The code of a reply whose lines bear these two.
+fn merged(first: u16, next: u16) -> Result<u16, Garbage> {
+    match (first / 100, next / 100) {
+        (one, other) if one == other => Ok(next),
+        (4, 5) => Ok(first),
+        (5, 4) => Ok(next),
+        _ => Err(Garbage::MixedCodes),
+    }
+}
+
+/// `(#5.7.1)`, as qmail has it.
+fn enhanced_within(text: &str) -> Option<EnhancedCode> {
+    let (_, rest) = text.split_once("(#")?;
+    let (code, _) = rest.split_once(')')?;
+    split_enhanced(code.as_bytes()).0
 }
 
 /// Splits an enhanced status code (RFC 3463: `class.subject.detail`) off the start of a text.
@@ -287,17 +335,48 @@ mod tests {
         check_garbage(b"2500 no\r\n", Garbage::NoCode);
         check_garbage(b"\x16\x03\x01\x00\n\x01", Garbage::NoCode);
         check_garbage(b"250-a\r\n550 b\r\n", Garbage::MixedCodes);
+        check_garbage(b"450-a\r\n250 b\r\n", Garbage::MixedCodes);
+        check_garbage(b"220-a\r\n521 b\r\n", Garbage::MixedCodes);
         check_garbage(b"250-a\r\nb\r\n", Garbage::NoCode);
     }
 
     #[test]
     fn a_reply_without_end_is_given_up() {
         check_garbage(&[b'2'; LINE_MAX + 1], Garbage::LongLine);
-        check_garbage(format!("250 {}\r\n", "x".repeat(LINE_MAX)).as_bytes(), Garbage::LongLine);
-        check_garbage("250-x\r\n".repeat(LINES_MAX + 1).as_bytes(), Garbage::LongReply);
-        check_garbage(format!("250-{}\r\n", "x".repeat(1500)).repeat(60).as_bytes(), Garbage::LongReply);
+        check_garbage(&[b'x'; LINE_MAX + 1], Garbage::LongLine);
         let longest = format!("250 {}\r\n", "x".repeat(LINE_MAX - 6));
         assert_eq!(read(longest.as_bytes(), &[1]).0.len(), 1);
+    }
+
+    #[test]
+    fn of_a_reply_without_end_the_beginning_counts_and_nothing_after_it() {
+        for bytes in [
+            format!("250 {}\r\n250 next\r\n", "x".repeat(LINE_MAX)),
+            "250-x\r\n".repeat(LINES_MAX + 1),
+            format!("250-{}\r\n", "x".repeat(1500)).repeat(60),
+        ] {
+            for size in [1000, usize::MAX] {
+                let (answers, garbage, is_empty) = read(bytes.as_bytes(), &[size]);
+                assert_eq!((answers.len(), answers[0].code, is_empty), (1, Some(250), false), "in pieces of {size}");
+                assert_eq!(garbage, Some(Garbage::LongReply));
+            }
+        }
+    }
+
+    #[test]
+    fn where_lines_bear_different_codes_the_first_digit_decides() {
+        check("550-5.7.1 no\r\n554 5.7.1 failed\r\n", &["mail_from: 554 5.7.1 no failed"]);
+        check("250-Ok\r\n251 queued\r\n", &["mail_from: 251 Ok queued"]);
+        check("550-5.7.1 no\r\n451 4.7.1 later\r\n", &["mail_from: 451 5.7.1 no later"]);
+        check("451-later\r\n550 no\r\n", &["mail_from: 451 later no"]);
+        check("250Ok\r\n", &["mail_from: 250 Ok"]);
+        let long = format!("250 {}\r\n", "word ".repeat(500));
+        assert_eq!(read(long.as_bytes(), &[7]).0.len(), 1);
+    }
+
+    #[test]
+    fn an_enhanced_code_in_brackets_counts() {
+        check("553 not in my list (#5.7.1)\r\n", &["mail_from: 553 5.7.1 not in my list (#5.7.1)"]);
     }
 
     fn a_reply() -> impl Strategy<Value = String> {

@@ -5,6 +5,7 @@
 //! replies would take one message's answer for another's.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use tokio::{
 
 use super::{
     ehlo_capabilities::EhloCapabilities,
-    failure::{SmtpFailure, SmtpTrouble},
+    failure::{Kind, SmtpFailure, SmtpTrouble},
     reply::{Garbage, SmtpReplies, SmtpReply},
     settings::{RelaySettings, StageLimits, TlsMode},
     tls::TlsClient,
@@ -30,8 +31,9 @@ use super::{
 };
 use crate::{
     policy::{
+        answers::Answers,
         classify::DataPhase,
-        outcome::{Answer, Class, Refusal, Stage},
+        outcome::{Answer, Class, RecipientRefusal, Refusal, Stage},
     },
     telemetry::traces,
 };
@@ -42,8 +44,8 @@ pub struct RelayAddress {
     pub settings: RelaySettings,
     /// Present unless the mode is [`TlsMode::None`].
     pub tls: Option<TlsClient>,
-    /// The name for EHLO.
-    pub hello: ClientId,
+    /// The name for EHLO; the address of the connection, as a literal, where there is none.
+    pub hello: Option<ClientId>,
 }
 
 /// Counts as one open connection for as long as it lives.
@@ -71,10 +73,17 @@ pub struct Session {
     pub(super) out: Vec<u8>,
     pub(super) offers: EhloCapabilities,
     pub(super) limits: StageLimits,
+    pub(super) answers: Arc<Answers>,
     /// Transactions begun.
     pub(super) served: u32,
     /// Replies read since the transaction began.
     pub(super) heard: u32,
+    /// Of these, replies to RCPT.
+    pub(super) answered: usize,
+    /// Recipients of the transaction that were refused so far.
+    pub(super) refused: Vec<RecipientRefusal>,
+    /// The envelope goes in steps, whatever the relay offers.
+    pub(super) is_serial: bool,
     /// Whether the final dot of the transaction may have left.
     pub(super) handover: DataPhase,
     _mark: OpenMark,
@@ -90,6 +99,7 @@ impl Session {
             .map_err(|error| SmtpFailure::trouble(Stage::Connect, &SmtpTrouble::from(error), DataPhase::No));
         let stream = noted(&step, stream)?;
         drop(step);
+        let name = target.hello.clone().unwrap_or_else(|| address_literal(stream.local_addr()));
         let wire = match &target.tls {
             Some(tls) if settings.tls == TlsMode::Implicit => {
                 let step = traces::step("smtp tls");
@@ -103,18 +113,22 @@ impl Session {
             out: Vec::with_capacity(512),
             offers: EhloCapabilities::default(),
             limits: settings.limits,
+            answers: Arc::clone(&settings.answers),
             served: 0,
             heard: 0,
+            answered: 0,
+            refused: Vec::new(),
+            is_serial: !settings.pipelining,
             handover: DataPhase::No,
             _mark: mark,
         };
         let step = traces::step("smtp hello");
-        noted(&step, session.greeted(&target.hello).await)?;
+        noted(&step, session.greeted(&name, settings.tls).await)?;
         drop(step);
         if let Some(tls) = target.tls.as_ref().filter(|_| settings.tls == TlsMode::StartTls) {
             let step = traces::step("smtp tls");
             session = noted(&step, session.start_tls(tls).await)?;
-            noted(&step, session.hello(&target.hello).await)?;
+            noted(&step, session.hello(&name).await)?;
         }
         if let Some(auth) = &settings.auth {
             let step = traces::step("smtp auth");
@@ -125,9 +139,20 @@ impl Session {
     }
 
     /// The greeting and the first EHLO.
-    async fn greeted(&mut self, name: &ClientId) -> Result<(), SmtpFailure> {
-        let greeting = self.reply(Stage::Connect, self.limits.command).await?;
-        self.want_positive(Stage::Connect, greeting)?;
+    async fn greeted(&mut self, name: &ClientId, tls: TlsMode) -> Result<(), SmtpFailure> {
+        let greeting = self.reply(Stage::Connect, self.limits.command).await;
+        let greeting = greeting.map_err(|failure| match (failure.kind, tls) {
+            (Kind::Silent | Kind::Lost, TlsMode::None | TlsMode::StartTls) => {
+                failure.with_hint("there was no greeting: is this port implicit TLS (`tls = \"implicit\"`)?")
+            }
+            _ => failure,
+        })?;
+        self.want_positive(Stage::Connect, greeting).map_err(|failure| match failure.answer.code {
+            Some(521 | 554) => {
+                failure.with_hint("it refuses every connection from here: is `host` a relay for this machine?")
+            }
+            _ => failure,
+        })?;
         self.hello(name).await
     }
 
@@ -202,6 +227,10 @@ impl Session {
             Err(garbage) => Err(SmtpTrouble::Garbage(garbage)),
         };
         match reply {
+            // After the dot its beginning says what matters; before, what follows could not be read.
+            Ok(reply) if reply.is_cut && stage != Stage::Body => {
+                Err(self.trouble(stage, &SmtpTrouble::Garbage(Garbage::LongReply)))
+            }
             Ok(reply) => {
                 self.heard += 1;
                 Ok(reply)
@@ -246,7 +275,8 @@ impl Session {
     }
 
     pub(super) fn unwanted(&self, stage: Stage, reply: SmtpReply) -> SmtpFailure {
-        SmtpFailure::reply(self.answer(stage, reply), self.handover)
+        let (_, text) = self.replies.words(reply);
+        SmtpFailure::reply(&self.answers, self.answer(stage, reply), &text, self.handover)
     }
 
     pub(super) fn trouble(&self, stage: Stage, trouble: &SmtpTrouble) -> SmtpFailure {
@@ -284,6 +314,15 @@ impl Session {
     }
 }
 
+/// What a machine without a full name is called: the address that the relay sees, as far as that is known here (RFC 5321 4.1.3).
+fn address_literal(local: std::io::Result<SocketAddr>) -> ClientId {
+    match local.map(|address| address.ip().to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
+        Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
+        Err(_) => ClientId::default(),
+    }
+}
+
 /// Marks a step as failed where it is.
 pub(super) fn noted<T>(step: &traces::TraceStep, result: Result<T, SmtpFailure>) -> Result<T, SmtpFailure> {
     if step.is_recorded()
@@ -292,4 +331,17 @@ pub(super) fn noted<T>(step: &traces::TraceStep, result: Result<T, SmtpFailure>)
         step.fail(failure.answer.stage.as_str(), &failure.answer.to_string());
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stands_for_a_name_as_the_standard_writes_it() {
+        let literal = |text: &str| address_literal(Ok(text.parse().unwrap())).to_string();
+        assert_eq!(literal("192.0.2.7:40000"), "[192.0.2.7]");
+        assert_eq!(literal("[::ffff:192.0.2.7]:40000"), "[192.0.2.7]");
+        assert_eq!(literal("[2001:db8::7]:40000"), "[IPv6:2001:db8::7]");
+    }
 }

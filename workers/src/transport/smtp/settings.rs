@@ -1,8 +1,10 @@
 //! What a relay is told, checked once. Holds no connection and reads no file.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::policy::answers::Answers;
 
 /// How to reach a relay and how to treat it.
 #[derive(Debug, Clone)]
@@ -27,6 +29,10 @@ pub struct RelaySettings {
     pub messages_per_connection: u32,
     /// How long an unused connection stays open.
     pub idle: Duration,
+    /// Send the envelope in one go where the relay offers that.
+    pub pipelining: bool,
+    /// Whom a reply is about.
+    pub answers: Arc<Answers>,
     /// How long each stage may take.
     pub limits: StageLimits,
 }
@@ -214,6 +220,8 @@ pub(super) mod tests {
             connections: 4,
             messages_per_connection: 100,
             idle: Duration::from_secs(30),
+            pipelining: true,
+            answers: crate::config::shipped_answers(),
             limits: StageLimits::default(),
         }
     }

@@ -95,7 +95,10 @@ fn refused(error: io::Error) -> SmtpFailure {
     };
     let text = match tls {
         rustls::Error::InvalidCertificate(reason) => certificate(reason),
-        rustls::Error::InvalidMessage(_) => "the relay does not speak TLS here".to_owned(),
+        rustls::Error::InvalidMessage(_) => {
+            "the relay does not speak TLS here; is this a port for STARTTLS (`tls = \"starttls\"`) or without TLS?"
+                .to_owned()
+        }
         other => format!("the TLS handshake failed: {other}"),
     };
     SmtpFailure::local(Stage::Tls, Class::Config, &text)

@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 use super::{
     Mail,
     body::Body,
-    failure::{SmtpFailure, SmtpTrouble},
+    failure::{Kind, SmtpFailure, SmtpTrouble},
     reply::{Garbage, SmtpReply},
     session::{Session, noted},
     settings::PENDING_REPLY,
@@ -30,7 +30,7 @@ use crate::{
 const LAST_RECORD: usize = 16 * 1024 - 16;
 
 /// What may become of the session after a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum After {
     /// Every reply was read; it may serve again.
     Park,
@@ -40,6 +40,21 @@ pub enum After {
     Drop,
     /// It was dead already when the transaction began: nothing was taken, another session may be tried.
     Stale,
+    /// The relay left in the middle of the envelope: nothing was taken.
+    Cut(Cut),
+}
+
+/// How far an envelope came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// Recipients that were refused until then.
+    pub refused: Vec<RecipientRefusal>,
+    /// How many had an answer.
+    pub answered: usize,
+    /// The connection went away, or nothing more came, without a word.
+    pub is_gone: bool,
+    /// It was silence.
+    pub is_silent: bool,
 }
 
 /// How the envelope went.
@@ -63,31 +78,52 @@ impl Session {
         let is_reused = self.served > 0;
         self.served += 1;
         self.heard = 0;
+        self.answered = 0;
+        self.refused.clear();
         self.handover = DataPhase::No;
         match self.exchange(mail, &body, permission).await {
             Ok(end) => end,
+            Err(failure) if is_reused && self.was_stale(&failure) => (failure.into_outcome(), After::Stale),
             Err(failure) => {
-                let after = if is_reused && self.was_stale(&failure) { After::Stale } else { After::Drop };
+                let after = self.cut_off(&failure, is_reused).map_or(After::Drop, After::Cut);
                 (failure.into_outcome(), after)
             }
         }
     }
 
+    /// Where the relay left in the middle of the envelope: what it had said until then stands.
+    fn cut_off(&mut self, failure: &SmtpFailure, is_reused: bool) -> Option<Cut> {
+        let is_early = self.handover == DataPhase::No && failure.answer.stage != Stage::Body;
+        let is_hung_up = failure.kind == Kind::Reply && failure.answer.code == Some(421) && self.answered > 0;
+        let is_heard = self.heard > 0 || (!is_reused && failure.kind == Kind::Lost && self.replies.is_empty());
+        let is_gone = is_heard && matches!(failure.kind, Kind::Lost | Kind::Silent);
+        (is_early && (is_hung_up || is_gone)).then(|| Cut {
+            refused: std::mem::take(&mut self.refused),
+            answered: self.answered,
+            is_gone,
+            is_silent: failure.kind == Kind::Silent,
+        })
+    }
+
+    /// Whether the envelope goes in one write.
+    pub fn pipelines(&self) -> bool {
+        self.offers.pipelining && !self.is_serial
+    }
+
     /// True when the relay had given the connection up before it saw the transaction: it is gone without a word, or with 421
     /// for a first word. A 421 about our pace is meant for us.
     fn was_stale(&self, failure: &SmtpFailure) -> bool {
-        let is_gone = failure.is_lost && self.heard == 0 && self.replies.is_empty();
+        let is_gone = failure.kind == Kind::Lost && self.heard == 0 && self.replies.is_empty();
         let is_idle = failure.answer.code == Some(421) && self.heard == 1;
-        is_gone || (is_idle && failure.verdict == Classification::Refused(Class::Transient))
+        is_gone || (is_idle && matches!(failure.verdict, Classification::Refused(Class::Transient, _)))
     }
 
-    /// Why this relay cannot get this message, as far as that is known before asking. All of these are about the message:
-    /// as `Config`, one such message would stop the relay for all others.
+    /// Why this relay cannot get this message, as far as that is known before asking. Another relay may.
     fn objection(&self, mail: Mail<'_>, body: &Body<'_>) -> Option<SmtpFailure> {
-        let no = |stage, text: &str| Some(SmtpFailure::local(stage, Class::Message, text));
         if mail.recipients.is_empty() {
-            return no(Stage::RcptTo, "the message has no recipient");
+            return Some(SmtpFailure::local(Stage::RcptTo, Class::Message, "the message has no recipient"));
         }
+        let no = |stage, text: &str| Some(SmtpFailure::local(stage, Class::Unsupported, text));
         if let Some(max) = self.offers.size_max.filter(|max| body.size > *max) {
             return no(Stage::MailFrom, &format!("the message has {} bytes, the relay takes {max}", body.size));
         }
@@ -131,7 +167,7 @@ impl Session {
     }
 
     async fn envelope(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<EnvelopeResult, SmtpFailure> {
-        if self.offers.pipelining {
+        if self.pipelines() {
             // One round trip, one step.
             let step = traces::step("smtp envelope");
             step.set(attribute::SMTP_COMMANDS, "MAIL RCPT DATA");
@@ -155,15 +191,14 @@ impl Session {
             let after = self.after_refused_sender(mail.recipients.len()).await;
             return Ok(declined(refusal, after));
         }
-        let mut refused = Vec::new();
         for index in 0..mail.recipients.len() {
-            self.read_rcpt(index, &mut refused).await?;
+            self.read_rcpt(index).await?;
         }
-        if refused.len() == mail.recipients.len() {
+        if self.refused.len() == mail.recipients.len() {
             let after = self.after_refused_recipients().await;
-            return Ok(all_declined(refused, after));
+            return Ok(all_declined(std::mem::take(&mut self.refused), after));
         }
-        self.read_data(refused).await
+        self.read_data().await
     }
 
     /// Each command waits for its answer. Recipients are many: their round trips are one step.
@@ -174,13 +209,13 @@ impl Session {
         }
         drop(step);
         let step = traces::step("smtp rcpt");
-        let refused = noted(&step, self.ask_rcpt(mail).await)?;
+        noted(&step, self.ask_rcpt(mail).await)?;
         drop(step);
-        if refused.len() == mail.recipients.len() {
-            return Ok(all_declined(refused, After::Reset));
+        if self.refused.len() == mail.recipients.len() {
+            return Ok(all_declined(std::mem::take(&mut self.refused), After::Reset));
         }
         let step = traces::step("smtp data");
-        noted(&step, self.ask_data(refused).await)
+        noted(&step, self.ask_data().await)
     }
 
     async fn ask_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) -> Result<Option<Refusal>, SmtpFailure> {
@@ -191,22 +226,21 @@ impl Session {
         self.refusal(Stage::MailFrom, reply)
     }
 
-    async fn ask_rcpt(&mut self, mail: Mail<'_>) -> Result<Vec<RecipientRefusal>, SmtpFailure> {
-        let mut refused = Vec::new();
+    async fn ask_rcpt(&mut self, mail: Mail<'_>) -> Result<(), SmtpFailure> {
         for (index, recipient) in mail.recipients.iter().enumerate() {
             self.out.clear();
             self.put_rcpt(recipient);
             self.send(Stage::RcptTo).await?;
-            self.read_rcpt(index, &mut refused).await?;
+            self.read_rcpt(index).await?;
         }
-        Ok(refused)
+        Ok(())
     }
 
-    async fn ask_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<EnvelopeResult, SmtpFailure> {
+    async fn ask_data(&mut self) -> Result<EnvelopeResult, SmtpFailure> {
         self.out.clear();
         self.out.extend_from_slice(b"DATA\r\n");
         self.send(Stage::Data).await?;
-        self.read_data(refused).await
+        self.read_data().await
     }
 
     fn put_mail(&mut self, mail: Mail<'_>, body: &Body<'_>) {
@@ -241,19 +275,20 @@ impl Session {
         self.out.extend_from_slice(address.domain().as_str().as_bytes());
     }
 
-    async fn read_rcpt(&mut self, index: usize, refused: &mut Vec<RecipientRefusal>) -> Result<(), SmtpFailure> {
+    async fn read_rcpt(&mut self, index: usize) -> Result<(), SmtpFailure> {
         let reply = self.reply(Stage::RcptTo, self.limits.command).await?;
         if let Some(refusal) = self.refusal(Stage::RcptTo, reply)? {
-            refused.push(RecipientRefusal { index, refusal });
+            self.refused.push(RecipientRefusal { index, refusal });
         }
+        self.answered += 1;
         Ok(())
     }
 
     /// The answer to DATA when somebody was accepted.
-    async fn read_data(&mut self, refused: Vec<RecipientRefusal>) -> Result<EnvelopeResult, SmtpFailure> {
+    async fn read_data(&mut self) -> Result<EnvelopeResult, SmtpFailure> {
         let reply = self.reply(Stage::Data, self.limits.data).await?;
         if reply.code == 354 {
-            return Ok(EnvelopeResult::Open(refused));
+            return Ok(EnvelopeResult::Open(std::mem::take(&mut self.refused)));
         }
         match self.refusal(Stage::Data, reply)? {
             Some(refusal) => Ok(declined(refusal, After::Reset)),
@@ -306,13 +341,13 @@ impl Session {
             None => noted(&step, self.reply(Stage::Body, self.limits.answer).await)?,
             Some(trouble) => noted(&step, self.reply_to_a_part(&trouble).await)?,
         };
-        let answer = self.answer(Stage::Body, reply);
         if reply.is_positive() {
+            let answer = self.answer(Stage::Body, reply);
             let after = if self.replies.is_empty() { After::Park } else { After::Drop };
             return Ok((Outcome::Accepted { receipt: Receipt { answer }, refused }, after));
         }
-        let after = if reply.code < 400 || reply.code == 421 { After::Drop } else { After::Reset };
-        Ok((SmtpFailure::reply(answer, self.handover).into_outcome(), after))
+        let after = if reply.code < 400 || reply.code == 421 || reply.is_cut { After::Drop } else { After::Reset };
+        Ok((self.unwanted(Stage::Body, reply).into_outcome(), after))
     }
 
     /// Writes the message and the final dot, and keeps `handover` true to what the relay may have seen.

@@ -12,3 +12,8 @@ mod trace;
 
 pub use publisher::{Publisher, PublisherError};
 pub use rabbitmq::link::PublishError;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::fields::Lane;
 
+/// Where work comes back, with the seven digits of the ladder in front of `<lane>.<shard>`.
+pub const DUE_EXCHANGE: &str = "postrider.due";
 /// Number of levels, and of octal digits.
 pub const LEVELS: u8 = 7;
 /// Longest wait: `8^7 - 1` seconds, a little over 24 days. A longer one is parked again on arrival.
@@ -31,7 +33,7 @@ pub fn rung(wait: Duration, lane: Lane, shard: u16) -> Rung {
     let digits: Vec<u64> = (0..LEVELS).rev().map(|level| (seconds >> (3 * level)) & 7).collect();
     let exchange = match digits.iter().position(|digit| *digit > 0) {
         Some(place) => exchange_name(LEVELS - 1 - u8::try_from(place).unwrap_or(0)),
-        None => crate::topology::DUE_EXCHANGE.to_owned(),
+        None => DUE_EXCHANGE.to_owned(),
     };
     let digits: Vec<String> = digits.iter().map(u64::to_string).collect();
     Rung { exchange, routing_key: format!("{}.{}", digits.join("."), target(lane, shard)) }

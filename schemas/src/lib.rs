@@ -28,3 +28,8 @@ pub use limits::JobLimits;
 pub use meta::Meta;
 pub use payload_hash::PayloadHash;
 pub use wire::{DecodeError, JobV1, MailboxV1};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,12 +11,12 @@ use crate::{
     ladder::{self, LEVELS},
 };
 
+pub use crate::ladder::DUE_EXCHANGE;
+
 /// Where producers publish, with routing key `<lane>.<shard>`, or `<lane>` alone for the first shard.
 pub const SUBMIT_EXCHANGE: &str = "postrider.submit";
 /// Where messages go that no queue wants.
 pub const UNROUTABLE_EXCHANGE: &str = "postrider.unroutable";
-/// Where work comes back, with the seven digits of the ladder in front of `<lane>.<shard>`.
-pub const DUE_EXCHANGE: &str = "postrider.due";
 /// Where work comes to rest: routing key `dead`, `hold` or `suspect`; and events that wait: `event.<type>.<tenant>`.
 pub const DEAD_EXCHANGE: &str = "postrider.dead";
 /// Where the sender is told what became of a job: routing key `<type>.<tenant>`. Unbound means dropped, on purpose.

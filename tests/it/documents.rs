@@ -37,7 +37,8 @@ struct Block {
 
 fn documents() -> Vec<Document> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "deploy"] {
+    for folder in ["", "docs", "deploy", "schemas", "producer", "workers/policy", "workers/providers", "workers/store"]
+    {
         let folder = root().join(folder);
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
             let path = entry.path();
@@ -200,6 +201,18 @@ fn every_setting_is_explained() {
     // Names that examples give to lists of domains.
     let missing: Vec<_> = missing.into_iter().filter(|name| name.as_str() != "universities").collect();
     assert!(missing.is_empty(), "no document of docs/ explains {missing:?}");
+}
+
+#[test]
+fn every_provider_has_its_row_and_its_settings() {
+    let page = fs::read_to_string(root().join("docs/providers.md")).unwrap();
+    for one in postrider_workers::providers::ALL {
+        let row = one.row();
+        assert!(page.lines().any(|line| line == row), "docs/providers.md lacks this row of {}:\n{row}", one.name);
+        for setting in one.settings {
+            assert!(page.contains(&format!("`{}`", setting.name)), "docs/providers.md lacks `{}`", setting.name);
+        }
+    }
 }
 
 #[test]

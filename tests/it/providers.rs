@@ -8,6 +8,7 @@ use postrider_tests::{http::Endpoint, prism::Prism, say_skipped};
 use postrider_workers::{
     config::{Account, HttpConfig, ProviderConfig, TransportConfig, TransportKind},
     message::outgoing::OutgoingMessage,
+    providers::{resend, sendgrid},
     transport::Transport,
 };
 use serde_json::{Value, json};
@@ -120,12 +121,12 @@ async fn judge(name: &str, document: &str, paths: [&str; 2], account: Account) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sendgrids_document_finds_nothing_wrong_with_our_requests() {
-    let account = Account::Sendgrid { api_key: "SG.key".into() };
+    let account = Account::Sendgrid(sendgrid::Sendgrid { api_key: "SG.key".into() });
     judge("sendgrid", "sendgrid_mail_v3.yaml", ["/v3/mail/send", "/v3/mail/send"], account).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resends_document_finds_nothing_wrong_with_our_requests() {
-    let account = Account::Resend { api_key: "re_key".into() };
+    let account = Account::Resend(resend::Resend { api_key: "re_key".into() });
     judge("resend", "resend.yaml", ["/emails", "/emails/batch"], account).await;
 }

@@ -10,11 +10,10 @@ use postrider_workers::{
     config::{Account, ProviderConfig, SesAccount, SesCredentials},
     message::outgoing::OutgoingMessage,
     policy::outcome::{Class, Outcome},
+    providers::{ses, sigv4::Keys},
     transport::provider::{
         Provider,
         client::{Client, host},
-        ses,
-        sigv4::Keys,
     },
 };
 
@@ -109,7 +108,7 @@ async fn amazon_refuses_a_body_that_was_changed_after_it_was_signed() -> Result<
     let job = receipt()?;
     let letter = OutgoingMessage::new(&job, None, None, Timestamp::now())?;
     let client = Client::new(&http(), &url)?;
-    let signed = || ses::request(&account(moto.keys()), moto.keys(), &host(&url), &letter, Timestamp::now());
+    let signed = || ses::request(&account(moto.keys()), moto.keys(), &host(&url), &letter.view(), Timestamp::now());
     let mut tampered = signed()?;
     let text = String::from_utf8(tampered.body.to_vec())?;
     let changed = text.replace("customer.example", "attacker.example");

@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use postrider_workers::{
     config::HttpConfig,
-    transport::provider::{
-        client::{Client, Request},
+    providers::{
+        request::Request,
         sigv4::{self, Keys, SignedCall},
     },
+    transport::provider::client::Client,
 };
 
 use crate::folder::Folder;

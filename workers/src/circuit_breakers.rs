@@ -8,9 +8,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use postrider_schemas::{Event, EventType};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -21,11 +19,7 @@ use crate::{
         circuit::{Circuit, CircuitAnswer, CircuitCall, PROBE, REASON_MAX, WAIT_MAX},
     },
     telemetry::metrics,
-    worker::context::Context,
 };
-
-/// How often the store is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The first wait for a transport that is not there: most are back in a moment.
 const ABSENT_WAIT: Duration = Duration::from_secs(2);
@@ -302,13 +296,6 @@ impl CircuitBreakers {
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Option<Circuit>>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Keeps what the present world knows of circuits true until `stop`.
-pub async fn watch(contexts: Arc<ArcSwap<Context>>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        contexts.load_full().breakers.look().await;
     }
 }
 

@@ -1,7 +1,5 @@
 //! Takes e-mail jobs off the queue and delivers them, each once.
 
-pub(crate) mod losses;
-
 pub mod admin;
 pub mod circuit_breakers;
 pub mod cli;
@@ -15,12 +13,13 @@ pub mod mail_catcher;
 pub mod memory;
 pub mod message;
 pub mod pending_receipts;
-pub mod policy;
 pub mod queue;
 pub mod rate_limit;
-pub mod redact;
 pub mod render;
-pub mod store;
 pub mod telemetry;
 pub mod transport;
 pub mod worker;
+
+pub use postrider_policy::{self as policy, redact};
+pub use postrider_providers as providers;
+pub use postrider_store as store;

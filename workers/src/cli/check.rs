@@ -192,13 +192,8 @@ fn credentials(account: &Account) -> String {
                 Err(error) => format!("token file {} cannot be read here: {error}", token_file.display()),
             },
         },
-        Account::Mailjet { .. } => "API key and secret key are there".to_owned(),
-        Account::Webhook { .. } => "signing secret is there".to_owned(),
-        Account::Sendgrid { .. }
-        | Account::Mailgun { .. }
-        | Account::Postmark { .. }
-        | Account::Resend { .. }
-        | Account::Brevo { .. }
-        | Account::Sparkpost { .. } => "API key is there".to_owned(),
+        Account::Webhook(_) => "signing secret is there".to_owned(),
+        Account::Mailjet(_) => "API key and secret key are there".to_owned(),
+        _ => "API key is there".to_owned(),
     }
 }

@@ -86,7 +86,7 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
     let id = uuid::Uuid::now_v7().to_string();
     let drained = tokio::select! {
         drained = consumer::run(Arc::clone(&contexts), stop) => drained,
-        never = telemetry.watch(Arc::clone(&contexts)) => match never {},
+        never = telemetry.watch(&*contexts) => match never {},
         never = heartbeat::beat(&id, Arc::clone(&contexts)) => match never {},
         never = reload::watch(file, Arc::clone(&contexts), telemetry.level()) => match never? {},
     };

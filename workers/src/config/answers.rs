@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{ConfigError, settings};
+use super::{ConfigError, reading};
 use crate::policy::{
     answers::{Answers, Entry, Pattern},
     outcome::{Class, Mark, Stage},
@@ -15,7 +15,7 @@ const SHIPPED: &str = include_str!("../config.answers.toml");
 #[derive(Deserialize)]
 pub(super) struct AnswerSettings {
     name: String,
-    #[serde(default, deserialize_with = "settings::words")]
+    #[serde(default, deserialize_with = "reading::words")]
     stages: Vec<Stage>,
     #[serde(default)]
     temporary: Option<bool>,
@@ -29,7 +29,7 @@ pub(super) struct AnswerSettings {
     and: Vec<String>,
     #[serde(default)]
     unless: Vec<String>,
-    #[serde(deserialize_with = "settings::word")]
+    #[serde(deserialize_with = "reading::word")]
     class: Class,
     #[serde(default, deserialize_with = "mark")]
     mark: Mark,

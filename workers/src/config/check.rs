@@ -1,23 +1,25 @@
 //! From settings as they are written to a configuration that holds together.
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use postrider_producer::rabbitmq::address;
+use postrider_providers::description::Description;
 use postrider_schemas::{JobLimits, Tenant};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
     TopologyMode, TransportConfig, TransportKind, WorkerConfig, answers,
+    credentials::secret,
     limits::{self, PaceSettings},
-    provider::{self, ProviderSettings},
+    names::ScopeNames,
+    provider::{self, OwnSetting, ProviderSettings},
     routes,
-    settings::{self, Secret, Settings},
+    settings::{self, Settings},
 };
 use crate::{
     policy::{
         answers::Answers,
-        capabilities::TransportType,
         mailbox_provider::MailboxProviders,
         publisher::{Publishers, Tenants},
         retry::RetrySchedule,
@@ -34,7 +36,7 @@ const MEMORY_MIN: u64 = 64 << 20;
 /// The section of one transport, as it is written.
 pub(super) enum Section {
     Relay(Box<settings::SmtpRelaySettings>),
-    Provider(TransportType, Box<ProviderSettings>),
+    Provider(&'static Description, Box<ProviderSettings>, BTreeMap<&'static str, OwnSetting>),
 }
 
 pub(super) fn check(
@@ -48,7 +50,7 @@ pub(super) fn check(
         .into_iter()
         .map(|(name, section)| transport_config(name, section, &answers, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let names = limits::ScopeNames { groups: &settings.groups, transports: &transports };
+    let names = ScopeNames { groups: &settings.groups, transports: &transports };
     let limits = limits::check(settings.limits, settings.throttle, settings.shaping_rule, paces, &names)?;
     let dns = limits::dns(settings.dns)?;
     let groups = MailboxProviders(limits.groups.0.iter().chain(&limits.lists).cloned().collect());
@@ -187,8 +189,8 @@ fn transport_config(
     }
     let kind = match section {
         Section::Relay(settings) => TransportKind::Smtp(Box::new(relay(&name, *settings, answers, environment)?)),
-        Section::Provider(kind, settings) => {
-            TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, environment)?))
+        Section::Provider(kind, settings, own) => {
+            TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, own, environment)?))
         }
     };
     Ok(TransportConfig { name, kind })
@@ -240,18 +242,4 @@ fn relay(
         pipelining: settings.pipelining,
         answers: Arc::clone(answers),
     })
-}
-
-pub(super) fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
-    match secret {
-        Secret::Text(text) => Ok(text.into()),
-        Secret::Env(place) => match environment.get(&place.env) {
-            Some(value) => Ok(value.clone().into()),
-            None => Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
-        },
-        Secret::File(place) => match fs::read_to_string(&place.file) {
-            Ok(value) => Ok(value.trim_end_matches(['\r', '\n']).to_owned().into()),
-            Err(error) => Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
-        },
-    }
 }

@@ -1,8 +1,11 @@
-//! Credentials of transports that are not where a command runs: `postrider status` on a laptop needs no password of a relay.
+//! Credentials: read from where they stand, or left out where a command does not need them: `postrider status` on a laptop needs no password of a relay.
+
+use std::fs;
 
 use config::{Value, ValueKind};
+use secrecy::SecretString;
 
-use super::Environment;
+use super::{ConfigError, Environment, settings::Secret};
 
 /// Stands for a credential that is not here. Nothing is ever sent with it.
 const LEFT_OUT: &str = "not-here";
@@ -23,7 +26,7 @@ pub(super) fn leave_out(section: &mut Value, environment: &Environment) -> bool 
         let text = |key: &str| table.get(key).and_then(|value| value.clone().into_string().ok());
         let is_missing = match (text("env"), text("file")) {
             (Some(name), _) => !environment.contains_key(&name),
-            (_, Some(path)) => std::fs::File::open(path).is_err(),
+            (_, Some(path)) => fs::File::open(path).is_err(),
             _ => false,
         };
         if is_missing {
@@ -38,4 +41,19 @@ pub(super) fn leave_out(section: &mut Value, environment: &Environment) -> bool 
         }
     }
     any
+}
+
+/// A secret, from where it stands.
+pub(super) fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
+    match secret {
+        Secret::Text(text) => Ok(text.into()),
+        Secret::Env(place) => match environment.get(&place.env) {
+            Some(value) => Ok(value.clone().into()),
+            None => Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
+        },
+        Secret::File(place) => match fs::read_to_string(&place.file) {
+            Ok(value) => Ok(value.trim_end_matches(['\r', '\n']).to_owned().into()),
+            Err(error) => Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
+        },
+    }
 }

@@ -1,17 +1,15 @@
 //! Limits in the configuration: as they are written, and checked. Rates of transports stand in the transports' own tables, beside whatever their
 //! kind wants there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use postrider_schemas::Tenant;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 use super::{
-    ConfigError, TransportConfig, TransportKind, settings,
+    ConfigError, TransportConfig, TransportKind,
+    names::{ScopeNames, distinct, one},
+    reading::{self, one_rate, rates, some_rates},
     shaping_rules::{self, ShapingRuleSettings},
     transport_limits::{self, GroupLimits, MailboxProviderLimit, MailboxProviderLimitSettings},
 };
@@ -86,7 +84,7 @@ pub(super) struct LimitsSettings {
     tenant_rate: Vec<Rate>,
     #[serde(deserialize_with = "one_rate")]
     lease_above: Rate,
-    #[serde(deserialize_with = "settings::duration")]
+    #[serde(deserialize_with = "reading::duration")]
     alone: Duration,
     #[serde(default)]
     tenants: BTreeMap<String, TenantSettings>,
@@ -100,17 +98,13 @@ struct TenantSettings {
     weight: f64,
 }
 
-pub(super) fn one() -> f64 {
-    1.0
-}
-
 #[derive(Deserialize)]
 pub(super) struct DnsSettings {
     groups: bool,
     check: bool,
-    #[serde(deserialize_with = "settings::texts")]
+    #[serde(deserialize_with = "reading::texts")]
     servers: Vec<String>,
-    #[serde(deserialize_with = "settings::duration")]
+    #[serde(deserialize_with = "reading::duration")]
     patience: Duration,
 }
 
@@ -127,34 +121,6 @@ pub(super) struct PaceSettings {
 
 /// Names of [`PaceSettings`], which the kinds do not know.
 pub(super) const PACE_KEYS: [&str; 3] = ["rate", "sender_rate", "connections_total"];
-
-/// What a file of groups or shaping rules that ships looks like.
-#[derive(Deserialize)]
-pub(super) struct Shipped {
-    #[serde(default)]
-    pub(super) group: Vec<MailboxProviderLimitSettings>,
-    #[serde(default)]
-    pub(super) shaping_rule: Vec<ShapingRuleSettings>,
-}
-
-pub(super) fn shipped(text: &str) -> Result<Shipped, ConfigError> {
-    let source = config::File::from_str(text, config::FileFormat::Toml);
-    Ok(config::Config::builder().add_source(source).build()?.try_deserialize()?)
-}
-
-/// What the checks look at beside the settings themselves.
-pub(super) struct ScopeNames<'a> {
-    /// Groups of domains that routes use, which throttles may use too.
-    pub(super) groups: &'a BTreeMap<String, Vec<String>>,
-    /// Transports in order.
-    pub(super) transports: &'a [TransportConfig],
-}
-
-impl ScopeNames<'_> {
-    pub(super) fn knows_transport(&self, name: &str) -> bool {
-        self.transports.iter().any(|one| one.name == name)
-    }
-}
 
 pub(super) fn check(
     limits: LimitsSettings,
@@ -232,40 +198,6 @@ pub(super) fn dns(settings: DnsSettings) -> Result<DnsConfig, ConfigError> {
         servers: settings.servers.iter().map(address).collect::<Result<_, _>>()?,
         patience: settings.patience,
     })
-}
-
-/// A name that people can read and write.
-pub(super) fn named(at: &str, name: &str) -> Result<(), ConfigError> {
-    if name.trim().is_empty() {
-        return Err(ConfigError::value(at, "the name is empty"));
-    }
-    if name.contains(char::is_control) {
-        return Err(ConfigError::value(at.escape_debug().to_string(), "the name has a control character"));
-    }
-    Ok(())
-}
-
-/// One bucket per unit.
-pub(super) fn distinct(at: &str, rates: &[Rate]) -> Result<(), ConfigError> {
-    let mut periods = BTreeSet::new();
-    match rates.iter().find(|rate| !periods.insert(rate.period())) {
-        Some(rate) => Err(ConfigError::value(at, format!("two rates per {}", rate.period().as_str()))),
-        None => Ok(()),
-    }
-}
-
-fn one_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-}
-
-/// One rate, or several; none where the text is empty.
-pub(super) fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Error> {
-    let texts = settings::texts(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
-}
-
-fn some_rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Rate>>, D::Error> {
-    rates(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
+use postrider_providers::description::{Description, SettingForm, SettingValue};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
@@ -16,6 +17,7 @@ use super::{
     check::{self, Section},
     credentials::{self, Credentials},
     limits::PACE_KEYS,
+    provider::OwnSetting,
     settings::Settings,
 };
 use crate::{policy::capabilities::TransportType, redact};
@@ -183,15 +185,48 @@ fn transport(at: &str, value: config::Value, unknown: &mut BTreeSet<String>) -> 
     let kind = value.clone().into_table().map_err(|error| ConfigError::value(at, error))?.remove("kind");
     let kind = kind.ok_or_else(|| ConfigError::value(format!("{at}.kind"), "is missing"))?;
     let word = kind.into_string().map_err(|error| ConfigError::value(format!("{at}.kind"), error))?;
-    match TransportType::parse(&word) {
-        Some(TransportType::Smtp) => Ok(Section::Relay(Box::new(read(at, value, unknown)?))),
-        Some(kind) => Ok(Section::Provider(kind, Box::new(read(at, value, unknown)?))),
-        None => {
-            let known: Vec<&str> = TransportType::ALL.iter().map(|kind| kind.as_str()).collect();
-            let reason = format!("`{word}` is not a kind of transport; known: {}", known.join(", "));
-            Err(ConfigError::value(format!("{at}.kind"), reason))
-        }
+    if word == TransportType::Smtp.as_str() {
+        return Ok(Section::Relay(Box::new(read(at, value, unknown)?)));
     }
+    let Some(kind) = postrider_providers::find(&word) else {
+        let known: Vec<&str> = postrider_providers::ALL.iter().map(|kind| kind.kind).collect();
+        let reason = format!("`{word}` is not a kind of transport; known: smtp, {}", known.join(", "));
+        return Err(ConfigError::value(format!("{at}.kind"), reason));
+    };
+    let mut value = value;
+    let own = own_settings(at, kind, &mut value, unknown)?;
+    Ok(Section::Provider(kind, Box::new(read(at, value, unknown)?), own))
+}
+
+/// Takes the settings out of a section that only its kind of provider has. Those of other kinds are mistakes.
+fn own_settings(
+    at: &str,
+    kind: &'static Description,
+    value: &mut config::Value,
+    unknown: &mut BTreeSet<String>,
+) -> Result<BTreeMap<&'static str, OwnSetting>, ConfigError> {
+    let names: Vec<&str> = kind.settings.iter().map(|one| one.name).collect();
+    let taken = take(value, &names).into_table().unwrap_or_default();
+    let config::ValueKind::Table(left) = &value.kind else { return Ok(BTreeMap::new()) };
+    let others = postrider_providers::ALL.iter().flat_map(|one| one.settings);
+    if let Some(foreign) = { others }.find(|one| left.contains_key(one.name)) {
+        let reason = format!("is no setting of a {} transport", kind.kind);
+        return Err(ConfigError::value(format!("{at}.{}", foreign.name), reason));
+    }
+    let mut own = BTreeMap::new();
+    for (name, value) in taken {
+        let Some(setting) = kind.settings.iter().find(|one| one.name == name) else { continue };
+        let at = format!("{at}.{name}");
+        let setting_value = match setting.form {
+            SettingForm::Secret => OwnSetting::Secret(read(&at, value, unknown)?),
+            SettingForm::Text => OwnSetting::Plain(SettingValue::Text(read(&at, value, unknown)?)),
+            SettingForm::Flag => OwnSetting::Plain(SettingValue::Flag(read(&at, value, unknown)?)),
+            SettingForm::Path => OwnSetting::Plain(SettingValue::Path(read(&at, value, unknown)?)),
+            SettingForm::Url => OwnSetting::Plain(SettingValue::Url(read(&at, value, unknown)?)),
+        };
+        own.insert(setting.name, setting_value);
+    }
+    Ok(own)
 }
 
 /// Reads a part of the tree; errors and unknown keys are named by their whole path.

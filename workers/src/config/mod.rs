@@ -6,7 +6,9 @@ mod check;
 mod credentials;
 mod limits;
 mod load;
+mod names;
 mod provider;
+mod reading;
 mod routes;
 mod settings;
 mod shaping_rules;
@@ -30,13 +32,18 @@ use crate::{
     redact,
 };
 
-pub use provider::{Account, HttpConfig, ProviderConfig, SesAccount, SesCredentials};
+pub use postrider_providers::{
+    Account,
+    ses::{SesAccount, SesCredentials},
+};
+
+pub use provider::{HttpConfig, ProviderConfig};
 
 pub use self::transport_limits::{Covers, Doubt, MailboxProviderLimit};
 pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, load_without_credentials, to_catcher};
-pub(crate) use settings::{parse_duration, show_duration};
+pub(crate) use reading::{parse_duration, show_duration};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -201,7 +208,7 @@ impl TransportConfig {
     pub fn kind(&self) -> TransportType {
         match &self.kind {
             TransportKind::Smtp(_) => TransportType::Smtp,
-            TransportKind::Provider(provider) => provider.account.kind(),
+            TransportKind::Provider(provider) => TransportType::Provider(provider.account.description().kind),
         }
     }
 
@@ -252,7 +259,7 @@ impl TransportConfig {
             list.extend(redact::of_url(provider.base_url.as_str()));
             list.extend(provider.http.proxy.iter().flat_map(|proxy| redact::of_url(proxy.as_str())));
             // The whole address of a webhook is in the settings, and often what stands behind the host is the key.
-            if matches!(provider.account, Account::Webhook { .. }) {
+            if matches!(provider.account, Account::Webhook(_)) {
                 let path = provider.base_url.path().trim_matches('/');
                 list.extend(path.rsplit('/').next().filter(|part| part.len() >= 16).map(SecretString::from));
                 list.extend(provider.base_url.query_pairs().map(|(_, value)| SecretString::from(value.into_owned())));
@@ -263,16 +270,11 @@ impl TransportConfig {
 
     /// What it can carry: the table, widened by what the account's settings say.
     pub fn capabilities(&self) -> Capabilities {
-        let table = self.kind().capabilities();
-        let TransportKind::Provider(provider) = &self.kind else { return table };
-        let tracks = provider.tracking
-            || matches!(&provider.account, Account::Ses(ses) if ses.tracking_configuration_set.is_some());
-        let idempotency = match &provider.account {
-            Account::Sparkpost { idempotency: true, .. } => Some(Duration::from_hours(24)),
-            _ => table.idempotency,
-        };
+        let TransportKind::Provider(provider) = &self.kind else { return Capabilities::SMTP };
+        let table = provider.account.api().capabilities(provider.account.description().capabilities);
+        let tracks = provider.tracking;
         let batch_max = if provider.batch { table.batch_max } else { 1 };
-        Capabilities { opens: table.opens || tracks, clicks: table.clicks || tracks, idempotency, batch_max, ..table }
+        Capabilities { opens: table.opens || tracks, clicks: table.clicks || tracks, batch_max, ..table }
     }
 }
 

@@ -1,17 +1,17 @@
-//! Providers in the configuration: as they are written, and checked into an [`Account`].
+//! Providers in the configuration: as they are written, and checked into an [`Account`]. What an account is made of says the provider itself, in
+//! [`postrider_providers`].
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use postrider_providers::{
+    Account,
+    description::{Description, SettingValue, Settings},
+};
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{
-    ConfigError, Environment,
-    check::secret,
-    settings::{Secret, duration},
-};
-use crate::policy::capabilities::TransportType;
+use super::{ConfigError, Environment, credentials::secret, reading::duration, settings::Secret};
 
 /// A provider's Web API.
 #[derive(Debug, Clone)]
@@ -49,136 +49,13 @@ pub struct HttpConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// An account at a provider.
-#[derive(Debug, Clone)]
-pub enum Account {
-    /// `SendGrid`.
-    Sendgrid {
-        /// The API key.
-        api_key: SecretString,
-    },
-    /// Amazon SES.
-    Ses(SesAccount),
-    /// Mailgun.
-    Mailgun {
-        /// The API key.
-        api_key: SecretString,
-        /// The sending domain, part of the address of the API.
-        domain: String,
-    },
-    /// Postmark.
-    Postmark {
-        /// The server's token.
-        api_key: SecretString,
-        /// The message stream; the server's default where absent.
-        message_stream: Option<String>,
-    },
-    /// Resend.
-    Resend {
-        /// The API key.
-        api_key: SecretString,
-    },
-    /// Brevo.
-    Brevo {
-        /// The API key.
-        api_key: SecretString,
-    },
-    /// `SparkPost`.
-    Sparkpost {
-        /// The API key.
-        api_key: SecretString,
-        /// The subaccount.
-        subaccount: Option<String>,
-        /// The account honours `Idempotency-Key`.
-        idempotency: bool,
-    },
-    /// Mailjet.
-    Mailjet {
-        /// The API key.
-        api_key: SecretString,
-        /// The secret key.
-        secret_key: SecretString,
-    },
-    /// An address of one's own.
-    Webhook {
-        /// The signing secret, `whsec_` and base64, or any text.
-        secret: SecretString,
-    },
-}
-
-impl Account {
-    /// The kind of transport.
-    pub fn kind(&self) -> TransportType {
-        match self {
-            Self::Sendgrid { .. } => TransportType::Sendgrid,
-            Self::Ses(_) => TransportType::Ses,
-            Self::Mailgun { .. } => TransportType::Mailgun,
-            Self::Postmark { .. } => TransportType::Postmark,
-            Self::Resend { .. } => TransportType::Resend,
-            Self::Brevo { .. } => TransportType::Brevo,
-            Self::Sparkpost { .. } => TransportType::Sparkpost,
-            Self::Mailjet { .. } => TransportType::Mailjet,
-            Self::Webhook { .. } => TransportType::Webhook,
-        }
-    }
-}
-
-impl Account {
-    /// Every secret of the account.
-    pub(super) fn secrets(&self) -> Vec<&SecretString> {
-        match self {
-            Self::Sendgrid { api_key }
-            | Self::Mailgun { api_key, .. }
-            | Self::Postmark { api_key, .. }
-            | Self::Resend { api_key }
-            | Self::Brevo { api_key }
-            | Self::Sparkpost { api_key, .. } => vec![api_key],
-            Self::Mailjet { api_key, secret_key } => vec![api_key, secret_key],
-            Self::Webhook { secret } => vec![secret],
-            Self::Ses(SesAccount { credentials, .. }) => match credentials {
-                SesCredentials::Static { secret_access_key, session_token, .. } => {
-                    std::iter::once(secret_access_key).chain(session_token).collect()
-                }
-                SesCredentials::WebIdentity { .. } => Vec::new(),
-            },
-        }
-    }
-}
-
-/// An account at Amazon SES.
-#[derive(Debug, Clone)]
-pub struct SesAccount {
-    /// For example `eu-central-1`.
-    pub region: String,
-    /// Where the keys come from.
-    pub credentials: SesCredentials,
-    /// The configuration set of every message.
-    pub configuration_set: Option<String>,
-    /// The one of messages that ask for tracking.
-    pub tracking_configuration_set: Option<String>,
-}
-
-/// Where the keys come from.
-#[derive(Debug, Clone)]
-pub enum SesCredentials {
-    /// From the configuration.
-    Static {
-        /// The access key id.
-        access_key_id: String,
-        /// The secret access key.
-        secret_access_key: SecretString,
-        /// The token of temporary keys.
-        session_token: Option<SecretString>,
-    },
-    /// From STS, for the token in a file (Kubernetes service accounts).
-    WebIdentity {
-        /// The role to assume.
-        role_arn: String,
-        /// The file that holds the token; read again for each assumption.
-        token_file: PathBuf,
-        /// Where STS is.
-        sts_url: Url,
-    },
+/// A setting of an account, as it is written.
+#[derive(Clone)]
+pub(super) enum OwnSetting {
+    /// A secret.
+    Secret(Secret),
+    /// Anything else.
+    Plain(SettingValue),
 }
 
 #[derive(Deserialize)]
@@ -208,23 +85,6 @@ pub(super) struct ProviderSettings {
     batch_linger: Duration,
     #[serde(default = "rate_headers")]
     rate_headers: bool,
-
-    api_key: Option<Secret>,
-    secret_key: Option<Secret>,
-    secret: Option<Secret>,
-    domain: Option<String>,
-    message_stream: Option<String>,
-    subaccount: Option<String>,
-    idempotency: Option<bool>,
-    region: Option<String>,
-    access_key_id: Option<String>,
-    secret_access_key: Option<Secret>,
-    session_token: Option<Secret>,
-    role_arn: Option<String>,
-    token_file: Option<PathBuf>,
-    sts_url: Option<Url>,
-    configuration_set: Option<String>,
-    tracking_configuration_set: Option<String>,
 }
 
 fn connect_timeout() -> Duration {
@@ -254,21 +114,13 @@ const LINGER_MAX: Duration = Duration::from_millis(50);
 
 pub(super) fn check(
     name: &str,
-    kind: TransportType,
+    kind: &'static Description,
     settings: ProviderSettings,
+    own: BTreeMap<&'static str, OwnSetting>,
     environment: &Environment,
 ) -> Result<ProviderConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
-    foreign(&settings, kind, &key)?;
-    let needed = |field: &str, value: Option<Secret>| match value {
-        Some(value) => not_empty(&key(field), secret(&key(field), value, environment)?),
-        None => Err(ConfigError::value(key(field), format!("is required for a {kind} transport"))),
-    };
-    let text = |field: &str, value: Option<String>| {
-        value
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| ConfigError::value(key(field), format!("is required for a {kind} transport")))
-    };
+    let missing = |field: &str| ConfigError::value(key(field), format!("is required for a {} transport", kind.kind));
     if settings.connections == 0 || settings.answer_max == 0 {
         let field = if settings.connections == 0 { "connections" } else { "answer_max" };
         return Err(ConfigError::value(key(field), "must be at least 1"));
@@ -276,48 +128,39 @@ pub(super) fn check(
     if settings.batch_linger > LINGER_MAX {
         return Err(ConfigError::value(key("batch_linger"), "must be at most 50ms"));
     }
-    let default_url = || default_url(kind, settings.region.as_deref());
-    let base_url = match settings.base_url.clone().or_else(default_url) {
+    let mut addresses: Vec<(&str, Url)> = Vec::new();
+    let mut values = Settings::default();
+    for (field, value) in own {
+        let value = match value {
+            OwnSetting::Secret(value) => {
+                SettingValue::Secret(not_empty(&key(field), secret(&key(field), value, environment)?)?)
+            }
+            OwnSetting::Plain(value) => value,
+        };
+        if let SettingValue::Url(url) = &value {
+            addresses.push((field, url.clone()));
+        }
+        values.0.insert(field, value);
+    }
+    // Found before what the account is made of: it is the whole address of a webhook.
+    if kind.base_url.is_none() && settings.base_url.is_none() && !kind.settings.iter().any(|one| one.name == "region") {
+        return Err(missing("base_url"));
+    }
+    let account = Account::read(kind.kind, &mut values).ok_or_else(|| missing("kind"))?;
+    let account = account.map_err(|error| match error.reason {
+        Some(reason) => ConfigError::value(key(error.field), reason),
+        None => missing(error.field),
+    })?;
+    let own_url = || account.api().base_url().or_else(|| kind.base_url.map(str::to_owned));
+    let base_url = match settings.base_url.clone().or_else(|| Url::parse(&own_url()?).ok()) {
         Some(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some() => url,
-        Some(_) => {
-            return Err(ConfigError::value(key("base_url"), "expected an address such as https://api.example.com"));
-        }
-        None => {
-            let field = if kind == TransportType::Ses { "region" } else { "base_url" };
-            return Err(ConfigError::value(key(field), format!("is required for a {kind} transport")));
-        }
+        _ => return Err(ConfigError::value(key("base_url"), "expected an address such as https://api.example.com")),
     };
-    let account = match kind {
-        TransportType::Smtp => return Err(ConfigError::value(key("kind"), "is a relay")),
-        TransportType::Sendgrid => Account::Sendgrid { api_key: needed("api_key", settings.api_key.clone())? },
-        TransportType::Mailgun => Account::Mailgun {
-            api_key: needed("api_key", settings.api_key.clone())?,
-            domain: text("domain", settings.domain.clone())?,
-        },
-        TransportType::Postmark => Account::Postmark {
-            api_key: needed("api_key", settings.api_key.clone())?,
-            message_stream: settings.message_stream,
-        },
-        TransportType::Resend => Account::Resend { api_key: needed("api_key", settings.api_key.clone())? },
-        TransportType::Brevo => Account::Brevo { api_key: needed("api_key", settings.api_key.clone())? },
-        TransportType::Sparkpost => Account::Sparkpost {
-            api_key: needed("api_key", settings.api_key.clone())?,
-            subaccount: settings.subaccount,
-            idempotency: settings.idempotency.unwrap_or(false),
-        },
-        TransportType::Mailjet => Account::Mailjet {
-            api_key: needed("api_key", settings.api_key.clone())?,
-            secret_key: needed("secret_key", settings.secret_key.clone())?,
-        },
-        TransportType::Webhook => Account::Webhook { secret: needed("secret", settings.secret.clone())? },
-        TransportType::Ses => Account::Ses(ses(name, &settings, environment)?),
-    };
-    for (field, url) in [("base_url", Some(&base_url)), ("sts_url", settings.sts_url.as_ref())] {
-        if !settings.plaintext_auth && url.is_some_and(is_clear) {
-            let reason = "is http:// on another machine: credentials and mail would cross the network in clear. Use https://, \
-                          or set `plaintext_auth = true` where the network is trusted";
-            return Err(ConfigError::value(key(field), reason));
-        }
+    addresses.push(("base_url", base_url.clone()));
+    if let Some((field, _)) = addresses.iter().find(|(_, url)| !settings.plaintext_auth && is_clear(url)) {
+        let reason = "is http:// on another machine: credentials and mail would cross the network in clear. Use https://, \
+                      or set `plaintext_auth = true` where the network is trusted";
+        return Err(ConfigError::value(key(field), reason));
     }
     Ok(ProviderConfig {
         account,
@@ -337,42 +180,6 @@ pub(super) fn check(
     })
 }
 
-fn ses(name: &str, settings: &ProviderSettings, environment: &Environment) -> Result<SesAccount, ConfigError> {
-    let key = |field: &str| format!("transport.{name}.{field}");
-    let missing = |field: &str| ConfigError::value(key(field), "is required for a ses transport");
-    let text =
-        |field: &str, value: &Option<String>| value.clone().filter(|v| !v.is_empty()).ok_or_else(|| missing(field));
-    let region = text("region", &settings.region)?;
-    let by_role = settings.role_arn.is_some() || settings.token_file.is_some();
-    if by_role && settings.access_key_id.is_some() {
-        return Err(ConfigError::value(key("role_arn"), "stands beside `access_key_id`: give one of the two"));
-    }
-    let credentials = if by_role {
-        let sts_url =
-            settings.sts_url.clone().or_else(|| Url::parse(&format!("https://sts.{region}.amazonaws.com")).ok());
-        SesCredentials::WebIdentity {
-            role_arn: text("role_arn", &settings.role_arn)?,
-            token_file: settings.token_file.clone().ok_or_else(|| missing("token_file"))?,
-            sts_url: sts_url
-                .ok_or_else(|| ConfigError::value(key("region"), "expected a region such as eu-central-1"))?,
-        }
-    } else {
-        let session_token = settings.session_token.clone();
-        let secret_access_key = settings.secret_access_key.clone().ok_or_else(|| missing("secret_access_key"))?;
-        SesCredentials::Static {
-            access_key_id: text("access_key_id", &settings.access_key_id)?,
-            secret_access_key: secret(&key("secret_access_key"), secret_access_key, environment)?,
-            session_token: session_token.map(|token| secret(&key("session_token"), token, environment)).transpose()?,
-        }
-    };
-    Ok(SesAccount {
-        region,
-        credentials,
-        configuration_set: settings.configuration_set.clone(),
-        tracking_configuration_set: settings.tracking_configuration_set.clone(),
-    })
-}
-
 /// Whether what is sent there crosses a network without encryption.
 fn is_clear(url: &Url) -> bool {
     let is_here = match url.host() {
@@ -382,53 +189,6 @@ fn is_clear(url: &Url) -> bool {
         None => false,
     };
     url.scheme() == "http" && !is_here
-}
-
-fn default_url(kind: TransportType, region: Option<&str>) -> Option<Url> {
-    let text = match kind {
-        TransportType::Smtp | TransportType::Webhook => return None,
-        TransportType::Sendgrid => "https://api.sendgrid.com".to_owned(),
-        TransportType::Ses => format!("https://email.{}.amazonaws.com", region?),
-        TransportType::Mailgun => "https://api.mailgun.net".to_owned(),
-        TransportType::Postmark => "https://api.postmarkapp.com".to_owned(),
-        TransportType::Resend => "https://api.resend.com".to_owned(),
-        TransportType::Brevo => "https://api.brevo.com".to_owned(),
-        TransportType::Sparkpost => "https://api.sparkpost.com".to_owned(),
-        TransportType::Mailjet => "https://api.mailjet.com".to_owned(),
-    };
-    Url::parse(&text).ok()
-}
-
-/// Settings of other kinds are mistakes.
-fn foreign(settings: &ProviderSettings, kind: TransportType, key: &dyn Fn(&str) -> String) -> Result<(), ConfigError> {
-    use crate::policy::capabilities::TransportType::{
-        Brevo, Mailgun, Mailjet, Postmark, Resend, Sendgrid, Ses, Sparkpost, Webhook,
-    };
-    let owned: [(&str, bool, &[TransportType]); 15] = [
-        ("api_key", settings.api_key.is_some(), &[Sendgrid, Mailgun, Postmark, Resend, Brevo, Sparkpost, Mailjet]),
-        ("secret_key", settings.secret_key.is_some(), &[Mailjet]),
-        ("secret", settings.secret.is_some(), &[Webhook]),
-        ("domain", settings.domain.is_some(), &[Mailgun]),
-        ("message_stream", settings.message_stream.is_some(), &[Postmark]),
-        ("subaccount", settings.subaccount.is_some(), &[Sparkpost]),
-        ("idempotency", settings.idempotency.is_some(), &[Sparkpost]),
-        ("region", settings.region.is_some(), &[Ses]),
-        ("access_key_id", settings.access_key_id.is_some(), &[Ses]),
-        ("secret_access_key", settings.secret_access_key.is_some(), &[Ses]),
-        ("session_token", settings.session_token.is_some(), &[Ses]),
-        ("role_arn", settings.role_arn.is_some(), &[Ses]),
-        ("token_file", settings.token_file.is_some(), &[Ses]),
-        ("sts_url", settings.sts_url.is_some(), &[Ses]),
-        (
-            "configuration_set",
-            settings.configuration_set.is_some() || settings.tracking_configuration_set.is_some(),
-            &[Ses],
-        ),
-    ];
-    match owned.into_iter().find(|(_, is_set, kinds)| *is_set && !kinds.contains(&kind)) {
-        Some((field, ..)) => Err(ConfigError::value(key(field), format!("is no setting of a {kind} transport"))),
-        None => Ok(()),
-    }
 }
 
 fn not_empty(path: &str, value: SecretString) -> Result<SecretString, ConfigError> {

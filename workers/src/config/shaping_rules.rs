@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
     ConfigError,
-    limits::{ScopeNames, named, one, shipped},
-    settings,
+    names::{ScopeNames, named, one},
+    reading::{self, shipped},
 };
 use crate::policy::{
     mailbox_provider::{MailboxProviders, MxHosts},
@@ -18,6 +18,12 @@ use crate::policy::{
 
 const SHAPING_RULES: &str = include_str!("../config.shaping_rules.toml");
 
+/// The file of shaping rules that ships.
+#[derive(Deserialize)]
+struct ShippedRules {
+    shaping_rule: Vec<ShapingRuleSettings>,
+}
+
 #[derive(Deserialize)]
 pub(super) struct ShapingRuleSettings {
     name: String,
@@ -25,7 +31,7 @@ pub(super) struct ShapingRuleSettings {
     on: MatchSettings,
     #[serde(default, deserialize_with = "trigger")]
     trigger: Option<Trigger>,
-    #[serde(default, deserialize_with = "settings::duration")]
+    #[serde(default, deserialize_with = "reading::duration")]
     pause: Duration,
     #[serde(default, deserialize_with = "retry_after")]
     retry_after: RetryAfter,
@@ -33,9 +39,9 @@ pub(super) struct ShapingRuleSettings {
     cut: f64,
     #[serde(default = "floor")]
     floor: f64,
-    #[serde(default = "recover", deserialize_with = "settings::duration")]
+    #[serde(default = "recover", deserialize_with = "reading::duration")]
     recover: Duration,
-    #[serde(default, deserialize_with = "settings::word")]
+    #[serde(default, deserialize_with = "reading::word")]
     target: TargetSettings,
 }
 
@@ -50,7 +56,7 @@ fn recover() -> Duration {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct MatchSettings {
-    #[serde(deserialize_with = "settings::words")]
+    #[serde(deserialize_with = "reading::words")]
     classes: Vec<Class>,
     codes: Vec<String>,
     enhanced: Vec<String>,
@@ -89,7 +95,7 @@ pub(super) fn check(
         }
         list.push(shaping_rule(&at, settings)?);
     }
-    for settings in shipped(SHAPING_RULES)?.shaping_rule {
+    for settings in shipped::<ShippedRules>(SHAPING_RULES)?.shaping_rule {
         if !list.iter().any(|one| one.name == settings.name) {
             list.push(shaping_rule("config.shaping_rules.toml", settings)?);
         }
@@ -168,7 +174,7 @@ fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>
     let bad = || D::Error::custom("expected a count and a time such as 3/10m");
     let (count, within) = text.split_once('/').ok_or_else(bad)?;
     let count = count.parse().ok().filter(|count| *count > 0).ok_or_else(bad)?;
-    Ok(Some(Trigger { count, within: settings::parse_duration(within).map_err(D::Error::custom)? }))
+    Ok(Some(Trigger { count, within: reading::parse_duration(within).map_err(D::Error::custom)? }))
 }
 
 fn retry_after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryAfter, D::Error> {

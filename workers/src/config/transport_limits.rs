@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::{
     ConfigError,
-    limits::{ScopeNames, distinct, named, rates, shipped},
+    names::{ScopeNames, distinct, named},
+    reading::{rates, shipped},
 };
 use crate::policy::{
     mailbox_provider::{MailboxProvider, MailboxProviders},
@@ -85,6 +86,12 @@ impl MailboxProviderLimit {
     }
 }
 
+/// The file of groups that ships.
+#[derive(Deserialize)]
+struct ShippedGroups {
+    group: Vec<MailboxProviderLimitSettings>,
+}
+
 #[derive(Deserialize)]
 pub(super) struct MailboxProviderLimitSettings {
     pub(super) name: String,
@@ -109,7 +116,7 @@ pub(super) fn check(
     settings: Vec<MailboxProviderLimitSettings>,
     names: &ScopeNames<'_>,
 ) -> Result<GroupLimits, ConfigError> {
-    let shipped = shipped(GROUPS)?.group;
+    let shipped = shipped::<ShippedGroups>(GROUPS)?.group;
     let mut known: Vec<String> = shipped.iter().map(|one| one.name.clone()).collect();
     known.extend(names.groups.keys().cloned());
     known.extend(settings.iter().filter(|one| one.is_own()).map(|one| one.name.clone()));

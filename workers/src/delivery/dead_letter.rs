@@ -6,11 +6,10 @@ use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData};
 use tracing::warn;
 
 use crate::{
-    delivery::attempt::{emit, settle_or_warn},
+    delivery::{context::Context, events::emit, settlements::settle_or_warn},
     policy::{decision::rest_reason, settlement::Settlement},
     queue::Delivery,
     telemetry::{metrics, traces},
-    worker::context::Context,
 };
 
 /// A message that is no job, or whose headers are lost: its bytes, the reason in one word, and what is wrong.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use postrider_schemas::{EventType, event::PassedOver, meta::Pin};
+use postrider_schemas::{EventType, meta::Pin};
 use tokio::time::{Instant, sleep};
 
 use self::refusals::{circuit_open, no_transport_left, not_asked, passed_over, paused, transport_overloaded};
@@ -17,8 +17,11 @@ use crate::{
     circuit_breakers::BreakerPermit,
     concurrency::bulkhead::WaitRequest,
     delivery::{
-        attempt::{Attempt, Authorization, tell_once},
+        attempt::{Attempt, Authorization, FinishedAttempt},
+        context::Context,
+        events::tell_once,
         ledger_updates::{record_submitting, record_withdrawn, renew_lease},
+        report,
     },
     dns::DomainAnswers,
     message::{
@@ -44,35 +47,9 @@ use crate::{
         unreachable_domains::{nobody_left, with_unreachable},
     },
     render::NotRendered,
-    telemetry::{attempts, metrics},
+    telemetry::metrics,
     transport::{NoPermit, Transport, cannot_be_made},
-    worker::context::Context,
 };
-
-/// How the attempt ended, and where.
-pub struct FinishedAttempt {
-    /// How.
-    pub outcome: Outcome,
-    /// The transport that it is about.
-    pub transport: String,
-    /// The ones before it, and why they did not take the job.
-    pub passed_over: Vec<PassedOver>,
-    /// The call, where it can be repeated.
-    pub pin: Option<Pin>,
-    /// The answer to this job's own message opened a circuit.
-    pub tripped: bool,
-}
-
-impl FinishedAttempt {
-    /// Of a job that was tried nowhere.
-    pub fn nowhere() -> Self {
-        Self::at("", Outcome::LostClaim)
-    }
-
-    fn at(transport: &str, outcome: Outcome) -> Self {
-        Self { outcome, transport: transport.to_owned(), passed_over: Vec::new(), pin: None, tripped: false }
-    }
-}
 
 /// What came of sending.
 pub(crate) enum SendResult {
@@ -493,7 +470,7 @@ impl FailoverRun<'_> {
         if round == 0 {
             metrics::begun(attempt.job, &transport.name, group);
         }
-        let (step, begun) = (attempts::deliver_step(transport), Instant::now());
+        let (step, begun) = (report::deliver_step(transport), Instant::now());
         let outcome = {
             // By reference: by value it would be a part of every future below it.
             let may_submit =
@@ -541,7 +518,7 @@ impl FailoverRun<'_> {
                 }
             }
         };
-        attempts::note_outcome(&step, &outcome);
+        report::note_outcome(&step, &outcome);
         drop(step);
         metrics::ended(attempt.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);

@@ -12,10 +12,13 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
-    delivery::attempt::{Attempt, Authorization},
-    telemetry::{attempts, traces},
+    delivery::{
+        attempt::{Attempt, Authorization},
+        context::Context,
+        report,
+    },
+    telemetry::traces,
     transport::Transport,
-    worker::context::Context,
 };
 
 /// Tells the ledger that bytes may reach this transport from now on. False where the job belongs to somebody else.
@@ -31,7 +34,7 @@ pub(crate) async fn record_submitting(
     let Authorization::Leased(lease) = authorization else { return true };
     let call = pin.map_or_else(|| transport.name.clone(), ToString::to_string);
     let step = traces::call("submitting");
-    attempts::note_store(&step, context, "submitting");
+    report::note_store(&step, context, "submitting");
     match context.store.submitting(lease, &call).await {
         Ok(mine) => mine,
         Err(error) => {

@@ -4,13 +4,8 @@
 use std::{borrow::Cow, sync::OnceLock};
 
 use jiff::Timestamp;
-use postrider_schemas::{
-    Job,
-    address::{EmailAddress, Mailbox},
-    job::Attachment,
-};
-use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
+use postrider_providers::message::{Message, Mime, MimeSource};
+use postrider_schemas::{Job, address::EmailAddress};
 
 use super::{
     ComposeError, Composed, bodies, headers, mime,
@@ -33,17 +28,6 @@ pub struct OutgoingMessage<'a> {
     is_repeated: bool,
     content: Rendered<'a>,
     mime: OnceLock<Result<Composed, ComposeError>>,
-}
-
-/// Recipients as the fields of a provider's API name them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Addressees<'a> {
-    /// At least one.
-    pub to: Vec<&'a Mailbox>,
-    /// Carbon copies.
-    pub cc: Vec<&'a Mailbox>,
-    /// Blind copies.
-    pub bcc: Vec<&'a Mailbox>,
 }
 
 /// Envelope indices of the recipients that are still to be served: all where `pending` does not name them.
@@ -155,69 +139,45 @@ impl<'a> OutgoingMessage<'a> {
         mime(self.job, &content, dated)
     }
 
-    /// The number of the part of the job that the recipients of now are.
-    pub fn part(&self) -> Option<u8> {
-        self.part
-    }
-
     /// The addresses to reach now.
     pub fn recipients(&self) -> Vec<&'a EmailAddress> {
         let all = self.job.recipients();
         self.indices.iter().map(|index| all[*index].address).collect()
     }
 
-    /// The recipients to reach now, for an API that makes the `To` header of those it sends to and insists on one. Carbon copies are promoted
-    /// where nobody else is left, and a single blind copy as well; several blind copies are not, because they would see each other: nothing then.
-    pub fn addressees(&self) -> Option<Addressees<'a>> {
-        let all = self.job.recipients();
-        let mut out = Addressees::default();
-        for index in &self.indices {
-            let one = all[*index];
-            let (from, into) = match one.field {
-                postrider_schemas::job::RecipientField::To => (self.job.to(), &mut out.to),
-                postrider_schemas::job::RecipientField::Cc => (self.job.cc(), &mut out.cc),
-                postrider_schemas::job::RecipientField::Bcc => (self.job.bcc(), &mut out.bcc),
-            };
-            into.push(&from[one.position]);
-        }
-        if out.to.is_empty() {
-            out.to = std::mem::take(&mut out.cc);
-        }
-        if out.to.is_empty() && out.bcc.len() == 1 {
-            out.to = std::mem::take(&mut out.bcc);
-        }
-        (!out.to.is_empty()).then_some(out)
-    }
-
-    /// Files that the HTML body shows by `cid:`, then all others.
-    pub fn files(&self) -> (Vec<&'a Attachment>, Vec<&'a Attachment>) {
-        bodies::inline_and_attached(self.job, self.html())
-    }
-
-    /// Extra headers and those for unsubscribing, not encoded, in order.
-    pub fn headers(&self) -> Vec<(String, String)> {
+    /// The message as plain data, for the request of a provider.
+    pub fn view(&self) -> Message<'_> {
         let unsubscribe = self.job.list_unsubscribe().map(headers::unsubscribe_lines).unwrap_or_default();
         let extra = self.job.headers().iter().map(|one| (one.name().to_owned(), one.value().to_owned()));
-        unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
+        let (inline, attached) = bodies::inline_and_attached(self.job, self.html());
+        Message {
+            job: self.job,
+            indices: &self.indices,
+            dated: self.dated,
+            part: self.part,
+            subject: self.subject(),
+            text: self.text(),
+            html: self.html(),
+            headers: unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect(),
+            inline,
+            attached,
+            mime: self,
+        }
+    }
+}
+
+impl MimeSource for OutgoingMessage<'_> {
+    fn mime(&self) -> Result<Mime, String> {
+        Self::mime(self).map(mime_of).map_err(|error| error.to_string())
     }
 
-    /// The key by which a provider recognises this call when it is repeated: made of the tenant, the job id and, where they are not all of the
-    /// job's, the recipients. Without the tenant a provider would take the job of one for a repetition of another's.
-    pub fn key(&self) -> Uuid {
-        let mut hasher = Sha256::new();
-        hasher.update(self.job.tenant().as_str());
-        hasher.update([0]);
-        hasher.update(self.job.id().0.as_bytes());
-        if self.indices.len() != self.job.recipients().len() {
-            for index in &self.indices {
-                hasher.update(index.to_be_bytes());
-            }
-        }
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hasher.finalize()[..16]);
-        // Version 8: a value of our own making.
-        uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    fn mime_with(&self, dated: Timestamp, rewrite: &dyn Fn(&str) -> String) -> Result<Mime, String> {
+        Self::mime_with(self, dated, rewrite).as_ref().map(mime_of).map_err(ToString::to_string)
     }
+}
+
+fn mime_of(composed: &Composed) -> Mime {
+    Mime { message: composed.message.clone(), needs_smtputf8: composed.needs_smtputf8 }
 }
 
 #[cfg(test)]
@@ -226,42 +186,12 @@ mod tests {
 
     use super::*;
 
-    fn job(to: &[&str], cc: &[&str], bcc: &[&str]) -> Job {
-        let list = |names: &[&str]| names.iter().map(|name| format!("{name}@dest.example").as_str().into()).collect();
-        JobV1 {
-            from: "a@shop.example".into(),
-            to: list(to),
-            cc: list(cc),
-            bcc: list(bcc),
-            text: Some(String::new()),
-            ..JobV1::default()
-        }
-        .parse(&JobLimits::DEFAULT)
-        .unwrap()
-    }
-
-    #[track_caller]
-    fn check(job: &Job, pending: Option<&[u8]>, expected: Option<&str>) {
-        let message = OutgoingMessage::new(job, pending, None, Timestamp::UNIX_EPOCH).unwrap();
-        let names = |list: &[&Mailbox]| list.iter().map(|one| one.address().local()).collect::<Vec<_>>().join(",");
-        let shown = message.addressees().map(|a| format!("{}/{}/{}", names(&a.to), names(&a.cc), names(&a.bcc)));
-        assert_eq!(shown.as_deref(), expected);
-    }
-
-    #[test]
-    fn an_api_gets_the_recipients_of_now_and_at_least_one_to() {
-        check(&job(&["a", "b"], &["c"], &["d"]), None, Some("a,b/c/d"));
-        check(&job(&["a", "b"], &["c"], &["d"]), Some(&[1, 3]), Some("b//d"));
-        check(&job(&["a"], &["b", "c"], &["d"]), Some(&[1, 2, 3]), Some("b,c//d"));
-        check(&job(&[], &[], &["d"]), None, Some("d//"));
-        check(&job(&[], &[], &["d", "e"]), None, None);
-    }
-
     #[tokio::test]
     async fn a_large_letter_is_asked_and_composed_on_another_thread_and_a_small_one_here() {
         let here = std::thread::current().id();
         for (octets, is_here) in [(1000, true), (ASIDE_OCTETS, false)] {
-            let fields = JobV1 { text: Some("x\n".repeat(octets / 2)), ..JobV1::from(&job(&["a"], &[], &[])) };
+            let (from, to) = ("a@shop.example".into(), vec!["b@dest.example".into()]);
+            let fields = JobV1 { from, to, text: Some("x\n".repeat(octets / 2)), ..JobV1::default() };
             let job = fields.parse(&JobLimits::DEFAULT).unwrap();
             let message = OutgoingMessage::new(&job, None, None, Timestamp::UNIX_EPOCH).unwrap();
             assert_eq!(message.aside(|_| std::thread::current().id()).await == here, is_here, "{octets}");
@@ -269,26 +199,5 @@ mod tests {
                 message.compose().await.unwrap() == message.aside(|copy| copy.mime().cloned()).await.as_ref().unwrap()
             );
         }
-    }
-
-    #[test]
-    fn the_key_is_that_of_the_tenants_job_and_another_one_for_some_of_its_recipients() {
-        let job = job(&["a", "b"], &[], &[]);
-        let mut document = postrider_schemas::wire::decode_v1(&postrider_schemas::wire::encode(&job)).unwrap();
-        document.tenant = Some("other".to_owned());
-        let other = document.parse(&JobLimits::DEFAULT).unwrap();
-        assert_eq!(other.id(), job.id());
-        let whole = |job: &Job| OutgoingMessage::new(job, None, None, Timestamp::UNIX_EPOCH).unwrap().key();
-        assert_ne!(whole(&other), whole(&job));
-        let key = |pending: Option<&[u8]>, part| {
-            OutgoingMessage::new(&job, pending, part, Timestamp::UNIX_EPOCH).unwrap().key()
-        };
-        assert_eq!(key(None, None), whole(&job));
-        assert_ne!(key(Some(&[0]), Some(1)), key(Some(&[1]), Some(2)));
-        assert_eq!(key(Some(&[0]), Some(1)), key(Some(&[0]), Some(1)));
-        assert_ne!(key(Some(&[0]), None), whole(&job));
-        let mut fewer = OutgoingMessage::new(&job, None, None, Timestamp::UNIX_EPOCH).unwrap();
-        fewer.indices.retain(|index| *index == 0);
-        assert_eq!(fewer.key(), key(Some(&[0]), None), "the recipients of the call count, however they were chosen");
     }
 }

@@ -11,20 +11,30 @@ use tracing::{debug, warn};
 
 use super::{Limiter, LogThrottle};
 use crate::{
-    config::{TransportKind, TransportLimits},
+    config::{Config, TransportKind, TransportLimits},
     policy::rate_limit::{
         connection_split::{ConnectionUse, shrunk, spread},
         connections::LeaseRequest,
     },
     store::StoreError,
     transport::{Transport, smtp::Relay},
-    worker::context::Context,
 };
 
 /// How often a lease is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How long a lease lasts: after so long the part of a worker that died is there for the others.
 const LIFE: Duration = Duration::from_secs(10);
+
+/// The transports of a configuration, and the limiter that gives out their connections.
+#[derive(Clone, Copy)]
+pub struct Relays<'a> {
+    /// Gives out the parts.
+    pub limiter: &'a Limiter,
+    /// In the configuration's order.
+    pub transports: &'a [Arc<Transport>],
+    /// Says which of them have a cap.
+    pub config: &'a Config,
+}
 
 /// A relay with a cap.
 struct CappedRelay<'a> {
@@ -37,15 +47,15 @@ struct CappedRelay<'a> {
 }
 
 /// Those of these transports that are relays with a cap get no connection before the store has given out a part.
-pub fn close_capped(context: &Context, which: impl Fn(&Transport) -> bool) {
-    for one in capped(context).into_iter().filter(|one| which(one.transport)) {
+pub fn close_capped(relays: Relays<'_>, which: impl Fn(&Transport) -> bool) {
+    for one in capped(relays).into_iter().filter(|one| which(one.transport)) {
         one.relay.resize(0);
     }
 }
 
 /// Remembers transports that others stand for from now on: attempts that began with them go on there, and what they have open counts.
-pub fn replaced(context: &Context, old: &[Arc<Transport>]) {
-    let mut known = context.limiter.0.parts.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+pub fn replaced(limiter: &Limiter, old: &[Arc<Transport>]) {
+    let mut known = limiter.0.parts.replaced.lock().unwrap_or_else(PoisonError::into_inner);
     known.retain(|one| one.strong_count() > 0);
     for one in old {
         one.replace();
@@ -55,17 +65,17 @@ pub fn replaced(context: &Context, old: &[Arc<Transport>]) {
 
 /// Renews the leases until `stop`. While the store is away, the last part stands. A relay that has no cap has its own connections, also where
 /// it was capped before.
-pub async fn watch(context: Arc<Context>, stop: CancellationToken) {
-    let all = context.transports.iter().map(Arc::as_ref).zip(&context.config.limits.transports);
-    context.limiter.0.parts.open_uncapped(all);
-    let capped = capped(&context);
+pub async fn watch(relays: Relays<'_>, stop: CancellationToken) {
+    let all = relays.transports.iter().map(Arc::as_ref).zip(&relays.config.limits.transports);
+    relays.limiter.0.parts.open_uncapped(all);
+    let capped = capped(relays);
     if capped.is_empty() {
         return;
     }
     let said = LogThrottle::default();
     loop {
         for one in &capped {
-            if let Err(error) = context.limiter.renew(one).await
+            if let Err(error) = relays.limiter.renew(one).await
                 && said.now()
             {
                 warn!(transport = one.name, %error, "The store gave no part of the connections; the last one stands");
@@ -78,15 +88,16 @@ pub async fn watch(context: Arc<Context>, stop: CancellationToken) {
 }
 
 /// Gives the parts back, once nothing is open any more.
-pub async fn give_back(context: &Context) {
-    for one in capped(context) {
+pub async fn give_back(relays: Relays<'_>) {
+    for one in capped(relays) {
         // A lease that is not given back ends by itself.
-        let _ = context.limiter.connections(&one, 0, 0).await;
+        let _ = relays.limiter.connections(&one, 0, 0).await;
     }
 }
 
-fn capped(context: &Context) -> Vec<CappedRelay<'_>> {
-    let all = context.transports.iter().zip(&context.config.transports).zip(&context.config.limits.transports);
+fn capped(relays: Relays<'_>) -> Vec<CappedRelay<'_>> {
+    let config = relays.config;
+    let all = relays.transports.iter().zip(&config.transports).zip(&config.limits.transports);
     all.filter_map(|((transport, config), limits)| {
         let TransportKind::Smtp(smtp) = &config.kind else { return None };
         let total = limits.connections_total?;

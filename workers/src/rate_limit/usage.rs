@@ -11,7 +11,11 @@ use tokio::time::Instant;
 
 use super::{Limiter, scopes};
 use crate::{
-    policy::rate_limit::{scope::Limit, scope_view::scope_view, usage::CountSample},
+    policy::rate_limit::{
+        scope::Limit,
+        scope_view::scope_view,
+        usage::{CountSample, LimitUse},
+    },
     store::StoreError,
 };
 
@@ -52,18 +56,6 @@ impl BindingScopes {
         // Nothing in here can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A limit that was looked at.
-pub struct LimitUse {
-    /// The scope's name.
-    pub scope: String,
-    /// Its counts.
-    pub look: CountSample,
-    /// Messages a second now, by its slowest rate.
-    pub per_second: f64,
-    /// Nothing goes at present.
-    pub is_paused: bool,
 }
 
 impl Limiter {

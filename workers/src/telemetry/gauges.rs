@@ -8,11 +8,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use opentelemetry::{KeyValue, metrics::Meter};
 use postrider_schemas::Lane;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     backlog::Shares,
@@ -23,9 +22,9 @@ use super::{
     worker_stats::WORKER_STATS,
 };
 use crate::{
+    policy::rate_limit::usage::LimitUse,
     queue::{SourceKind, depths::Depths},
     store::circuit::Circuit,
-    worker::context::Context,
 };
 
 /// How often this worker looks at itself.
@@ -36,11 +35,64 @@ const LADDER_EVERY: Duration = Duration::from_secs(60);
 /// How often it asks the store how much of the limits is used.
 const BUCKETS_EVERY: Duration = Duration::from_secs(5);
 
+/// Longest wait for the store: other gauges wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A worker as its gauges see it.
+pub trait Observed: Sync {
+    /// How it is now. Asks nobody.
+    fn state(&self) -> WorkerState;
+
+    /// How much waits in the queue; nothing where it does not answer.
+    fn depths(&self, with_ladder: bool) -> impl Future<Output = Option<Depths>> + Send;
+
+    /// How much of the limits is used; nothing where the store does not answer.
+    fn limit_use(&self) -> impl Future<Output = Option<Vec<LimitUse>>> + Send;
+}
+
+/// What a worker knows of itself and of its neighbours.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerState {
+    /// The queue hands out jobs.
+    pub consumers_are_up: bool,
+    /// The queue takes messages.
+    pub takes_messages: bool,
+    /// The store answers.
+    pub store_is_up: bool,
+    /// The store's clock, in ms.
+    pub store_now_ms: u64,
+    /// Successes that the ledger has not heard of yet.
+    pub pending_receipts: u64,
+    /// Bytes in hand.
+    pub memory_held: u64,
+    /// Bytes that may be in hand.
+    pub memory_budget: u64,
+    /// By transport; nothing for a circuit that is closed.
+    pub circuits: Vec<(String, Option<Circuit>)>,
+    /// The transports.
+    pub transports: Vec<TransportState>,
+}
+
+/// What a transport has open.
+#[derive(Debug, Clone, Default)]
+pub struct TransportState {
+    /// Its name.
+    pub name: String,
+    /// Connections or calls that work.
+    pub busy: u64,
+    /// Connections that wait.
+    pub idle: u64,
+    /// As many as it may have.
+    pub most: u64,
+    /// When its certificate ends.
+    pub certificate_end: Option<Timestamp>,
+}
+
 /// Values by instrument.
 type Values = HashMap<&'static str, Vec<(Vec<KeyValue>, f64)>>;
 
 /// Looks for as long as it is polled.
-pub(super) async fn watch(meter: &Meter, metrics: &Metrics, contexts: Arc<ArcSwap<Context>>) -> Infallible {
+pub(super) async fn watch(meter: &Meter, metrics: &Metrics, worker: &impl Observed) -> Infallible {
     let values = Arc::<Mutex<Values>>::default();
     let _instruments: Vec<_> = INSTRUMENTS
         .iter()
@@ -53,11 +105,10 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, contexts: Arc<ArcSwa
     let (mut buckets, mut uses) = (LimitUsage::default(), Vec::new());
     let mut shares = Shares::default();
     loop {
-        let context = contexts.load_full();
         if depths_due <= Instant::now() {
             let with_ladder = ladder_due <= Instant::now();
             // A broker that does not answer has no depths that anybody knows.
-            depths = context.queue.depths(with_ladder).await.ok();
+            depths = worker.depths(with_ladder).await;
             ladder = depths.as_ref().and_then(|depths| depths.ladder).or(ladder);
             depths_due = Instant::now() + DEPTHS_EVERY;
             if with_ladder {
@@ -65,13 +116,14 @@ pub(super) async fn watch(meter: &Meter, metrics: &Metrics, contexts: Arc<ArcSwa
             }
         }
         if buckets_due <= Instant::now() {
-            uses = buckets.look(&context.limiter, metrics).await;
+            uses = buckets.look(timeout(PATIENCE, worker.limit_use()).await.ok().flatten().as_deref(), metrics);
             buckets_due = Instant::now() + BUCKETS_EVERY;
         }
-        let mut now = of_the_process(&context, metrics);
+        let state = worker.state();
+        let mut now = of_the_process(&state, metrics);
         shares.update(Lane::ALL.map(|lane| WORKER_STATS.fresh(lane)));
         if let Some(depths) = &depths {
-            of_the_queues(&mut now, &context, &Depths { ladder, ..depths.clone() }, &shares);
+            of_the_queues(&mut now, &state, &Depths { ladder, ..depths.clone() }, &shares);
         }
         for (labels, value) in &uses {
             put(&mut now, Name::BucketUse, labels.clone(), *value);
@@ -100,39 +152,33 @@ fn put(values: &mut Values, name: Name, labels: Vec<KeyValue>, value: f64) {
     values.entry(name.instrument().name).or_default().push((labels, value));
 }
 
-fn of_the_process(context: &Context, metrics: &Metrics) -> Values {
+fn of_the_process(worker: &WorkerState, metrics: &Metrics) -> Values {
     let mut values = Values::new();
     let flag = |is: bool| if is { 1.0 } else { 0.0 };
     for lane in Lane::ALL {
         put(&mut values, Name::InFlight, vec![label(lane)], count(WORKER_STATS.in_hand(lane)));
     }
     let [consume, publish] = label_values::CONNECTIONS;
-    put(
-        &mut values,
-        Name::BrokerBlocked,
-        vec![KeyValue::new("connection", consume)],
-        flag(!context.queue.consumers_up()),
-    );
-    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!context.queue.takes()));
-    put(&mut values, Name::StoreDegraded, Vec::new(), flag(!context.store.is_up()));
-    put(&mut values, Name::StoreReplayPending, Vec::new(), count(context.pending_receipts.pending() as u64));
-    put(&mut values, Name::MemoryHeld, Vec::new(), count(context.memory.in_hand()));
-    put(&mut values, Name::MemoryBudget, Vec::new(), count(context.memory.budget().all()));
-    for (name, circuit) in context.breakers.known() {
-        let is_now = state(circuit.as_ref(), context.store.now_ms());
+    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", consume)], flag(!worker.consumers_are_up));
+    put(&mut values, Name::BrokerBlocked, vec![KeyValue::new("connection", publish)], flag(!worker.takes_messages));
+    put(&mut values, Name::StoreDegraded, Vec::new(), flag(!worker.store_is_up));
+    put(&mut values, Name::StoreReplayPending, Vec::new(), count(worker.pending_receipts));
+    put(&mut values, Name::MemoryHeld, Vec::new(), count(worker.memory_held));
+    put(&mut values, Name::MemoryBudget, Vec::new(), count(worker.memory_budget));
+    for (name, circuit) in &worker.circuits {
+        let is_now = state(circuit.as_ref(), worker.store_now_ms);
         for state in label_values::CIRCUIT_STATES {
-            let labels = vec![transport(metrics, &name), KeyValue::new("state", state)];
+            let labels = vec![transport(metrics, name), KeyValue::new("state", state)];
             put(&mut values, Name::CircuitState, labels, flag(state == is_now));
         }
     }
-    for one in &context.transports {
-        let (busy, idle, most) = one.connections();
-        for (state, number) in label_values::POOL_STATES.into_iter().zip([busy, idle]) {
+    for one in &worker.transports {
+        for (state, number) in label_values::POOL_STATES.into_iter().zip([one.busy, one.idle]) {
             let labels = vec![transport(metrics, &one.name), KeyValue::new("state", state)];
-            put(&mut values, Name::PoolConnections, labels, count(number as u64));
+            put(&mut values, Name::PoolConnections, labels, count(number));
         }
-        put(&mut values, Name::PoolConnectionsLimit, vec![transport(metrics, &one.name)], count(most as u64));
-        if let Some(end) = one.certificate_end() {
+        put(&mut values, Name::PoolConnectionsLimit, vec![transport(metrics, &one.name)], count(one.most));
+        if let Some(end) = one.certificate_end {
             let labels = vec![transport(metrics, &one.name)];
             put(&mut values, Name::CertificateExpiryTimestamp, labels, end.as_duration().as_secs_f64());
         }
@@ -140,8 +186,8 @@ fn of_the_process(context: &Context, metrics: &Metrics) -> Values {
     values
 }
 
-fn of_the_queues(values: &mut Values, context: &Context, depths: &Depths, shares: &Shares) {
-    let is_shut = is_shut(context);
+fn of_the_queues(values: &mut Values, worker: &WorkerState, depths: &Depths, shares: &Shares) {
+    let is_shut = is_shut(worker);
     for lane in Lane::ALL {
         for kind in [SourceKind::Jobs, SourceKind::Due] {
             let labels = vec![label(lane), KeyValue::new("source", label_values::source(kind))];
@@ -170,10 +216,9 @@ fn of_the_queues(values: &mut Values, context: &Context, depths: &Depths, shares
 }
 
 /// No transport may be tried: whatever waits, no further worker would send it sooner.
-fn is_shut(context: &Context) -> bool {
-    let now = context.store.now_ms();
-    let breakers = context.breakers.known();
-    !breakers.is_empty() && breakers.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
+fn is_shut(worker: &WorkerState) -> bool {
+    let now = worker.store_now_ms;
+    !worker.circuits.is_empty() && worker.circuits.iter().all(|(_, circuit)| state(circuit.as_ref(), now) == "open")
 }
 
 /// The word for the state of a circuit, by the store's clock.

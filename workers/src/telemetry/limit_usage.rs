@@ -1,24 +1,15 @@
 //! How much of each limit is used, for a gauge: looked at now and then, and told under labels that a configuration bounds. Of tenants, senders'
 //! domains and domains that are a group by themselves only the fullest one is told, and no name of theirs.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use opentelemetry::KeyValue;
-use tokio::time::timeout;
 
 use super::{label_values, metrics::Metrics};
-use crate::{
-    policy::rate_limit::usage::{self, CountSample},
-    rate_limit::{Limiter, usage::LimitUse},
-};
+use crate::policy::rate_limit::usage::{self, CountSample, LimitUse};
 
 /// A use is told over this time, or over as much of it as there was.
 const SPAN_US: f64 = 30e6;
-/// Longest wait for the store: other gauges wait meanwhile.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Earlier looks, by scope.
 #[derive(Default)]
@@ -29,12 +20,12 @@ type GaugeValues = Vec<(Vec<KeyValue>, f64)>;
 
 impl LimitUsage {
     /// Looks once more. Nothing is told while the store does not answer: nobody knows.
-    pub async fn look(&mut self, limiter: &Limiter, metrics: &Metrics) -> GaugeValues {
-        let Ok(Ok(uses)) = timeout(PATIENCE, limiter.uses()).await else {
+    pub fn look(&mut self, uses: Option<&[LimitUse]>, metrics: &Metrics) -> GaugeValues {
+        let Some(uses) = uses else {
             self.0.clear();
             return GaugeValues::new();
         };
-        self.told(&uses, |scope| labels(metrics, scope))
+        self.told(uses, |scope| labels(metrics, scope))
     }
 
     fn told(&mut self, uses: &[LimitUse], labels: impl Fn(&str) -> Option<Vec<KeyValue>>) -> GaugeValues {

@@ -6,7 +6,6 @@ pub mod registry;
 pub mod sampling;
 pub mod trace_parent;
 
-pub(crate) mod attempts;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
@@ -15,24 +14,22 @@ pub mod worker_stats;
 
 mod backlog;
 mod export;
-mod gauges;
+pub mod gauges;
 mod limit_usage;
 mod log_exporter;
 mod span_exporter;
-mod spans;
+pub(crate) mod spans;
 mod trace_buffer;
 mod unfinished;
 
-use std::{convert::Infallible, future::pending, sync::Arc};
-
-use arc_swap::ArcSwap;
+use std::{convert::Infallible, future::pending};
 
 pub use self::export::{ExportError, Exporters, FLUSH_LIMIT};
-use self::logs::{Level, LogError};
-use crate::{
-    config::{Config, LogConfig},
-    worker::context::Context,
+use self::{
+    gauges::Observed,
+    logs::{Level, LogError},
 };
+use crate::config::{Config, LogConfig};
 
 /// Why telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +82,9 @@ impl Telemetry {
     }
 
     /// Keeps the gauges true for as long as it is polled.
-    pub async fn watch(&self, contexts: Arc<ArcSwap<Context>>) -> Infallible {
+    pub async fn watch(&self, worker: &impl Observed) -> Infallible {
         match (self.exporters.meter(), metrics::get()) {
-            (Some(meter), Some(metrics)) => gauges::watch(&meter, metrics, contexts).await,
+            (Some(meter), Some(metrics)) => gauges::watch(&meter, metrics, worker).await,
             _ => pending().await,
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn process_names(source: Source) -> (&'static str, &'static str) {
 }
 
 /// The queue that a delivery came from.
-pub(super) fn queue(source: Source) -> String {
+pub(crate) fn queue(source: Source) -> String {
     match source.kind {
         SourceKind::Jobs => jobs_queue(source.lane, source.shard),
         SourceKind::Due => due_queue(source.lane, source.shard),

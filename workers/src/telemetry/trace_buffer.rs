@@ -79,11 +79,15 @@ pub(super) struct MessageOrigin {
 }
 
 /// What a job is, for its trace.
-pub(super) struct TraceSubject {
-    pub(super) id: JobId,
-    pub(super) tenant: String,
-    pub(super) route: String,
-    pub(super) recipients: usize,
+pub struct TraceSubject {
+    /// Its id.
+    pub id: JobId,
+    /// Its tenant.
+    pub tenant: String,
+    /// The rule that takes it.
+    pub route: String,
+    /// How many recipients the attempt is about.
+    pub recipients: usize,
 }
 
 impl MessageOrigin {

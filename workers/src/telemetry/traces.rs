@@ -22,10 +22,15 @@ use super::{
     sampling::{Few, Sampler},
     span_exporter::BackgroundExporter,
     spans::process_names,
-    trace_buffer::{MessageOrigin, TraceBuffer, TraceSubject},
+    trace_buffer::{MessageOrigin, TraceBuffer},
     trace_parent::{self, TraceParent, trace_parent},
 };
 use crate::queue::Delivery;
+
+/// The text of an attribute; one that is shared is not copied.
+pub use opentelemetry::StringValue as AttributeText;
+
+pub use super::trace_buffer::TraceSubject;
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
@@ -204,7 +209,7 @@ pub fn set(name: &'static str, value: impl Into<Value>) {
 }
 
 /// Notes which job it is.
-pub(super) fn about(job: impl FnOnce() -> TraceSubject) {
+pub fn about(job: impl FnOnce() -> TraceSubject) {
     with(|trail| {
         if let Some(received) = &mut trail.received {
             received.job = Some(job());

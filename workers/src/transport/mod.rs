@@ -17,13 +17,11 @@ use std::{
 };
 
 use jiff::Timestamp;
+use postrider_providers::batch::Item;
 use postrider_schemas::Lane;
 use tokio::time::{Instant, timeout};
 
-use self::provider::{
-    batch::Item,
-    batcher::{BatchTicket, Batcher},
-};
+use self::provider::batcher::{BatchTicket, Batcher};
 use crate::{
     concurrency::bulkhead::{Bulkhead, WaitRequest},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
@@ -139,8 +137,9 @@ impl Transport {
             TransportKind::Smtp(smtp) => TransportBackend::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
             TransportKind::Provider(settings) => {
                 let provider = Arc::new(provider::Provider::new(settings)?);
-                let batcher = || Batcher::new(provider.clone(), &capabilities, settings.batch_linger);
-                let batcher = (capabilities.batch_max > 1).then(batcher);
+                let batching = provider.batching().filter(|_| capabilities.batch_max > 1);
+                let batcher = batching
+                    .map(|batching| Batcher::new(provider.clone(), batching, &capabilities, settings.batch_linger));
                 TransportBackend::Provider { provider, batcher }
             }
         };

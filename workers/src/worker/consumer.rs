@@ -8,17 +8,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    circuit_breakers,
     concurrency::job_slots::JobSlots,
-    delivery::attempt::deliver,
+    delivery::{context::Context, deliver},
     policy::settlement::Settlement,
     queue::{Deliveries, SubscribeOptions},
     rate_limit::connection_leases,
-    worker::context::Context,
 };
 
 /// How soon a changed world is noticed by what runs for each.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the store is asked about circuit breakers.
+const BREAKERS_EVERY: Duration = Duration::from_secs(1);
 
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +43,15 @@ pub async fn run(contexts: Arc<ArcSwap<Context>>, stop: CancellationToken) -> Dr
     };
     context.limiter.look().await;
     let mut deliveries = context.queue.subscribe(options);
-    let watching = tokio::spawn(circuit_breakers::watch(Arc::clone(&contexts), stop.clone()));
+    let watching = tokio::spawn(watch_breakers(Arc::clone(&contexts), stop.clone()));
     let present = tokio::spawn(for_each_context(Arc::clone(&contexts), stop.clone(), |context, end| {
         context.limiter.clone().watch(end)
     }));
-    connection_leases::close_capped(&context, |_| true);
+    connection_leases::close_capped(context.relays(), |_| true);
     let unleased = CancellationToken::new();
-    let leasing = tokio::spawn(for_each_context(Arc::clone(&contexts), unleased.clone(), connection_leases::watch));
+    let leasing = tokio::spawn(for_each_context(Arc::clone(&contexts), unleased.clone(), |context, end| async move {
+        connection_leases::watch(context.relays(), end).await;
+    }));
     // Not held for as long as the worker runs: worlds go when their last attempt has ended.
     drop(context);
     let tasks = TaskTracker::new();
@@ -87,11 +90,18 @@ pub async fn run(contexts: Arc<ArcSwap<Context>>, stop: CancellationToken) -> Dr
     unleased.cancel();
     let returned = async {
         let _ = leasing.await;
-        connection_leases::give_back(&context).await;
+        connection_leases::give_back(context.relays()).await;
     };
     // Leases that are not given back in time end by themselves.
     let _ = timeout(Duration::from_secs(1), returned).await;
     drained
+}
+
+/// Keeps what the present context knows of circuits true until `stop`.
+async fn watch_breakers(contexts: Arc<ArcSwap<Context>>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(BREAKERS_EVERY)).await.is_some() {
+        contexts.load_full().breakers.look().await;
+    }
 }
 
 /// Runs a task for the present world, and another one whenever it changes, until `stop`.

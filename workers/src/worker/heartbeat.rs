@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::{
+    delivery::context::Context,
     store::Store,
     telemetry::{
         transport_stats::{OpenCircuit, TransportStats},
         worker_stats::{LastFailure, WORKER_STATS},
     },
-    worker::context::Context,
 };
 
 /// Between two of them. The store forgets a worker that was silent for [`crate::store::BEAT_LIFE`].

@@ -1,6 +1,8 @@
-//! The running worker process: consume and drain, context, reload, heartbeat.
+//! The running worker process: consume and drain, reload, heartbeat, what its gauges show.
 
 pub mod consumer;
-pub mod context;
 pub mod heartbeat;
+mod observed;
 pub mod reload;
+
+pub use crate::delivery::context;

@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::{
     circuit_breakers::CircuitBreakers,
     config::{self, Config, MailboxProviderLimit, TransportConfig, TransportKind},
+    delivery::context::Context,
     rate_limit::connection_leases,
     telemetry::{
         self,
@@ -31,7 +32,6 @@ use crate::{
         metrics,
     },
     transport::Transport,
-    worker::context::Context,
 };
 
 /// How often files are looked at. One that changed is read once it has stayed the same for so long: whoever writes it may be half-way.
@@ -109,10 +109,10 @@ async fn reload(
     );
     // As at the start of a worker: pauses that stand are known, and what has a cap over all workers waits for its part of it.
     new.limiter.look().await;
-    connection_leases::close_capped(&new, |one| {
+    connection_leases::close_capped(new.relays(), |one| {
         !old.transports.iter().any(|known| std::ptr::eq(Arc::as_ptr(known), one))
     });
-    connection_leases::replaced(&new, &replaced);
+    connection_leases::replaced(&new.limiter, &replaced);
     contexts.store(Arc::new(new));
     let context = Arc::downgrade(&old);
     drop(old);

@@ -23,6 +23,7 @@ use postrider_workers::{
     config::{Account, HttpConfig, ProviderConfig, TransportConfig, TransportKind},
     message::outgoing::OutgoingMessage,
     policy::outcome::{Class, Outcome},
+    providers,
     transport::Transport,
 };
 use serde_json::{Value, json};
@@ -35,11 +36,13 @@ const SECOND_KEY: &str = "key-second-7Hh2";
 fn account(kind: &str) -> Account {
     let api_key = KEY.into();
     match kind {
-        "sendgrid" => Account::Sendgrid { api_key },
-        "postmark" => Account::Postmark { api_key, message_stream: Some("news".to_owned()) },
-        "resend" => Account::Resend { api_key },
-        "brevo" => Account::Brevo { api_key },
-        "mailjet" => Account::Mailjet { api_key, secret_key: SECOND_KEY.into() },
+        "sendgrid" => Account::Sendgrid(providers::sendgrid::Sendgrid { api_key }),
+        "postmark" => {
+            Account::Postmark(providers::postmark::Postmark { api_key, message_stream: Some("news".to_owned()) })
+        }
+        "resend" => Account::Resend(providers::resend::Resend { api_key }),
+        "brevo" => Account::Brevo(providers::brevo::Brevo { api_key }),
+        "mailjet" => Account::Mailjet(providers::mailjet::Mailjet { api_key, secret_key: SECOND_KEY.into() }),
         other => panic!("{other}"),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     server::{Server, answer},
     transport_of,
 };
-use postrider_workers::transport::provider::{brevo, mailjet, postmark, resend, sendgrid};
+use postrider_workers::providers::{brevo, mailjet, postmark, resend, sendgrid};
 
 const KINDS: [&str; 5] = ["sendgrid", "postmark", "resend", "brevo", "mailjet"];
 
@@ -29,17 +29,17 @@ async fn no_debug_text_shows_a_key_an_address_or_a_body() {
     let (job, key, second) = (job(json!({})), KEY.into(), SECOND_KEY.into());
     let letter = letter(&job);
     let requests = [
-        sendgrid::request(&key, &letter),
-        postmark::request(&key, None, &letter),
-        resend::request(&key, &letter),
-        brevo::request(&key, &letter),
-        mailjet::request(&key, &second, &letter),
+        sendgrid::request(&key, &letter.view()),
+        postmark::request(&key, None, &letter.view()),
+        resend::request(&key, &letter.view()),
+        brevo::request(&key, &letter.view()),
+        mailjet::request(&key, &second, &letter.view()),
     ];
     for request in requests {
         assert_absent(&format!("{:?}", request.unwrap()));
     }
-    assert_absent(&format!("{:?}", postmark::item(None, &letter).unwrap()));
-    assert_absent(&format!("{:?}", sendgrid::item(&letter).unwrap()));
+    assert_absent(&format!("{:?}", postmark::item(None, &letter.view()).unwrap()));
+    assert_absent(&format!("{:?}", sendgrid::item(&letter.view()).unwrap()));
 }
 
 #[tokio::test]
@@ -62,8 +62,10 @@ async fn an_answer_that_repeats_our_key_does_not_pass_it_on() {
 async fn a_key_that_no_header_can_hold_is_not_told() {
     let server = Server::start(|_, _| answer(200, "")).await;
     let mut settings = config("postmark", &format!("http://127.0.0.1:{}", server.port));
-    settings.account =
-        postrider_workers::config::Account::Postmark { api_key: format!("{KEY}\n").into(), message_stream: None };
+    settings.account = postrider_workers::config::Account::Postmark(postmark::Postmark {
+        api_key: format!("{KEY}\n").into(),
+        message_stream: None,
+    });
     let outcome = deliver(&transport_of(settings), &job(json!({}))).await;
     assert_eq!(crate::refused(&outcome), postrider_workers::policy::outcome::Class::Config);
     assert_absent(&format!("{outcome:?}"));

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, Meta, wire};
 use tokio::time::{Instant, sleep_until};
 
+use self::row::{RestRow, name};
 pub use self::selection::{RetryArguments, Selection};
-use self::{row::RestRow, selection::name};
 use super::{
     super::worker::context,
     output::{self, Format, table},
 };
-pub(super) use crate::cli::rest::selection::tenant_of;
+pub(super) use crate::cli::rest::row::tenant_of;
 use crate::{
     config::Config,
     policy::{headers::flaw, publisher},

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postrider_schemas::{Tenant, wire::decode_v1};
 use serde::Serialize;
 
-use super::selection::{name, tenant_of};
 use crate::{
     cli::output::{self, Format, span},
     queue::{Rest, RestMessage},
@@ -125,4 +125,16 @@ fn ordinal(n: u32) -> String {
         3 => "third".to_owned(),
         n => format!("{n}th"),
     }
+}
+
+/// What people know a message by.
+pub(super) fn name(message: &RestMessage) -> &str {
+    message.message_id.as_deref().unwrap_or("(no id)")
+}
+
+/// Whose job a message is. Nothing where the body, or what stands in the field, is none: it may hold anything then.
+pub(in crate::cli) fn tenant_of(message: &RestMessage) -> Option<String> {
+    let document = decode_v1(&message.body).ok()?;
+    let tenant = document.tenant.unwrap_or_else(|| Tenant::DEFAULT.to_owned());
+    Tenant::parse(&tenant).ok().map(|tenant| tenant.as_str().to_owned())
 }

@@ -6,9 +6,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use postrider_schemas::{JobId, Tenant, wire::decode_v1};
+use postrider_schemas::JobId;
 
-use super::{job, row::RestRow};
+use super::{
+    job,
+    row::{RestRow, name, tenant_of},
+};
 use crate::{
     cli::{ConfigArguments, output::Format},
     config::parse_duration,
@@ -167,17 +170,6 @@ fn is_for(message: &RestMessage, domain: &str) -> bool {
 
 fn named(message: &RestMessage, id: JobId) -> bool {
     message.message_id.as_deref().is_some_and(|text| text.parse() == Ok(id))
-}
-
-pub(super) fn name(message: &RestMessage) -> &str {
-    message.message_id.as_deref().unwrap_or("(no id)")
-}
-
-/// Nothing where the body, or what stands in the field, is none: it may hold anything then.
-pub(in crate::cli) fn tenant_of(message: &RestMessage) -> Option<String> {
-    let document = decode_v1(&message.body).ok()?;
-    let tenant = document.tenant.unwrap_or_else(|| Tenant::DEFAULT.to_owned());
-    Tenant::parse(&tenant).ok().map(|tenant| tenant.as_str().to_owned())
 }
 
 #[cfg(test)]

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use postrider_schemas::event::PassedOver;
 
-use super::FinishedAttempt;
 use crate::{
+    delivery::{attempt::FinishedAttempt, context::Context},
     policy::{
         capabilities::Needs,
         failover::spokesman,
         outcome::{Answer, Class, Outcome, Refusal, Stage},
     },
-    worker::context::Context,
 };
 
 /// A limit was heard of while the job waited for a connection.

@@ -2,7 +2,7 @@
 //! each is asked for its permission, in its own task, which looks at its token and its time first and may leave the call; then the call is made in a
 //! task of its own, so that a job which goes away disturbs nobody.
 //!
-//! Which jobs go together, and what an answer means, is decided in [`super::batch`].
+//! Which jobs go together, and what an answer means, is decided in [`postrider_providers::batch`].
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,20 +11,19 @@ use std::{
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use postrider_providers::{
+    batch::{self, Added, BatchGroups, BatchStep, Batched, CallLimits, Item},
+    description::Batching,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+};
 use postrider_schemas::Lane;
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
 };
 
-use super::{
-    Provider,
-    batch::{self, Added, BatchGroups, BatchStep, Batched, CallLimits, Item},
-    client::{Lost, Request},
-    outcome,
-    reply::{ProviderReply, ReplyVerdict},
-    without_answer,
-};
+use super::{Provider, client::Lost, outcome, without_answer};
 use crate::{
     message::outgoing::OutgoingMessage,
     policy::{
@@ -83,13 +82,13 @@ struct CallProgress {
 
 impl Batcher {
     /// For a provider whose calls can be shared.
-    pub fn new(provider: Arc<Provider>, capabilities: &Capabilities, linger: Duration) -> Self {
-        let kind = provider.account.kind();
+    pub fn new(provider: Arc<Provider>, batching: Batching, capabilities: &Capabilities, linger: Duration) -> Self {
+        let limits = CallLimits { jobs_max: capabilities.batch_max, bytes_max: batching.bytes_max };
         Self(Arc::new(BatcherInner {
             linger,
-            shares_content: batch::shares_content(kind),
+            shares_content: batching.shares_content,
             may_repeat: capabilities.idempotency.is_some(),
-            groups: Mutex::new(BatchGroups::new(CallLimits::of(kind, capabilities.batch_max))),
+            groups: Mutex::new(BatchGroups::new(limits)),
             provider,
         }))
     }

@@ -1,13 +1,14 @@
 //! The shared HTTP client: sends a request once, and says whether a call that brought no answer may have been taken. Bounded in connecting, in the whole
 //! call and in the size of the answer; follows no redirect, and uses no proxy of the environment.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use postrider_providers::{reply::ProviderReply, request::Request};
 use postrider_schemas::Lane;
 use reqwest::{Certificate, Proxy, redirect::Policy, tls::TlsInfo};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use crate::{
@@ -16,42 +17,11 @@ use crate::{
     policy::outcome::{Class, Stage},
     redact,
     telemetry::{registry::attribute, traces},
-    transport::{certificate::Shown, local, provider::reply::ProviderReply},
+    transport::{certificate::Shown, local},
 };
 
 /// Idle connections are closed after this: shorter than the usual limit of load balancers, whose close would race with a request.
 const IDLE: Duration = Duration::from_secs(45);
-
-/// A POST to be made. `Debug` shows neither headers nor body.
-pub struct Request {
-    /// Path and query, appended to the base address.
-    pub path: String,
-    /// Headers beside `Content-Type`. Values are secrets, because some of them are.
-    pub headers: Vec<(&'static str, SecretString)>,
-    /// The media type of the body.
-    pub content_type: String,
-    /// The body.
-    pub body: Bytes,
-}
-
-impl Request {
-    /// A JSON document.
-    pub fn json(path: &str, headers: Vec<(&'static str, SecretString)>, body: &serde_json::Value) -> Self {
-        Self {
-            path: path.to_owned(),
-            headers,
-            content_type: "application/json".to_owned(),
-            // A document of strings, numbers and lists: serde_json has nothing to refuse in it.
-            body: Bytes::from(serde_json::to_vec(body).unwrap_or_default()),
-        }
-    }
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Request").field("path", &self.path).field("bytes", &self.body.len()).finish_non_exhaustive()
-    }
-}
 
 /// No answer came.
 #[derive(Debug)]

@@ -9,16 +9,13 @@ use std::{
 
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use postrider_providers::{reply::ProviderReply, request::Request, ses::SesCredentials, sigv4::Keys};
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
-use super::{
-    client::{Client, ClientError, Lost, Request},
-    reply::ProviderReply,
-    sigv4::Keys,
-};
+use super::client::{Client, ClientError, Lost};
 use crate::{
-    config::{HttpConfig, SesCredentials},
+    config::HttpConfig,
     policy::outcome::{Answer, Class, Refusal, Stage},
     redact,
 };
@@ -189,7 +186,10 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::transport::provider::reply::testing::reply;
+
+    fn reply(status: u16, body: &str) -> ProviderReply {
+        ProviderReply { status, body: body.to_owned().into(), is_whole: true, ..ProviderReply::default() }
+    }
 
     const GIVEN: &str = "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
         <SessionToken>the-token=</SessionToken><SecretAccessKey>the-secret</SecretAccessKey>\
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_answer_holds_keys_and_their_end() {
-        let kept = read(&reply(200, &[], GIVEN)).ok().unwrap();
+        let kept = read(&reply(200, GIVEN)).ok().unwrap();
         assert_eq!(kept.keys.access_key_id, "ASIA1");
         assert_eq!(kept.keys.secret_access_key.expose_secret(), "the-secret");
         assert_eq!(kept.keys.session_token.unwrap().expose_secret(), "the-token=");
@@ -207,7 +207,7 @@ mod tests {
 
     #[track_caller]
     fn check(status: u16, body: &str, class: Class, text: &str) {
-        let refusal = read(&reply(status, &[], body)).err().unwrap();
+        let refusal = read(&reply(status, body)).err().unwrap();
         assert_eq!((refusal.class, refusal.answer.text.as_str()), (class, text));
     }
 

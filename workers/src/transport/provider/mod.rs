@@ -1,28 +1,10 @@
-//! Delivery by a provider's Web API. A provider is one file: it builds the request and reads the answer, both pure. The client they share does the sending.
+//! Delivery by a provider's Web API. What a request says and what an answer means is in [`postrider_providers`], pure; the client here does the sending.
 //!
 //! What follows from an outcome is not decided here.
 
-pub mod batch;
 pub mod batcher;
 pub mod client;
 pub mod credentials;
-pub mod encoding;
-pub mod fields;
-pub mod multipart;
-pub mod rate_limit_headers;
-pub mod reply;
-pub mod sigv4;
-pub mod unsupported;
-
-pub mod brevo;
-pub mod mailgun;
-pub mod mailjet;
-pub mod postmark;
-pub mod resend;
-pub mod sendgrid;
-pub mod ses;
-pub mod sparkpost;
-pub mod webhook;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -30,20 +12,27 @@ use std::{
 };
 
 use jiff::Timestamp;
+use postrider_providers::{
+    Account,
+    batch::{Batched, Item},
+    description::{Batching, Call},
+    rate_limit_headers,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    ses,
+    sigv4::Keys,
+    unsupported::Unsupported,
+};
 use postrider_schemas::Lane;
 use tokio::time::{Instant, sleep_until};
 
 use self::{
-    batch::{Batched, Item},
-    client::{Client, ClientError, Lost, Request},
+    client::{Client, ClientError, Lost},
     credentials::Credentials,
-    reply::{ProviderReply, ReplyVerdict},
-    sigv4::Keys,
-    unsupported::Unsupported,
 };
 use crate::{
     concurrency::priority_semaphore::PriorityPermit,
-    config::{Account, ProviderConfig},
+    config::ProviderConfig,
     message::outgoing::OutgoingMessage,
     policy::outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
     telemetry::traces,
@@ -149,7 +138,10 @@ impl Provider {
         let composing = traces::step("compose");
         let (account, host, signing) = (Arc::clone(&self.account), Arc::clone(&self.host), keys.clone());
         let now = Timestamp::now();
-        let request = outgoing.aside(move |outgoing| request(&account, &host, outgoing, signing.as_ref(), now)).await;
+        let make = move |outgoing: &OutgoingMessage<'_>| {
+            account.api().request(&outgoing.view(), Call { host: &host, keys: signing.as_ref(), now })
+        };
+        let request = outgoing.aside(make).await;
         drop(composing);
         let request = match request {
             Ok(request) => request,
@@ -163,7 +155,7 @@ impl Provider {
             Ok(reply) => {
                 self.note_window(&reply);
                 self.learn(&reply, keys.as_ref()).await;
-                outcome(Some(reply.status), self.verdict(&reply, Timestamp::now()))
+                outcome(Some(reply.status), self.account.verdict(&reply, Timestamp::now()))
             }
             Err(lost) => without_answer(lost),
         };
@@ -218,88 +210,23 @@ impl Provider {
         }
     }
 
-    /// The letter's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
+    /// The message's part of a call with others; nothing where it has to go alone, or where it does not fit at all.
     fn item(&self, outgoing: &OutgoingMessage<'_>) -> Option<Item> {
-        match &*self.account {
-            Account::Sendgrid { .. } => sendgrid::item(outgoing).ok(),
-            Account::Postmark { message_stream, .. } => postmark::item(message_stream.as_deref(), outgoing).ok(),
-            Account::Resend { .. } => resend::item(outgoing).ok(),
-            Account::Mailjet { .. } => mailjet::item(outgoing).ok(),
-            Account::Mailgun { .. } => mailgun::item(outgoing).ok(),
-            _ => None,
-        }
+        self.account.api().item(&outgoing.view()).ok()
     }
 
     /// The request for several messages; nothing where calls cannot be shared.
     pub fn batch_request(&self, items: &[&Item]) -> Option<Request> {
-        match &*self.account {
-            Account::Sendgrid { api_key } => Some(sendgrid::batch_request(api_key, items)),
-            Account::Postmark { api_key, .. } => Some(postmark::batch_request(api_key, items)),
-            Account::Resend { api_key } => Some(resend::batch_request(api_key, items)),
-            Account::Mailjet { api_key, secret_key } => Some(mailjet::batch_request(api_key, secret_key, items)),
-            Account::Mailgun { api_key, domain } => Some(mailgun::batch_request(api_key, domain, items)),
-            _ => None,
-        }
+        self.account.api().batch_request(items)
+    }
+
+    /// How calls are shared; nothing where they cannot be.
+    pub fn batching(&self) -> Option<Batching> {
+        self.account.description().batching
     }
 
     fn batch_verdict(&self, reply: &ProviderReply, now: Timestamp) -> Batched {
-        let batched = match &*self.account {
-            Account::Sendgrid { .. } => sendgrid::batch_verdict(reply, now),
-            Account::Postmark { .. } => postmark::batch_verdict(reply, now),
-            Account::Resend { .. } => resend::batch_verdict(reply, now),
-            Account::Mailjet { .. } => mailjet::batch_verdict(reply, now),
-            Account::Mailgun { .. } => mailgun::batch_verdict(reply, now),
-            _ => Batched::Whole(self.verdict(reply, now)),
-        };
-        match batched {
-            Batched::Whole(verdict) => Batched::Whole(rate_limit_headers::patient(verdict, reply, now)),
-            Batched::Each(list) => {
-                Batched::Each(list.into_iter().map(|one| rate_limit_headers::patient(one, reply, now)).collect())
-            }
-        }
-    }
-
-    fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
-        let verdict = match &*self.account {
-            Account::Sendgrid { .. } => sendgrid::verdict(reply, now),
-            Account::Ses(_) => ses::verdict(reply, now),
-            Account::Mailgun { .. } => mailgun::verdict(reply, now),
-            Account::Sparkpost { .. } => sparkpost::verdict(reply, now),
-            Account::Webhook { .. } => webhook::verdict(reply, now),
-            Account::Postmark { .. } => postmark::verdict(reply, now),
-            Account::Resend { .. } => resend::verdict(reply, now),
-            Account::Brevo { .. } => brevo::verdict(reply, now),
-            Account::Mailjet { .. } => mailjet::verdict(reply, now),
-        };
-        rate_limit_headers::patient(verdict, reply, now)
-    }
-}
-
-/// The request for one message; `keys` where the account signs.
-fn request(
-    account: &Account,
-    host: &str,
-    outgoing: &OutgoingMessage<'_>,
-    keys: Option<&Keys>,
-    now: Timestamp,
-) -> Result<Request, Unsupported> {
-    match account {
-        Account::Sendgrid { api_key } => sendgrid::request(api_key, outgoing),
-        Account::Ses(account) => {
-            let keys = keys.ok_or_else(|| Unsupported::Value("anything without keys".to_owned()))?;
-            ses::request(account, keys, host, outgoing, now)
-        }
-        Account::Mailgun { api_key, domain } => mailgun::request(api_key, domain, outgoing),
-        Account::Sparkpost { api_key, subaccount, idempotency } => {
-            sparkpost::request(api_key, subaccount.as_deref(), *idempotency, outgoing)
-        }
-        Account::Webhook { secret } => webhook::request(secret, outgoing, now),
-        Account::Postmark { api_key, message_stream } => {
-            postmark::request(api_key, message_stream.as_deref(), outgoing)
-        }
-        Account::Resend { api_key } => resend::request(api_key, outgoing),
-        Account::Brevo { api_key } => brevo::request(api_key, outgoing),
-        Account::Mailjet { api_key, secret_key } => mailjet::request(api_key, secret_key, outgoing),
+        self.account.batch_verdict(reply, now)
     }
 }
 

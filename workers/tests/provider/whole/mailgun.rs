@@ -5,7 +5,7 @@ use postrider_workers::{
     config::Account,
     message::outgoing::OutgoingMessage,
     policy::outcome::{Class, Outcome},
-    transport::provider::mailgun,
+    providers::mailgun,
 };
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
@@ -19,7 +19,7 @@ use super::{
 const ID: &str = "<20261123.1@mg.shop.example>";
 
 fn account() -> Account {
-    Account::Mailgun { api_key: SECRET.into(), domain: "mg.shop.example".to_owned() }
+    Account::Mailgun(mailgun::Mailgun { api_key: SECRET.into(), domain: "mg.shop.example".to_owned() })
 }
 
 fn ok() -> ResponseTemplate {
@@ -154,7 +154,7 @@ fn bulk(n: usize, fields: Value) -> postrider_schemas::Job {
 #[tokio::test]
 async fn jobs_with_the_same_content_share_a_call_and_keep_what_is_their_own() {
     let jobs = [bulk(1, json!({})), bulk(2, json!({}))];
-    let items: Vec<_> = jobs.iter().map(|job| mailgun::item(&letter(job, None)).unwrap()).collect();
+    let items: Vec<_> = jobs.iter().map(|job| mailgun::item(&letter(job, None).view()).unwrap()).collect();
     assert_eq!(items[0].shared, items[1].shared);
     let request = mailgun::batch_request(&SECRET.into(), "mg.shop.example", &[&items[0], &items[1]]);
     assert_eq!(request.path, "/v3/mg.shop.example/messages");
@@ -187,7 +187,7 @@ async fn jobs_with_the_same_content_share_a_call_and_keep_what_is_their_own() {
 
 #[test]
 fn other_content_makes_another_call() {
-    let base = mailgun::item(&letter(&bulk(1, json!({})), None)).unwrap();
+    let base = mailgun::item(&letter(&bulk(1, json!({})), None).view()).unwrap();
     for fields in [
         json!({ "subject": "Other" }),
         json!({ "text": "Other" }),
@@ -198,7 +198,7 @@ fn other_content_makes_another_call() {
         json!({ "attachments": null }),
     ] {
         let job = bulk(2, fields.clone());
-        assert_ne!(mailgun::item(&letter(&job, None)).unwrap().shared, base.shared, "{fields}");
+        assert_ne!(mailgun::item(&letter(&job, None).view()).unwrap().shared, base.shared, "{fields}");
     }
 }
 
@@ -213,9 +213,9 @@ fn what_would_be_lost_in_a_shared_call_goes_alone() {
         json!({ "to": ["zoë@customer.example"] }),
     ] {
         let job = bulk(1, fields.clone());
-        assert!(mailgun::item(&letter(&job, None)).is_err(), "{fields}");
+        assert!(mailgun::item(&letter(&job, None).view()).is_err(), "{fields}");
     }
-    assert!(mailgun::item(&letter(&example("inline-image"), None)).is_err());
+    assert!(mailgun::item(&letter(&example("inline-image"), None).view()).is_err());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use postrider_workers::{
     config::{Account, SesAccount, SesCredentials},
-    transport::provider::{mailgun, sparkpost, webhook},
+    providers::{mailgun, sparkpost, webhook},
 };
 use wiremock::ResponseTemplate;
 
@@ -23,9 +23,9 @@ fn accounts() -> [Account; 4] {
             configuration_set: None,
             tracking_configuration_set: None,
         }),
-        Account::Mailgun { api_key: SECRET.into(), domain: "mg.shop.example".to_owned() },
-        Account::Sparkpost { api_key: SECRET.into(), subaccount: None, idempotency: true },
-        Account::Webhook { secret: SECRET.into() },
+        Account::Mailgun(mailgun::Mailgun { api_key: SECRET.into(), domain: "mg.shop.example".to_owned() }),
+        Account::Sparkpost(sparkpost::Sparkpost { api_key: SECRET.into(), subaccount: None, idempotency: true }),
+        Account::Webhook(webhook::Webhook { secret: SECRET.into() }),
     ]
 }
 
@@ -52,9 +52,9 @@ async fn no_request_shows_what_it_holds() {
     let letter = letter(&job, None);
     let key = SECRET.into();
     for request in [
-        mailgun::request(&key, "mg.shop.example", &letter).unwrap(),
-        sparkpost::request(&key, None, true, &letter).unwrap(),
-        webhook::request(&key, &letter, dated()).unwrap(),
+        mailgun::request(&key, "mg.shop.example", &letter.view()).unwrap(),
+        sparkpost::request(&key, None, true, &letter.view()).unwrap(),
+        webhook::request(&key, &letter.view(), dated()).unwrap(),
     ] {
         assert_quiet(&format!("{request:?}"));
     }
@@ -62,7 +62,11 @@ async fn no_request_shows_what_it_holds() {
 
 #[tokio::test]
 async fn a_key_that_no_header_can_hold_is_a_clear_error_that_does_not_show_it() {
-    let account = Account::Sparkpost { api_key: format!("{SECRET}\n").into(), subaccount: None, idempotency: false };
+    let account = Account::Sparkpost(sparkpost::Sparkpost {
+        api_key: format!("{SECRET}\n").into(),
+        subaccount: None,
+        idempotency: false,
+    });
     let (outcome, requests) = delivered(account, &letter(&example("receipt"), None), ResponseTemplate::new(200)).await;
     let shown = format!("{outcome:?}");
     assert!(shown.contains("Config") && shown.contains("credentials"), "{shown}");

@@ -4,6 +4,7 @@ use postrider_workers::{
     config::Account,
     message::outgoing::OutgoingMessage,
     policy::outcome::{Class, Outcome},
+    providers::sparkpost,
 };
 use serde_json::{Value, json};
 use wiremock::{Request, ResponseTemplate};
@@ -11,7 +12,7 @@ use wiremock::{Request, ResponseTemplate};
 use super::{SECRET, assert_says, body, dated, delivered, every_example, example, header, job, letter, taken, unfit};
 
 fn account(idempotency: bool) -> Account {
-    Account::Sparkpost { api_key: SECRET.into(), subaccount: None, idempotency }
+    Account::Sparkpost(sparkpost::Sparkpost { api_key: SECRET.into(), subaccount: None, idempotency })
 }
 
 fn ok() -> ResponseTemplate {
@@ -107,7 +108,11 @@ async fn with_idempotency_a_repetition_is_the_same_to_the_byte() {
 
 #[tokio::test]
 async fn a_subaccount_is_named() {
-    let account = Account::Sparkpost { api_key: SECRET.into(), subaccount: Some("123".to_owned()), idempotency: false };
+    let account = Account::Sparkpost(sparkpost::Sparkpost {
+        api_key: SECRET.into(),
+        subaccount: Some("123".to_owned()),
+        idempotency: false,
+    });
     let request = sent(account, &letter(&example("receipt"), None)).await;
     assert_eq!(header(&request, "x-msys-subaccount"), "123");
 }

@@ -7,6 +7,7 @@ use postrider_workers::{
     config::Account,
     message::outgoing::OutgoingMessage,
     policy::outcome::{Class, Outcome},
+    providers::webhook,
 };
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -15,7 +16,7 @@ use wiremock::{Request, ResponseTemplate};
 use super::{SECRET, body, delivered, every_example, example, header, job, letter, provider, server, taken};
 
 fn account() -> Account {
-    Account::Webhook { secret: format!("whsec_{}", STANDARD.encode(SECRET)).as_str().into() }
+    Account::Webhook(webhook::Webhook { secret: format!("whsec_{}", STANDARD.encode(SECRET)).as_str().into() })
 }
 
 async fn sent(letter: &OutgoingMessage<'_>) -> Request {

@@ -40,7 +40,11 @@ fn run(config: &str, arguments: &[&str], input: &str) -> String {
 
 fn config(file: &str, port: u16, log: &str, more: &str) -> String {
     let login = format!("username = \"app\"\npassword = \"{PASSWORD}\"\nplaintext_auth = true\n{ROUTE}{more}");
-    story::config(file, file, port, &login).replace("format = \"json\"", &format!("format = \"{log}\""))
+    let config = story::config(file, file, port, &login);
+    let schedule = config.lines().find(|line| line.starts_with("schedule = ")).unwrap().to_owned();
+    config
+        .replace(&schedule, "schedule = [\"1s\", \"1s\", \"1s\"]")
+        .replace("format = \"json\"", &format!("format = \"{log}\""))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +57,8 @@ async fn a_relay_that_repeats_what_it_was_sent_gives_no_secret_away_and_acts_on_
         let config = config(&file, relay.port(), log, "");
         let job = story::job(Lane::Transactional, "ada@dest.test");
         let mut worker = Postrider::worker(config.as_str()).unwrap();
+        let mut events = Postrider::command(["events"]).config(config.as_str()).may_print_addresses().start().unwrap();
+        events.wait_for_output("listening", SOON).unwrap();
         story::publish(&file, std::slice::from_ref(&job)).await.unwrap();
         worker.wait_for_output("needs a person", SOON).unwrap();
         let shown = run(&config, &["status"], "");
@@ -69,10 +75,27 @@ async fn a_relay_that_repeats_what_it_was_sent_gives_no_secret_away_and_acts_on_
         for command in [&["trace", &id, "--format", "json"][..], &["status", "--format", "json"], &["status"]] {
             run(&config, command, "");
         }
+        // At the end of its tries it rests with that answer, and so it would where it was held.
+        deadline::wait_for("a dead letter", 2 * SOON, || {
+            (!story::rest("dead", &config).ok()?.is_empty()).then_some(())
+        })
+        .unwrap();
         let log = worker.stderr();
         assert!(log.contains("450 4.2.0"), "{log}");
         assert_tame("the log", &log);
         drop(worker);
+        let told = events.stdout();
+        assert!(told.contains("450 4.2.0") && told.contains("[***]"), "{told}");
+        assert_tame("events", &told);
+        drop(events);
+        for rest in ["dead", "hold"] {
+            assert!(run(&config, &[rest, "ls"], "").contains("450 4.2.0"), "{rest}");
+            for command in [&[rest, "ls", "--format", "json"][..], &[rest, "show", &id]] {
+                run(&config, command, "");
+            }
+            let database = rusqlite::Connection::open(folder.path().join("queue.db")).unwrap();
+            database.execute("UPDATE message SET queue = 'hold' WHERE queue = 'dead'", []).unwrap();
+        }
         relay.change(Manner { auth: Some(format!("535 5.7.8 {{auth}} {HOSTILE}")), ..Manner::default() });
         std::fs::remove_file(folder.path().join("queue.db")).unwrap();
     }

@@ -22,7 +22,6 @@ use postrider_workers::{
         reconcile::{UnreportedCount, UnreportedUsage, reconcile},
         scope::{Limit, Scope, ScopeLimits},
         shaping_rule::{LimitCommand, RuleCall, order, react},
-        waiter_count::WaiterCount,
     },
     store::{Claim, ClaimRequest, LedgerKey, Store, StoreOptions},
 };
@@ -82,13 +81,6 @@ fn numbers(admission: Admission) -> (&'static str, [f64; 3]) {
 fn check_same(what: &str, is: Admission, expected: Admission) {
     let ((word, is_numbers), (expected_word, expected_numbers)) = (numbers(is), numbers(expected));
     let same = word == expected_word && is_numbers.iter().zip(expected_numbers).all(|(a, b)| (a - b).abs() <= 10.0);
-    assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
-}
-
-#[track_caller]
-fn check_same_tally(what: &str, is: WaiterCount, expected: WaiterCount) {
-    let numbers = |one: WaiterCount| [one.given, one.away, one.first, one.back, one.all_back];
-    let same = numbers(is).iter().zip(numbers(expected)).all(|(a, b)| (a - b).abs() <= 0.5);
     assert!(same, "{what}: {is:?}, but the rules say {expected:?}");
 }
 
@@ -245,9 +237,6 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
             lines.map(|line| line.ends.values().filter(|place| place.end > now).count()).sum()
         };
         assert_eq!(waiting(&scope), waiting(expected), "{name}");
-        for (lane, line) in &expected.lines {
-            check_same_tally(&name, scope.lines.get(lane).map(|one| one.tally).unwrap_or_default(), line.tally);
-        }
     }
     Ok(())
 }

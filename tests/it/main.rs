@@ -45,6 +45,7 @@ mod limits_headers;
 mod limits_isolation;
 mod limits_relays;
 mod limits_stall;
+mod local_faults;
 mod memory;
 mod overload;
 mod partial;

@@ -53,7 +53,7 @@ fn leads_on(class: Class, on_limit: OnLimit) -> bool {
     }
 }
 
-/// Whether a job that too many others wait before is tried at the next transport, where there is one, and not deferred: where the route wants that of limits, and
+/// Whether a job that finds no room at a transport is tried at the next transport, where there is one, and not deferred: where the route wants that of limits, and
 /// where the transport is silent, which says that it is broken.
 pub fn leaves_overloaded(on_limit: OnLimit, is_silent: bool) -> bool {
     is_silent || on_limit == OnLimit::Next

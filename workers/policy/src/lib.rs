@@ -10,7 +10,6 @@ pub mod fingerprint;
 pub mod headers;
 pub mod mailbox_provider;
 pub mod outcome;
-pub mod overload;
 pub mod poison;
 pub mod publisher;
 pub mod rate_limit;

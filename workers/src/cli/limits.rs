@@ -193,8 +193,6 @@ impl LimitRow {
             "why": drawn.why,
             "used_this_minute": drawn.used.0,
             "used_last_minute": drawn.used.1,
-            "waiting": drawn.waiting,
-            "waiting_at_least": drawn.waiting_at_least,
             "tenants_waiting": drawn.tenants,
             "next_room_s": drawn.next_room_s,
             "last_slot_s": drawn.last_slot_s,
@@ -235,13 +233,8 @@ pub(super) fn text(name: &str, configured: &[String], drawn: &ScopeView) -> Stri
         parts.push(format!("room in {:.0} s", drawn.next_room_s.ceil()));
     }
     if drawn.tenants > 0 {
-        let (jobs, tenants, end) = (drawn.waiting, drawn.tenants, drawn.last_slot_s);
-        let (jobs, tenants) = (output::count(jobs, "job"), output::count(tenants, "tenant"));
-        parts.push(if drawn.waiting_at_least {
-            format!("at least {jobs} of {tenants} wait, the last one for more than {end:.0} s")
-        } else {
-            format!("about {jobs} of {tenants} wait, the last one for {end:.0} s")
-        });
+        let (tenants, end) = (output::count(drawn.tenants, "tenant"), drawn.last_slot_s);
+        parts.push(format!("jobs of {tenants} wait, the last slot is in {end:.0} s"));
     }
     parts.join(", ")
 }
@@ -262,8 +255,8 @@ mod tests {
         let used_up = ScopeView { next_room_s: 86_399.5, ..whole.clone() };
         check(used_up.clone(), "used 1 this minute and 2 the last, room in 86400 s");
         check(
-            ScopeView { tenants: 1, waiting: 3, last_slot_s: 90_000.0, ..used_up.clone() },
-            "used 1 this minute and 2 the last, about 3 jobs of 1 tenant wait, the last one for 90000 s",
+            ScopeView { tenants: 1, last_slot_s: 90_000.0, ..used_up.clone() },
+            "used 1 this minute and 2 the last, jobs of 1 tenant wait, the last slot is in 90000 s",
         );
         check(
             ScopeView { paused_for_s: Some(60.0), next_room_s: 60.0, ..whole.clone() },
@@ -287,7 +280,7 @@ mod tests {
             drawn: scope_view(&Scope::default(), &[], 1.76e15),
         };
         let told = row.json();
-        for count in ["waiting", "used_this_minute", "used_last_minute", "tenants_waiting"] {
+        for count in ["used_this_minute", "used_last_minute", "tenants_waiting"] {
             assert_eq!(told[count].to_string(), "0", "{count}");
         }
         assert!(!told.to_string().contains("-0"), "{told}");

@@ -178,12 +178,12 @@ fn of(
     }
 }
 
-/// Scopes of limits that bind, those with the most waiting first.
+/// Scopes of limits that bind, those with the longest wait first.
 async fn binding(store: &Store, config: &Config) -> anyhow::Result<Vec<limits::LimitRow>> {
     let limiter = Limiter::new(config, store.clone())?;
     let mut rows = limits::rows(store, &limiter).await?;
     rows.retain(|row| row.drawn.binds());
-    rows.sort_by_key(|row| std::cmp::Reverse(row.drawn.waiting));
+    rows.sort_by(|a, b| b.drawn.last_slot_s.total_cmp(&a.drawn.last_slot_s));
     rows.truncate(LIMITS_SHOWN);
     Ok(rows)
 }

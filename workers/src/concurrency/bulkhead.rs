@@ -1,39 +1,52 @@
-//! Those of one lane who wait for a connection or a call of a transport, how fast they have their turn, and for how many it is at work. What follows from it is decided in
-//! [`crate::policy::overload`].
+//! How many of a lane's job slots one transport may occupy, waiting and delivering together, and how many one tenant may occupy there. What stands behind in
+//! the queue may be for a transport that is idle, or of another tenant.
+//!
+//! A job that finds no room waits a second for it. Where the transport gave nobody a turn for as long, it does not wait at all: it is deferred, or fails over.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
-use tokio::time::Instant;
-
-use crate::policy::{
-    overload::{OverloadInput, overload_delay},
-    rate_limit::{scope::WaitQueue, wait_queue::TenantWeight},
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
 };
 
-/// Turns, and those deferred, are counted over this time and the one before it.
-const COUNTED: Duration = Duration::from_secs(5);
+/// The part of a lane's job slots that one transport may occupy, ...
+const TRANSPORT_EIGHTHS: usize = 6;
+/// ... and the part that one tenant may occupy there: another one always finds room.
+const TENANT_EIGHTHS: usize = 5;
+/// How long a job waits for room; and a transport at which nothing moved for so long gives nobody a reason to wait.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// When the first one comes back of those of a tenant that are deferred, ...
+const BACK_FIRST: Duration = Duration::from_secs(3);
+/// ... how long after it each further one does, ...
+const BACK_STEP: Duration = Duration::from_millis(10);
+/// ... and the longest time until then.
+const BACK_MAX: Duration = Duration::from_mins(5);
+/// Tenants that are remembered before it is looked which of them are history.
+const TENANTS_KEPT: usize = 1000;
 
-/// Who comes to a overload.
+/// A job that wants to use the transport.
 #[derive(Debug, Clone, Copy)]
-pub struct WaitRequest<'a> {
+pub struct EntryRequest<'a> {
     /// Its tenant.
-    pub who: TenantWeight<'a>,
-    /// It was never deferred.
-    pub is_fresh: bool,
-    /// So many fresh jobs of its lane are in hand at once.
+    pub tenant: &'a str,
+    /// So many jobs of its lane are in hand at once.
     pub job_slots: usize,
     /// From 0 to 1, another one for each.
     pub dice: f64,
 }
 
-/// The overload of a lane.
+/// The jobs of one lane at one transport.
 #[derive(Debug)]
 pub struct Bulkhead {
-    began: Instant,
+    /// Room for all tenants; its size is known once somebody comes.
+    room: OnceLock<Arc<Semaphore>>,
     state: Mutex<BulkheadState>,
 }
 
@@ -41,107 +54,100 @@ pub struct Bulkhead {
 struct BulkheadState {
     /// The number of who comes next.
     next: u64,
-    /// Since when each one waits.
+    occupied: usize,
+    /// Since when somebody is here.
+    since: Instant,
+    /// When somebody had a turn last, or left.
+    moved: Instant,
+    /// Since when each one waits for a connection or a call.
     waiting: BTreeMap<u64, Instant>,
-    /// Since when somebody does.
-    since: Instant,
-    /// So many have their turn now.
-    at_work: usize,
-    turns: RollingRate,
-    away: RollingRate,
-    /// The slots of those who were deferred.
-    line: WaitQueue,
+    /// Room of each tenant, for as long as somebody uses it.
+    tenants: HashMap<String, Weak<Semaphore>>,
+    /// When the last one of each tenant comes back that was deferred.
+    back: HashMap<String, Instant>,
 }
 
-/// How many of late.
+/// A job that waits or is delivered, until it is dropped.
 #[derive(Debug)]
-struct RollingRate {
-    since: Instant,
-    since_then: u32,
-    before: Option<u32>,
-}
-
-/// Somebody who has its turn, until it is dropped.
-pub struct InProgress<'a>(&'a Bulkhead);
-
-/// Somebody who waits, until it is dropped.
-pub struct BulkheadWaiter<'a> {
+pub struct Occupant<'a> {
     bulkhead: &'a Bulkhead,
     number: u64,
+    _room: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Bulkhead {
     /// Of nobody.
     pub fn new(now: Instant) -> Self {
-        let (turns, away) = (RollingRate::new(now), RollingRate::new(now));
-        let (waiting, line) = (BTreeMap::new(), WaitQueue::default());
-        let state = BulkheadState { next: 0, waiting, since: now, at_work: 0, turns, away, line };
-        Self { began: now, state: Mutex::new(state) }
+        let state = BulkheadState {
+            next: 0,
+            occupied: 0,
+            since: now,
+            moved: now,
+            waiting: BTreeMap::new(),
+            tenants: HashMap::new(),
+            back: HashMap::new(),
+        };
+        Self { room: OnceLock::new(), state: Mutex::new(state) }
     }
 
-    /// One more who waits.
-    pub fn enter(&self, now: Instant) -> BulkheadWaiter<'_> {
-        let mut state = self.state();
+    /// Lets a job in where there is room for it, or soon is. Otherwise says for how long it is deferred.
+    pub async fn enter(&self, request: &EntryRequest<'_>) -> Result<Occupant<'_>, Duration> {
+        let mut room = pin!(self.room(request));
+        if let Some(room) = room.as_mut().now_or_never() {
+            return Ok(self.occupy(Some(room)));
+        }
+        if !self.state().is_stuck(Instant::now())
+            && let Ok(room) = timeout(PATIENCE, room).await
+        {
+            return Ok(self.occupy(Some(room)));
+        }
+        Err(self.state().back_after(request, Instant::now()))
+    }
+
+    /// Lets a job in that cannot be deferred.
+    pub fn enter_at_once(&self) -> Occupant<'_> {
+        self.occupy(None)
+    }
+
+    /// The tenant's room first: who waits for that keeps nobody else out.
+    async fn room(&self, request: &EntryRequest<'_>) -> [OwnedSemaphorePermit; 2] {
+        let all = self.room.get_or_init(|| Arc::new(Semaphore::new(part(request.job_slots, TRANSPORT_EIGHTHS))));
+        let own = self.state().tenant_room(request);
+        // Neither is ever closed.
+        loop {
+            let Ok(own) = Arc::clone(&own).acquire_owned().await else { continue };
+            let Ok(all) = Arc::clone(all).acquire_owned().await else { continue };
+            return [own, all];
+        }
+    }
+
+    fn occupy(&self, room: Option<[OwnedSemaphorePermit; 2]>) -> Occupant<'_> {
+        let (mut state, now) = (self.state(), Instant::now());
         let number = state.next;
         state.next += 1;
-        if state.waiting.is_empty() {
-            state.since = now;
+        if state.occupied == 0 {
+            (state.since, state.moved) = (now, now);
         }
+        state.occupied += 1;
         state.waiting.insert(number, now);
-        BulkheadWaiter { bulkhead: self, number }
+        Occupant { bulkhead: self, number, _room: room }
     }
 
     /// Whether anybody is being delivered.
     pub fn is_at_work(&self) -> bool {
-        self.state().at_work > 0
+        let state = self.state();
+        state.occupied > state.waiting.len()
     }
 
-    /// One more who has its turn.
-    pub fn begin(&self) -> InProgress<'_> {
-        self.state().at_work += 1;
-        InProgress(self)
-    }
-
-    /// For how long the first one waits.
+    /// For how long the first one waits for its turn.
     pub fn first_waits(&self, now: Instant) -> Duration {
         self.state().first_waits(now)
     }
 
-    /// Since when there was somebody who waited, all the time; nothing where nobody does.
+    /// Since when there was somebody here, all the time; nothing where nobody is.
     pub fn since(&self) -> Option<Instant> {
         let state = self.state();
-        (!state.waiting.is_empty()).then_some(state.since)
-    }
-
-    /// For how long a job that would be the last one is deferred; nothing where it may wait here. `is_shut`: the transport gives out nothing now.
-    pub fn overload_delay(&self, wait_request: &WaitRequest<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
-        let mut state = self.state();
-        let ahead = state.waiting.len();
-        self.decide(&mut state, ahead, wait_request, is_shut, now)
-    }
-
-    fn decide(
-        &self,
-        state: &mut BulkheadState,
-        ahead: usize,
-        wait_request: &WaitRequest<'_>,
-        is_shut: bool,
-        now: Instant,
-    ) -> Option<Duration> {
-        let seen = OverloadInput {
-            ahead,
-            at_work: state.at_work,
-            first_us: us(state.first_waits(now)),
-            per_second: state.turns.per_second(now),
-            away_per_second: state.away.per_second(now),
-            job_slots: wait_request.job_slots,
-            is_shut,
-        };
-        let now_us = us(now.duration_since(self.began));
-        let back =
-            overload_delay(&mut state.line, wait_request.who, wait_request.is_fresh, &seen, now_us, wait_request.dice)?;
-        state.away.one(now);
-        Some(Duration::from_secs_f64((back - now_us).max(0.0) / 1e6))
+        (state.occupied > 0).then_some(state.since)
     }
 
     fn state(&self) -> MutexGuard<'_, BulkheadState> {
@@ -155,159 +161,128 @@ impl BulkheadState {
         let first = self.waiting.first_key_value();
         first.map(|(_, since)| now.saturating_duration_since(*since)).unwrap_or_default()
     }
-}
 
-impl BulkheadWaiter<'_> {
-    /// For how long it is deferred, because too many wait before it and their turn does not come; nothing where it may go on waiting here.
-    pub fn overload_delay(&self, wait_request: &WaitRequest<'_>, is_shut: bool, now: Instant) -> Option<Duration> {
-        let mut state = self.bulkhead.state();
-        let ahead = state.waiting.range(..self.number).count();
-        self.bulkhead.decide(&mut state, ahead, wait_request, is_shut, now)
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.first_waits(now) >= PATIENCE || now.saturating_duration_since(self.moved) >= PATIENCE
     }
 
-    /// Its turn came.
-    pub fn served(self, now: Instant) {
-        self.bulkhead.state().turns.one(now);
-    }
-}
-
-impl Drop for InProgress<'_> {
-    fn drop(&mut self) {
-        self.0.state().at_work -= 1;
-    }
-}
-
-impl Drop for BulkheadWaiter<'_> {
-    fn drop(&mut self) {
-        self.bulkhead.state().waiting.remove(&self.number);
-    }
-}
-
-impl RollingRate {
-    fn new(now: Instant) -> Self {
-        Self { since: now, since_then: 0, before: None }
-    }
-
-    fn roll(&mut self, now: Instant) {
-        let age = now.duration_since(self.since);
-        if age >= COUNTED {
-            self.before = Some(if age < 2 * COUNTED { self.since_then } else { 0 });
-            (self.since, self.since_then) = (now, 0);
+    fn tenant_room(&mut self, request: &EntryRequest<'_>) -> Arc<Semaphore> {
+        if let Some(room) = self.tenants.get(request.tenant).and_then(Weak::upgrade) {
+            return room;
         }
+        if self.tenants.len() >= TENANTS_KEPT {
+            self.tenants.retain(|_, room| room.strong_count() > 0);
+        }
+        let room = Arc::new(Semaphore::new(part(request.job_slots, TENANT_EIGHTHS)));
+        self.tenants.insert(request.tenant.to_owned(), Arc::downgrade(&room));
+        room
     }
 
-    fn one(&mut self, now: Instant) {
-        self.roll(now);
-        self.since_then += 1;
-    }
-
-    fn per_second(&mut self, now: Instant) -> f64 {
-        self.roll(now);
-        let age = now.duration_since(self.since).as_secs_f64();
-        let (count, over) = match self.before {
-            Some(before) => (self.since_then + before, age + COUNTED.as_secs_f64()),
-            None => (self.since_then, age),
-        };
-        if count == 0 { 0.0 } else { f64::from(count) / over.max(0.1) }
+    /// Those of a tenant come back one after the other: a large blast does not come and go all the time, and a small tenant does not wait for that.
+    fn back_after(&mut self, request: &EntryRequest<'_>, now: Instant) -> Duration {
+        if self.back.len() >= TENANTS_KEPT {
+            self.back.retain(|_, back| *back > now);
+        }
+        let first = now + BACK_FIRST;
+        let back = self.back.get(request.tenant).map_or(first, |last| first.max(*last + BACK_STEP));
+        let back = back.min(now + BACK_MAX);
+        self.back.insert(request.tenant.to_owned(), back);
+        (back - now).mul_f64(1.0 - request.dice / 4.0)
     }
 }
 
-fn us(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
+/// So many eighths of the job slots, and one at least.
+fn part(job_slots: usize, eighths: usize) -> usize {
+    (job_slots * eighths).div_ceil(8).max(1)
+}
+
+impl Occupant<'_> {
+    /// It has a connection or a call.
+    pub fn has_turn(&self) {
+        let mut state = self.bulkhead.state();
+        state.moved = Instant::now();
+        state.waiting.remove(&self.number);
+    }
+}
+
+impl Drop for Occupant<'_> {
+    fn drop(&mut self) {
+        let mut state = self.bulkhead.state();
+        state.moved = Instant::now();
+        state.occupied -= 1;
+        state.waiting.remove(&self.number);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WAIT_REQUEST: WaitRequest<'_> =
-        WaitRequest { who: TenantWeight { tenant: "a", weight: 1.0 }, is_fresh: true, job_slots: 4, dice: 0.0 };
+    const SLOTS: usize = 16;
 
-    fn after(begun: Instant, seconds: f64) -> Instant {
-        begun + Duration::from_secs_f64(seconds)
+    fn request(tenant: &str) -> EntryRequest<'_> {
+        EntryRequest { tenant, job_slots: SLOTS, dice: 0.0 }
     }
 
-    fn put_away_at(bulkhead: &Bulkhead, now: Instant) -> Option<Duration> {
-        bulkhead.overload_delay(&WAIT_REQUEST, false, now)
-    }
-
-    #[test]
-    fn who_leaves_is_no_longer_waited_behind() {
-        let begun = Instant::now();
-        let bulkhead = Bulkhead::new(begun);
-        let first = bulkhead.enter(begun);
-        let _second = bulkhead.enter(after(begun, 4.0));
-        let _third = bulkhead.enter(after(begun, 4.5));
-        assert!(put_away_at(&bulkhead, after(begun, 4.6)).is_some());
-        drop(first);
-        assert_eq!(put_away_at(&bulkhead, after(begun, 4.6)), None, "the first one now waits for less than a second");
-        assert!(put_away_at(&bulkhead, after(begun, 5.1)).is_some());
-    }
-
-    #[test]
-    fn a_crowd_begins_when_nobody_waited_before() {
-        let begun = Instant::now();
-        let bulkhead = Bulkhead::new(begun);
-        assert_eq!(bulkhead.since(), None);
-        drop(bulkhead.enter(begun));
-        let first = bulkhead.enter(after(begun, 1.0));
-        let _second = bulkhead.enter(after(begun, 2.0));
-        drop(first);
-        assert_eq!(bulkhead.since(), Some(after(begun, 1.0)));
-    }
-
-    #[test]
-    fn only_those_leave_before_whom_too_many_wait() {
-        let begun = Instant::now();
-        let bulkhead = Bulkhead::new(begun);
-        let waiting = [(); 3].map(|()| bulkhead.enter(begun));
-        let leaves = |seconds: f64| {
-            let now = after(begun, seconds);
-            waiting.each_ref().map(|one| one.overload_delay(&WAIT_REQUEST, false, now).is_some())
-        };
-        assert_eq!((leaves(0.5), leaves(1.0)), ([false; 3], [false, true, true]));
-    }
-
-    #[test]
-    fn those_that_a_transport_is_at_work_for_count_until_they_end() {
-        let begun = Instant::now();
-        let bulkhead = Bulkhead::new(begun);
-        let at_work = bulkhead.begin();
-        let _waiting = bulkhead.enter(begun);
-        let job_slots = |job_slots: usize| {
-            bulkhead.overload_delay(&WaitRequest { job_slots, ..WAIT_REQUEST }, false, after(begun, 2.0)).is_some()
-        };
-        assert_eq!((job_slots(4), job_slots(8)), (true, false));
-        drop(at_work);
-        assert!(job_slots(3) && !job_slots(6));
-    }
-
-    #[test]
-    fn the_pace_is_that_of_the_last_seconds() {
-        let begun = Instant::now();
-        let mut turns = RollingRate::new(begun);
-        let mut pace_at = |from: f64, to: f64, count: u32| {
-            for n in 0..count {
-                turns.one(after(begun, from + (to - from) * f64::from(n) / f64::from(count)));
-            }
-            format!("{:.0}", turns.per_second(after(begun, to)))
-        };
-        assert_eq!(pace_at(0.0, 2.0, 20), "10");
-        assert_eq!(pace_at(2.0, 4.9, 29), "10");
-        assert_eq!(pace_at(4.9, 9.0, 41), "10");
-        assert_eq!(pace_at(9.0, 14.0, 10), "6", "some of those before it are counted still");
-        assert_eq!(pace_at(14.0, 30.0, 0), "0", "it stands still");
-    }
-
-    #[test]
-    fn where_nothing_moves_jobs_are_put_away_for_a_while() {
-        let begun = Instant::now();
-        let bulkhead = Bulkhead::new(begun);
-        let waiting = [(); 2].map(|()| bulkhead.enter(begun));
-        assert_eq!(put_away_at(&bulkhead, after(begun, 2.0)), Some(Duration::from_secs(15)));
-        for one in waiting {
-            one.served(after(begun, 2.0));
+    async fn enter_all<'a>(bulkhead: &'a Bulkhead, tenant: &str, count: usize) -> Vec<Occupant<'a>> {
+        let mut inside = Vec::new();
+        for _ in 0..count {
+            inside.push(bulkhead.enter(&request(tenant)).await.unwrap());
         }
-        assert_eq!(put_away_at(&bulkhead, after(begun, 2.1)), None);
+        inside
+    }
+
+    #[tokio::test]
+    async fn one_tenant_has_a_part_of_the_slots_and_leaves_room_for_another() {
+        let bulkhead = Bulkhead::new(Instant::now());
+        let mut large = enter_all(&bulkhead, "large", 10).await;
+        let (next, other) = (request("large"), request("other"));
+        let mut next = pin!(bulkhead.enter(&next));
+        assert!(next.as_mut().now_or_never().is_none(), "ten of sixteen for one tenant");
+        let small = enter_all(&bulkhead, "small", 2).await;
+        let mut other = pin!(bulkhead.enter(&other));
+        assert!(other.as_mut().now_or_never().is_none(), "twelve of sixteen for all");
+        large.pop();
+        // Each is let in, and leaves again.
+        assert!(other.as_mut().now_or_never().is_some_and(|entered| entered.is_ok()));
+        assert!(next.as_mut().now_or_never().is_some_and(|entered| entered.is_ok()));
+        drop((large, small));
+        assert_eq!((bulkhead.since(), bulkhead.is_at_work()), (None, false));
+        assert_eq!([1, 2, 3, 8, 128].map(|slots| part(slots, TRANSPORT_EIGHTHS)), [1, 2, 3, 6, 96]);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_a_second_for_it_and_not_at_all_where_nothing_moves() {
+        let bulkhead = Bulkhead::new(Instant::now());
+        let _inside = enter_all(&bulkhead, "a", 10).await;
+        let begun = Instant::now();
+        assert_eq!(bulkhead.enter(&request("a")).await.unwrap_err(), BACK_FIRST);
+        assert!(begun.elapsed() >= PATIENCE);
+        assert!(bulkhead.enter(&request("a")).now_or_never().is_some_and(|entered| entered.is_err()));
+    }
+
+    #[tokio::test]
+    async fn nothing_moves_where_nobody_has_a_turn_or_the_first_one_waits_for_long() {
+        let bulkhead = Bulkhead::new(Instant::now());
+        let inside = enter_all(&bulkhead, "a", 10).await;
+        let later = Instant::now() + PATIENCE;
+        assert!(!bulkhead.state().is_stuck(Instant::now()) && bulkhead.state().is_stuck(later));
+        bulkhead.state().moved = later;
+        assert!(bulkhead.state().is_stuck(later), "the first one waits");
+        assert!(bulkhead.first_waits(later) >= PATIENCE && !bulkhead.is_at_work());
+        inside.iter().for_each(Occupant::has_turn);
+        bulkhead.state().moved = later;
+        assert!(!bulkhead.state().is_stuck(later) && bulkhead.is_at_work());
+    }
+
+    #[test]
+    fn a_tenant_with_many_deferred_jobs_gets_them_back_one_after_the_other_and_others_do_not_wait_for_that() {
+        let now = Instant::now();
+        let bulkhead = Bulkhead::new(now);
+        let back =
+            |tenant: &str, dice: f64| bulkhead.state().back_after(&EntryRequest { dice, ..request(tenant) }, now);
+        let large: Vec<Duration> = (0..40_000).map(|_| back("large", 0.0)).collect();
+        assert_eq!((large[0], large[1], large[39_999]), (BACK_FIRST, BACK_FIRST + BACK_STEP, BACK_MAX));
+        assert_eq!((back("small", 0.0), back("other", 1.0)), (BACK_FIRST, BACK_FIRST * 3 / 4));
     }
 }

@@ -1,7 +1,7 @@
 //! So many may do something at once, such as use a connection; who comes then waits in the line of its lane. Whenever one is done the first one of the
 //! transactional line goes, and bulk mail when nobody stands there: a blast holds transactional mail up for the end of one message, not of all of
 //! those that wait. Bulk mail has everything that transactional mail leaves, and that may be nothing for as long as transactional mail alone
-//! keeps all places busy. A lane may be held to fewer places than there are.
+//! keeps all places busy.
 //!
 //! Knows neither connections nor calls: that is the pool's and the client's.
 
@@ -23,18 +23,16 @@ struct SemaphoreState {
     limit: usize,
     /// Places that somebody has. More than there are to be where their number was made smaller a moment ago.
     taken: usize,
-    /// Those of them that a lane has, and the most that it may have.
-    by_lane: [(usize, usize); 2],
     /// The number of who comes next: who came earlier has a smaller one.
     next: u64,
-    /// Those who wait, by lane. **Invariant:** nobody waits while a place is free for its lane.
+    /// Those who wait, by lane. **Invariant:** nobody waits while a place is free.
     lines: [BTreeMap<u64, oneshot::Sender<()>>; 2],
     is_closed: bool,
 }
 
 /// The right to do what there are so many places for; given back on drop.
 #[derive(Debug)]
-pub struct PriorityPermit<'a>(&'a PrioritySemaphore, Lane);
+pub struct PriorityPermit<'a>(&'a PrioritySemaphore);
 
 /// Somebody in a line.
 struct SemaphoreWaiter<'a> {
@@ -47,15 +45,7 @@ struct SemaphoreWaiter<'a> {
 impl PrioritySemaphore {
     /// So many at once.
     pub fn new(limit: usize) -> Self {
-        let by_lane = [(0, usize::MAX); 2];
-        Self(Mutex::new(SemaphoreState {
-            limit,
-            taken: 0,
-            by_lane,
-            next: 0,
-            lines: Default::default(),
-            is_closed: false,
-        }))
+        Self(Mutex::new(SemaphoreState { limit, taken: 0, next: 0, lines: Default::default(), is_closed: false }))
     }
 
     /// Waits for a place; first come first served inside a lane. `None` once this is closed.
@@ -65,9 +55,9 @@ impl PrioritySemaphore {
             if state.is_closed {
                 return None;
             }
-            if state.has_room(lane) {
-                state.give(lane);
-                return Some(PriorityPermit(self, lane));
+            if state.has_room() {
+                state.taken += 1;
+                return Some(PriorityPermit(self));
             }
             let (sender, turn) = oneshot::channel();
             let number = state.next;
@@ -76,12 +66,12 @@ impl PrioritySemaphore {
             SemaphoreWaiter { places: self, lane, number, turn }
         };
         // Once it is heard here, the place is ours and `waiting` has nothing left to give back.
-        (&mut waiting.turn).await.ok().map(|()| PriorityPermit(self, lane))
+        (&mut waiting.turn).await.ok().map(|()| PriorityPermit(self))
     }
 
-    /// Whether who comes now has to wait in the line of this lane.
-    pub fn is_full_for(&self, lane: Lane) -> bool {
-        !self.state().has_room(lane)
+    /// Whether who comes now has to wait.
+    pub fn is_full(&self) -> bool {
+        !self.state().has_room()
     }
 
     /// How many are taken.
@@ -96,13 +86,6 @@ impl PrioritySemaphore {
         state.serve();
     }
 
-    /// A lane has at most so many of the places from now on. Who has one keeps it.
-    pub fn hold_to(&self, lane: Lane, most: usize) {
-        let mut state = self.state();
-        state.by_lane[lane as usize].1 = most;
-        state.serve();
-    }
-
     /// Nobody gets a place any more. Who has one keeps it.
     pub fn close(&self) {
         let mut state = self.state();
@@ -110,10 +93,9 @@ impl PrioritySemaphore {
         state.lines = Default::default();
     }
 
-    fn give_back(&self, lane: Lane) {
+    fn give_back(&self) {
         let mut state = self.state();
         state.taken -= 1;
-        state.by_lane[lane as usize].0 -= 1;
         state.serve();
     }
 
@@ -124,24 +106,18 @@ impl PrioritySemaphore {
 }
 
 impl SemaphoreState {
-    fn has_room(&self, lane: Lane) -> bool {
-        let (taken, most) = self.by_lane[lane as usize];
-        self.taken < self.limit && taken < most
-    }
-
-    fn give(&mut self, lane: Lane) {
-        self.taken += 1;
-        self.by_lane[lane as usize].0 += 1;
+    fn has_room(&self) -> bool {
+        self.taken < self.limit
     }
 
     /// Gives free places to those who wait.
     fn serve(&mut self) {
         for lane in Lane::ALL {
-            while self.has_room(lane) {
+            while self.has_room() {
                 let Some((_, next)) = self.lines[lane as usize].pop_first() else { break };
                 // Who no longer waits was about to leave the line, and has nothing to give back.
                 if next.send(()).is_ok() {
-                    self.give(lane);
+                    self.taken += 1;
                 }
             }
         }
@@ -150,7 +126,7 @@ impl SemaphoreState {
 
 impl Drop for PriorityPermit<'_> {
     fn drop(&mut self) {
-        self.0.give_back(self.1);
+        self.0.give_back();
     }
 }
 
@@ -159,7 +135,7 @@ impl Drop for SemaphoreWaiter<'_> {
         let left = self.places.state().lines[self.lane as usize].remove(&self.number);
         // Its turn came and it went away before it heard so.
         if left.is_none() && self.turn.try_recv().is_ok() {
-            self.places.give_back(self.lane);
+            self.places.give_back();
         }
     }
 }
@@ -218,10 +194,10 @@ mod tests {
     fn bulk_mail_has_every_place_that_is_free() {
         let places = PrioritySemaphore::new(3);
         let held = [(); 3].map(|()| at_once(&places, Lane::Bulk));
-        assert!(places.is_full_for(Lane::Bulk));
+        assert!(places.is_full());
         drop(take(&places, Lane::Bulk));
         drop(held);
-        assert!(!places.is_full_for(Lane::Bulk));
+        assert!(!places.is_full());
     }
 
     #[test]
@@ -249,7 +225,7 @@ mod tests {
         let (mut third, mut fourth) = (take(&places, Lane::Bulk), take(&places, Lane::Bulk));
         places.resize(1);
         drop(first);
-        assert!(poll(&mut third).is_none() && places.is_full_for(Lane::Bulk), "there was one too many");
+        assert!(poll(&mut third).is_none() && places.is_full(), "there was one too many");
         drop(second);
         let third = poll(&mut third).unwrap();
         assert!(poll(&mut fourth).is_none());
@@ -258,28 +234,10 @@ mod tests {
         assert_eq!(places.taken(), 2);
         places.resize(0);
         drop((third, fourth));
-        assert!(places.is_full_for(Lane::Bulk) && places.taken() == 0);
+        assert!(places.is_full() && places.taken() == 0);
         let mut last = take(&places, Lane::Transactional);
         places.resize(1);
         assert!(poll(&mut last).is_some());
-    }
-
-    #[test]
-    fn a_lane_that_is_held_to_some_places_leaves_the_others_to_the_other_one() {
-        let places = PrioritySemaphore::new(4);
-        places.hold_to(Lane::Transactional, 2);
-        let held = [(); 2].map(|()| at_once(&places, Lane::Transactional));
-        let (mut third, mut fourth) = (take(&places, Lane::Transactional), take(&places, Lane::Transactional));
-        assert_eq!(Lane::ALL.map(|lane| places.is_full_for(lane)), Lane::ALL.map(|lane| lane == Lane::Transactional));
-        let _bulk = at_once(&places, Lane::Bulk);
-        drop(held);
-        let served = [poll(&mut third).unwrap(), poll(&mut fourth).unwrap()];
-        let mut fifth = take(&places, Lane::Transactional);
-        places.hold_to(Lane::Transactional, usize::MAX);
-        let fifth = poll(&mut fifth).unwrap();
-        assert_eq!(places.taken(), 4);
-        drop((served, fifth));
-        assert_eq!(places.taken(), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
         settlement::Settlement,
     },
     queue::Delivery,
-    rate_limit::deferral::Deferral,
+    rate_limit::deferral::{DeferralWords, Slot},
     telemetry::{metrics, traces},
 };
 
@@ -84,29 +84,21 @@ pub(crate) async fn defer(
     delivery: Delivery,
     attempt: &Attempt<'_>,
     authorization: Authorization,
-    deferral: Deferral,
+    slot: Slot,
+    words: DeferralWords,
 ) {
-    let (id, why) = (attempt.job.id(), &deferral.why);
-    let at = schedule::after(context.now(), schedule::cut(attempt.job, left(deferral.at), context.now()));
-    debug!(job.id = %id, %why, deferral = %at, parks = attempt.meta.parks, "Job {id} waits for {why} until {at}");
+    let (id, why) = (attempt.job.id(), &words.answer);
+    let at = schedule::after(context.now(), schedule::cut(attempt.job, left(slot.at), context.now()));
+    debug!(job.id = %id, why, until = %at, parks = attempt.meta.parks, "Job {id} is deferred until {at}: {why}");
     let mut event = Event::about(EventType::Deferred, attempt.job, attempt.meta, context.now());
     event.data.route = Some(attempt.route.name.clone());
-    let (reason, answer) = why.event_reason();
-    event.data.reason = Some(reason.to_owned());
-    event.data.answer = Some(answer);
+    event.data.reason = Some(words.event.to_owned());
+    event.data.answer = Some(words.answer);
     event.data.next_attempt_at = Some(at);
     if !emit(context, &[event]).await {
         return settle_or_warn(context, delivery, Settlement::GiveBack).await;
     }
-    defer_until(
-        context,
-        delivery,
-        attempt,
-        authorization,
-        (left(deferral.at), left(deferral.back)),
-        why.metric_reason(),
-    )
-    .await;
+    defer_until(context, delivery, attempt, authorization, (left(slot.at), left(slot.back)), words.metric).await;
 }
 
 /// Puts a job away that is not to be tried before the first wait is over, and comes back to a worker after the second. Uses up no try.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use self::refusals::{circuit_open, no_transport_left, not_asked, passed_over, paused, transport_overloaded};
 use crate::{
     circuit_breakers::BreakerPermit,
-    concurrency::bulkhead::WaitRequest,
+    concurrency::bulkhead::EntryRequest,
     delivery::{
         attempt::{Attempt, Authorization, FinishedAttempt},
         context::Context,
@@ -33,37 +33,20 @@ use crate::{
         decision::dice,
         failover::{FailoverStep, leaves_overloaded, next_step},
         outcome::{Answer, Mark, Outcome, Refusal, Stage},
-        rate_limit::{
-            admit::{Admission, AdmissionRequest},
-            wait_queue::TenantWeight,
-        },
+        rate_limit::admit::{Admission, AdmissionRequest},
         retry::spread,
         route::OnLimit,
         schedule::is_over,
     },
     rate_limit::{
-        LimitAnswer, Subject, Token, TokenCheck,
-        deferral::{Deferral, DeferralReason},
+        LimitAnswer, Subject, Token,
+        deferral::{Deferral, Slot},
         unreachable_domains::{nobody_left, with_unreachable},
     },
     render::NotRendered,
     telemetry::metrics,
     transport::{NoPermit, Transport, cannot_be_made},
 };
-
-/// What came of sending.
-pub(crate) enum SendResult {
-    /// An attempt that ended.
-    Ended(FinishedAttempt),
-    /// Nothing was tried: a limit, or a transport for which too many wait, makes the job wait until its slot.
-    Deferred(Deferral),
-    /// Nothing was taken: the job is too late, or would be after the wait that a limit makes it wait.
-    Expired(Option<Refusal>),
-    /// Nothing was tried: the store is away, and the job is not to go without it.
-    StoreDown,
-    /// Nothing was taken: the worker stops, and the job was only waiting.
-    Stopping,
-}
 
 /// A question to the limits that is asked with the claim of a job.
 pub(crate) struct LimitQuery {
@@ -114,7 +97,7 @@ pub(crate) async fn send(
     attempt: &Attempt<'_>,
     authorization: &Authorization,
     asked: Option<AnsweredLimitQuery>,
-) -> SendResult {
+) -> Result<FinishedAttempt, Deferral> {
     tokio::select! {
         sent = run(context, attempt, authorization, asked) => sent,
         never = renew_lease(context, authorization) => match never {},
@@ -126,7 +109,7 @@ async fn run(
     attempt: &Attempt<'_>,
     authorization: &Authorization,
     asked: Option<AnsweredLimitQuery>,
-) -> SendResult {
+) -> Result<FinishedAttempt, Deferral> {
     let now = context.now();
     let order = match &attempt.meta.pin {
         None => attempt.route.order(attempt.job.id()),
@@ -136,7 +119,7 @@ async fn run(
             let known = order.find(|n| context.transports[*n].name == pin.transport);
             let Some(transport) = known.filter(|_| pin.until > now) else {
                 let answer = Answer::local(Stage::Call, "the call can no longer be repeated");
-                return SendResult::Ended(FinishedAttempt::at(&pin.transport, Outcome::Unknown(answer)));
+                return Ok(FinishedAttempt::at(&pin.transport, Outcome::Unknown(answer)));
             };
             vec![transport]
         }
@@ -146,12 +129,12 @@ async fn run(
     let texts = match rendered(context, attempt).await {
         Some(Ok(texts)) => texts,
         Some(Err(NotRendered::Never(error))) => {
-            return SendResult::Ended(FinishedAttempt::at(&context.transports[order[0]].name, cannot_be_made(&error)));
+            return Ok(FinishedAttempt::at(&context.transports[order[0]].name, cannot_be_made(&error)));
         }
         Some(Err(NotRendered::NotNow)) => {
-            return SendResult::Deferred(Deferral::after(render_wait(attempt), DeferralReason::Render));
+            return Err(Deferral::Render(Slot::after(render_wait(attempt))));
         }
-        None => return SendResult::Stopping,
+        None => return Err(Deferral::Stopping),
     };
     let mut message =
         OutgoingMessage::rendered(attempt.job, attempt.meta.pending.as_deref(), attempt.meta.part, dated, texts);
@@ -165,7 +148,7 @@ async fn run(
             (domains, answer.map(|answer| (transport, ask, answer)))
         } else {
             let domains = attempt.job_slot.hold_while(context.limiter.domains(attempt.job, &message.indices, checks));
-            let Some(domains) = attempt.stop.run_until_cancelled(domains).await else { return SendResult::Stopping };
+            let Some(domains) = attempt.stop.run_until_cancelled(domains).await else { return Err(Deferral::Stopping) };
             (domains, None)
         };
     let unreachable =
@@ -175,7 +158,7 @@ async fn run(
         if message.indices.is_empty()
             && let Some(outcome) = nobody_left(unreachable.clone())
         {
-            return SendResult::Ended(FinishedAttempt::at(&context.transports[order[0]].name, outcome));
+            return Ok(FinishedAttempt::at(&context.transports[order[0]].name, outcome));
         }
     }
     let groups = context.limiter.mailbox_providers(attempt.job, &message.indices, &domains);
@@ -193,7 +176,7 @@ async fn run(
         tripped,
     };
     let mut sent = tries.in_order(&order, answer).await;
-    if let SendResult::Ended(ended) = &mut sent
+    if let Ok(ended) = &mut sent
         && !unreachable.is_empty()
     {
         let outcome = std::mem::replace(&mut ended.outcome, Outcome::LostClaim);
@@ -237,34 +220,18 @@ enum TransportResult {
     Refused(Refusal),
     /// It was paused before anything was said to it.
     Paused,
-}
-
-/// Why a transport is not tried now.
-enum NotAdmitted {
-    /// The job has a slot.
-    Deferred(Deferral),
-    /// It has to wait, and is in no line.
+    /// A limit is used up there, and the job is in no line.
     Full(Refusal),
-    /// Too many wait for it: the job would be deferred until then.
-    Overloaded(Deferral),
-    /// The store is away, and the job is not to go without it.
-    StoreDown,
-    /// Its time was over when there was a connection.
-    Expired,
-    /// The worker stops.
-    Stopping,
+    /// The job gave its connection back: its token was late, and the limits said this of another one.
+    TokenLate(AdmissionRequest, Admission),
 }
 
-/// Why a job gives its connection back unused, or does not wait for one.
-enum ReleasedConnection {
-    /// Its token is late, and another one is not there yet.
-    Token(TokenCheck),
-    /// Its time is over.
-    Expired,
-    /// Too many wait before it: for so long it is deferred.
-    Overloaded(Duration),
-    /// The worker stops.
-    Stopping,
+/// What came of having a connection.
+enum Delivered {
+    /// The transport was asked, or the message could not be made.
+    Outcome(Outcome),
+    /// The token was late.
+    TokenLate((AdmissionRequest, Admission)),
 }
 
 /// How long on average a job is deferred for which no process had time.
@@ -278,7 +245,11 @@ const ROUNDS_MAX: u32 = 3;
 
 impl FailoverRun<'_> {
     /// `asked` is what the limits said before of a transport, by its position.
-    async fn in_order(&self, order: &[usize], mut asked: Option<(usize, AdmissionRequest, Admission)>) -> SendResult {
+    async fn in_order(
+        &self,
+        order: &[usize],
+        mut asked: Option<(usize, AdmissionRequest, Admission)>,
+    ) -> Result<FinishedAttempt, Deferral> {
         let needs = Needs::of(self.attempt.job);
         let mut refusals: Vec<(usize, Refusal)> = Vec::new();
         let (mut limited, mut overloaded) = (None, None);
@@ -289,68 +260,55 @@ impl FailoverRun<'_> {
             }
             let queue = self.on_limit() == OnLimit::Wait;
             let answer = asked.take_if(|(transport, ..)| *transport == n).map(|(_, ask, answer)| (ask, answer));
-            let tried = match self.when_admitted(n, queue, answer, &refusals, None).await {
-                Ok(tried) => tried,
-                Err(NotAdmitted::Deferred(deferral)) => return SendResult::Deferred(deferral),
-                Err(NotAdmitted::StoreDown) => return SendResult::StoreDown,
-                Err(NotAdmitted::Expired) => return SendResult::Expired(None),
-                Err(NotAdmitted::Stopping) => return SendResult::Stopping,
-                Err(NotAdmitted::Full(refusal)) if self.on_limit() == OnLimit::Expire => {
-                    return SendResult::Expired(Some(refusal));
-                }
-                Err(NotAdmitted::Full(refusal)) => {
+            let refusal = match self.when_admitted(n, queue, answer, &refusals, None).await {
+                Ok(TransportResult::Ended(ended)) => return Ok(ended),
+                Ok(TransportResult::Refused(refusal)) => refusal,
+                Ok(TransportResult::Full(refusal)) if self.on_limit() != OnLimit::Expire => {
                     limited = limited.or(Some(n));
-                    refusals.push((n, refusal));
-                    continue;
+                    refusal
                 }
-                Err(NotAdmitted::Overloaded(deferral)) => {
-                    let is_silent = self.context.transports[n].is_silent(self.attempt.job.lane());
-                    if !leaves_overloaded(self.on_limit(), is_silent) {
-                        return SendResult::Deferred(deferral);
+                Ok(TransportResult::Full(refusal)) => return Err(Deferral::Expired(Some(refusal))),
+                Ok(TransportResult::Paused | TransportResult::TokenLate(..)) => match self.on_limit() {
+                    OnLimit::Next => {
+                        limited = limited.or(Some(n));
+                        continue;
                     }
-                    overloaded = overloaded.or(Some(deferral));
-                    refusals.push((n, transport_overloaded()));
-                    continue;
-                }
-            };
-            match tried {
-                TransportResult::Ended(ended) => return SendResult::Ended(ended),
-                TransportResult::Refused(refusal) => refusals.push((n, refusal)),
-                TransportResult::Paused => match self.on_limit() {
-                    OnLimit::Next => limited = limited.or(Some(n)),
-                    OnLimit::Expire => return SendResult::Expired(Some(paused())),
+                    OnLimit::Expire => return Err(Deferral::Expired(Some(paused()))),
                     OnLimit::Wait => {
                         limited = Some(n);
                         break;
                     }
                 },
-            }
+                Err(deferral @ Deferral::Overloaded(..)) => {
+                    let is_silent = self.context.transports[n].is_silent(self.attempt.job.lane());
+                    if !leaves_overloaded(self.on_limit(), is_silent) {
+                        return Err(deferral);
+                    }
+                    overloaded = overloaded.or(Some(deferral));
+                    transport_overloaded()
+                }
+                Err(deferral) => return Err(deferral),
+            };
+            refusals.push((n, refusal));
         }
         // Nobody else took it: the job waits for its turn at the first one where too many did, or for the first one that only a limit kept it from.
         if let Some(deferral) = overloaded {
-            return SendResult::Deferred(deferral);
+            return Err(deferral);
         }
         if let Some(n) = limited {
             let others: Vec<_> = refusals.iter().filter(|(one, _)| *one != n).cloned().collect();
-            match self.when_admitted(n, true, None, &others, Some(Instant::now())).await {
-                Err(NotAdmitted::Deferred(deferral) | NotAdmitted::Overloaded(deferral)) => {
-                    return SendResult::Deferred(deferral);
-                }
-                Err(NotAdmitted::StoreDown) => return SendResult::StoreDown,
-                Err(NotAdmitted::Expired) => return SendResult::Expired(None),
-                Err(NotAdmitted::Stopping) => return SendResult::Stopping,
-                Err(NotAdmitted::Full(_)) => {}
-                Ok(tried) => {
-                    refusals = others;
-                    match tried {
-                        TransportResult::Ended(ended) => return SendResult::Ended(ended),
-                        TransportResult::Refused(refusal) => refusals.push((n, refusal)),
-                        TransportResult::Paused => refusals.push((n, paused())),
-                    }
-                }
+            let refusal = match self.when_admitted(n, true, None, &others, Some(Instant::now())).await? {
+                TransportResult::Ended(ended) => return Ok(ended),
+                TransportResult::Refused(refusal) => Some(refusal),
+                TransportResult::Paused => Some(paused()),
+                TransportResult::Full(_) | TransportResult::TokenLate(..) => None,
+            };
+            if let Some(refusal) = refusal {
+                refusals = others;
+                refusals.push((n, refusal));
             }
         }
-        SendResult::Ended(FinishedAttempt {
+        Ok(FinishedAttempt {
             tripped: self.tripped.load(Ordering::Relaxed),
             ..no_transport_left(self.context, refusals)
         })
@@ -367,19 +325,15 @@ impl FailoverRun<'_> {
         Subject { job: self.attempt.job, transport, groups: self.groups, domains: self.domains, fresh, hold }
     }
 
-    /// The job as one of those who wait for a transport, where it may be deferred instead: not what is finished where it was begun, nor the probe of a
+    /// The job as one that wants to use a transport, where it may be deferred instead: not what is finished where it was begun, nor the probe of a
     /// circuit.
-    fn wait_request(&self, n: usize) -> Option<WaitRequest<'_>> {
+    fn entry_request(&self, n: usize) -> Option<EntryRequest<'_>> {
         let Self { context, attempt, .. } = *self;
         if attempt.meta.pin.is_some() || !context.breakers.is_closed(n) {
             return None;
         }
-        let who = TenantWeight {
-            tenant: attempt.job.tenant().as_str(),
-            weight: context.limiter.weight(attempt.job.tenant()),
-        };
         let dice = spread(dice(attempt.job), attempt.meta.parks);
-        Some(WaitRequest { who, is_fresh: attempt.meta.generation == 0, job_slots: attempt.job_slot.in_hand()?, dice })
+        Some(EntryRequest { tenant: attempt.job.tenant().as_str(), job_slots: attempt.job_slot.in_hand()?, dice })
     }
 
     /// Resolves when the worker stops: at once for who waits for a connection or a call. Who has one is done in a moment, unless nobody answers.
@@ -388,13 +342,6 @@ impl FailoverRun<'_> {
         if has_place.load(Ordering::Relaxed) {
             sleep(FINISH_MAX.min(self.context.config.worker.drain / 2)).await;
         }
-    }
-
-    fn overloaded(&self, n: usize, wait: Duration) -> NotAdmitted {
-        NotAdmitted::Overloaded(Deferral::after(
-            wait,
-            DeferralReason::Overloaded(self.context.transports[n].name.clone()),
-        ))
     }
 
     /// One transport, once the limits let the job go there. `answer` is what they said before, where they were asked. What was heard of a pause
@@ -406,7 +353,7 @@ impl FailoverRun<'_> {
         answer: Option<(AdmissionRequest, Admission)>,
         refusals: &[(usize, Refusal)],
         since: Option<Instant>,
-    ) -> Result<TransportResult, NotAdmitted> {
+    ) -> Result<TransportResult, Deferral> {
         let Self { context, attempt, .. } = *self;
         let mut answer = answer;
         let mut round = 0;
@@ -415,30 +362,19 @@ impl FailoverRun<'_> {
             // who will be told to wait need not wait for that.
             let is_scarce = context.transports[n].is_saturated(attempt.job.lane()) && context.breakers.is_closed(n);
             let permission = if answer.is_none() && is_scarce && !context.limiter.is_paused(self.subject(n)) {
-                let wait_request = self.wait_request(n);
-                if let Some(wait) =
-                    wait_request.and_then(|one| context.transports[n].overload_delay(attempt.job.lane(), &one))
-                {
-                    return Err(self.overloaded(n, wait));
-                }
                 LimitAnswer::Go(Token::NONE)
             } else {
                 let admitted = context.limiter.admit(self.subject(n), queue, attempt.job_slot, answer.take());
-                attempt.stop.run_until_cancelled(admitted).await.ok_or(NotAdmitted::Stopping)?
+                attempt.stop.run_until_cancelled(admitted).await.ok_or(Deferral::Stopping)?
             };
             let token = match permission {
                 LimitAnswer::Go(token) => token,
-                LimitAnswer::Defer(deferral) => return Err(NotAdmitted::Deferred(deferral)),
-                LimitAnswer::Full(refusal) => return Err(NotAdmitted::Full(refusal)),
-                LimitAnswer::StoreDown => return Err(NotAdmitted::StoreDown),
+                LimitAnswer::Defer(deferral) => return Err(deferral),
+                LimitAnswer::Full(refusal) => return Ok(TransportResult::Full(refusal)),
             };
-            match self.try_transport(n, refusals, token, queue, round, since).await {
-                Ok(tried) => return Ok(tried),
-                Err(ReleasedConnection::Token(TokenCheck::Later(ask, admission))) => answer = Some((ask, admission)),
-                Err(ReleasedConnection::Token(_)) => return Err(NotAdmitted::StoreDown),
-                Err(ReleasedConnection::Expired) => return Err(NotAdmitted::Expired),
-                Err(ReleasedConnection::Overloaded(wait)) => return Err(self.overloaded(n, wait)),
-                Err(ReleasedConnection::Stopping) => return Err(NotAdmitted::Stopping),
+            match self.try_transport(n, refusals, token, queue, round, since).await? {
+                TransportResult::TokenLate(ask, admission) => answer = Some((ask, admission)),
+                result => return Ok(result),
             }
             round += 1;
         }
@@ -453,7 +389,7 @@ impl FailoverRun<'_> {
         queue: bool,
         round: u32,
         since: Option<Instant>,
-    ) -> Result<TransportResult, ReleasedConnection> {
+    ) -> Result<TransportResult, Deferral> {
         let Self { context, attempt, authorization, message, is_repeatable, .. } = *self;
         let transport = &context.transports[n];
         // Where the attempt ends before there is an outcome, the probe is given back.
@@ -463,23 +399,25 @@ impl FailoverRun<'_> {
             BreakerPermit::Go => None,
         };
         let is_probe = !context.breakers.is_closed(n);
-        let wait_request = self.wait_request(n);
+        let entry_request = self.entry_request(n);
         let call = attempt.meta.pin.clone().or_else(|| repeatable(transport, message).filter(|_| is_repeatable));
         let (has_place, submitted) = (AtomicBool::new(false), AtomicBool::new(false));
         let group = self.groups.first().map_or("", String::as_str);
-        if round == 0 {
-            metrics::begun(attempt.job, &transport.name, group);
-        }
         let (step, begun) = (report::deliver_step(transport), Instant::now());
-        let outcome = {
+        let delivered = {
             // By reference: by value it would be a part of every future below it.
             let may_submit =
                 pin!(record_submitting(context, attempt, authorization, transport, call.as_ref(), &submitted));
             let mut delivery = pin!(async {
-                let place = match transport.acquire(message, wait_request.as_ref()).await {
+                let place = match transport.acquire(message, entry_request.as_ref()).await {
                     Ok(place) => place,
-                    Err(NoPermit::Outcome(outcome)) => return Ok(outcome),
-                    Err(NoPermit::Overloaded(wait)) => return Err(ReleasedConnection::Overloaded(wait)),
+                    Err(NoPermit::Outcome(outcome)) => {
+                        metrics::attempt(attempt.job, &transport.name, group, begun).ended(&outcome);
+                        return Ok(Delivered::Outcome(outcome));
+                    }
+                    Err(NoPermit::Overloaded(wait)) => {
+                        return Err(Deferral::Overloaded(Slot::after(wait), transport.name.clone()));
+                    }
                 };
                 has_place.store(true, Ordering::Relaxed);
                 let now = Instant::now();
@@ -489,16 +427,18 @@ impl FailoverRun<'_> {
                     // Who had its turn before does not go to the end of its line.
                     let fresh = self.subject(n).fresh && token == Token::NONE;
                     let subject = Subject { fresh, ..self.subject(n) };
-                    match context.limiter.token_with_connection(subject, queue, round > 0).await {
-                        TokenCheck::Go => {}
-                        later => return Err(ReleasedConnection::Token(later)),
+                    if let Some(later) = context.limiter.token_with_connection(subject, queue, round > 0).await? {
+                        return Ok(Delivered::TokenLate(later));
                     }
                 }
                 // It may have waited long by now. A call that may have been taken is finished all the same.
                 if attempt.meta.pin.is_none() && is_over(attempt.job, self.context.now()) {
-                    return Err(ReleasedConnection::Expired);
+                    return Err(Deferral::Expired(None));
                 }
-                Ok(transport.deliver_with(place, message, may_submit).await)
+                let counted = metrics::attempt(attempt.job, &transport.name, group, begun);
+                let outcome = transport.deliver_with(place, message, may_submit).await;
+                counted.ended(&outcome);
+                Ok(Delivered::Outcome(outcome))
             });
             tokio::select! {
                 biased;
@@ -512,15 +452,18 @@ impl FailoverRun<'_> {
                 }
                 () = self.stopped(&has_place) => {
                     if !submitted.load(Ordering::Relaxed) {
-                        return Err(ReleasedConnection::Stopping);
+                        return Err(Deferral::Stopping);
                     }
                     delivery.await?
                 }
             }
         };
+        let outcome = match delivered {
+            Delivered::Outcome(outcome) => outcome,
+            Delivered::TokenLate((ask, admission)) => return Ok(TransportResult::TokenLate(ask, admission)),
+        };
         report::note_outcome(&step, &outcome);
         drop(step);
-        metrics::ended(attempt.job, &transport.name, group, &outcome, begun.elapsed());
         transport.heard(&outcome);
         let outcome = context.breakers.judged(n, outcome, attempt.job).await;
         if let Some(event) = context.breakers.heard(n, &outcome, probe).await {

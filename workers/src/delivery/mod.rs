@@ -24,10 +24,9 @@ use postrider_schemas::{Job, Meta};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    attempt::{Attempt, Authorization},
+    attempt::{Attempt, Authorization, FinishedAttempt},
     context::Context,
     dead_letter::dead_letter,
-    failover::SendResult,
     settlements::settle_or_warn,
 };
 use crate::{
@@ -38,6 +37,7 @@ use crate::{
         settlement::Settlement,
     },
     queue::Delivery,
+    rate_limit::deferral::Deferral,
     store::LedgerKey,
     telemetry::{metrics, traces},
 };
@@ -112,16 +112,18 @@ async fn settle(
     delivery: Delivery,
     attempt: &Attempt<'_>,
     authorization: Authorization,
-    sent: SendResult,
+    sent: Result<FinishedAttempt, Deferral>,
 ) {
     match sent {
-        SendResult::Ended(ended) => conclude::conclude(context, delivery, attempt, authorization, &ended).await,
-        SendResult::Deferred(deferral) => defer::defer(context, delivery, attempt, authorization, deferral).await,
-        SendResult::Expired(refusal) => {
+        Ok(ended) => conclude::conclude(context, delivery, attempt, authorization, &ended).await,
+        Err(Deferral::Expired(refusal)) => {
             conclude::expire(context, delivery, attempt, authorization, refusal.as_ref()).await;
         }
-        SendResult::StoreDown => defer::until_store_is_back(context, delivery, attempt, authorization).await,
-        SendResult::Stopping => defer::return_to_queue(context, delivery, attempt, authorization).await,
+        Err(Deferral::StoreDown) => defer::until_store_is_back(context, delivery, attempt, authorization).await,
+        Err(deferral) => match deferral.slot() {
+            Some((slot, words)) => defer::defer(context, delivery, attempt, authorization, slot, words).await,
+            None => defer::return_to_queue(context, delivery, attempt, authorization).await,
+        },
     }
 }
 

@@ -12,12 +12,12 @@ use tracing::{debug, warn};
 use super::{Limiter, LogThrottle};
 use crate::{
     config::{Config, TransportKind, TransportLimits},
-    policy::rate_limit::{
-        connection_split::{ConnectionUse, shrunk, spread},
-        connections::LeaseRequest,
-    },
+    policy::rate_limit::connections::LeaseRequest,
     store::StoreError,
-    transport::{Transport, smtp::Relay},
+    transport::{
+        Transport,
+        smtp::{ConnectionUse, Relay},
+    },
 };
 
 /// How often a lease is renewed.
@@ -137,37 +137,36 @@ impl ConnectionShares {
     }
 }
 
-/// Gives a worker's part to a relay, and to those that it stands for.
-fn share_out(part: usize, relays: &[&Relay]) {
-    let now = || relays.iter().map(|one| one.use_now()).collect::<Vec<ConnectionUse>>();
-    for give in [shrunk, spread] {
-        for (relay, limit) in relays.iter().zip(give(part, &now())) {
-            relay.resize(limit);
-        }
+/// Gives a worker's part to a relay, but for what those have that it stands for: they keep as many connections as they still need, and get no others.
+fn share_out(part: usize, replaced: &[&Relay], relay: &Relay) {
+    let mut left = part;
+    for old in replaced {
+        let before = old.use_now();
+        old.resize(before.limit.min(before.asking).min(left));
+        let ConnectionUse { limit, open, .. } = old.use_now();
+        left = left.saturating_sub(limit.max(open));
     }
+    relay.resize(left);
 }
 
 impl Limiter {
     /// Renews one lease. Without the store it is what was given out last, or one connection where nothing ever was.
     async fn renew(&self, one: &CappedRelay<'_>) -> Result<(), StoreError> {
         let before = self.0.parts.before(one.name);
-        let relays: Vec<&Relay> = before
-            .iter()
-            .filter_map(|one| one.relay())
-            .filter(|old| !std::ptr::eq(*old, one.relay))
-            .chain([one.relay])
-            .collect();
-        let (wanted, using) = relays.iter().map(|relay| relay.demand()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        let replaced: Vec<&Relay> =
+            before.iter().filter_map(|one| one.relay()).filter(|old| !std::ptr::eq(*old, one.relay)).collect();
+        let all = replaced.iter().copied().chain([one.relay]);
+        let (wanted, using) = all.map(Relay::demand).fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
         match self.connections(one, wanted.min(one.most), using).await {
             Ok(part) => {
                 debug!(transport = one.name, part, wanted, using, "Connections to the relay");
                 self.0.parts.known().insert(one.name.to_owned(), part);
-                share_out(part, &relays);
+                share_out(part, &replaced, one.relay);
                 Ok(())
             }
             Err(error) => {
                 let last = self.0.parts.known().get(one.name).copied();
-                share_out(last.unwrap_or(1).min(one.most).min(one.total), &relays);
+                share_out(last.unwrap_or(1).min(one.most).min(one.total), &replaced, one.relay);
                 Err(error)
             }
         }
@@ -208,10 +207,33 @@ mod tests {
     async fn places(transport: &Transport) -> usize {
         let relay = transport.relay().unwrap();
         let mut taken = Vec::new();
-        while !relay.is_saturated(postrider_schemas::Lane::Bulk) {
+        while !relay.is_saturated() {
             taken.push(relay.acquire(postrider_schemas::Lane::Bulk).await.unwrap());
         }
         taken.len()
+    }
+
+    #[tokio::test]
+    async fn what_was_replaced_keeps_what_it_needs_and_the_other_one_has_the_rest() {
+        let transports = [(); 2].map(|()| Transport::new(&config("").transports[0]).unwrap());
+        let [old, new] = transports.each_ref().map(|one| one.relay().unwrap());
+        let limits = || [old, new].map(|one| one.use_now().limit);
+        old.resize(6);
+        new.resize(0);
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(old.acquire(postrider_schemas::Lane::Bulk).await.unwrap());
+        }
+        share_out(6, &[old], new);
+        assert_eq!(limits(), [2, 4]);
+        held.pop();
+        share_out(6, &[old], new);
+        assert_eq!(limits(), [1, 5]);
+        share_out(1, &[old], new);
+        assert_eq!(limits(), [1, 0], "the part is smaller now");
+        held.clear();
+        share_out(6, &[old], new);
+        assert_eq!(limits(), [0, 6]);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider_schemas::ladder;
 use tokio::time::Instant;
 
-use crate::policy::schedule;
+use crate::policy::{outcome::Refusal, schedule};
 
 /// The shortest wait that is left to the ladder: two seconds, which are what it gives at least, and a hop.
 pub(super) const LADDER_MIN: Duration = Duration::from_millis(2500);
@@ -16,75 +16,75 @@ const MARGIN: Duration = Duration::from_millis(200);
 pub(super) const EARLY: Duration = Duration::from_millis(1400);
 const _: () = assert!(EARLY.as_millis() < schedule::HERE_MAX.as_millis());
 
+/// Why a job does not go now. It uses up no try.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Deferral {
+    /// A limit makes it wait until its slot: the name of the scope.
+    Limit(Slot, String),
+    /// Too many jobs wait for this transport already, or are delivered by it.
+    Overloaded(Slot, String),
+    /// No process had time to render its template.
+    Render(Slot),
+    /// The store is away, and the job is not to go without it.
+    StoreDown,
+    /// It is too late, or would be after the wait that a limit makes it wait.
+    Expired(Option<Refusal>),
+    /// The worker stops, and the job was only waiting.
+    Stopping,
+}
+
 /// When a job that was deferred may ask again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deferral {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
     /// Its slot.
     pub at: Instant,
     /// When it is to be back at a worker.
     pub back: Instant,
-    /// What it waits for.
-    pub why: DeferralReason,
 }
 
-/// What a job waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeferralReason {
-    /// A limit: the name of the scope.
-    Limit(String),
-    /// A connection or a call of this transport, for which too many wait already.
-    Overloaded(String),
-    /// A process that renders its template.
-    Render,
-}
-
-impl DeferralReason {
-    /// The word that metrics know.
-    pub fn metric_reason(&self) -> &'static str {
-        match self {
-            Self::Limit(_) => "limit",
-            Self::Overloaded(_) => "transport_overloaded",
-            Self::Render => "render",
-        }
-    }
-
-    /// The word that events know, and what they say.
-    pub fn event_reason(&self) -> (&'static str, String) {
-        match self {
-            Self::Limit(scope) => ("limited", format!("limited by {scope}")),
-            Self::Overloaded(transport) => {
-                ("transport_overloaded", format!("too many jobs wait for a turn at {transport}"))
-            }
-            Self::Render => ("transport_overloaded", "no process had time for the template".to_owned()),
-        }
-    }
-}
-
-impl std::fmt::Display for DeferralReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Limit(scope) => f.write_str(scope),
-            Self::Overloaded(transport) => write!(f, "a turn at {transport}"),
-            Self::Render => f.write_str("a process that renders its template"),
-        }
-    }
-}
-
-impl Deferral {
+impl Slot {
     /// A slot after a wait that is spent in the ladder, or on the way back at once where the ladder's shortest one is longer.
-    pub fn after(wait: Duration, why: DeferralReason) -> Self {
+    pub fn after(wait: Duration) -> Self {
         let now = Instant::now();
         // What is published with less than a rung's wait is back at once, and waits in a worker like what is early.
         let least = ladder::WAIT_MIN + MARGIN;
         if wait < ladder::WAIT_MIN {
-            return Self::soon(wait, why);
+            return Self::soon(wait);
         }
-        Self { at: now + wait, back: now + wait.saturating_sub(EARLY).max(least), why }
+        Self { at: now + wait, back: now + wait.saturating_sub(EARLY).max(least) }
     }
 
     /// A slot that is waited for among those that came back: they are fetched apart, and more of them.
-    pub fn soon(wait: Duration, why: DeferralReason) -> Self {
+    pub fn soon(wait: Duration) -> Self {
         let now = Instant::now();
-        Self { at: now + wait, back: now, why }
+        Self { at: now + wait, back: now }
+    }
+}
+
+/// How a deferral until a slot is told.
+pub struct DeferralWords {
+    /// The word that metrics know.
+    pub metric: &'static str,
+    /// The word that events know.
+    pub event: &'static str,
+    /// What events and logs say.
+    pub answer: String,
+}
+
+impl Deferral {
+    /// The slot, where the job has one, and how that is told.
+    pub fn slot(&self) -> Option<(Slot, DeferralWords)> {
+        let (slot, metric, event, answer) = match self {
+            Self::Limit(slot, scope) => (slot, "limit", "limited", format!("limited by {scope}")),
+            Self::Overloaded(slot, transport) => {
+                let answer = format!("too many jobs wait for a turn at {transport}");
+                (slot, "transport_overloaded", "transport_overloaded", answer)
+            }
+            Self::Render(slot) => {
+                (slot, "render", "transport_overloaded", "no process had time for the template".to_owned())
+            }
+            Self::StoreDown | Self::Expired(_) | Self::Stopping => return None,
+        };
+        Some((*slot, DeferralWords { metric, event, answer }))
     }
 }

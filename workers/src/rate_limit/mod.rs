@@ -26,10 +26,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::token::{Token, TokenCheck};
+pub use self::token::Token;
 use self::{
     connection_leases::ConnectionShares,
-    deferral::{Deferral, DeferralReason, EARLY, LADDER_MIN},
+    deferral::{Deferral, EARLY, LADDER_MIN, Slot},
     fallback::LocalFallback,
     observed_rate::ObservedRate,
     overrides::Overrides,
@@ -106,12 +106,10 @@ pub struct Subject<'a> {
 pub enum LimitAnswer {
     /// It may go now, by this token.
     Go(Token),
-    /// Not for some time: defer it until its slot.
+    /// Not now.
     Defer(Deferral),
-    /// Not for some time, and nothing was put in line.
+    /// Not for some time, and nothing was put in line: the route says what follows.
     Full(Refusal),
-    /// The store is away, and this job is not to go without it.
-    StoreDown,
 }
 
 impl Limiter {
@@ -266,7 +264,7 @@ impl Limiter {
                 Some(admission) => admission,
                 None => match self.asked(&ask).await {
                     Some(admission) => admission,
-                    None => return LimitAnswer::StoreDown,
+                    None => return LimitAnswer::Defer(Deferral::StoreDown),
                 },
             };
             match admission {
@@ -288,9 +286,9 @@ impl Limiter {
                 Admission::Park { park_us, scope, .. } => {
                     let scope = why(&ask, scope);
                     self.0.binding.note(&scope, Instant::now());
-                    let (mut wait, scope) = (micros(park_us), DeferralReason::Limit(scope));
+                    let mut wait = micros(park_us);
                     if wait < LADDER_MIN && !job_slot.may_hold() {
-                        return LimitAnswer::Defer(Deferral::soon(wait, scope));
+                        return LimitAnswer::Defer(Deferral::Limit(Slot::soon(wait), scope));
                     }
                     if (ladder::WAIT_MIN..LADDER_MIN).contains(&wait) {
                         // The ladder would be late: the little that is too much for the way back at once is waited for here.
@@ -299,7 +297,7 @@ impl Limiter {
                         job_slot.hold(little).await;
                         wait = EARLY;
                     }
-                    return LimitAnswer::Defer(Deferral::after(wait, scope));
+                    return LimitAnswer::Defer(Deferral::Limit(Slot::after(wait), scope));
                 }
                 Admission::Full { wait_us, scope } => {
                     let scope = why(&ask, scope);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Limiter, Subject, micros};
+use super::{Limiter, Subject, deferral::Deferral, micros};
 use crate::{
     policy::rate_limit::admit::{Admission, AdmissionRequest},
     telemetry::traces,
@@ -32,17 +32,6 @@ enum LateFrom {
     Always,
 }
 
-/// Whether a message may use the connection that it has.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TokenCheck {
-    /// Now.
-    Go,
-    /// Later, as the limits say: the connection is for others meanwhile.
-    Later(AdmissionRequest, Admission),
-    /// The store is away, and this job is not to go without it.
-    StoreDown,
-}
-
 impl Token {
     /// Of what is not limited.
     pub const UNLIMITED: Self = Self { late_from: LateFrom::Never };
@@ -65,21 +54,27 @@ impl Token {
 }
 
 impl Limiter {
-    /// Asks for a token for who has a connection, and waits for its time where that is near. `again`: it had one before, and had to give it back.
-    pub async fn token_with_connection(&self, subject: Subject<'_>, queue: bool, again: bool) -> TokenCheck {
+    /// Asks for a token for who has a connection, and waits for its time where that is near. `again`: it had one before, and had to give it back. Where
+    /// the token's time is not near, the question and its answer: the connection is for others meanwhile.
+    pub async fn token_with_connection(
+        &self,
+        subject: Subject<'_>,
+        queue: bool,
+        again: bool,
+    ) -> Result<Option<(AdmissionRequest, Admission)>, Deferral> {
         if let Some(ask) = self.ask(subject, self.demands(subject), queue) {
             match self.asked(&ask).await {
-                None => return TokenCheck::StoreDown,
+                None => return Err(Deferral::StoreDown),
                 Some(Admission::Free) => {}
                 Some(Admission::Go { wait_us, .. }) if micros(wait_us) <= if again { KEPT_AGAIN } else { KEPT } => {
                     let _waiting = (wait_us > 0.0).then(|| traces::waiting("limit"));
                     sleep(micros(wait_us)).await;
                 }
-                Some(later) => return TokenCheck::Later(ask, later),
+                Some(later) => return Ok(Some((ask, later))),
             }
         }
         self.goes(subject);
-        TokenCheck::Go
+        Ok(None)
     }
 }
 

@@ -17,7 +17,9 @@ pub const NAMES_MAX: usize = 64;
 /// `lane`
 pub const LANES: [&str; 2] = ["transactional", "bulk"];
 /// `outcome`
-pub const OUTCOMES: [&str; 4] = ["accepted", "refused", "unknown", "lost_claim"];
+pub const OUTCOMES: [&str; 5] = ["accepted", "refused", "unknown", "lost_claim", INTERRUPTED];
+/// The outcome of an attempt that was given up before there was one.
+pub const INTERRUPTED: &str = "interrupted";
 /// `class`
 pub const CLASSES: [&str; 12] = [
     "none",

@@ -11,6 +11,7 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 use postrider_schemas::{Job, Lane, Meta};
+use tokio::time::Instant;
 
 use super::{
     label_values::{self, KnownNames},
@@ -129,12 +130,15 @@ impl Metrics {
         self.attempts.add(1, &labels);
     }
 
-    fn ended(&self, job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
-        let (word, class) = (label_values::outcome(outcome), label_values::class(outcome));
+    /// Without an outcome it was interrupted.
+    fn ended(&self, job: &Job, transport: &str, group: &str, outcome: Option<&Outcome>, took: Duration) {
+        let (word, class) = outcome.map_or((label_values::INTERRUPTED, label_values::CLASSES[0]), |outcome| {
+            (label_values::outcome(outcome), label_values::class(outcome))
+        });
         let [lane, transport, group] = [lane(job.lane()), self.transport(transport), self.group(group)];
         let (outcome_label, class) = (KeyValue::new("outcome", word), KeyValue::new("class", class));
         self.duration.record(took.as_secs_f64(), &[transport.clone(), outcome_label.clone()]);
-        if let Outcome::Refused { refusal, .. } = outcome
+        if let Some(Outcome::Refused { refusal, .. }) = outcome
             && refusal.class == Class::Config
         {
             self.config_refusals.add(1, &[transport.clone(), KeyValue::new("stage", refusal.answer.stage.as_str())]);
@@ -232,18 +236,47 @@ pub fn waiting_since(delivery: &Delivery, now: Timestamp) -> Option<Timestamp> {
     Some(delivery.meta.not_before.map_or(published, |due| due.max(published)).min(now))
 }
 
-/// A transport is asked to take a job.
-pub fn begun(job: &Job, transport: &str, group: &str) {
+/// A transport is asked to take a job. Every attempt that is counted as begun is counted as ended too, however it ends: one that is dropped
+/// without an outcome, because the worker stops or the transport is paused, was interrupted.
+pub struct CountedAttempt<'a> {
+    metrics: Option<&'a Metrics>,
+    job: &'a Job,
+    transport: &'a str,
+    group: &'a str,
+    since: Instant,
+    is_over: bool,
+}
+
+/// Counts an attempt that begins now; its time is counted from `since`, when it asked for a connection.
+pub fn attempt<'a>(job: &'a Job, transport: &'a str, group: &'a str, since: Instant) -> CountedAttempt<'a> {
     WORKER_STATS.asked(transport, Timestamp::now());
-    if let Some(metrics) = get() {
-        metrics.begun(job, transport, group);
+    CountedAttempt::begin(get(), job, transport, group, since)
+}
+
+impl<'a> CountedAttempt<'a> {
+    fn begin(metrics: Option<&'a Metrics>, job: &'a Job, transport: &'a str, group: &'a str, since: Instant) -> Self {
+        if let Some(metrics) = metrics {
+            metrics.begun(job, transport, group);
+        }
+        Self { metrics, job, transport, group, since, is_over: false }
+    }
+
+    /// This came of it.
+    pub fn ended(mut self, outcome: &Outcome) {
+        self.end(Some(outcome));
+    }
+
+    fn end(&mut self, outcome: Option<&Outcome>) {
+        if let Some(metrics) = self.metrics.filter(|_| !self.is_over) {
+            metrics.ended(self.job, self.transport, self.group, outcome, self.since.elapsed());
+        }
+        self.is_over = true;
     }
 }
 
-/// A transport was asked, and this came of it.
-pub fn ended(job: &Job, transport: &str, group: &str, outcome: &Outcome, took: Duration) {
-    if let Some(metrics) = get() {
-        metrics.ended(job, transport, group, outcome, took);
+impl Drop for CountedAttempt<'_> {
+    fn drop(&mut self) {
+        self.end(None);
     }
 }
 
@@ -409,7 +442,7 @@ mod tests {
                 n => format!("d{n}.example"),
             };
             metrics.begun(&job, &transport, &group);
-            metrics.ended(&job, &transport, &group, outcome, Duration::from_millis(n as u64));
+            metrics.ended(&job, &transport, &group, Some(outcome), Duration::from_millis(n as u64));
             if n == 1000 || n == 99_999 {
                 let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
                 let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
@@ -430,6 +463,27 @@ mod tests {
             let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             assert!(known.iter().any(|one| one == base), "{line}");
         }
+    }
+
+    #[test]
+    fn an_attempt_that_is_given_up_without_an_outcome_is_counted_as_ended_too() {
+        let registry = prometheus::Registry::new();
+        let page = opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info();
+        let provider = SdkMeterProvider::builder().with_reader(page.build().unwrap()).build();
+        let metrics = Metrics::new(&provider.meter("test"));
+        metrics.learn(["relay"], []);
+        let job = job(1, 1);
+        let begin = || CountedAttempt::begin(Some(&metrics), &job, "relay", "", Instant::now());
+        begin().ended(&Outcome::LostClaim);
+        drop((begin(), begin()));
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let count = |begin: &str, word: &str| {
+            let line = text.lines().find(|line| line.starts_with(begin) && line.contains(word)).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        assert_eq!(count("postrider_attempts_total", "relay"), "3");
+        assert_eq!(count("postrider_outcomes_total", "outcome=\"lost_claim\""), "1");
+        assert_eq!(count("postrider_outcomes_total", "outcome=\"interrupted\""), "2");
     }
 
     #[test]

@@ -8,10 +8,9 @@ pub mod provider;
 pub mod smtp;
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,17 +18,16 @@ use std::{
 use jiff::Timestamp;
 use postrider_providers::batch::Item;
 use postrider_schemas::Lane;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use self::provider::batcher::{BatchTicket, Batcher};
 use crate::{
-    concurrency::bulkhead::{Bulkhead, WaitRequest},
+    concurrency::bulkhead::{Bulkhead, EntryRequest, Occupant},
     config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
     message::{ComposeError, outgoing::OutgoingMessage},
     policy::{
         capabilities::{Capabilities, TransportType},
         outcome::{Answer, Class, Outcome, RecipientRefusal, Refusal, Stage},
-        overload::max_in_progress,
     },
     redact,
     telemetry::traces,
@@ -38,14 +36,8 @@ use crate::{
 /// Who waits for a place for longer than this might have a token that is late by then.
 const LONG_WAIT_US: u64 = 50_000;
 
-/// So often those who wait for a place look whether too many wait before them.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// A transport that answers nobody for so long, while jobs wait for it, is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
-
-/// A transport that answered somebody within so long is at work for as many as it can be; another one for some, until it answers.
-const ANSWER_IS_FRESH: Duration = Duration::from_secs(2);
 
 /// A configured way out.
 pub struct Transport {
@@ -60,15 +52,11 @@ pub struct Transport {
     way: TransportBackend,
     /// How long the one waited, in microseconds, who got a place last, by lane.
     waited_us: [AtomicU64; 2],
-    /// Those who wait for one, by lane.
+    /// Those who wait for one or have one, by lane.
     bulkheads: [Bulkhead; 2],
     began: Instant,
-    /// When it answered last, in microseconds since then; zero where it never did.
-    answered_us: AtomicU64,
-    /// Since when nobody was answered who had a place, in microseconds since then; zero where nobody has asked.
+    /// Since when nobody was answered who had a place, in microseconds since `began`; zero where nobody has asked.
     asked_us: AtomicU64,
-    /// Lanes are held to a part of the connections or calls until it answers.
-    is_held: AtomicBool,
 }
 
 enum TransportBackend {
@@ -81,7 +69,12 @@ enum TransportBackend {
 }
 
 /// What a delivery has to wait for before its token is spent.
-pub enum TransportPermit<'a> {
+pub struct TransportPermit<'a> {
+    turn: TransportTurn<'a>,
+    _occupant: Occupant<'a>,
+}
+
+enum TransportTurn<'a> {
     /// A connection to a relay.
     Connection(smtp::ConnectionPermit<'a>),
     /// A call to a provider.
@@ -105,14 +98,6 @@ impl TransportBackend {
         match self {
             Self::Smtp(relay) => relay.address(),
             Self::Provider { provider, .. } => provider.address(),
-        }
-    }
-
-    /// A lane has at most so many connections or calls from now on.
-    fn hold_to(&self, lane: Lane, most: usize) {
-        match self {
-            Self::Smtp(relay) => relay.hold_to(lane, most),
-            Self::Provider { provider, .. } => provider.hold_to(lane, most),
         }
     }
 }
@@ -149,15 +134,15 @@ impl Transport {
         let began = Instant::now();
         let bulkheads = [(); 2].map(|()| Bulkhead::new(began));
         let (name, kind) = (config.name.clone(), config.kind());
-        let (answered_us, asked_us, is_held) = Default::default();
-        Ok(Self { name, capabilities, kind, told, way, waited_us, bulkheads, began, answered_us, asked_us, is_held })
+        let asked_us = AtomicU64::default();
+        Ok(Self { name, capabilities, kind, told, way, waited_us, bulkheads, began, asked_us })
     }
 
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
     pub fn is_saturated(&self, lane: Lane) -> bool {
         let is_full = match &self.way {
-            TransportBackend::Smtp(relay) => relay.is_saturated(lane),
-            TransportBackend::Provider { provider, .. } => provider.is_saturated(lane),
+            TransportBackend::Smtp(relay) => relay.is_saturated(),
+            TransportBackend::Provider { provider, .. } => provider.is_saturated(),
         };
         let is_long = |waited_us: u64| waited_us > LONG_WAIT_US;
         let first_us = || micros(self.bulkheads[lane as usize].first_waits(Instant::now()));
@@ -173,29 +158,12 @@ impl Transport {
         };
         if is_answer {
             let now = micros(self.began.elapsed()).max(1);
-            self.answered_us.store(now, Ordering::Relaxed);
             let is_at_work = self.bulkheads.iter().any(Bulkhead::is_at_work);
             self.asked_us.store(if is_at_work { now } else { 0 }, Ordering::Relaxed);
-            if self.is_held.swap(false, Ordering::Relaxed) {
-                for lane in Lane::ALL {
-                    self.way.hold_to(lane, usize::MAX);
-                }
-            }
         }
     }
 
-    /// While it has not answered for a moment, those of a lane that it is at work for leave job slots to others: the next ones wait for an answer, or
-    /// for one of them to end.
-    fn limit_until_answer(&self, lane: Lane, job_slots: usize, now: Instant) {
-        let answered = self.answered_us.load(Ordering::Relaxed);
-        let is_fresh = answered > 0 && now < self.began + Duration::from_micros(answered) + ANSWER_IS_FRESH;
-        if !is_fresh {
-            self.way.hold_to(lane, max_in_progress(job_slots));
-            self.is_held.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether it answered nobody for a while who had a place, though somebody of the lane waited for it. A worker whose turn it is not has asked nothing.
+    /// Whether it answered nobody for a while who had a place, though jobs of the lane were here. A worker whose turn it is not has asked nothing.
     pub fn is_silent(&self, lane: Lane) -> bool {
         self.is_silent_at(lane, Instant::now())
     }
@@ -207,23 +175,12 @@ impl Transport {
         since.is_some_and(|since| now.duration_since(since.max(asked)) > SILENT_AFTER)
     }
 
-    /// Whether other workers have all the connections that there may be.
-    fn is_shut(&self) -> bool {
-        matches!(&self.way, TransportBackend::Smtp(relay) if relay.is_shut())
-    }
-
-    /// For how long a job is deferred that is not to wait here for a connection or a call, because too many of its lane do and their turn does not
-    /// come; nothing where it may.
-    pub fn overload_delay(&self, lane: Lane, wait_request: &WaitRequest<'_>) -> Option<Duration> {
-        self.bulkheads[lane as usize].overload_delay(wait_request, self.is_shut(), Instant::now())
-    }
-
     /// Waits for a connection, or for the right to make a call, for this message; with others, where it shares the call. Transactional mail goes before bulk
-    /// mail. A comer, where one is given, is deferred instead once it turns out that too many wait before it.
+    /// mail. Where an entry request is given, the job is deferred instead where its transport or its tenant occupies its share of the job slots.
     pub async fn acquire(
         &self,
         message: &OutgoingMessage<'_>,
-        wait_request: Option<&WaitRequest<'_>>,
+        request: Option<&EntryRequest<'_>>,
     ) -> Result<TransportPermit<'_>, NoPermit> {
         if let TransportBackend::Smtp(_) = &self.way {
             // Made before: nobody waits for a connection on which a message is being made.
@@ -233,29 +190,18 @@ impl Transport {
             composed.map_err(|error| NoPermit::Outcome(cannot_be_made(&error)))?;
         }
         let (lane, begun) = (message.job.lane(), Instant::now());
-        if let Some(wait_request) = wait_request {
-            self.limit_until_answer(lane, wait_request.job_slots, begun);
-        }
-        let waiting = self.bulkheads[lane as usize].enter(begun);
-        let mut turn = pin!(self.turn(message));
-        let (place, on_purpose) = loop {
-            if let Ok(place) = timeout(LOOK_EVERY, &mut turn).await {
-                break place;
-            }
-            let is_shut = self.is_shut();
-            if let Some(wait) =
-                wait_request.and_then(|wait_request| waiting.overload_delay(wait_request, is_shut, Instant::now()))
-            {
-                return Err(NoPermit::Overloaded(wait));
-            }
+        let bulkhead = &self.bulkheads[lane as usize];
+        let occupant = match request {
+            Some(request) => bulkhead.enter(request).await.map_err(NoPermit::Overloaded)?,
+            None => bulkhead.enter_at_once(),
         };
-        if place.is_ok() {
-            self.asks(Instant::now());
-            waiting.served(Instant::now());
-        }
+        let (turn, on_purpose) = self.turn(message).await;
         let waited_us = micros(begun.elapsed().saturating_sub(on_purpose));
         self.waited_us[lane as usize].store(waited_us, Ordering::Relaxed);
-        place.map_err(NoPermit::Outcome)
+        let turn = turn.map_err(NoPermit::Outcome)?;
+        self.asks(Instant::now());
+        occupant.has_turn();
+        Ok(TransportPermit { turn, _occupant: occupant })
     }
 
     /// Somebody has a place.
@@ -265,15 +211,15 @@ impl Transport {
     }
 
     /// The place, once it is this message's turn, and how long at most it waits for others on purpose.
-    async fn turn(&self, message: &OutgoingMessage<'_>) -> (Result<TransportPermit<'_>, Outcome>, Duration) {
+    async fn turn(&self, message: &OutgoingMessage<'_>) -> (Result<TransportTurn<'_>, Outcome>, Duration) {
         let lane = message.job.lane();
         let place = match &self.way {
-            TransportBackend::Smtp(relay) => relay.acquire(lane).await.map(TransportPermit::Connection),
+            TransportBackend::Smtp(relay) => relay.acquire(lane).await.map(TransportTurn::Connection),
             TransportBackend::Provider { provider, batcher } => match with_others(batcher.as_ref(), message).await {
                 Some((batcher, item)) => {
-                    return (batcher.join(message, item).await.map(TransportPermit::Shared), batcher.linger());
+                    return (batcher.join(message, item).await.map(TransportTurn::Shared), batcher.linger());
                 }
-                None => provider.acquire(lane).await.map(TransportPermit::Call),
+                None => provider.acquire(lane).await.map(TransportTurn::Call),
             },
         };
         (place, Duration::ZERO)
@@ -281,8 +227,8 @@ impl Transport {
 
     /// So long at most a message that has this place waited for others on purpose. Its token is none the worse for that.
     pub fn lingered(&self, place: &TransportPermit<'_>) -> Duration {
-        match (&self.way, place) {
-            (TransportBackend::Provider { batcher: Some(batcher), .. }, TransportPermit::Shared(_)) => batcher.linger(),
+        match (&self.way, &place.turn) {
+            (TransportBackend::Provider { batcher: Some(batcher), .. }, TransportTurn::Shared(_)) => batcher.linger(),
             _ => Duration::ZERO,
         }
     }
@@ -310,13 +256,13 @@ impl Transport {
     where
         F: Future<Output = bool>,
     {
-        let _at_work = self.bulkheads[message.job.lane() as usize].begin();
-        let (relay, place) = match (&self.way, place) {
-            (TransportBackend::Smtp(relay), TransportPermit::Connection(place)) => (relay, place),
-            (TransportBackend::Provider { .. }, TransportPermit::Shared(joined)) => {
+        let TransportPermit { turn, _occupant } = place;
+        let (relay, place) = match (&self.way, turn) {
+            (TransportBackend::Smtp(relay), TransportTurn::Connection(place)) => (relay, place),
+            (TransportBackend::Provider { .. }, TransportTurn::Shared(joined)) => {
                 return joined.deliver(may_submit).await;
             }
-            (TransportBackend::Provider { provider, .. }, TransportPermit::Call(place)) => {
+            (TransportBackend::Provider { provider, .. }, TransportTurn::Call(place)) => {
                 return provider.deliver_with(place, message, may_submit).await;
             }
             _ => return elsewhere(),

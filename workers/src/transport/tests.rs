@@ -15,7 +15,7 @@ fn relay() -> Transport {
 async fn a_relay_is_silent_that_leaves_those_unanswered_who_had_a_connection() {
     let transport = relay();
     let begun = Instant::now();
-    let _waiting = transport.bulkheads[Lane::Bulk as usize].enter(begun);
+    let _waiting = transport.bulkheads[Lane::Bulk as usize].enter_at_once();
     let is_silent_after = |seconds: u64| transport.is_silent_at(Lane::Bulk, begun + Duration::from_secs(seconds));
     assert!(!is_silent_after(60), "others have all connections");
     transport.asks(begun + Duration::from_secs(20));
@@ -26,7 +26,8 @@ async fn a_relay_is_silent_that_leaves_those_unanswered_who_had_a_connection() {
     assert!(is_silent_after(31), "that its turn is over changes nothing");
     let accepted =
         || Outcome::Accepted { receipt: Receipt { answer: Answer::local(Stage::Body, "") }, refused: Vec::new() };
-    let at_work = transport.bulkheads[Lane::Bulk as usize].begin();
+    let at_work = transport.bulkheads[Lane::Bulk as usize].enter_at_once();
+    at_work.has_turn();
     transport.heard(&accepted());
     assert_eq!([9, 60].map(is_silent_after), [false, true], "somebody else waits for an answer yet");
     drop(at_work);

@@ -128,8 +128,8 @@ pub fn admit(scopes: &mut [Scope], ask: &AdmissionRequest, now: f64) -> Admissio
                 }
             };
             // Among those that have room at the same time the slowest one spaces the slots; one with room for all at the end of a pause does not.
-            let given = scope.lines.get(ask.lane.as_str()).map_or(0.0, |line| line.tally.given);
-            let has_more = at == pause && all - tolerance + interval * (1.0 + given) <= pause;
+            let has_more =
+                at == pause && all - tolerance + interval * (1.0 + slots_after(scope, ask.lane, pause)) <= pause;
             if at > now && (at > obstacle.at || at == obstacle.at && interval >= obstacle.interval_us) && !has_more {
                 obstacle = Obstacle { at, scope: index, interval_us: interval };
             }
@@ -181,6 +181,13 @@ pub fn admit(scopes: &mut [Scope], ask: &AdmissionRequest, now: f64) -> Admissio
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to `ask.want`")]
     Admission::Go { wait_us: wait, tokens: tokens as u32, step_us }
+}
+
+/// About so many slots a line gave out behind a pause, which stand close together as long as there is room for all of them at its end.
+fn slots_after(scope: &Scope, lane: Lane, pause: f64) -> f64 {
+    let ends = scope.lines.get(lane.as_str()).into_iter().flat_map(|line| line.ends.values());
+    let last = ends.map(|place| place.end).fold(0.0, f64::max);
+    if last >= pause { 1.0 + (last - pause) / PAUSE_SPACING_US } else { 0.0 }
 }
 
 /// How far ahead tokens are given out.

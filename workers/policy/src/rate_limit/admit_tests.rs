@@ -190,8 +190,6 @@ fn nobody_stays_away_long_after_a_cut_is_over_where_nothing_else_limits() {
         }
     }
     assert!((250e6..=301e6).contains(&longest), "{longest}");
-    let away = scopes[0].line(Lane::Bulk).tally.waiting(NOW, NOW + 2e6);
-    assert!((18_000.0..=20_000.0).contains(&away), "{away} are counted");
 }
 
 #[test]

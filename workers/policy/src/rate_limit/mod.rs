@@ -10,7 +10,6 @@
 )]
 
 pub mod admit;
-pub mod connection_split;
 pub mod connections;
 pub mod rate;
 pub mod reconcile;
@@ -19,7 +18,6 @@ pub mod scope_view;
 pub mod shaping_rule;
 pub mod usage;
 pub mod wait_queue;
-pub mod waiter_count;
 
 #[cfg(test)]
 mod simulation;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use postrider_schemas::Lane;
 use serde::{Deserialize, Serialize};
 
-use super::{rate::Rate, waiter_count::WaiterCount};
+use super::rate::Rate;
 
 /// Tokens are given out no further ahead than this, and transactional mail overdraws by no more than bulk mail may be ahead besides.
 pub const REACH_US: f64 = 1e6;
@@ -143,8 +143,6 @@ pub struct WaitQueue {
     pub shares: BTreeMap<String, f64>,
     /// When the last one of each comes back who found no slot behind a cut.
     pub behind: BTreeMap<String, f64>,
-    /// How many they are.
-    pub tally: WaiterCount,
 }
 
 /// The end of a tenant's line.

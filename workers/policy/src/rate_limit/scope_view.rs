@@ -1,6 +1,6 @@
 //! A scope as people want to see it: how fast it is now and why, what was used, who waits and for how long.
 
-use super::scope::{Limit, SET, Scope, WHOLE, WaitQueue};
+use super::scope::{Limit, SET, Scope, WHOLE};
 
 /// What `limits ls` and `explain` show of a scope.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,10 +17,6 @@ pub struct ScopeView {
     pub why: Option<String>,
     /// Messages that got a token in this minute and the one before.
     pub used: (u64, u64),
-    /// About so many jobs wait for their slot.
-    pub waiting: u64,
-    /// They may be more: some found the line full, and were deferred without a slot.
-    pub waiting_at_least: bool,
     /// Tenants that wait.
     pub tenants: usize,
     /// Until there is room for a bulk message that does not have to wait behind others.
@@ -52,7 +48,6 @@ pub fn scope_view(scope: &Scope, configured: &[Limit], now: f64) -> ScopeView {
     let slowest = limits.iter().take(if is_set { 1 } else { usize::MAX }).map(interval).fold(0.0, f64::max);
     let paused = (scope.paused_until - now).max(0.0);
     let room = limits.iter().map(|limit| scope.bucket(limit, now).all - limit.tolerance_us - now);
-    let lines: Vec<(f64, bool)> = scope.lines.values().map(|line| waiting(line, now)).collect();
     let ends: Vec<f64> = scope.lines.values().flat_map(|line| line.ends.values().map(|place| place.end)).collect();
     let last = ends.iter().copied().fold(now, f64::max) - now;
     let room = room.fold(paused, f64::max).max(0.0);
@@ -74,8 +69,6 @@ pub fn scope_view(scope: &Scope, configured: &[Limit], now: f64) -> ScopeView {
         paused_for_s: (paused > 0.0).then_some(paused / 1e6),
         why: (!reasons.is_empty()).then(|| reasons.join("; ")),
         used: (whole(used.0), whole(used.1)),
-        waiting: lines.iter().map(|(count, _)| whole(*count)).sum(),
-        waiting_at_least: lines.iter().any(|(_, at_least)| *at_least),
         tenants: ends.iter().filter(|end| **end > now).count(),
         next_room_s: room / 1e6,
         last_slot_s: last / 1e6,
@@ -86,15 +79,6 @@ pub fn scope_view(scope: &Scope, configured: &[Limit], now: f64) -> ScopeView {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 0 and far below 2^52")]
 fn whole(count: f64) -> u64 {
     count.round().max(0.0) as u64
-}
-
-/// How many wait in a line, one for each tenant with a slot at the least, and whether they may be more.
-fn waiting(line: &WaitQueue, now: f64) -> (f64, bool) {
-    let ahead: Vec<f64> = line.ends.values().map(|place| place.end).filter(|end| *end > now).collect();
-    let last = ahead.iter().copied().fold(now, f64::max);
-    #[expect(clippy::cast_precision_loss, reason = "tenants are fewer than 2^52")]
-    let tenants = ahead.len() as f64;
-    (line.tally.waiting(last, now).max(tenants), line.tally.is_full(now))
 }
 
 #[cfg(test)]
@@ -112,7 +96,7 @@ mod tests {
     const NOW: f64 = 1.76e15;
 
     #[test]
-    fn a_line_is_about_as_long_as_what_waits_in_it() {
+    fn the_last_slot_of_a_line_is_when_all_who_wait_in_it_have_gone() {
         let limits = vec![Limit::from(&"20/s".parse::<Rate>().unwrap())];
         let ask = AdmissionRequest::fresh(
             vec![ScopeLimits { scope: "g".to_owned(), limits: limits.clone() }],
@@ -125,7 +109,7 @@ mod tests {
         }
         let drawn = scope_view(&scopes[0], &limits, now);
         assert_eq!((drawn.per_second, drawn.used, drawn.tenants), (Some(20.0), (6, 0), 1));
-        assert_eq!((drawn.waiting, drawn.waiting_at_least), (994, false));
+        assert!((48.0..50.0).contains(&drawn.last_slot_s), "{drawn:?}");
         assert!(drawn.binds() && !scope_view(&scopes[0], &limits, now + 60e6).binds());
         order(&mut scopes[0], &LimitCommand::Pause { for_us: 5e6, why: "maintenance".to_owned() }, now);
         let paused = scope_view(&scopes[0], &limits, now);
@@ -133,57 +117,6 @@ mod tests {
         let idle = Scope::default();
         assert!(paused.binds() && !scope_view(&idle, &limits, now).binds());
         assert_eq!(scope_view(&scopes[0], &limits, now + 6e6).why, None);
-    }
-
-    fn paused(minutes: f64) -> Scope {
-        let mut scope = Scope::default();
-        order(&mut scope, &LimitCommand::Pause { for_us: minutes * 6e7, why: "maintenance".to_owned() }, NOW);
-        scope
-    }
-
-    fn joined(scope: &mut Scope, count: u32, lane: Lane, now: f64) {
-        let ask = AdmissionRequest::fresh(vec![ScopeLimits { scope: "g".to_owned(), limits: Vec::new() }], lane, "a");
-        for n in 0..count {
-            admit(std::slice::from_mut(scope), &ask, now + f64::from(n) * 1e3);
-        }
-    }
-
-    #[test]
-    fn behind_a_pause_without_a_rate_all_are_counted_who_were_put_away() {
-        let mut scope = paused(10.0);
-        joined(&mut scope, 10, Lane::Bulk, NOW);
-        joined(&mut scope, 5, Lane::Transactional, NOW);
-        let drawn = scope_view(&scope, &[], NOW + 1e6);
-        assert_eq!((drawn.waiting, drawn.waiting_at_least, drawn.tenants), (15, false, 2));
-        order(&mut scope, &LimitCommand::Resume, NOW + 2e6);
-        assert_eq!(scope_view(&scope, &[], NOW + 3e6).waiting, 15, "they stay away until their slots");
-        let over = scope_view(&scope, &[], NOW + 11.0 * 6e7);
-        assert_eq!((over.waiting, over.waiting_at_least), (0, false));
-    }
-
-    #[test]
-    fn those_beyond_the_reach_of_a_line_are_at_least_so_many() {
-        let mut scope = paused(60.0);
-        joined(&mut scope, 10, Lane::Bulk, NOW);
-        let drawn = scope_view(&scope, &[], NOW + 6e7);
-        assert_eq!((drawn.waiting, drawn.waiting_at_least), (10, true));
-        let limits = vec![Limit::from(&"1/s".parse::<Rate>().unwrap())];
-        let ask = AdmissionRequest::fresh(
-            vec![ScopeLimits { scope: "g".to_owned(), limits: limits.clone() }],
-            Lane::Bulk,
-            "a",
-        );
-        let mut slow = [Scope::default()];
-        for n in 0..3000 {
-            admit(&mut slow, &ask, NOW + f64::from(n) * 10.0);
-        }
-        let drawn = scope_view(&slow[0], &limits, NOW + 6e7);
-        assert!(drawn.waiting_at_least && (2930..3000).contains(&drawn.waiting), "{drawn:?}");
-        let late = scope_view(&slow[0], &limits, NOW + 1.3e9);
-        assert!(
-            late.waiting_at_least && late.last_slot_s < 100.0,
-            "the end of the line tells nothing of them: {late:?}"
-        );
     }
 
     #[test]
@@ -223,6 +156,6 @@ mod tests {
     #[test]
     fn a_scope_without_limits_is_unlimited() {
         let drawn = scope_view(&Scope::default(), &[], 1.76e15);
-        assert_eq!((drawn.per_second, drawn.left_percent, drawn.waiting), (None, 100.0, 0));
+        assert_eq!((drawn.per_second, drawn.left_percent, drawn.tenants), (None, 100.0, 0));
     }
 }

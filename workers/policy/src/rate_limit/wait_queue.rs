@@ -76,9 +76,6 @@ pub fn join(
         end = line.ends.get(who.tenant).map_or(now + reach.us, |place| place.end);
         back = reach.every_us.map(|every_us| behind(line, who, every_us, now, reach.us));
     }
-    // Who comes back later than anybody may stay away comes at the end of that time.
-    let noted = back.map(|back| back.min(now + PARK_MAX_US));
-    line.tally.note(slot, line.ends.is_empty(), now, reach.us, noted);
     line.ends.insert(who.tenant.to_owned(), TenantPosition { end, weight: who.weight });
     QueuedSlot { slot_us: slot - now, back_us: back.map(|back| back - now) }
 }

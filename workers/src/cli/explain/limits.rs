@@ -49,8 +49,6 @@ struct ScopeState {
     /// For as long would this limit alone make the job wait.
     wait_s: f64,
     wait_at_least: bool,
-    waiting: u64,
-    waiting_at_least: bool,
     why: Option<String>,
 }
 
@@ -144,8 +142,6 @@ fn applies(
             per_second: drawn.per_second,
             wait_s: wait.wait_s,
             wait_at_least: wait.wait_at_least,
-            waiting: drawn.waiting,
-            waiting_at_least: drawn.waiting_at_least,
             why: drawn.why,
         }
     });

@@ -126,14 +126,9 @@ impl Client {
         self.places_max
     }
 
-    /// Whether whoever of this lane comes now waits for a call to end.
-    pub fn is_saturated(&self, lane: Lane) -> bool {
-        self.places.is_full_for(lane)
-    }
-
-    /// A lane makes at most so many calls at once from now on.
-    pub fn hold_to(&self, lane: Lane, most: usize) {
-        self.places.hold_to(lane, most);
+    /// Whether whoever comes now waits for a call to end.
+    pub fn is_saturated(&self) -> bool {
+        self.places.is_full()
     }
 
     /// When the certificate ends that the API showed last.

@@ -100,14 +100,9 @@ impl Provider {
         self.client.certificate_end()
     }
 
-    /// Whether whoever of this lane comes now waits for a call to end.
-    pub fn is_saturated(&self, lane: Lane) -> bool {
-        self.client.is_saturated(lane)
-    }
-
-    /// A lane makes at most so many calls at once from now on.
-    pub fn hold_to(&self, lane: Lane, most: usize) {
-        self.client.hold_to(lane, most);
+    /// Whether whoever comes now waits for a call to end.
+    pub fn is_saturated(&self) -> bool {
+        self.client.is_saturated()
     }
 
     /// Waits for the keys that a call needs, and in the line of this lane for a place among the calls under way.

@@ -38,13 +38,10 @@ use self::{
     transaction::After,
 };
 pub use self::{
-    pool::ConnectionPermit,
+    pool::{ConnectionPermit, ConnectionUse},
     settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode},
 };
-use crate::policy::{
-    outcome::{Class, Mark, Outcome, Stage},
-    rate_limit::connection_split::ConnectionUse,
-};
+use crate::policy::outcome::{Class, Mark, Outcome, Stage};
 
 /// Most transactions for one message at a relay that hangs up in the middle of them.
 const ROUNDS_MAX: usize = 12;
@@ -102,14 +99,9 @@ impl Relay {
         }
     }
 
-    /// Whether whoever of this lane comes now waits for a connection.
-    pub fn is_saturated(&self, lane: Lane) -> bool {
-        self.pool.is_saturated(lane)
-    }
-
-    /// A lane uses at most so many of the connections from now on.
-    pub fn hold_to(&self, lane: Lane, most: usize) {
-        self.pool.hold_to(lane, most);
+    /// Whether whoever comes now waits for a connection.
+    pub fn is_saturated(&self) -> bool {
+        self.pool.is_saturated()
     }
 
     /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_with`]. Takes no longer than [`StageLimits::longest`].
@@ -303,11 +295,6 @@ impl Relay {
     /// Another number of connections at most, from now on.
     pub fn resize(&self, connections: usize) {
         self.pool.resize(connections);
-    }
-
-    /// Whether there may be no connections now.
-    pub fn is_shut(&self) -> bool {
-        self.pool.is_shut()
     }
 
     /// The most connections that were wanted at once since the last look, and those that are in use or parked.

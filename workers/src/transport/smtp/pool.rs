@@ -13,10 +13,7 @@ use postrider_schemas::Lane;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::session::{OpenMark, Session};
-use crate::{
-    concurrency::priority_semaphore::{PriorityPermit, PrioritySemaphore},
-    policy::rate_limit::connection_split::ConnectionUse,
-};
+use crate::concurrency::priority_semaphore::{PriorityPermit, PrioritySemaphore};
 
 /// The right to use one connection.
 pub struct ConnectionPermit<'a> {
@@ -57,6 +54,17 @@ struct PoolState {
     asking_most: usize,
 }
 
+/// How a relay uses its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionUse {
+    /// Connections it may have.
+    pub limit: usize,
+    /// Deliveries that have a connection or wait for one.
+    pub asking: usize,
+    /// Connections that are open or about to be.
+    pub open: usize,
+}
+
 struct IdleConnection {
     session: Session,
     since: Instant,
@@ -84,14 +92,9 @@ impl Pool {
         Some(ConnectionPermit { pool: self, is_used: AtomicBool::new(false), _permit: permit })
     }
 
-    /// Whether nobody of this lane gets a place at once.
-    pub fn is_saturated(&self, lane: Lane) -> bool {
-        self.places.is_full_for(lane)
-    }
-
-    /// A lane has at most so many of the places from now on.
-    pub fn hold_to(&self, lane: Lane, most: usize) {
-        self.places.hold_to(lane, most);
+    /// Whether nobody gets a place at once.
+    pub fn is_saturated(&self) -> bool {
+        self.places.is_full()
     }
 
     /// Another number of places from now on. What is in use stays until its end; what is parked beyond the number is closed.
@@ -105,11 +108,6 @@ impl Pool {
         for parked in closed {
             parked.session.hang_up();
         }
-    }
-
-    /// Whether there are no places now.
-    pub fn is_shut(&self) -> bool {
-        self.yard().limit == 0
     }
 
     /// The most places that were asked for at once since the last look, and the connections that there are or are about to be.

@@ -77,30 +77,6 @@ local function note_weight(scope)
   keep(scope)
 end
 
--- decide/limits/tally.rs says the same. `mine`: who gets no slot comes back then, and not shortly before the end of the reach.
-local function tally(scope, slot, is_new, reach, mine)
-  local field, first, given, away, back, all_back = 'l:' .. ARGV[2], 0, 0, 0, 0, 0
-  local v = redis.call('HGET', scope.key, field)
-  if v then first, given, away, back, all_back = struct.unpack(TALLY, v) end
-  if is_new then given = 0 end
-  if slot - now > reach then
-    local soonest, last = now + reach * PARK_BACK, now + reach
-    if mine then soonest, last = mine, mine end
-    if now >= back then
-      local till, rest = math.min(all_back, now + PARK_MAX), 0
-      if mine and till > now then rest = away * math.min((till - now) / math.max(till - back, 1), 1) end
-      away, back = rest, rest >= 1 and now or soonest
-    end
-    away, back = away + 1, math.min(back, soonest)
-    all_back = math.max(math.min(all_back, now + PARK_MAX), last)
-  else
-    if given > 0 then first = math.min(first, slot) else first = slot end
-    given = given + 1
-  end
-  redis.call('HSET', scope.key, field, struct.pack(TALLY, first, given, away, back, all_back))
-  keep(scope)
-end
-
 -- When somebody comes back who found no slot: behind those of its tenant who found none, at its share of one each `every`.
 local function behind(scope, every, reach)
   local name, above = '>' .. tenant, others(scope, scope.line, now)
@@ -125,7 +101,6 @@ local function join(scope, line, at, interval, reach, every)
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
   local mine = slot - now > reach and every and behind(scope, every, reach) or nil
-  tally(scope, slot, not top[2], reach, mine and math.min(mine, now + PARK_MAX))
   if slot - now > reach then
     redis.call('ZADD', line, 'NX', text(now + reach), tenant)
     last = math.max(last, now + reach)
@@ -137,12 +112,10 @@ local function join(scope, line, at, interval, reach, every)
   return slot, mine
 end
 
--- How many slots the lane's line gave out since nobody waited.
-local function given_in(s)
-  local v = redis.call('HGET', s.key, 'l:' .. ARGV[2])
-  if not v then return 0 end
-  local _, given = struct.unpack(TALLY, v)
-  return given
+-- About so many slots the lane's line gave out behind a pause.
+local function slots_after(s)
+  local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2] or 0)
+  return last >= s.p and 1 + (last - s.p) / SPACING or 0
 end
 
 local function is_far(s)
@@ -190,7 +163,7 @@ for index = 1, (#KEYS - 1) / 3 do
     else
       free = math.max(all - tolerance, s.p)
     end
-    local has_more = free == s.p and s.p > now and all - tolerance + interval * (1 + given_in(s)) <= s.p
+    local has_more = free == s.p and s.p > now and all - tolerance + interval * (1 + slots_after(s)) <= s.p
     if free > now and (free > at or free == at and interval >= spacing) and not has_more then
       at, bind, spacing = free, index, interval
     end

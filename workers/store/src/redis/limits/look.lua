@@ -23,9 +23,6 @@ for at = 1, #KEYS, 5 do
     elseif string.sub(name, 1, 2) == 'b:' then
       local bucket = string.sub(name, 3)
       fill(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, { unpacked(value) })
-    elseif string.sub(name, 1, 2) == 'l:' then
-      local lane = string.sub(name, 3)
-      fill(fields, { 'lf:' .. lane, 'lg:' .. lane, 'la:' .. lane, 'lb:' .. lane, 'le:' .. lane }, { struct.unpack(TALLY, value) })
     elseif name ~= 'd' then
       fields[#fields + 1] = name; fields[#fields + 1] = value
     end

@@ -1,8 +1,7 @@
 //! Reads what `look.lua` found: hashes and sorted sets back into scopes.
 
-use postrider_policy::rate_limit::{
-    scope::{Bucket, MinuteCounts, RateOverride, RateReduction, RuleCalls, Scope, TenantPosition, WaitQueue},
-    waiter_count::WaiterCount,
+use postrider_policy::rate_limit::scope::{
+    Bucket, MinuteCounts, RateOverride, RateReduction, RuleCalls, Scope, TenantPosition, WaitQueue,
 };
 use postrider_schemas::Lane;
 use redis::RedisResult;
@@ -75,15 +74,7 @@ pub(super) fn scope_of((fields, sets): LookReply) -> Option<Scope> {
     let weight = |tenant: &str| number(&format!("g:{tenant}")).unwrap_or(1.0);
     let [ends_t, shares_t, ends_b, shares_b] = sets;
     for (lane, ends, shares) in [(Lane::Transactional, ends_t, shares_t), (Lane::Bulk, ends_b, shares_b)] {
-        let of = |what: &str| number(&format!("l{what}:{}", letter(lane)));
-        let tally = of("f").map(|first| WaiterCount {
-            first,
-            given: of("g").unwrap_or_default(),
-            away: of("a").unwrap_or_default(),
-            back: of("b").unwrap_or_default(),
-            all_back: of("e").unwrap_or_default(),
-        });
-        if ends.is_empty() && shares.is_empty() && tally.is_none() {
+        if ends.is_empty() && shares.is_empty() {
             continue;
         }
         let places = ends.into_iter().map(|(tenant, end)| {
@@ -93,8 +84,7 @@ pub(super) fn scope_of((fields, sets): LookReply) -> Option<Scope> {
         // Who found no slot stands among the shares, behind a message that no tenant's name begins with.
         let (behind, shares): (Vec<_>, Vec<_>) = shares.into_iter().partition(|(name, _)| name.starts_with('>'));
         let behind = behind.into_iter().map(|(name, back)| (name[1..].to_owned(), back)).collect();
-        let (shares, tally) = (shares.into_iter().collect(), tally.unwrap_or_default());
-        let line = WaitQueue { ends: places.collect(), shares, behind, tally };
+        let line = WaitQueue { ends: places.collect(), shares: shares.into_iter().collect(), behind };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

@@ -1,7 +1,7 @@
 -- In front of every script of the limiter: the clock, and how a scope is read. decide/limits says the same in Rust; one contract suite
 -- holds the two together, so operations stand in the same order here and there.
 -- A scope is a hash. What every message touches is packed into as few fields as may be, doubles as they are: u minute, messages in it, before
--- it; b:B of a bucket B all, urgent, interval, tolerance; l:L the tally of lane L (t or b). d tells that there may be more of these: p paused until, w why;
+-- it; b:B of a bucket B all, urgent, interval, tolerance; d tells that there may be more of these: p paused until, w why;
 -- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, sb, su, ws: set by an operator, in place of
 -- which bucket, until, why; gg: tenants have weights, g:T that of tenant T.
 -- Read by name where they are wanted: n:R, s:R calls for shaping rule R, since.
@@ -19,7 +19,7 @@ local GRACE = 3600000000
 local function text(n) return string.format('%.17g', n) end
 
 local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
-local BUCKET, OLD_BUCKET, USED, TALLY = '<dddd', '<ddd', '<ddd', '<ddddd'
+local BUCKET, OLD_BUCKET, USED = '<dddd', '<ddd', '<ddd'
 
 -- One that was kept without its tolerance had the present one.
 local function unpacked(value, tolerance)

@@ -12,7 +12,7 @@ use crate::{
     embedded::EmbeddedPublisher,
     rabbitmq::{
         ConnectError,
-        link::{Link, LinkLimits, Outgoing, PublishError},
+        link::{ForeignProperties, Link, LinkLimits, Outgoing, PublishError},
     },
     trace,
 };
@@ -107,6 +107,7 @@ impl Publisher {
                     mandatory: true,
                     user_id: self.user.clone(),
                     published_at: None,
+                    foreign: ForeignProperties::default(),
                 };
                 link.publish(&message).await
             }

@@ -96,7 +96,7 @@ impl EmailAddress {
         let (local, domain) = text.trim_matches(BLANKS).rsplit_once('@').ok_or(AddressError::NoAt)?;
         let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|_| local.len() > 1);
         let local = match quoted {
-            None if split_mailboxes(local).len() > 1 => return Err(AddressError::Several),
+            None if split_mailboxes(local).nth(1).is_some() => return Err(AddressError::Several),
             None => local.to_owned(),
             Some(inside) => canonical(inside)?,
         };
@@ -167,25 +167,29 @@ fn is_invisible(c: char) -> bool {
 }
 
 /// The pieces of a text between commas and semicolons outside of quotes and angle brackets.
-fn split_mailboxes(text: &str) -> Vec<&str> {
-    let (mut pieces, mut start, mut is_quoted, mut is_escaped, mut depth) = (Vec::new(), 0, false, false, 0_usize);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' if is_quoted => is_escaped = true,
-            '"' => is_quoted = !is_quoted,
-            _ if is_quoted => {}
-            '<' => depth += 1,
-            '>' => depth = depth.saturating_sub(1),
-            ',' | ';' if depth == 0 => {
-                pieces.push(&text[start..at]);
-                start = at + 1;
+fn split_mailboxes(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (mut is_quoted, mut is_escaped, mut depth) = (false, false, 0_usize);
+        for (at, c) in text.char_indices() {
+            match c {
+                _ if is_escaped => is_escaped = false,
+                '\\' if is_quoted => is_escaped = true,
+                '"' => is_quoted = !is_quoted,
+                _ if is_quoted => {}
+                '<' => depth += 1,
+                '>' => depth = depth.saturating_sub(1),
+                ',' | ';' if depth == 0 => {
+                    rest = Some(&text[at + 1..]);
+                    return Some(&text[..at]);
+                }
+                _ => {}
             }
-            _ => {}
         }
-    }
-    pieces.push(&text[start..]);
-    pieces
+        rest = None;
+        Some(text)
+    })
 }
 
 fn is_atom_char(c: char) -> bool {
@@ -239,22 +243,30 @@ impl Mailbox {
 
     /// Parses mailboxes between commas or semicolons. A piece without an `@` is the beginning of the next one's name: `Byron, Ada <ada@example.org>`.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, AddressError> {
-        let mut all = Vec::new();
-        let mut start = None;
-        for piece in split_mailboxes(text) {
-            let from = piece.as_ptr() as usize - text.as_ptr() as usize;
-            let end = from + piece.len();
-            if piece.trim().is_empty() && start.is_none() {
-                continue;
+        Self::parse_each(text).collect()
+    }
+
+    /// The same, with an error for each that is none.
+    pub fn parse_each(text: &str) -> impl Iterator<Item = Result<Self, AddressError>> {
+        let (mut pieces, mut is_first) = (split_mailboxes(text), true);
+        std::iter::from_fn(move || {
+            let mut start = None;
+            for piece in pieces.by_ref() {
+                let from = piece.as_ptr() as usize - text.as_ptr() as usize;
+                if piece.trim().is_empty() && start.is_none() {
+                    continue;
+                }
+                let begin = *start.get_or_insert(from);
+                if piece.contains('@') {
+                    is_first = false;
+                    return Some(Self::parse_one(&text[begin..from + piece.len()]));
+                }
             }
-            let from = start.take().unwrap_or(from);
-            if piece.contains('@') {
-                all.push(Self::parse_one(&text[from..end])?);
-            } else {
-                start = Some(from);
-            }
-        }
-        if start.is_some() || all.is_empty() { Err(AddressError::NoAt) } else { Ok(all) }
+            // What is left has no address, or there is nothing at all.
+            let is_missing = start.is_some() || is_first;
+            is_first = false;
+            is_missing.then_some(Err(AddressError::NoAt))
+        })
     }
 
     fn parse_one(text: &str) -> Result<Self, AddressError> {

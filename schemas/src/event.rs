@@ -74,6 +74,7 @@ pub struct Event {
     /// Always `1.0`.
     pub specversion: String,
     /// The same when the same event is published twice: `<tenant>/<job id>/<generation>/<type>`, with `/<part>` after the job id where the job was parted;
+    /// `unreadable-<digest>` stands for the job id of a message that has none;
     /// `circuit/<transport>/<opened at, in ms>/<type>` where it is about a transport.
     pub id: String,
     /// Always `postrider`.
@@ -189,9 +190,15 @@ impl Event {
 
     /// An event with these details.
     pub fn new(kind: EventType, data: EventData, time: Timestamp) -> Self {
+        Self::about_message(kind, data, "", time)
+    }
+
+    /// The same for a message that may have no job id: `digest` tells it from all others.
+    pub fn about_message(kind: EventType, data: EventData, digest: &str, time: Timestamp) -> Self {
         let subject = data.job_id.map(|id| id.to_string());
         // Two tenants may use the same job id.
-        let mut id = format!("{}/{}", data.tenant, subject.as_deref().unwrap_or("unreadable"));
+        let name = subject.clone().unwrap_or_else(|| format!("unreadable-{digest}"));
+        let mut id = format!("{}/{name}", data.tenant);
         for number in data.part.map(u32::from).into_iter().chain([data.generation]) {
             id.push('/');
             id.push_str(&number.to_string());

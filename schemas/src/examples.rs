@@ -1,6 +1,9 @@
 //! Realistic jobs. They document the format, and every test that needs a job takes one of them.
 
-/// Name and JSON document of each example.
+/// A job that brings a whole message.
+pub const WHOLE_MESSAGE: (&str, &str) = ("whole-message", include_str!("../examples/whole-message.json"));
+
+/// Name and JSON document of each example that is made of its parts.
 pub const ALL: [(&str, &str); 10] = [
     ("receipt", include_str!("../examples/receipt.json")),
     ("one-time-code", include_str!("../examples/one-time-code.json")),

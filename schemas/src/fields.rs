@@ -1,7 +1,8 @@
 //! The small fields of a job: identifiers, lane, tenant, header names and values, tags.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -30,8 +31,8 @@ pub enum FieldError {
     /// The header value holds CR, LF, NUL or another control character.
     #[error("a header value holds a control character (a line break, for example)")]
     HeaderControl,
-    /// The header line is too long.
-    #[error("a header line has more than {0} octets")]
+    /// The header is too long.
+    #[error("a header has more than {0} octets")]
     HeaderLength(usize),
     /// A tag does not match its pattern.
     #[error("a tag is 1 to 64 characters without control characters")]
@@ -63,6 +64,12 @@ impl JobId {
     /// A new identifier (UUID version 7: its order is the order of creation).
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// When it was made, where it says so (UUID version 7).
+    pub fn time(self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
     }
 }
 
@@ -177,12 +184,26 @@ impl IdempotencyKey {
     }
 }
 
-/// Checks a subject: no control characters, at most `octets_max` octets.
-pub fn check_subject(text: &str, octets_max: usize) -> Result<(), FieldError> {
-    if text.chars().any(char::is_control) {
+/// The subject as it is sent: line ends in front and behind, with the blanks around them, mean nothing, and a tab is a blank. No other control character
+/// may stand in it, a line break between two words least of all; it has at most `octets_max` octets.
+pub fn clean_subject(text: &str, octets_max: usize) -> Result<Cow<'_, str>, FieldError> {
+    const LINE_ENDS: [char; 2] = ['\r', '\n'];
+    let mut subject = text;
+    let start = subject.len() - subject.trim_start().len();
+    if subject[..start].contains(LINE_ENDS) {
+        subject = &subject[start..];
+    }
+    let end = subject.trim_end().len();
+    if subject[end..].contains(LINE_ENDS) {
+        subject = &subject[..end];
+    }
+    if subject.chars().any(|c| c.is_control() && c != '\t') {
         return Err(FieldError::SubjectControl);
     }
-    if text.len() > octets_max { Err(FieldError::SubjectLength(octets_max)) } else { Ok(()) }
+    if subject.len() > octets_max {
+        return Err(FieldError::SubjectLength(octets_max));
+    }
+    Ok(if subject.contains('\t') { Cow::Owned(subject.replace('\t', " ")) } else { Cow::Borrowed(subject) })
 }
 
 /// An extra header of a job: never one that Postrider writes itself, never with a line break.
@@ -214,7 +235,7 @@ const STRUCTURAL: [&str; 16] = [
 const STRUCTURAL_PREFIXES: [&str; 3] = ["content-", "resent-", "arc-"];
 
 impl Header {
-    /// Checks a header. `octets_max` is the longest line, name and colon included.
+    /// Checks a header. `octets_max` is the longest one, name and colon included.
     pub fn parse(name: &str, value: &str, octets_max: usize) -> Result<Self, FieldError> {
         let fits = |c: u8| c.is_ascii_graphic() && c != b':';
         if !(1..=76).contains(&name.len()) || !name.bytes().all(fits) {

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::{
-    address::{EmailAddress, Mailbox},
+    address::{AddressError, EmailAddress, Mailbox},
     fields::{Header, IdempotencyKey, JobId, Lane, Tenant},
     payload_hash::{PayloadHash, hex},
+    raw::RawMessage,
 };
 
 /// One e-mail to send, valid by construction. `Debug` output shows no address and no content.
@@ -26,6 +28,7 @@ pub struct Job {
     pub(crate) to: Vec<Mailbox>,
     pub(crate) cc: Vec<Mailbox>,
     pub(crate) bcc: Vec<Mailbox>,
+    pub(crate) rejected: Vec<RejectedRecipient>,
     pub(crate) subject: String,
     pub(crate) content: Content,
     pub(crate) headers: Vec<Header>,
@@ -58,6 +61,8 @@ pub enum Content {
         /// What the sources may name. A name that is missing here refuses the job.
         variables: serde_json::Map<String, serde_json::Value>,
     },
+    /// A whole message, delivered as it is. The job has no subject, headers or files beside it.
+    Raw(RawMessage),
 }
 
 /// A file that travels with the mail.
@@ -95,9 +100,29 @@ pub struct ListUnsubscribe {
     /// An https address.
     pub url: Option<Url>,
     /// An address that takes unsubscribe mails.
-    pub mailto: Option<EmailAddress>,
+    pub mailto: Option<Mailto>,
     /// The URL takes a POST without further questions (RFC 8058).
     pub one_click: bool,
+}
+
+/// An address with the subject, text or other fields that a mail to it is to have (RFC 6068).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mailto {
+    /// The address.
+    pub address: EmailAddress,
+    /// What follows the `?`, percent-encoded.
+    pub query: Option<String>,
+}
+
+/// What may stand unescaped in the part before the `@` of a `mailto:` (RFC 6068 2).
+const MAILTO_LOCAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
+
+/// As it stands behind `mailto:` in a URL.
+impl fmt::Display for Mailto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", utf8_percent_encode(self.address.local(), MAILTO_LOCAL), self.address.domain())?;
+        self.query.as_ref().map_or(Ok(()), |query| write!(f, "?{query}"))
+    }
 }
 
 /// What makes two messages the same job: the tenant, with the idempotency key where there is one, else with the job id. Two tenants never share
@@ -138,6 +163,17 @@ pub enum RecipientField {
     Bcc,
 }
 
+impl RecipientField {
+    /// The name of the field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::To => "to",
+            Self::Cc => "cc",
+            Self::Bcc => "bcc",
+        }
+    }
+}
+
 /// One recipient of the envelope.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'a> {
@@ -147,6 +183,19 @@ pub struct Recipient<'a> {
     pub position: usize,
     /// Its address.
     pub address: &'a EmailAddress,
+    /// Its mailbox.
+    pub mailbox: &'a Mailbox,
+}
+
+/// A recipient that the job names and that no mail can be sent to. The others are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RejectedRecipient {
+    /// Where the job names it.
+    pub field: RecipientField,
+    /// Its position in that field, from 0.
+    pub position: usize,
+    /// Why.
+    pub reason: AddressError,
 }
 
 impl Job {
@@ -172,9 +221,20 @@ impl Job {
     pub fn lane(&self) -> Lane {
         self.lane
     }
-    /// The author, and the envelope sender.
+    /// The author.
     pub fn from(&self) -> &Mailbox {
         &self.from
+    }
+    /// The envelope sender, to which bounces go; nothing where they go nowhere.
+    pub fn sender(&self) -> Option<&EmailAddress> {
+        self.raw().map_or_else(|| Some(self.from.address()), RawMessage::sender)
+    }
+    /// The whole message, where the job brings one.
+    pub fn raw(&self) -> Option<&RawMessage> {
+        match &self.content {
+            Content::Raw(raw) => Some(raw),
+            Content::Bodies { .. } | Content::Template { .. } => None,
+        }
     }
     /// Where answers go.
     pub fn reply_to(&self) -> &[Mailbox] {
@@ -191,6 +251,10 @@ impl Job {
     /// The recipients that no header names.
     pub fn bcc(&self) -> &[Mailbox] {
         &self.bcc
+    }
+    /// Recipients that cannot be served. Their envelope indices follow those of [`Self::recipients`].
+    pub fn rejected(&self) -> &[RejectedRecipient] {
+        &self.rejected
     }
     /// The subject.
     pub fn subject(&self) -> &str {
@@ -236,8 +300,11 @@ impl Job {
     pub fn payload_hash(&self) -> PayloadHash {
         self.payload_hash
     }
-    /// The same for every attempt of this job: `<id@domain of the sender>`.
+    /// The same for every attempt of this job: that of a whole message, else `<id@domain of the sender>`.
     pub fn message_id(&self) -> String {
+        if let Some(id) = self.raw().and_then(RawMessage::message_id) {
+            return id.to_owned();
+        }
         format!("<{}@{}>", self.id, self.from.address().domain())
     }
     /// The recipients of the envelope: `to`, `cc`, `bcc` in this order, an address that stands twice only once. A
@@ -246,10 +313,11 @@ impl Job {
         let fields = [(RecipientField::To, &self.to), (RecipientField::Cc, &self.cc), (RecipientField::Bcc, &self.bcc)];
         let mut list: Vec<Recipient<'_>> = Vec::with_capacity(self.to.len() + self.cc.len() + self.bcc.len());
         for (field, mailboxes) in fields {
-            for (position, mailbox) in mailboxes.iter().enumerate() {
+            let is_rejected = |n: &usize| self.rejected.iter().any(|one| one.field == field && one.position == *n);
+            for (position, mailbox) in (0..).filter(|n| !is_rejected(n)).zip(mailboxes) {
                 let address = mailbox.address();
                 if !list.iter().any(|seen| seen.address == address) {
-                    list.push(Recipient { field, position, address });
+                    list.push(Recipient { field, position, address, mailbox });
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime};
 use serde::{
     Deserialize, Deserializer,
     de::{
@@ -62,7 +62,8 @@ pub(crate) fn mailboxes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Mailbo
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-            Vec::deserialize(SeqAccessDeserializer::new(list))
+            let list: Vec<Option<MailboxV1>> = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+            Ok(list.into_iter().map(Option::unwrap_or_default).collect())
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -150,18 +151,31 @@ impl<'de> Deserialize<'de> for OneOrMore {
     }
 }
 
-/// A time of RFC 3339. The first day of year 1 is how Go and .NET write "not set"; what lies behind the last day that can be told is that day, because
-/// the end of year 9999 means "never".
+/// A time of RFC 3339. The first moment of year 1 is how Go and .NET write "not set"; what lies behind the last time that can be told is that time,
+/// because the end of year 9999 means "never".
 pub(crate) fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     from.deserialize_any(Shape::<Option<Time>>::new("a time such as 2026-12-01T10:00:00Z", |text| {
         Some(Time(text.to_owned()))
     }))?
-    .map_or(Ok(None), |Time(text)| match text.parse::<Timestamp>() {
-        _ if text.starts_with("0001-01-01T00:00:00") => Ok(None),
-        Ok(time) => Ok(Some(time)),
-        Err(_) if text.starts_with("9999-12-3") && text.len() <= 40 => Ok(Some(Timestamp::MAX)),
-        Err(_) => Err(D::Error::custom(EXPECTED_TIME)),
+    .map_or(Ok(None), |Time(text)| {
+        let shown = on_the_clock(&text);
+        match text.parse::<Timestamp>() {
+            _ if shown == Some(DateTime::constant(1, 1, 1, 0, 0, 0, 0)) => Ok(None),
+            Ok(time) => Ok(Some(time)),
+            Err(_) if shown >= Some(DateTime::constant(9999, 12, 30, 0, 0, 0, 0)) => Ok(Some(Timestamp::MAX)),
+            Err(_) => Err(D::Error::custom(EXPECTED_TIME)),
+        }
     })
+}
+
+/// Date and time as they are written, whatever zone follows.
+fn on_the_clock(text: &str) -> Option<DateTime> {
+    let zone = text.trim_end_matches(['Z', 'z']);
+    let at = zone.len().checked_sub(6).filter(|at| zone.is_char_boundary(*at) && zone[*at..].starts_with(['+', '-']));
+    let zone_fits = |at: &usize| zone[at + 1..].bytes().all(|c| c.is_ascii_digit() || c == b':');
+    let text = at.filter(zone_fits).map_or(zone, |at| &zone[..at]);
+    text.get(10..11).filter(|between| matches!(*between, "T" | "t" | " "))?;
+    text.parse().ok()
 }
 
 /// What the error about a time says.

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod meta;
 pub mod payload_hash;
 pub mod permissions;
+pub mod raw;
 pub mod template;
 pub mod topology;
 pub mod wire;

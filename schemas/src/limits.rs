@@ -13,8 +13,8 @@ pub struct JobLimits {
     pub attachments_max: usize,
     /// Most addresses in `reply_to`.
     pub reply_to_max: usize,
-    /// Longest header line and subject, in octets (RFC 5322 2.1.1).
-    pub line_octets_max: usize,
+    /// Longest subject and longest value of a header, in octets. Lines are folded.
+    pub field_octets_max: usize,
     /// Most tags.
     pub tags_max: usize,
     /// Most metadata entries.
@@ -29,7 +29,7 @@ impl JobLimits {
         headers_max: 200,
         attachments_max: 100,
         reply_to_max: 50,
-        line_octets_max: 998,
+        field_octets_max: 16 * 1024,
         tags_max: 10,
         metadata_max: 50,
     };

@@ -112,12 +112,20 @@ impl Feed {
         for time in [job.send_at(), job.expires_at()] {
             self.option(time.map(|time| time.to_string()).as_deref());
         }
+        for one in job.rejected() {
+            self.text(&format!("{:?} {}", one.field, one.position));
+        }
     }
 
     fn content(&mut self, content: &Content) {
         let (kind, text, html) = match content {
             Content::Bodies { text, html } => (0, text, html),
             Content::Template { text, html, .. } => (1, text, html),
+            Content::Raw(raw) => {
+                self.count(2);
+                self.option(raw.sender().map(ToString::to_string).as_deref());
+                return self.bytes(raw.as_given());
+            }
         };
         self.count(kind);
         self.option(text.as_deref());

@@ -90,7 +90,13 @@ fn injections() -> Vec<Bad> {
     for field in ["from", "reply_to", "to", "cc", "bcc"] {
         for part in ["name", "address"] {
             let value = if field == "from" { person(part) } else { json!([person(part)]) };
-            list.push(unreadable(with(field, value), field));
+            let mut job = sound();
+            if matches!(field, "cc" | "bcc") {
+                // The others would be served.
+                job["to"] = json!([]);
+            }
+            job[field] = value;
+            list.push(unreadable(job.to_string(), field));
         }
     }
     list

@@ -9,7 +9,7 @@ use lapin::{
 };
 use postrider_producer::rabbitmq::{
     connect,
-    link::{Link, LinkLimits, Outgoing},
+    link::{ForeignProperties, Link, LinkLimits, Outgoing},
     short, topology,
 };
 use postrider_schemas::{
@@ -71,6 +71,7 @@ async fn park(link: &Link, wait: u64, pass: u64) {
         mandatory: true,
         user_id: None,
         published_at: None,
+        foreign: ForeignProperties::default(),
     };
     link.publish(&message).await.unwrap();
 }

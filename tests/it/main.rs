@@ -51,6 +51,7 @@ mod overload;
 mod partial;
 mod poison;
 mod priority;
+mod producers;
 mod provider_calls;
 mod providers;
 mod reading;

@@ -150,6 +150,7 @@ fn every_example_reads_back_as_the_job_asked() {
             Content::Bodies { text, html } => {
                 assert_says(&composed, &job, job.subject(), text.as_deref(), html.as_deref());
             }
+            Content::Raw(_) => panic!("{name} is made of parts"),
             Content::Template { .. } => assert_says(
                 &composed,
                 &job,
@@ -344,8 +345,74 @@ fn a_variable_cannot_start_a_header() {
         let job = template("Hi {{ name }}", "{{ name }}", json!({"name": bad}));
         assert!(matches!(compose(&job, NOW.parse().unwrap()), Err(ComposeError::Subject(_))), "{bad:?}");
     }
-    let job = template("Hi {{ name }}", "x", json!({"name": "y".repeat(999)}));
-    assert!(matches!(compose(&job, NOW.parse().unwrap()), Err(ComposeError::TooLarge { part: "subject", max: 998 })));
+    let job = template("Hi {{ name }}", "x", json!({"name": "y".repeat(20_000)}));
+    assert!(matches!(
+        compose(&job, NOW.parse().unwrap()),
+        Err(ComposeError::TooLarge { part: "subject", max: 16_384 })
+    ));
+}
+
+#[test]
+fn a_template_of_a_subject_may_end_in_a_line_end() {
+    for source in ["{{ name }}\n", "{% if true %}\n{{ name }}\n{% endif %}\n", "{{ name }}"] {
+        let job = template(source, "x", json!({"name": "A\tlamp\r\n"}));
+        assert_eq!(parsed(&composed(&job)).subject(), Some("A lamp"), "{source:?}");
+    }
+}
+
+#[test]
+fn long_subjects_and_threads_are_folded() {
+    let subject = "🎉".repeat(300);
+    let ids: Vec<String> = (0..40).map(|n| format!("<{n}.{}@partner.example>", "0".repeat(40))).collect();
+    let url = format!("https://shop.example/{}", "u".repeat(1500));
+    let job = job(json!({"subject": subject, "headers": {"References": ids.join(" ")},
+        "list_unsubscribe": {"url": url, "mailto": "mailto:u@shop.example?subject=leave%20me"}}));
+    let composed = composed(&job);
+    let mail = parsed(&composed);
+    assert_eq!(mail.subject(), Some(subject.as_str()));
+    let read: Vec<String> = mail.references().as_text_list().unwrap().iter().map(|id| format!("<{id}>")).collect();
+    assert_eq!(read, ids);
+    let ways: String = mail.header_raw("List-Unsubscribe").unwrap().split_whitespace().collect();
+    assert_eq!(ways, format!("<{url}>,<mailto:u@shop.example?subject=leave%20me>"));
+}
+
+#[test]
+fn a_header_with_an_international_address_asks_for_smtputf8_whoever_it_is() {
+    for field in ["reply_to", "cc"] {
+        assert!(composed(&job(json!({ field: ["zoë@dest.example"] }))).needs_smtputf8, "{field}");
+    }
+    assert!(composed(&job(json!({"headers": {"Disposition-Notification-To": "zoë@shop.example"}}))).needs_smtputf8);
+    assert!(!composed(&job(json!({"bcc": ["zoë@dest.example"]}))).needs_smtputf8, "no header names it");
+}
+
+#[test]
+fn an_invitation_stands_beside_the_bodies_and_is_a_file_as_well() {
+    let text = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nSUMMARY:Fitting\r\nEND:VCALENDAR\r\n";
+    let invitation = |content_type: &str| {
+        let file = json!([{"filename": "invite.ics", "content_type": content_type, "content": STANDARD.encode(text)}]);
+        let composed = composed(&job(json!({"html": "<p>Thursday?</p>", "attachments": file})));
+        let mail = parsed(&composed);
+        let kind = |part: &MessagePart<'_>| part.content_type().unwrap().subtype().unwrap().to_ascii_lowercase();
+        for part in mail.parts.iter().filter(|part| kind(part) == "calendar") {
+            assert_eq!(String::from_utf8_lossy(part.contents()).trim_end(), text.trim_end());
+        }
+        mail.parts.iter().map(kind).collect::<Vec<_>>().join(" ")
+    };
+    let beside = "mixed alternative plain html calendar calendar";
+    assert_eq!(invitation("text/calendar; charset=utf-8; method=REQUEST"), beside);
+    assert_eq!(invitation("Text/Calendar;METHOD=\"request\""), beside);
+    assert_eq!(invitation("text/calendar; charset=utf-8"), "mixed alternative plain html calendar");
+}
+
+#[test]
+fn a_whole_message_goes_out_as_it_came() {
+    let (_, document) = examples::WHOLE_MESSAGE;
+    let job = wire::decode(document.as_bytes(), None, &JobLimits::DEFAULT).unwrap();
+    let composed = compose(&job, NOW.parse().unwrap()).unwrap();
+    let given = String::from_utf8(job.raw().unwrap().as_given().to_vec()).unwrap();
+    assert_eq!(String::from_utf8(composed.message).unwrap(), given.replace("Bcc: books@shop.example\r\n", ""));
+    assert!(given.contains("Bcc") && !composed.needs_smtputf8, "the body alone is in 8 bits");
+    assert_eq!(composed.recipients.len(), 2);
 }
 
 #[test]

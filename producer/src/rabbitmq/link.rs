@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::ShortString,
 };
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -43,7 +44,7 @@ pub struct Outgoing {
     pub kind: String,
     /// The media type of the body.
     pub content_type: &'static str,
-    /// Headers; nothing else survives from a message that this one replaces.
+    /// Headers; none of a message that this one replaces survives beside them.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Bytes,
@@ -53,6 +54,50 @@ pub struct Outgoing {
     pub user_id: Option<String>,
     /// When it was published, where that was before: the copy of a message that nobody began keeps its time.
     pub published_at: Option<Timestamp>,
+    /// What else the message that it replaces had.
+    pub foreign: ForeignProperties,
+}
+
+/// Properties of a message that copies of it keep, because whoever reads the copy needs them as much. None of them tells the broker to do anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForeignProperties {
+    /// The media type, where it is another one than [`Outgoing::content_type`].
+    pub content_type: Option<String>,
+    /// How the body is packed.
+    pub content_encoding: Option<String>,
+    /// The producer's own mark.
+    pub correlation_id: Option<String>,
+    /// The producer's name.
+    pub app_id: Option<String>,
+}
+
+impl ForeignProperties {
+    /// Those of a message.
+    pub fn of(properties: &BasicProperties) -> Self {
+        let text = |value: Option<&ShortString>| value.map(ToString::to_string);
+        Self {
+            content_type: text(properties.content_type().as_ref()),
+            content_encoding: text(properties.content_encoding().as_ref()),
+            correlation_id: text(properties.correlation_id().as_ref()),
+            app_id: text(properties.app_id().as_ref()),
+        }
+    }
+
+    fn put(&self, mut properties: BasicProperties) -> BasicProperties {
+        if let Some(value) = &self.content_type {
+            properties = properties.with_content_type(short(value));
+        }
+        if let Some(value) = &self.content_encoding {
+            properties = properties.with_content_encoding(short(value));
+        }
+        if let Some(value) = &self.correlation_id {
+            properties = properties.with_correlation_id(short(value));
+        }
+        if let Some(value) = &self.app_id {
+            properties = properties.with_app_id(short(value));
+        }
+        properties
+    }
 }
 
 /// Why a message was not published. The same message may be published again: its id is the same.
@@ -191,6 +236,7 @@ impl Link {
             .with_message_id(short(&message.message_id))
             .with_timestamp(u64::try_from(published_at.as_second()).unwrap_or_default())
             .with_headers(table(&message.headers));
+        let properties = message.foreign.put(properties);
         let properties = match &message.user_id {
             Some(user) => properties.with_user_id(short(user)),
             None => properties,

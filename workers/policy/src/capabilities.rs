@@ -62,6 +62,8 @@ pub struct Capabilities {
     pub idempotency: Option<Duration>,
     /// Most messages in one call, each with an answer of its own; 1 where calls cannot be shared.
     pub batch_max: usize,
+    /// Takes a whole message as it is.
+    pub raw: bool,
 }
 
 /// What a job needs of a transport.
@@ -86,6 +88,8 @@ pub struct Needs {
     pub recipients: usize,
     /// Bodies and decoded attachments together.
     pub bytes: usize,
+    /// It brings a whole message.
+    pub raw: bool,
 }
 
 impl Needs {
@@ -101,6 +105,7 @@ impl Needs {
             headers: !job.headers().is_empty() || job.list_unsubscribe().is_some(),
             recipients: job.recipients().len(),
             bytes: content_bytes(job),
+            raw: job.raw().is_some(),
         }
     }
 
@@ -144,6 +149,8 @@ pub enum MissingCapability {
     Recipients(usize),
     /// So many bytes at most.
     Bytes(usize),
+    /// A whole message.
+    Raw,
 }
 
 impl fmt::Display for MissingCapability {
@@ -158,6 +165,7 @@ impl fmt::Display for MissingCapability {
             Self::Headers => f.write_str("cannot carry extra headers"),
             Self::Recipients(max) => write!(f, "takes at most {max} recipients"),
             Self::Bytes(max) => write!(f, "takes at most {max} bytes of content"),
+            Self::Raw => f.write_str("cannot carry a whole message (`mime`) as it is"),
         }
     }
 }
@@ -177,9 +185,10 @@ impl Capabilities {
         schedules: false,
         idempotency: None,
         batch_max: 1,
+        raw: false,
     };
     /// A relay's. Its own SIZE decides about the size.
-    pub const SMTP: Self = Self { opens: false, clicks: false, ..Self::ALL };
+    pub const SMTP: Self = Self { opens: false, clicks: false, raw: true, ..Self::ALL };
 
     /// The first thing that is needed and lacking.
     pub fn lack(&self, needs: &Needs) -> Option<MissingCapability> {
@@ -193,6 +202,7 @@ impl Capabilities {
             (needs.headers && !self.headers, MissingCapability::Headers),
             (needs.recipients > self.recipients_max, MissingCapability::Recipients(self.recipients_max)),
             (needs.bytes > self.bytes_max, MissingCapability::Bytes(self.bytes_max)),
+            (needs.raw && !self.raw, MissingCapability::Raw),
         ];
         lacks.into_iter().find_map(|(is_lacking, lack)| is_lacking.then_some(lack))
     }
@@ -212,6 +222,7 @@ mod tests {
         headers: false,
         recipients: 1,
         bytes: 100,
+        raw: false,
     };
 
     #[track_caller]
@@ -224,6 +235,8 @@ mod tests {
         let all = Capabilities::ALL;
         check(all, Needs { attachments: true, metadata: true, headers: true, tags: 99, ..NOTHING }, None);
         check(Capabilities::SMTP, Needs { opens: true, ..NOTHING }, Some(MissingCapability::Opens));
+        check(Capabilities::SMTP, Needs { raw: true, ..NOTHING }, None);
+        check(all, Needs { raw: true, ..NOTHING }, Some(MissingCapability::Raw));
         check(Capabilities::SMTP, Needs { clicks: true, ..NOTHING }, Some(MissingCapability::Clicks));
         check(
             Capabilities { inline: false, ..all },

@@ -374,7 +374,11 @@ fn served(at: DecisionInput<'_>) -> Vec<usize> {
 fn recipients(job: &Job, list: impl Iterator<Item = (usize, Option<String>)>) -> Vec<EventRecipient> {
     let all = job.recipients();
     list.filter_map(|(index, answer)| {
-        all.get(index).map(|one| EventRecipient { field: one.field, position: one.position, answer })
+        let (field, position) = match all.get(index) {
+            Some(one) => (one.field, one.position),
+            None => job.rejected().get(index.checked_sub(all.len())?).map(|one| (one.field, one.position))?,
+        };
+        Some(EventRecipient { field, position, answer })
     })
     .collect()
 }

@@ -14,6 +14,7 @@ pub mod poison;
 pub mod publisher;
 pub mod rate_limit;
 pub mod redact;
+pub mod rejected;
 pub mod retry;
 pub mod route;
 pub mod schedule;

@@ -293,7 +293,7 @@ impl fmt::Display for Answer {
 fn without_addresses(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(Answer::TEXT_MAX));
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
-        let word = if word.contains('@') { "[address]" } else { word };
+        let word = if word.len() > 1 && word.contains('@') { "[address]" } else { word };
         let needed = word.len() + usize::from(!out.is_empty());
         if out.len() + needed > Answer::TEXT_MAX {
             let mut room = (Answer::TEXT_MAX - out.len()).saturating_sub(1);

@@ -60,12 +60,7 @@ pub fn after(now: Timestamp, wait: Duration) -> Timestamp {
 /// Never later than now. A copy's own time is that of its republish.
 pub fn first_seen(job: &Job, meta: &Meta, published_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let fresh = published_at.filter(|_| meta.generation == 0);
-    fresh.or_else(|| time_of(job)).unwrap_or(now).min(now)
-}
-
-fn time_of(job: &Job) -> Option<Timestamp> {
-    let (seconds, nanos) = job.id().0.get_timestamp().filter(|_| job.id().0.get_version_num() == 7)?.to_unix();
-    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+    fresh.or_else(|| job.id().time()).unwrap_or(now).min(now)
 }
 
 #[cfg(test)]
@@ -146,6 +141,25 @@ mod tests {
         }
         let later = "2026-11-23T10:30:00Z".parse().unwrap();
         check(Some("2026-11-23T10:30:00Z"), None, Some("2026-11-23T11:00:00Z"), Schedule::Park(later));
+    }
+
+    #[test]
+    fn the_end_of_all_times_is_a_time_like_others() {
+        let job = |field: &str| {
+            let document = format!(
+                r#"{{"id":"0190a5c0-7a10-7c3e-9d51-000000000001","from":"a@shop.example","to":"b@dest.example",
+                "subject":"s","text":"t","{field}":"9999-12-31T23:59:59Z"}}"#
+            );
+            postrider_schemas::wire::decode(document.as_bytes(), None, &JobLimits::DEFAULT).unwrap()
+        };
+        let (now, day): (Timestamp, _) = (NOW.parse().unwrap(), Duration::from_hours(24));
+        let parked = schedule(&job("send_at"), &Meta::default(), now);
+        assert_eq!(parked, Schedule::Park(Timestamp::MAX));
+        assert_eq!(after(now, Duration::MAX), Timestamp::MAX);
+        let never_over = job("expires_at");
+        assert_eq!(schedule(&never_over, &Meta::default(), now), Schedule::Now);
+        assert_eq!(cut(&never_over, day, now), day);
+        assert_eq!(cut(&never_over, Duration::MAX, Timestamp::MAX), Duration::ZERO);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub const DESCRIPTION: Description = Description {
     base_url: Some("https://api.mailgun.net"),
     settings: &[Setting::API_KEY, Setting::text("domain", "The sending domain.")],
     // 25 MB as MIME. https://www.rubydoc.info/gems/mailgun-ruby/Mailgun/Chains: ten tags.
-    capabilities: Capabilities { tags_max: 10, bytes_max: 17 * MIB, schedules: true, batch_max: 1000, ..Capabilities::ALL },
+    capabilities: Capabilities { tags_max: 10, bytes_max: 17 * MIB, schedules: true, batch_max: 1000, raw: true, ..Capabilities::ALL },
     batching: Some(Batching { bytes_max: 20 * MIB, shares_content: true }),
     notes: Notes::USUAL,
 };
@@ -99,7 +99,10 @@ pub fn request(api_key: &SecretString, domain: &str, outgoing: &Message<'_>) -> 
     options.extend(outgoing.job.metadata().iter().map(|(key, value)| (format!("v:{key}"), value.clone())));
     options.push((format!("v:{JOB_ID}"), outgoing.job.id().to_string()));
     let composed = outgoing.mime.mime().map_err(Unsupported::Compose)?;
-    if composed.needs_smtputf8 {
+    if composed.needs_smtputf8 || outgoing.has_international_envelope() {
+        if outgoing.job.raw().is_some() {
+            return Err(Unsupported::Value("a whole message that needs SMTPUTF8".to_owned()));
+        }
         return form(api_key, domain, outgoing, options);
     }
     within_limit(&options)?;
@@ -119,10 +122,13 @@ pub fn item(outgoing: &Message<'_>) -> Result<Item, Unsupported> {
     check(outgoing)?;
     let alone = |why: &str| Unsupported::Value(format!("{why} in a shared call"));
     let [recipient] = outgoing.job.recipients()[..] else { return Err(alone("several recipients")) };
+    if outgoing.job.raw().is_some() {
+        return Err(alone("a whole message"));
+    }
     if recipient.field != RecipientField::To {
         return Err(alone("a copy"));
     }
-    if outgoing.job.to()[recipient.position].address().needs_smtputf8() {
+    if recipient.address.needs_smtputf8() {
         return Err(alone("other letters than ASCII before an @"));
     }
     let headers = headers(outgoing)?;
@@ -154,7 +160,7 @@ pub fn item(outgoing: &Message<'_>) -> Result<Item, Unsupported> {
         .iter()
         .map(|one| json!([one.filename, one.content_type, base64(&one.content)]))
         .collect();
-    let mailbox = &outgoing.job.to()[recipient.position];
+    let mailbox = recipient.mailbox;
     Ok(Item {
         shared: json!({ "fields": fields, "files": files }).to_string(),
         own: json!({ "to": name_addr(mailbox), "address": mailbox.address().to_string(), "variables": variables }),

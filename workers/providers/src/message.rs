@@ -25,7 +25,7 @@ pub struct Message<'a> {
     pub text: Option<&'a str>,
     /// The HTML body.
     pub html: Option<&'a str>,
-    /// Extra headers and those for unsubscribing, not encoded, in order.
+    /// Extra headers and those for unsubscribing, not encoded, in order; of a whole message all that it has.
     pub headers: Vec<(String, String)>,
     /// Files that the HTML body shows by `cid:`.
     pub inline: Vec<&'a Attachment>,
@@ -71,6 +71,12 @@ impl<'a> Message<'a> {
         self.indices.iter().map(|index| all[*index].address).collect()
     }
 
+    /// True where the sender or a recipient of now has a part before the `@` that is not ASCII.
+    pub fn has_international_envelope(&self) -> bool {
+        let addresses = self.job.sender().into_iter().chain(self.recipients());
+        { addresses }.any(EmailAddress::needs_smtputf8)
+    }
+
     /// The recipients to reach now, for an API that makes the `To` header of those it sends to and insists on one. Carbon copies are promoted
     /// where nobody else is left, and a single blind copy as well; several blind copies are not, because they would see each other: nothing then.
     pub fn addressees(&self) -> Option<Addressees<'a>> {
@@ -78,12 +84,12 @@ impl<'a> Message<'a> {
         let mut out = Addressees::default();
         for index in self.indices {
             let one = all[*index];
-            let (from, into) = match one.field {
-                RecipientField::To => (self.job.to(), &mut out.to),
-                RecipientField::Cc => (self.job.cc(), &mut out.cc),
-                RecipientField::Bcc => (self.job.bcc(), &mut out.bcc),
+            let into = match one.field {
+                RecipientField::To => &mut out.to,
+                RecipientField::Cc => &mut out.cc,
+                RecipientField::Bcc => &mut out.bcc,
             };
-            into.push(&from[one.position]);
+            into.push(one.mailbox);
         }
         if out.to.is_empty() {
             out.to = std::mem::take(&mut out.cc);

@@ -44,7 +44,7 @@ pub const DESCRIPTION: Description = Description {
         ),
     ],
     // Open and click tracking belong to the configuration set; 40 MB as MIME.
-    capabilities: Capabilities { opens: false, clicks: false, bytes_max: 28 * MIB, ..Capabilities::ALL },
+    capabilities: Capabilities { opens: false, clicks: false, bytes_max: 28 * MIB, raw: true, ..Capabilities::ALL },
     batching: None,
     notes: Notes { needs: " or `role_arn`, `token_file`", tracking: "tracking_configuration_set", repeats: "" },
 };
@@ -246,7 +246,7 @@ fn body(account: &SesAccount, outgoing: &Message<'_>) -> Result<Value, Unsupport
         }
     }
     let composed = outgoing.mime.mime().map_err(Unsupported::Compose)?;
-    if composed.needs_smtputf8 {
+    if composed.needs_smtputf8 || outgoing.has_international_envelope() {
         return Err(Unsupported::Value("an address with other letters than ASCII before the @".to_owned()));
     }
     let mut destination = Map::new();
@@ -268,6 +268,10 @@ fn body(account: &SesAccount, outgoing: &Message<'_>) -> Result<Value, Unsupport
         }
     }
     let mut body = Map::new();
+    if outgoing.job.raw().is_some() {
+        let sender = outgoing.job.sender().ok_or_else(|| Unsupported::Value("an empty envelope sender".to_owned()))?;
+        put(&mut body, "FromEmailAddress", sender.to_string());
+    }
     put(&mut body, "Destination", destination);
     put(&mut body, "Content", json!({ "Raw": { "Data": base64(&composed.message) } }));
     put(&mut body, "EmailTags", tags(outgoing)?);

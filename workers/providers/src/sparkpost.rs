@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use memchr::memmem;
 use postrider_policy::{capabilities::Capabilities, outcome::Class};
 use postrider_schemas::{address::Mailbox, fields::Lane};
 use secrecy::SecretString;
@@ -31,7 +32,7 @@ pub const DESCRIPTION: Description = Description {
         Setting::optional("idempotency", SettingForm::Flag, "The account honours `Idempotency-Key`."),
     ],
     // 20 MB of content. https://www.npmjs.com/package/campaign-sparkpost: ten tags of a recipient.
-    capabilities: Capabilities { tags_max: 10, bytes_max: 14 * MIB, schedules: true, ..Capabilities::ALL },
+    capabilities: Capabilities { tags_max: 10, bytes_max: 14 * MIB, schedules: true, raw: true, ..Capabilities::ALL },
     batching: None,
     notes: Notes { repeats: "idempotency = true", ..Notes::USUAL },
 };
@@ -124,8 +125,11 @@ fn body(outgoing: &Message<'_>, dated: Timestamp) -> Result<Value, Unsupported> 
     if named.filter_map(Mailbox::name).any(|name| name.contains("{{")) {
         return Err(Unsupported::Value("double curly braces in a name".to_owned()));
     }
+    if job.raw().is_some_and(|raw| memmem::find(raw.as_given(), b"{{").is_some()) {
+        return Err(Unsupported::Value("double curly braces in a whole message".to_owned()));
+    }
     let composed = outgoing.mime.mime_with(dated, &escaped).map_err(Unsupported::Compose)?;
-    if composed.needs_smtputf8 {
+    if composed.needs_smtputf8 || outgoing.has_international_envelope() {
         return Err(Unsupported::Value("an address with other letters than ASCII before the @".to_owned()));
     }
     let message = String::from_utf8(composed.message)
@@ -177,6 +181,10 @@ fn metadata(outgoing: &Message<'_>) -> Result<Map<String, Value>, Unsupported> {
 
 /// What the `To` line shows to each recipient; the recipient's own address where the job has blind ones only.
 fn header_to(outgoing: &Message<'_>) -> Option<String> {
+    if let Some(raw) = outgoing.job.raw() {
+        let list = raw.header("to").next().and_then(|text| Mailbox::parse_list(&text).ok())?;
+        return Some(list.iter().map(|one| one.address().to_string()).collect::<Vec<_>>().join(","));
+    }
     let list = if outgoing.job.to().is_empty() { outgoing.job.cc() } else { outgoing.job.to() };
     let list: Vec<String> = list.iter().map(|one| one.address().to_string()).collect();
     (!list.is_empty()).then(|| list.join(","))

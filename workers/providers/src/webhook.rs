@@ -26,7 +26,7 @@ pub const DESCRIPTION: Description = Description {
     name: "Signed webhook",
     base_url: None,
     settings: &[Setting::secret("secret", "The signing secret: `whsec_` and base64, or any text.")],
-    capabilities: Capabilities::ALL,
+    capabilities: Capabilities { raw: true, ..Capabilities::ALL },
     batching: None,
     notes: Notes::USUAL,
 };
@@ -97,19 +97,19 @@ fn document(outgoing: &Message<'_>, now: Timestamp) -> Value {
     let all = job.recipients();
     let recipients = outgoing.indices.iter().map(|index| {
         let one = all[*index];
-        let (field, list) = match one.field {
-            RecipientField::To => ("to", job.to()),
-            RecipientField::Cc => ("cc", job.cc()),
-            RecipientField::Bcc => ("bcc", job.bcc()),
+        let field = match one.field {
+            RecipientField::To => "to",
+            RecipientField::Cc => "cc",
+            RecipientField::Bcc => "bcc",
         };
-        let mut recipient = mailbox(&list[one.position]);
+        let mut recipient = mailbox(one.mailbox);
         recipient["field"] = field.into();
         recipient
     });
     let (inline, attached) = (outgoing.inline.clone(), outgoing.attached.clone());
     let files = inline.into_iter().map(|one| (one, true)).chain(attached.into_iter().map(|one| (one, false)));
     let headers = outgoing.headers.clone().into_iter().map(|(name, value)| json!({ "name": name, "value": value }));
-    json!({
+    let mut document = json!({
         "type": TYPE,
         "timestamp": now.to_string(),
         "data": {
@@ -141,7 +141,12 @@ fn document(outgoing: &Message<'_>, now: Timestamp) -> Value {
             "metadata": job.metadata(),
             "tracking": { "opens": job.tracking().opens, "clicks": job.tracking().clicks },
         },
-    })
+    });
+    if let Some(raw) = job.raw() {
+        document["data"]["mime"] = base64(&raw.delivered()).into();
+        document["data"]["envelope_from"] = raw.sender().map(ToString::to_string).unwrap_or_default().into();
+    }
+    document
 }
 
 fn mailbox(one: &Mailbox) -> Value {

@@ -123,7 +123,7 @@ pub(super) fn check(
         job: JobLimits {
             bytes_max: settings.job.bytes_max,
             headers_max: settings.job.headers_max,
-            line_octets_max: settings.job.line_octets_max,
+            field_octets_max: settings.job.field_octets_max,
             ..JobLimits::DEFAULT
         },
         admin,

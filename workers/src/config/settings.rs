@@ -94,7 +94,7 @@ pub(super) struct RetrySettings {
 pub(super) struct JobSettings {
     pub(super) bytes_max: usize,
     pub(super) headers_max: usize,
-    pub(super) line_octets_max: usize,
+    pub(super) field_octets_max: usize,
 }
 
 #[derive(Deserialize)]

@@ -85,13 +85,22 @@ async fn authorized(context: &Context, delivery: Delivery, attempt: &Attempt<'_>
     }
 }
 
+/// What is known of an attempt that did not come to its end.
+fn lost_text(call: &str) -> &'static str {
+    if call.is_empty() {
+        "delivered before to a worker that was lost, and the store, which has no record of it, began to remember later: whether it was sent is not known"
+    } else {
+        "a worker was lost while it was sending"
+    }
+}
+
 /// Does what the ledger knows of a job that is not to be attempted now.
 async fn not_claimed(context: &Context, delivery: Delivery, attempt: &Attempt<'_>, claim: Claim) {
     match claim {
         // A right that nobody takes: the job comes back.
         Claim::Go(_) => settle_or_warn(context, delivery, Settlement::Return).await,
         Claim::Unknown { lease, call } => {
-            let answer = Answer::local(Stage::Body, "a worker was lost while it was sending");
+            let answer = Answer::local(Stage::Body, lost_text(&call));
             let pin: Option<Pin> = call.parse().ok();
             let transport = pin.as_ref().map_or(call, |pin| pin.transport.clone());
             let ended = FinishedAttempt { pin, ..FinishedAttempt::at(&transport, Outcome::Unknown(answer)) };

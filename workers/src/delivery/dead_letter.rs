@@ -2,12 +2,17 @@
 //! whole, with its reason, and its sender is told. What an attempt came to is not decided here.
 
 use jiff::Timestamp;
-use postrider_schemas::{Event, EventType, Job, JobId, Meta, event::EventData};
+use postrider_schemas::{
+    Event, EventType, Job, JobId, Meta, Tenant,
+    event::EventData,
+    wire::{self, Sketch},
+};
+use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use crate::{
     delivery::{context::Context, events::emit, settlements::settle_or_warn},
-    policy::{decision::rest_reason, settlement::Settlement},
+    policy::{decision::rest_reason, publisher, settlement::Settlement},
     queue::Delivery,
     telemetry::{metrics, traces},
 };
@@ -21,23 +26,47 @@ pub(crate) async fn dead_letter_unreadable(context: &Context, delivery: Delivery
     let mut cause = rest_reason(reason, error, &meta, context.now());
     cause.lane = Some(delivery.source.lane);
     meta.rest = Some(cause);
-    let is_told = emit(context, &[unread_dead_letter_event(&delivery, &meta, context.now())]).await;
+    let sketch = readable_part(context, &delivery);
+    let is_told = emit(context, &[unread_dead_letter_event(&delivery, &meta, sketch, context.now())]).await;
     settle_or_warn(context, delivery, if is_told { Settlement::DeadLetter(meta) } else { Settlement::GiveBack }).await;
 }
 
-/// The event about a message that goes to `dead` without a look at what it says.
-fn unread_dead_letter_event(delivery: &Delivery, meta: &Meta, now: Timestamp) -> Event {
+/// What of a message names it and its sender. A tenant that its publisher may not publish for does not hear of it.
+fn readable_part(context: &Context, delivery: &Delivery) -> Sketch {
+    let mut sketch = wire::sketch(&delivery.body, &context.config.job);
+    let publisher = delivery.meta.publisher.as_deref();
+    let may_be = |tenant: &Tenant| publisher::refusal(&context.config.queue.publishers, publisher, tenant).is_none();
+    sketch.tenant = sketch.tenant.filter(may_be);
+    sketch
+}
+
+/// The event about a message that goes to `dead`: with what is known of it where it was read, else without a look at what it says.
+fn unread_dead_letter_event(delivery: &Delivery, meta: &Meta, sketch: Sketch, now: Timestamp) -> Event {
     let rest = meta.rest.as_ref();
     let data = EventData {
-        job_id: job_id(delivery),
-        tenant: postrider_schemas::Tenant::DEFAULT.to_owned(),
+        job_id: job_id(delivery).or(sketch.id),
+        idempotency_key: sketch.idempotency_key.map(|key| key.as_str().to_owned()),
+        tenant: sketch.tenant.unwrap_or_default().as_str().to_owned(),
         lane: delivery.source.lane,
+        tags: sketch.tags,
+        metadata: sketch.metadata,
         generation: meta.generation,
         reason: rest.map(|rest| rest.reason.clone()),
         answer: rest.map(|rest| rest.detail.clone()),
         ..EventData::default()
     };
-    Event::new(EventType::Dead, data, now)
+    let told_of = meta.published.or(delivery.published_at);
+    let digest = digest(delivery.message_id.as_deref(), &delivery.body, told_of);
+    Event::about_message(EventType::Dead, data, &digest, now)
+}
+
+/// Tells a message from all others; the same when the message comes again.
+fn digest(message_id: Option<&str>, body: &[u8], published: Option<Timestamp>) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(message_id.unwrap_or_default());
+    hasher.update(published.map(|time| time.to_string()).unwrap_or_default());
+    hasher.update(body);
+    hasher.finalize()[..8].iter().fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
 }
 
 fn job_id(delivery: &Delivery) -> Option<JobId> {
@@ -66,9 +95,24 @@ pub(crate) async fn quarantine(context: &Context, delivery: Delivery, settlement
     traces::failed("crash-poison", "workers were lost with this message in hand");
     if let Settlement::DeadLetter(meta) = &settlement {
         metrics::dead(delivery.source.lane, "crash-poison");
-        if !emit(context, &[unread_dead_letter_event(&delivery, meta, context.now())]).await {
+        if !emit(context, &[unread_dead_letter_event(&delivery, meta, Sketch::default(), context.now())]).await {
             return settle_or_warn(context, delivery, Settlement::GiveBack).await;
         }
     }
     settle_or_warn(context, delivery, settlement).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_messages_without_an_id_are_told_apart_and_one_is_known_again() {
+        let time = |text: &str| Some(text.parse().unwrap());
+        let one = digest(None, b"{", time("2026-11-23T10:00:00Z"));
+        assert_eq!(one, digest(None, b"{", time("2026-11-23T10:00:00Z")));
+        assert_ne!(one, digest(None, b"{", time("2026-11-23T10:00:00.000000001Z")));
+        assert_ne!(one, digest(None, b"[", time("2026-11-23T10:00:00Z")));
+        assert_ne!(one, digest(Some("1"), b"{", time("2026-11-23T10:00:00Z")));
+    }
 }

@@ -34,6 +34,7 @@ use crate::{
         failover::{FailoverStep, leaves_overloaded, next_step},
         outcome::{Answer, Mark, Outcome, Refusal, Stage},
         rate_limit::admit::{Admission, AdmissionRequest},
+        rejected,
         retry::spread,
         route::OnLimit,
         schedule::is_over,
@@ -151,8 +152,11 @@ async fn run(
             let Some(domains) = attempt.stop.run_until_cancelled(domains).await else { return Err(Deferral::Stopping) };
             (domains, None)
         };
-    let unreachable =
+    let mut unreachable =
         if checks { context.limiter.unreachable(attempt.job, &message.indices, &domains) } else { Vec::new() };
+    // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
+    let is_repeatable = unreachable.is_empty();
+    unreachable.extend(rejected::refusals(attempt.job, attempt.meta.pending.as_deref()));
     if !unreachable.is_empty() {
         message.indices.retain(|index| !unreachable.iter().any(|one| one.index == *index));
         if message.indices.is_empty()
@@ -162,8 +166,6 @@ async fn run(
         }
     }
     let groups = context.limiter.mailbox_providers(attempt.job, &message.indices, &domains);
-    // Those left out are found by DNS, which may say something else next time: such a call cannot be made again as it was.
-    let is_repeatable = unreachable.is_empty();
     let tripped = AtomicBool::new(false);
     let tries = FailoverRun {
         context,

@@ -1,9 +1,9 @@
 //! From a delivery to a job in hand: what comes before the ledger is asked. A step that ends the delivery settles it and gives nothing back.
 
-use std::{future::pending, panic::resume_unwind};
+use std::{future::pending, panic::resume_unwind, time::Duration};
 
 use postrider_schemas::{
-    Job,
+    Job, Meta,
     wire::{self, DecodeError},
 };
 use tokio::task::spawn_blocking;
@@ -25,6 +25,13 @@ use crate::{
 
 /// A delivery that may be looked at: not one with which workers were lost, nor one of which only a part was kept.
 pub(crate) async fn survived(context: &Context, mut delivery: Delivery) -> Option<Delivery> {
+    if needs_time(&delivery) {
+        // Replaced by one that has a time before anything is begun with it: whatever becomes of a worker, the ledger can tell what it would remember.
+        let meta = Meta { published: Some(context.now()), ..delivery.meta.clone() };
+        traces::forget();
+        settle_or_warn(context, delivery, Settlement::Again { wait: Duration::ZERO, meta }).await;
+        return None;
+    }
     losses::look_back(context, &mut delivery).await;
     let poison_after = context.config.worker.poison_after;
     let in_quarantine = is_in_quarantine(&delivery);
@@ -37,6 +44,12 @@ pub(crate) async fn survived(context: &Context, mut delivery: Delivery) -> Optio
         return None;
     }
     Some(delivery)
+}
+
+/// True for what a producer published without a time, and with an id that holds none.
+fn needs_time(delivery: &Delivery) -> bool {
+    let is_readable = delivery.cut.as_ref().is_none_or(|cut| !cut.is_whole);
+    delivery.source.kind == SourceKind::Jobs && delivery.published_at.is_none() && is_readable
 }
 
 fn is_in_quarantine(delivery: &Delivery) -> bool {
@@ -99,7 +112,7 @@ pub(crate) async fn decoded(context: &Context, mut delivery: Delivery) -> Option
             return None;
         }
     };
-    if let Some(detail) = flaw(&delivery.meta, job.recipients().len(), context.now()) {
+    if let Some(detail) = flaw(&delivery.meta, job.recipients().len() + job.rejected().len(), context.now()) {
         dead_letter(context, delivery, &job, "unreadable", &detail).await;
         return None;
     }

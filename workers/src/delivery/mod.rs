@@ -32,7 +32,7 @@ use self::{
 use crate::{
     concurrency::job_slots::JobSlots,
     policy::{
-        decision,
+        decision, rejected,
         route::{Route, RoutePart, Routed},
         settlement::Settlement,
     },
@@ -133,7 +133,12 @@ fn find_route<'a>(context: &'a Context, job: &Job, meta: &Meta) -> Option<(&'a R
     let pending = meta.pending.as_deref();
     let (route, parts) = match context.config.routes.route(job, pending) {
         Routed::One(route) => (route, None),
-        Routed::Parts(parts) => (parts.first()?.route, Some(parts)),
+        Routed::Parts(mut parts) => {
+            let first = parts.first_mut()?;
+            // Whom nobody can serve is told of with the first part.
+            first.recipients.extend(rejected::indices(job, pending));
+            (first.route, Some(parts))
+        }
         Routed::Nobody => return None,
     };
     Some((context.config.routes.list().get(route)?, parts.filter(|_| meta.part.is_none() && meta.pin.is_none())))

@@ -63,7 +63,7 @@ fn is_plain(value: &str) -> bool {
         && !value.contains("  ")
 }
 
-struct HeaderLine {
+pub(super) struct HeaderLine {
     out: String,
     /// Octets on the line so far.
     column: usize,
@@ -72,8 +72,12 @@ struct HeaderLine {
 }
 
 impl HeaderLine {
-    fn after(name: &str, octets: usize) -> Self {
+    pub(super) fn after(name: &str, octets: usize) -> Self {
         Self { out: String::with_capacity(octets + octets / 8 + 16), column: name.len() + 2, separated: true }
+    }
+
+    pub(super) fn into_value(self) -> String {
+        self.out
     }
 
     fn fold(&mut self) {
@@ -83,7 +87,7 @@ impl HeaderLine {
     }
 
     /// One more token behind a blank, on the next line where this one is full.
-    fn token(&mut self, token: &str) {
+    pub(super) fn token(&mut self, token: &str) {
         if !self.separated && self.column + 1 + token.len() > LINE_WISH {
             self.fold();
         }
@@ -101,7 +105,7 @@ impl HeaderLine {
     }
 
     /// A display name: as it is, in quotes, or in encoded words.
-    fn phrase(&mut self, name: &str) {
+    pub(super) fn phrase(&mut self, name: &str) {
         let printable = name.bytes().all(|c| (b' '..=b'~').contains(&c));
         if !printable || name.len() > PHRASE_MAX || name.contains("=?") || name.contains("  ") {
             self.encoded_words(name);

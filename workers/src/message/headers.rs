@@ -11,17 +11,14 @@ use lettre::{
         header::{HeaderName, HeaderValue},
     },
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use postrider_schemas::{
     address::Mailbox,
     fields::Header,
     job::{Job, ListUnsubscribe},
 };
 
-use super::{ComposeError, header_encoding};
+use super::{ComposeError, header_encoding, structured};
 
-/// What may stand unescaped in the part before the `@` of a `mailto:` (RFC 6068 2).
-const MAILTO_LOCAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'+');
 /// Stands in `To` where the job has blind recipients only: a mail without any addressee looks like spam.
 const NOBODY: &str = "undisclosed-recipients:;";
 /// Lettre parses the raw `From` once more, only to see that there is one, and refuses some addresses that RFC 6531 allows. It gets this one to see;
@@ -77,20 +74,15 @@ fn addresses(name: &str, list: &[Mailbox], job: &Job) -> Option<String> {
 
 /// RFC 2369 and RFC 8058.
 fn list_unsubscribe(builder: MessageBuilder, ways: &ListUnsubscribe) -> MessageBuilder {
-    unsubscribe_lines(ways).into_iter().fold(builder, |builder, (name, value)| {
-        // Folded between its addresses only.
-        let value = header_encoding::tokens(name, value.split_inclusive(' ').map(str::trim_end));
-        builder.raw_header(encoded(name, value))
-    })
+    unsubscribe_lines(ways)
+        .into_iter()
+        .fold(builder, |builder, (name, value)| builder.raw_header(encoded(name, structured::urls(name, &value))))
 }
 
 /// The header lines for unsubscribing, unfolded.
 pub(super) fn unsubscribe_lines(ways: &ListUnsubscribe) -> Vec<(&'static str, String)> {
     let url = ways.url.as_ref().map(|url| format!("<{url}>"));
-    let mailto = ways
-        .mailto
-        .as_ref()
-        .map(|address| format!("<mailto:{}@{}>", utf8_percent_encode(address.local(), MAILTO_LOCAL), address.domain()));
+    let mailto = ways.mailto.as_ref().map(|mailto| format!("<mailto:{mailto}>"));
     let value = [url, mailto].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let mut lines = vec![("List-Unsubscribe", value)];
     if ways.one_click {
@@ -104,7 +96,7 @@ pub(super) fn unsubscribe_lines(ways: &ListUnsubscribe) -> Vec<(&'static str, St
 fn extra(headers: &[Header]) -> Vec<(&str, String)> {
     let mut lines: Vec<(&str, String)> = Vec::with_capacity(headers.len());
     for header in headers {
-        let value = header_encoding::unstructured(header.name(), header.value());
+        let value = structured::value(header.name(), header.value());
         match lines.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case(header.name())) {
             Some((_, first)) => {
                 for piece in ["\r\n", header.name(), ": ", &value] {

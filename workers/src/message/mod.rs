@@ -4,31 +4,28 @@
 
 use jiff::Timestamp;
 use lettre::Address;
-use postrider_schemas::{
-    address::{EmailAddress, Mailbox},
-    fields::FieldError,
-    job::Job,
-};
+use postrider_schemas::{address::EmailAddress, fields::FieldError, job::Job};
 
 mod bodies;
 mod encoding;
 mod header_encoding;
 mod headers;
 pub mod outgoing;
+mod structured;
 pub mod template;
 
 /// A job as it goes over the wire.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Composed {
-    /// The message of RFC 5322: CRLF only, lines of at most 998 octets, ends with CRLF, 7-bit clean unless [`Self::needs_smtputf8`]. Not
-    /// dot-stuffed.
+    /// The message of RFC 5322: CRLF only, lines of at most 998 octets, ends with CRLF, 7-bit clean unless [`Self::needs_smtputf8`]; a message that its
+    /// producer made is as that one made it. Not dot-stuffed.
     pub message: Vec<u8>,
     /// The envelope's recipients. The index is that of [`Job::recipients`].
     pub recipients: Vec<Address>,
     /// The envelope's sender.
     pub from: Address,
-    /// An address of the envelope or of a header has a part before the `@` that is not ASCII: the session must offer SMTPUTF8 and 8BITMIME
-    /// (RFC 6531), and the headers hold UTF-8.
+    /// The header holds UTF-8, because an address in it has a part before the `@` that is not ASCII: the session must offer SMTPUTF8 and 8BITMIME
+    /// (RFC 6531), whoever is served.
     pub needs_smtputf8: bool,
 }
 
@@ -87,9 +84,13 @@ fn mime(job: &Job, content: &template::Rendered<'_>, now: Timestamp) -> Result<C
     let recipients: Vec<Address> =
         job.recipients().iter().map(|recipient| envelope_address(recipient.address)).collect();
     let from = envelope_address(job.from().address());
+    if let Some(raw) = job.raw() {
+        let message = raw.delivered().into_owned();
+        return Ok(Composed { message, needs_smtputf8: raw.has_eight_bit_header(), recipients, from });
+    }
     let builder = headers::builder(job, &content.subject, now, &from, &recipients)?;
     let message = bodies::assemble(builder, job, content)?;
-    Ok(Composed { message, needs_smtputf8: needs_smtputf8(job), recipients, from })
+    Ok(Composed { needs_smtputf8: has_eight_bit_header(&message), message, recipients, from })
 }
 
 /// `EmailAddress` holds a dot-atom and an ASCII host name by construction. Lettre's own check would run again what was checked at parsing, and
@@ -98,8 +99,8 @@ fn envelope_address(address: &EmailAddress) -> Address {
     Address::new_dangerous(address.local(), address.domain().as_str())
 }
 
-fn needs_smtputf8(job: &Job) -> bool {
-    let groups = [job.reply_to(), job.to(), job.cc(), job.bcc()];
-    let mut all = groups.into_iter().flatten().chain([job.from()]).map(Mailbox::address);
-    all.any(EmailAddress::needs_smtputf8)
+/// True where some octet in front of the first empty line is above 127.
+pub fn has_eight_bit_header(message: &[u8]) -> bool {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
+    !message[..end].is_ascii()
 }

@@ -145,10 +145,18 @@ impl<'a> OutgoingMessage<'a> {
         self.indices.iter().map(|index| all[*index].address).collect()
     }
 
-    /// The message as plain data, for the request of a provider.
-    pub fn view(&self) -> Message<'_> {
+    /// Extra headers and those for unsubscribing, not encoded, in order; of a whole message all that it has.
+    fn headers(&self) -> Vec<(String, String)> {
+        if let Some(raw) = self.job.raw() {
+            return raw.headers().collect();
+        }
         let unsubscribe = self.job.list_unsubscribe().map(headers::unsubscribe_lines).unwrap_or_default();
         let extra = self.job.headers().iter().map(|one| (one.name().to_owned(), one.value().to_owned()));
+        unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect()
+    }
+
+    /// The message as plain data, for the request of a provider.
+    pub fn view(&self) -> Message<'_> {
         let (inline, attached) = bodies::inline_and_attached(self.job, self.html());
         Message {
             job: self.job,
@@ -158,7 +166,7 @@ impl<'a> OutgoingMessage<'a> {
             subject: self.subject(),
             text: self.text(),
             html: self.html(),
-            headers: unsubscribe.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(extra).collect(),
+            headers: self.headers(),
             inline,
             attached,
             mime: self,

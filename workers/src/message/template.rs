@@ -21,7 +21,7 @@ const RECURSION_MAX: usize = 64;
 /// Largest rendered body, in octets.
 const BODY_OCTETS_MAX: usize = JobLimits::DEFAULT.bytes_max;
 /// Longest rendered subject, in octets.
-const SUBJECT_OCTETS_MAX: usize = JobLimits::DEFAULT.line_octets_max;
+const SUBJECT_OCTETS_MAX: usize = JobLimits::DEFAULT.field_octets_max;
 /// How many missing names an error lists.
 const NAMES_MAX: usize = 5;
 
@@ -120,6 +120,7 @@ pub(crate) fn render(job: &Job) -> Result<Rendered<'_>, ComposeError> {
             text: text.as_deref().map(Cow::Borrowed),
             html: html.as_deref().map(Cow::Borrowed),
         }),
+        Content::Raw(_) => Ok(Rendered { subject: Cow::Borrowed(""), text: None, html: None }),
         Content::Template { text, html, variables } => {
             let sources = Sources { subject: job.subject(), text: text.as_deref(), html: html.as_deref() };
             finished(texts(&sources, variables)?)
@@ -130,9 +131,9 @@ pub(crate) fn render(job: &Job) -> Result<Rendered<'_>, ComposeError> {
 /// The texts as a mail may have them.
 pub(crate) fn finished(texts: Texts) -> Result<Rendered<'static>, ComposeError> {
     // A line break that came in with a variable would start a header of the sender's customer's choice.
-    fields::check_subject(&texts.subject, SUBJECT_OCTETS_MAX).map_err(ComposeError::Subject)?;
+    let subject = fields::clean_subject(&texts.subject, SUBJECT_OCTETS_MAX).map_err(ComposeError::Subject)?;
     Ok(Rendered {
-        subject: Cow::Owned(texts.subject),
+        subject: Cow::Owned(subject.into_owned()),
         text: texts.text.map(Cow::Owned),
         html: texts.html.map(Cow::Owned),
     })

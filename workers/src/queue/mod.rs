@@ -15,7 +15,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use postrider_producer::{
     embedded::{DbError, publisher::SCHEME},
-    rabbitmq::{ConnectError, link::PublishError, topology::TopologyError},
+    rabbitmq::{
+        ConnectError,
+        link::{ForeignProperties, PublishError},
+        topology::TopologyError,
+    },
 };
 use postrider_schemas::{Event, Lane, Meta};
 use secrecy::ExposeSecret as _;
@@ -59,7 +63,9 @@ pub struct DeliveredMessage {
     pub redelivered: bool,
     /// How often that happened.
     pub deliveries: u32,
-    /// When it was published, where the producer said so.
+    /// Properties that mean nothing here and that its copies keep.
+    pub foreign: ForeignProperties,
+    /// When it was published, where its producer or its id says so.
     pub published_at: Option<Timestamp>,
     /// Workers that were lost with it, as far as is known: see [`crate::policy::poison`].
     pub lost: u32,

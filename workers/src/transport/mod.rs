@@ -272,7 +272,7 @@ impl Transport {
             Err(error) => return cannot_be_made(&error),
         };
         let recipients = message.recipients();
-        let from = Some(message.job.from().address());
+        let from = message.job.sender();
         let mail = smtp::Mail { from, recipients: &recipients, message: &composed.message };
         in_terms_of_the_job(relay.deliver_with(place, mail, may_submit).await, &message.indices)
     }

@@ -116,6 +116,15 @@ async fn parameters_are_sent_where_they_are_offered_and_needed() {
         conn.say("250 Ok\r\n250 Ok\r\n354 Go on\r\n").await;
         conn.expect("ü\r\n.\r\n").await;
         conn.say("250 Ok\r\n").await;
+        conn.expect("MAIL FROM:<> SIZE=12 BODY=8BITMIME SMTPUTF8\r\nRCPT TO:<zoe@xn--bcher-kva.example>\r\nDATA\r\n")
+            .await;
+        conn.say("250 Ok\r\n250 Ok\r\n354 Go on\r\n").await;
+        conn.expect("Cc: ü@a\r\n\r\n.\r\n").await;
+        conn.say("250 Ok\r\n").await;
+        conn.expect("MAIL FROM:<> SIZE=12 BODY=8BITMIME\r\nRCPT TO:<zoe@xn--bcher-kva.example>\r\nDATA\r\n").await;
+        conn.say("250 Ok\r\n250 Ok\r\n354 Go on\r\n").await;
+        conn.expect("a: b\r\n\r\nü\r\n.\r\n").await;
+        conn.say("250 Ok\r\n").await;
         conn.expect("MAIL FROM:<> SIZE=3\r\nRCPT TO:<zoe@xn--bcher-kva.example>\r\nDATA\r\n").await;
         conn.say("250 Ok\r\n250 Ok\r\n354 Go on\r\n").await;
         conn.expect("u\r\n.\r\n").await;
@@ -124,7 +133,13 @@ async fn parameters_are_sent_where_they_are_offered_and_needed() {
     })
     .await;
     let relay = relay(server.port);
-    for (recipient, message) in [("zoë@bücher.example", "ü\r\n"), ("zoe@bücher.example", "u\r\n")] {
+    let international = "Cc: ü@a\r\n\r\n";
+    for (recipient, message) in [
+        ("zoë@bücher.example", "ü\r\n"),
+        ("zoe@bücher.example", international),
+        ("zoe@bücher.example", "a: b\r\n\r\nü\r\n"),
+        ("zoe@bücher.example", "u\r\n"),
+    ] {
         let recipient = address(recipient);
         let mail = Mail { from: None, recipients: &[&recipient], message: message.as_bytes() };
         assert_accepted(&relay.deliver(mail, std::future::ready(true)).await);
@@ -150,6 +165,9 @@ async fn what_the_relay_cannot_take_is_refused_without_asking_it() {
     assert_eq!(text(big, Stage::MailFrom), "the message has 31 bytes, the relay takes 30");
     assert!(text(deliver_to(&relay, &["ann"], "ü\r\n".as_bytes()).await, Stage::MailFrom).contains("8BITMIME"));
     assert!(text(deliver_to(&relay, &["zoë"], MESSAGE).await, Stage::MailFrom).contains("SMTPUTF8"));
+    // Somebody else's address in the header.
+    let header = "To: zoë@dest.example\r\n\r\n".as_bytes();
+    assert!(text(deliver_to(&relay, &["ann"], header).await, Stage::MailFrom).contains("8BITMIME"));
     let nobody = deliver_to(&relay, &[], MESSAGE).await;
     assert!(assert_refused(&nobody, Class::Message, Stage::RcptTo).text.contains("no recipient"));
     // All that on the connection which still serves.

@@ -63,9 +63,12 @@ impl Range {
     }
 }
 
-/// Bodies and decoded attachments of a job, in bytes.
+/// Bodies and decoded attachments of a job, in bytes; a whole message with its header.
 pub fn content_bytes(job: &Job) -> usize {
-    let (Content::Bodies { text, html } | Content::Template { text, html, .. }) = job.content();
+    let (text, html) = match job.content() {
+        Content::Bodies { text, html } | Content::Template { text, html, .. } => (text, html),
+        Content::Raw(raw) => return raw.as_given().len(),
+    };
     let length = |body: &Option<String>| body.as_ref().map_or(0, String::len);
     length(text) + length(html) + job.attachments().iter().map(|one| one.content.len()).sum::<usize>()
 }
@@ -127,6 +130,7 @@ impl Condition {
             }
             Self::Header(name, values) => {
                 job.headers().iter().any(|one| one.name().eq_ignore_ascii_case(name) && values.matches(one.value()))
+                    || job.raw().is_some_and(|raw| raw.header(name).any(|value| values.matches(&value)))
             }
             Self::Bytes(range) => range.contains(content_bytes(job)),
             Self::Attachments(wanted) => *wanted != job.attachments().is_empty(),

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use postrider_producer::embedded::{Db, DbError, tables::meta_of};
+use postrider_producer::{
+    embedded::{Db, DbError, tables::meta_of},
+    rabbitmq::link::ForeignProperties,
+};
 use postrider_schemas::Lane;
 use rusqlite::Connection;
 use tokio::{
@@ -160,6 +163,7 @@ impl Fetcher {
             meta,
             cut: None,
             source: Source { kind: self.plan.kind, lane, shard: 0 },
+            foreign: ForeignProperties::default(),
             redelivered: one.deliveries > 0,
             deliveries: one.deliveries,
             published_at: rows::published_at(one.published_at, self.db.clock().now_ms(), Timestamp::now()),

@@ -10,7 +10,7 @@ use lapin::{
     options::{BasicAckOptions, BasicGetOptions, BasicNackOptions},
 };
 use postrider_producer::rabbitmq::{
-    link::{Link, Outgoing, PublishError},
+    link::{ForeignProperties, Link, Outgoing, PublishError},
     short, within,
 };
 use postrider_schemas::{
@@ -110,6 +110,7 @@ fn outgoing(routing_key: String, id: String, body: Bytes) -> Outgoing {
         user_id: None,
         mandatory: false,
         published_at: None,
+        foreign: ForeignProperties::default(),
     }
 }
 

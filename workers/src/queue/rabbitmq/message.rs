@@ -10,11 +10,15 @@ use lapin::{
     message::Delivery as Delivered,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use postrider_producer::rabbitmq::frames::{CUT_ALL, CUT_HEADER};
+use postrider_producer::rabbitmq::{
+    frames::{CUT_ALL, CUT_HEADER},
+    link::ForeignProperties,
+};
 use postrider_schemas::{
-    Lane, Meta,
+    JobId, Lane, Meta,
     meta::Rest,
     topology::{SUBMIT_EXCHANGE, is_jobs_queue},
+    wire::packed_octets,
 };
 
 use super::{RabbitReceipt, acks::Acks};
@@ -24,12 +28,15 @@ use crate::{
     queue::{Cut, DeliveredMessage, Delivery, DeliveryReceipt as AnyReceipt, Source, SourceKind},
 };
 
+/// So many octets of a body in gzip are accounted for at most; the setting `job.bytes_max` refuses more without a look inside.
+const UNPACKED_MAX: usize = 64 * 1024 * 1024;
 /// How far a producer's clock may be ahead before its time counts as none.
 const AHEAD_MAX: Duration = Duration::from_mins(5);
 
 /// A delivery as the rest of the worker knows it.
 pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memory) -> Delivery {
-    let held = memory.hold(delivered.data.len());
+    let inside = packed_octets(&delivered.data).unwrap_or(0).min(UNPACKED_MAX);
+    let held = memory.hold(delivered.data.len().saturating_add(inside));
     let properties = &delivered.properties;
     let headers = properties.headers().as_ref();
     // The broker writes it with the first return; before that it could only be a producer's.
@@ -40,6 +47,7 @@ pub fn delivery(delivered: Delivered, source: Source, acks: Acks, memory: &Memor
         message_id: text(properties.message_id().as_ref()),
         message_type: text(properties.kind().as_ref()),
         published_at: published_at(properties, Timestamp::now()),
+        foreign: ForeignProperties::of(properties),
         source: located(source, delivered.routing_key.as_str()),
         redelivered: delivered.redelivered,
         deliveries,
@@ -135,10 +143,27 @@ pub fn text(value: Option<&ShortString>) -> Option<String> {
     value.map(ToString::to_string).filter(|text| !text.is_empty())
 }
 
-/// A time that lies ahead of us is none: the ledger takes what was published after it began to remember for something that it would remember.
+/// When a message was published: by its timestamp, else by an id that holds a time. A time that lies ahead of us is none: the ledger takes what was
+/// published after it began to remember for something that it would remember.
 fn published_at(properties: &BasicProperties, now: Timestamp) -> Option<Timestamp> {
     let latest = now.checked_add(AHEAD_MAX).unwrap_or(Timestamp::MAX);
-    seconds_since_1970((*properties.timestamp())?).filter(|time| *time <= latest)
+    let said = (*properties.timestamp()).and_then(time_of_producer).filter(|time| *time <= latest);
+    let id = || text(properties.message_id().as_ref())?.parse::<JobId>().ok()?.time();
+    said.or_else(|| id().filter(|time| *time <= latest))
+}
+
+/// Seconds since 1970, as AMQP has it, or a smaller unit, as many programs have it. Zero is how some say that there is none.
+fn time_of_producer(number: u64) -> Option<Timestamp> {
+    let number = i64::try_from(number).ok().filter(|number| *number > 0)?;
+    // Up to the year 5138.
+    let fits = |unit: i64| number / unit < 100_000_000_000;
+    let time = match () {
+        () if fits(1) => Timestamp::from_second(number),
+        () if fits(1000) => Timestamp::from_millisecond(number),
+        () if fits(1_000_000) => Timestamp::from_microsecond(number),
+        () => Timestamp::from_nanosecond(number.into()),
+    };
+    time.ok()
 }
 
 fn seconds_since_1970(seconds: u64) -> Option<Timestamp> {
@@ -255,6 +280,23 @@ mod tests {
         };
         assert_eq!([at(-1_000_000), at(0), at(299), at(301), at(1_000_000)], [true, true, true, false, false]);
         assert_eq!(published_at(&BasicProperties::default().with_timestamp(u64::MAX), now), None);
+    }
+
+    #[test]
+    fn a_publish_time_is_read_in_any_unit_and_from_the_id() {
+        let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
+        let at = |properties: BasicProperties| published_at(&properties, now).map(|time| time.to_string());
+        let stamped = |number: u64| at(BasicProperties::default().with_timestamp(number));
+        let time = Some("2026-11-23T09:00:00Z".to_owned());
+        for unit in [1, 1000, 1_000_000, 1_000_000_000] {
+            assert_eq!(stamped(1_795_424_400 * unit), time, "{unit}");
+        }
+        assert_eq!(stamped(0), None);
+        let by_id = |id: &str| BasicProperties::default().with_message_id(id.into()).with_timestamp(0);
+        assert_eq!(at(by_id("0190a5c0-7a10-7c3e-9d51-000000000001")).as_deref(), Some("2024-07-12T07:02:53.2Z"));
+        assert_eq!(at(by_id("0190a5c0-7a10-4c3e-9d51-000000000001")), None, "a random one");
+        assert_eq!(at(by_id("01ffffff-7a10-7c3e-9d51-000000000001")), None, "ahead");
+        assert_eq!(at(by_id("order 4711")), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use lapin::{
 };
 use postrider_producer::rabbitmq::{
     ConnectError, address, connect,
-    link::{Link, LinkLimits, Outgoing, PublishError},
+    link::{ForeignProperties, Link, LinkLimits, Outgoing, PublishError},
     short, topology, within,
 };
 use postrider_schemas::{
@@ -151,10 +151,6 @@ impl RabbitQueue {
         if settlement == Settlement::GiveBack {
             return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
         }
-        // A message that was delivered before has to keep its time, which the ledger goes by.
-        if settlement == Settlement::Return && delivery.redelivered && delivery.published_at.is_none() {
-            return if receipt.acks.give_back(receipt.tag) { Ok(()) } else { Err(SettleError::AckLost) };
-        }
         let is_begun = settlement != Settlement::Return;
         let is_large = delivery.held.is_large();
         for copy in copies(&delivery, settlement) {
@@ -248,7 +244,7 @@ async fn see_to(connection: &lapin::Connection, mode: TopologyMode, stands: &Top
     Ok(())
 }
 
-/// The messages that replace a delivery: its body, its id, and headers made from scratch.
+/// The messages that replace a delivery: its body, its id, its foreign properties, and headers made from scratch.
 fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
     let Source { lane, shard, .. } = delivery.source;
     let at_rest = |key: &str| (DEAD_EXCHANGE.to_owned(), format!("{key}.{}", ladder::target(lane, shard)));
@@ -261,6 +257,7 @@ fn copies(delivery: &Delivery, settlement: Settlement) -> Vec<Outgoing> {
             delivery.body.clone(),
             meta,
             delivery.message_type.clone(),
+            delivery.foreign.clone(),
         )
     };
     match settlement {
@@ -298,6 +295,7 @@ fn outgoing(
     body: Bytes,
     meta: &Meta,
     kind: Option<String>,
+    foreign: ForeignProperties,
 ) -> Outgoing {
     Outgoing {
         exchange,
@@ -310,6 +308,7 @@ fn outgoing(
         mandatory: true,
         user_id: None,
         published_at: None,
+        foreign,
     }
 }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use postrider_producer::rabbitmq::{connect, short, within};
+use postrider_producer::rabbitmq::{connect, link::ForeignProperties, short, within};
 use postrider_schemas::{
     ladder,
     topology::{DEAD_QUEUE, HOLD_QUEUE, UNROUTABLE_QUEUE},
@@ -63,7 +63,16 @@ impl RabbitQueue {
                     };
                     let rung = ladder::rung(Duration::ZERO, lane, shard);
                     let kind = message::text(properties.kind().as_ref());
-                    let copy = outgoing(rung.exchange, rung.routing_key, message.message_id, message.body, &meta, kind);
+                    let foreign = ForeignProperties::of(properties);
+                    let copy = outgoing(
+                        rung.exchange,
+                        rung.routing_key,
+                        message.message_id,
+                        message.body,
+                        &meta,
+                        kind,
+                        foreign,
+                    );
                     self.publishing.publish(&copy).await?;
                 }
             }

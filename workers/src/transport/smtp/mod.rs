@@ -41,7 +41,10 @@ pub use self::{
     pool::{ConnectionPermit, ConnectionUse},
     settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode},
 };
-use crate::policy::outcome::{Class, Mark, Outcome, Stage};
+use crate::{
+    message::has_eight_bit_header,
+    policy::outcome::{Class, Mark, Outcome, Stage},
+};
 
 /// Most transactions for one message at a relay that hangs up in the middle of them.
 const ROUNDS_MAX: usize = 12;
@@ -60,8 +63,10 @@ pub struct Mail<'a> {
 }
 
 impl Mail<'_> {
+    /// The envelope has an international address, or the header one of those who are not served now.
     fn needs_smtputf8(self) -> bool {
         self.from.into_iter().chain(self.recipients.iter().copied()).any(EmailAddress::needs_smtputf8)
+            || has_eight_bit_header(self.message)
     }
 }
 

@@ -50,11 +50,16 @@ pub enum PublisherError {
 impl Publisher {
     /// Connects to `amqp://`, `amqps://` or `embedded:FILE`.
     pub async fn connect(url: &str) -> Result<Self, PublisherError> {
+        Self::connect_with(url, LinkLimits::default()).await
+    }
+
+    /// The same with limits of the caller's: a service that answers somebody waits for less long.
+    pub async fn connect_with(url: &str, limits: LinkLimits) -> Result<Self, PublisherError> {
         let queue = if let Some(path) = url.strip_prefix("embedded:") {
             let opened = EmbeddedPublisher::open(path).await;
             Queue::Embedded(opened.map_err(|error| PublisherError::Embedded(error.to_string()))?)
         } else if url.starts_with("amqp://") || url.starts_with("amqps://") {
-            Queue::Rabbit(Link::connect(url, "postrider-producer", LinkLimits::default()).await?)
+            Queue::Rabbit(Link::connect(url, "postrider-producer", limits).await?)
         } else {
             return Err(PublisherError::Scheme);
         };
@@ -79,6 +84,12 @@ impl Publisher {
     /// Publishes a job. `Ok` means that the queue has it on disk. After an error the same job may be published again: it is recognised
     /// by its identity and sent once.
     pub async fn publish(&self, job: &Job) -> Result<(), PublishError> {
+        self.publish_within(job, None).await
+    }
+
+    /// The same within the trace of whoever asked for it: `traceparent` is theirs, as the W3C has it. It counts where this process traces nothing
+    /// itself.
+    pub async fn publish_within(&self, job: &Job, traceparent: Option<&str>) -> Result<(), PublishError> {
         let system = match &self.queue {
             Queue::Rabbit(_) => "rabbitmq",
             Queue::Embedded(_) => "postrider",
@@ -87,6 +98,10 @@ impl Publisher {
         let mut meta =
             Meta { expires: job.expires_at(), payload_hash: Some(job.payload_hash().to_hex()), ..Meta::default() };
         span.in_scope(|| trace::inject(&mut meta));
+        if let (None, Some(parent)) = (&meta.traceparent, traceparent) {
+            meta.traceparent = Some(parent.to_owned());
+            meta.trace0.clone_from(&meta.traceparent);
+        }
         self.hand_over(job, meta).instrument(span).await
     }
 
@@ -120,6 +135,14 @@ impl Publisher {
         S: Stream<Item = Job>,
     {
         jobs.map(move |job| async move { (job.id(), self.publish(&job).await) }).buffer_unordered(IN_FLIGHT)
+    }
+
+    /// False while the broker blocks publishing, or there is no connection to it. A publish may help itself nevertheless.
+    pub fn takes(&self) -> bool {
+        match &self.queue {
+            Queue::Rabbit(link) => link.takes(),
+            Queue::Embedded(_) => true,
+        }
     }
 
     /// Says goodbye. Publishes under way get an answer first or an error that says so.

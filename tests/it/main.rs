@@ -25,6 +25,7 @@ mod events_waiting;
 mod explain;
 mod failover;
 mod full_disk;
+mod gateway;
 mod happy_path;
 mod harness;
 mod harness_relays;

@@ -6,6 +6,7 @@
 pub mod deadline;
 pub mod fake_clock;
 pub mod folder;
+pub mod gateway;
 pub mod ports;
 
 pub mod background;

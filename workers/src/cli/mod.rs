@@ -8,8 +8,10 @@ pub mod demo;
 pub mod dev;
 pub mod events;
 pub mod explain;
+pub mod gateway;
 pub mod health;
 pub mod hold;
+pub mod keys;
 pub mod limits;
 pub mod output;
 pub mod rest;
@@ -48,6 +50,10 @@ enum Command {
     Send(send::Arguments),
     /// Consume jobs and deliver them
     Worker(worker::Arguments),
+    /// Take jobs over HTTP and put them on the queue
+    Gateway(gateway::Arguments),
+    /// API keys of the gateway: make, list, revoke
+    Keys(keys::KeysArguments),
     /// Validate a configuration
     Check(check::Arguments),
     /// Show why a job goes which way, without sending it
@@ -85,6 +91,8 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Worker(arguments) => worker::run(&arguments),
+        Command::Gateway(arguments) => gateway::run(&arguments),
+        Command::Keys(arguments) => keys::run(arguments),
         Command::Demo(arguments) => block_on(demo::run(arguments)),
         Command::Dev(arguments) => block_on(dev::run(arguments)),
         Command::Send(arguments) => block_on(send::run(arguments)),

@@ -11,6 +11,7 @@ use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
     TopologyMode, TransportConfig, TransportKind, WorkerConfig, answers,
     credentials::secret,
+    gateway,
     limits::{self, PaceSettings},
     names::ScopeNames,
     provider::{self, OwnSetting, ProviderSettings},
@@ -94,6 +95,12 @@ pub(super) fn check(
     let queue_url = secret("queue.url", settings.queue.url, environment)?;
     let publishers = publishers(settings.queue.tenants, queue_url.expose_secret())?;
     broker(queue_url.expose_secret())?;
+    let job = JobLimits {
+        bytes_max: settings.job.bytes_max,
+        headers_max: settings.job.headers_max,
+        field_octets_max: settings.job.field_octets_max,
+        ..JobLimits::DEFAULT
+    };
     Ok(Config {
         queue: QueueConfig {
             url: queue_url,
@@ -120,12 +127,8 @@ pub(super) fn check(
         },
         retry: RetrySchedule { waits: settings.retry.schedule, jitter: settings.retry.jitter },
         config_wait: settings.retry.config_wait,
-        job: JobLimits {
-            bytes_max: settings.job.bytes_max,
-            headers_max: settings.job.headers_max,
-            field_octets_max: settings.job.field_octets_max,
-            ..JobLimits::DEFAULT
-        },
+        gateway: gateway::check(settings.gateway, job)?,
+        job,
         admin,
         log: LogConfig {
             level: settings.log.level,

@@ -4,6 +4,7 @@
 mod answers;
 mod check;
 mod credentials;
+mod gateway;
 mod limits;
 mod load;
 mod names;
@@ -62,6 +63,8 @@ pub struct Config {
     pub job: JobLimits,
     /// Where `/healthz` and `/readyz` listen.
     pub admin: Option<SocketAddr>,
+    /// The gateway.
+    pub gateway: postrider_gateway::GatewayConfig,
     /// Logging.
     pub log: LogConfig,
     /// The ways out, in the order of their names. Routes name them by position.

@@ -20,6 +20,10 @@ pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     if text == "auto" { Ok(None) } else { parse_bytes(&text).map(Some).map_err(D::Error::custom) }
 }
 
+pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    parse_bytes(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
 /// Reads `512MiB`, `2 GiB`, `64KiB`, `1048576`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

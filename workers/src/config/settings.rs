@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Mechanism, Tls,
-    reading::{duration, durations, memory, some_word, word},
+    reading::{bytes, duration, durations, memory, some_word, word},
 };
 
 #[derive(Deserialize)]
@@ -16,6 +16,7 @@ pub(super) struct Settings {
     pub(super) worker: WorkerSettings,
     pub(super) retry: RetrySettings,
     pub(super) job: JobSettings,
+    pub(super) gateway: GatewaySettings,
     pub(super) admin: AdminSettings,
     pub(super) log: LogSettings,
     /// Groups of mailbox domains by name.
@@ -95,6 +96,23 @@ pub(super) struct JobSettings {
     pub(super) bytes_max: usize,
     pub(super) headers_max: usize,
     pub(super) field_octets_max: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GatewaySettings {
+    pub(super) listen: String,
+    pub(super) keys: PathBuf,
+    #[serde(deserialize_with = "bytes")]
+    pub(super) body_max: u64,
+    #[serde(deserialize_with = "bytes")]
+    pub(super) memory: u64,
+    pub(super) connections: usize,
+    #[serde(deserialize_with = "duration")]
+    pub(super) read_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) confirm_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) drain: Duration,
 }
 
 #[derive(Deserialize)]

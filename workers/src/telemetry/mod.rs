@@ -76,6 +76,11 @@ impl Telemetry {
         self.exporters.page()
     }
 
+    /// What instruments are made with; nothing where nobody reads them.
+    pub fn meter(&self) -> Option<opentelemetry::metrics::Meter> {
+        self.exporters.meter()
+    }
+
     /// The log level, to be changed while the process runs.
     pub fn level(&self) -> Level {
         self.level.clone()

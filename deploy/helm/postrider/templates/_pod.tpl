@@ -107,6 +107,10 @@ spec:
                 secretKeyRef: { name: {{ $root.Values.store.secret }}, key: {{ $root.Values.store.key }} }
             - name: {{ .drain }}
               value: {{ printf "%ds" (int64 $values.drainSeconds) | quote }}
+            {{- if eq .component "gateway" }}
+            - name: POSTRIDER_GATEWAY__LISTEN
+              value: {{ printf "0.0.0.0:%d" (int64 $values.port) | quote }}
+            {{- end }}
             - name: POSTRIDER_ADMIN__LISTEN
               value: {{ printf "0.0.0.0:%d" (int64 $root.Values.admin.port) | quote }}
             - name: POSTRIDER_LOG__LEVEL

@@ -1,0 +1,153 @@
+//! The forms of request that the gateway reads. One file each, of pure functions: a request becomes a [`Call`] or a [`Problem`], results and problems
+//! become an [`Answer`]. [`routes`] lists every path.
+
+pub mod native;
+pub mod routes;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use jiff::Timestamp;
+use postrider_schemas::{JobId, JobLimits, JobV1};
+use serde_json::Value;
+
+use self::routes::{Api, Operation};
+use crate::problem::{Kind, Problem};
+
+/// A request, read.
+pub struct Request<'a> {
+    /// What is asked for.
+    pub operation: Operation,
+    /// The variable parts of the path.
+    pub parameters: &'a [String],
+    /// What stands behind the question mark.
+    pub query: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The body.
+    pub body: &'a Bytes,
+    /// The time that relative times count from.
+    pub now: Timestamp,
+    /// Limits on a job.
+    pub limits: &'a JobLimits,
+}
+
+/// What a request asks for.
+pub enum Call {
+    /// To send.
+    Send(Submission),
+    /// To be told something that needs nobody else.
+    Answer(Answer),
+}
+
+/// Jobs to be published.
+pub struct Submission {
+    /// Each job, or what is wrong with it, in the order of the request.
+    pub jobs: Vec<Result<Draft, Problem>>,
+    /// The idempotency key of the request as a whole.
+    pub key: Option<String>,
+    /// One bad job refuses all.
+    pub is_atomic: bool,
+}
+
+/// A job before it is checked.
+#[derive(Clone)]
+pub struct Draft {
+    /// The job.
+    pub job: JobV1,
+    /// The document that it was read from, where that has the form of a job.
+    pub document: Option<Bytes>,
+}
+
+impl From<JobV1> for Draft {
+    fn from(job: JobV1) -> Self {
+        Self { job, document: None }
+    }
+}
+
+/// What became of each job of a [`Submission`].
+pub type Results = Vec<Result<JobId, Problem>>;
+
+/// An answer of HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Without a body.
+    pub fn empty(status: StatusCode) -> Self {
+        Self { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// With a document of this media type.
+    pub fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, headers: vec![(CONTENT_TYPE, HeaderValue::from_static(kind))], body: body.into() }
+    }
+
+    /// With a JSON document.
+    pub fn json(status: StatusCode, document: &Value) -> Self {
+        Self::typed(status, "application/json", document.to_string())
+    }
+
+    /// The same with a header. One that cannot be written is left out: none of them decides anything.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The same with what belongs to every answer of this problem, whoever's form it has.
+    #[must_use]
+    pub fn for_problem(self, problem: &Problem, allowed: &[&str]) -> Self {
+        let answer = match problem.retry_after {
+            Some(seconds) => self.with(RETRY_AFTER, &seconds.to_string()),
+            None => self,
+        };
+        match problem.kind {
+            Kind::Unauthorized => answer.with(WWW_AUTHENTICATE, "Bearer"),
+            Kind::MethodNotAllowed => answer.with(ALLOW, &allowed.join(", ")),
+            _ => answer,
+        }
+    }
+}
+
+/// Reads a request.
+pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
+    match request.operation.api() {
+        Api::Native => native::read(request),
+    }
+}
+
+/// Says what became of a submission.
+pub fn sent(request: &Request<'_>, results: &Results) -> Answer {
+    match request.operation.api() {
+        Api::Native => native::sent(request, results),
+    }
+}
+
+/// Says what is wrong, in the form of the API.
+pub fn refuse(api: Api, problem: &Problem) -> Answer {
+    match api {
+        Api::Native => native::refuse(problem),
+    }
+}
+
+/// The API key that a request bears, wherever its client puts it.
+pub fn credentials(_: Api, headers: &HeaderMap) -> Option<String> {
+    bearer(headers)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}

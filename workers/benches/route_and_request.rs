@@ -74,7 +74,7 @@ fn requests(criterion: &mut Criterion) {
         // With the message, which renders and composes: that is what a job costs.
         let outgoing = || OutgoingMessage::new(black_box(&job), None, None, now).unwrap();
         group.bench_function("sendgrid", |bencher| {
-            bencher.iter(|| sendgrid::request(&key, &outgoing().view()).unwrap())
+            bencher.iter(|| sendgrid::request(&key, &outgoing().view()).unwrap());
         });
         group.bench_function("ses", |bencher| {
             bencher.iter(|| ses::request(&account, &keys, "email.example.com", &outgoing().view(), now).unwrap());
@@ -86,20 +86,20 @@ fn requests(criterion: &mut Criterion) {
             bencher.iter(|| sparkpost::request(&key, None, true, &outgoing().view()).unwrap());
         });
         group.bench_function("postmark", |bencher| {
-            bencher.iter(|| postmark::request(&key, None, &outgoing().view()).unwrap())
+            bencher.iter(|| postmark::request(&key, None, &outgoing().view()).unwrap());
         });
         group.bench_function("mailjet", |bencher| {
-            bencher.iter(|| mailjet::request(&key, &key, &outgoing().view()).unwrap())
+            bencher.iter(|| mailjet::request(&key, &key, &outgoing().view()).unwrap());
         });
         // Some jobs do not fit these two: what finding that out costs is shown then.
         group.bench_function("resend", |bencher| {
-            bencher.iter(|| black_box(resend::request(&key, &outgoing().view()).is_ok()))
+            bencher.iter(|| black_box(resend::request(&key, &outgoing().view()).is_ok()));
         });
         group.bench_function("brevo", |bencher| {
-            bencher.iter(|| black_box(brevo::request(&key, &outgoing().view()).is_ok()))
+            bencher.iter(|| black_box(brevo::request(&key, &outgoing().view()).is_ok()));
         });
         group.bench_function("webhook", |bencher| {
-            bencher.iter(|| webhook::request(&key, &outgoing().view(), now).unwrap())
+            bencher.iter(|| webhook::request(&key, &outgoing().view(), now).unwrap());
         });
         group.finish();
     }

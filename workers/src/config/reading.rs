@@ -20,6 +20,7 @@ pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     if text == "auto" { Ok(None) } else { parse_bytes(&text).map(Some).map_err(D::Error::custom) }
 }
 
+/// A size such as `512MiB`.
 pub(super) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     parse_bytes(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }

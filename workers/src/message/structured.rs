@@ -211,7 +211,7 @@ mod tests {
         check("List-Id", "Lamps and  more <lamps.shop.example>", "Lamps and more <lamps.shop.example>");
         check("List-Id", "Grüße <lamps.shop.example>", "=?utf-8?b?R3LDvMOfZQ==?= <lamps.shop.example>");
         check("Disposition-Notification-To", "Zoë <zoe@b.test>", "=?utf-8?q?Zo=C3=AB?= <zoe@b.test>");
-        check("Errors-To", "<a@b.test>", "<a@b.test>");
+        check("Errors-To", "<a@b.test>", "a@b.test");
         check("List-Help", "<https://shop.example/é>", "<https://shop.example/%C3%A9>");
         check("X-SMTPAPI", "{\"to\":  [\"é𝄞\"]}", "{\"to\":  [\"\\u00e9\\ud834\\udd1e\"]}");
         assert!(value("X-Note", "{not json  é}").starts_with("=?utf-8?"), "text");

@@ -41,7 +41,7 @@ async fn every_field_of_every_job_arrives() {
         assert_eq!(body["textContent"], filled(letter.text()));
         assert_eq!(body["tags"], if job.tags().is_empty() { Value::Null } else { json!(job.tags()) });
         let mut found = body["headers"].as_object().unwrap().clone();
-        assert_eq!(found.remove("idempotencyKey"), Some(letter.key().to_string().into()));
+        assert_eq!(found.remove("idempotencyKey"), Some(letter.view().key().to_string().into()));
         let custom = found.remove("X-Mailin-custom").unwrap();
         assert_eq!(serde_json::from_str::<Value>(custom.as_str().unwrap()).unwrap(), metadata(&job));
         assert_eq!(Value::Object(found), json!(headers(&job)));

@@ -19,7 +19,7 @@ async fn every_field_of_every_job_arrives() {
         println!("{name}");
         assert_eq!(seen.target, "POST /emails");
         assert_eq!(seen.headers["authorization"], format!("Bearer {KEY}"));
-        assert_eq!(seen.headers["idempotency-key"], letter(&job).key().to_string());
+        assert_eq!(seen.headers["idempotency-key"], letter(&job).view().key().to_string());
         let body = &seen.body;
         assert_known(body, &FIELDS);
         for (field, list) in ["to", "cc", "bcc"].into_iter().zip(recipients(&job)) {

@@ -163,7 +163,7 @@ fn assert_says(mime: &[u8], letter: &OutgoingMessage<'_>) {
     assert_eq!(format!("<{}>", mail.message_id().unwrap()), job.message_id());
     same_text(mail.body_text(0).map(Into::into).filter(|_| letter.text().is_some()), letter.text());
     same_text(mail.body_html(0).map(Into::into).filter(|_| letter.html().is_some()), letter.html());
-    for (name, value) in letter.headers() {
+    for (name, value) in letter.view().headers {
         let found = mail.header_as(name.clone(), mail_parser::HeaderForm::Text);
         assert!(found.iter().any(|found| found.as_text() == Some(&value)), "{name}: {found:?}");
     }

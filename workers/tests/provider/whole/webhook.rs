@@ -42,7 +42,7 @@ async fn every_example_goes_out_whole_and_signed() {
         let letter = letter(&job, None);
         let request = sent(&letter).await;
         assert_signed(&request);
-        assert_eq!(header(&request, "webhook-id"), letter.key().to_string());
+        assert_eq!(header(&request, "webhook-id"), letter.view().key().to_string());
         let document = body(&request);
         assert_eq!(document["type"], "postrider.message.v1");
         let data = &document["data"];
@@ -54,7 +54,7 @@ async fn every_example_goes_out_whole_and_signed() {
         assert_eq!((data["text"].as_str(), data["html"].as_str()), (letter.text(), letter.html()));
         assert_eq!((&data["tags"], &data["metadata"]), (&json!(job.tags()), &json!(job.metadata())));
         let headers: Vec<Value> =
-            letter.headers().into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+            letter.view().headers.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
         assert_eq!(data["headers"], json!(headers));
         assert_eq!(data["recipients"].as_array().unwrap().len(), job.recipients().len());
         let files = data["attachments"].as_array().unwrap();

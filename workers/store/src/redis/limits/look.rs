@@ -6,7 +6,6 @@ use postrider_policy::rate_limit::scope::{
 use postrider_schemas::Lane;
 use redis::RedisResult;
 
-use super::letter;
 use crate::redis::scripts::surprise;
 
 /// Fields of a hash, then the sorted sets with their scores.

@@ -30,6 +30,8 @@ pub struct Meta {
     pub losses: u32,
     /// When the job was published first, or seen first where its producer said no time. Kept by all copies.
     pub published: Option<Timestamp>,
+    /// What an event said last of why the job waits, and when: the same is not said again soon.
+    pub told: Option<String>,
     /// Not to be tried before this time.
     pub not_before: Option<Timestamp>,
     /// Past this time the job expires.
@@ -122,6 +124,7 @@ const WAITS: &str = "postrider-waits";
 const UNKNOWNS: &str = "postrider-unknowns";
 const LOSSES: &str = "postrider-losses";
 const PUBLISHED: &str = "postrider-published";
+const TOLD: &str = "postrider-told";
 const NOT_BEFORE: &str = "postrider-not-before";
 const EXPIRES: &str = "postrider-expires";
 const PAYLOAD_HASH: &str = "postrider-payload-hash";
@@ -197,6 +200,7 @@ impl Meta {
             (PAYLOAD_HASH, &self.payload_hash),
             (PUBLISHER, &self.publisher),
             (LAST, &self.last),
+            (TOLD, &self.told),
             (TRACEPARENT, &self.traceparent),
             (TRACESTATE, &self.tracestate),
             (TRACE0, &self.trace0),
@@ -236,6 +240,7 @@ impl Meta {
                 EXPIRES => meta.expires = value.parse().ok(),
                 PAYLOAD_HASH => meta.payload_hash = text(),
                 LAST => meta.last = text(),
+                TOLD => meta.told = text(),
                 PENDING => meta.pending = Some(pending_list(value)),
                 PART => meta.part = read_or(value, PART, &mut damaged),
                 PIN => meta.pin = read_or(value, PIN, &mut damaged),
@@ -312,6 +317,7 @@ mod tests {
             unknowns: 1,
             losses: 3,
             published: Some("2026-11-23T09:00:00Z".parse().unwrap()),
+            told: Some("limited 2026-11-23T09:30:00Z".to_owned()),
             not_before: Some("2026-11-23T10:00:00Z".parse().unwrap()),
             expires: Some("2026-11-24T10:00:00.5Z".parse().unwrap()),
             payload_hash: Some("00ff".to_owned()),

@@ -206,6 +206,8 @@ impl Topology {
     }
 
     fn queue(&mut self, name: &str, mut arguments: Vec<(&'static str, Argument)>) {
+        // Without it every leader stands on the node that the topology was declared on.
+        arguments.insert(0, ("x-queue-leader-locator", Argument::Text("balanced".to_owned())));
         arguments.insert(0, ("x-queue-type", Argument::Text("quorum".to_owned())));
         self.queues.push(Queue { name: name.to_owned(), arguments });
     }
@@ -298,6 +300,8 @@ mod tests {
     #[test]
     fn every_queue_is_a_quorum_queue_and_none_has_an_unlimited_delivery_limit() {
         for queue in Topology::v1(2).queues {
+            let balanced = ("x-queue-leader-locator", Argument::Text("balanced".to_owned()));
+            assert!(queue.arguments.contains(&balanced), "{}", queue.name);
             assert!(queue.arguments.contains(&("x-queue-type", Argument::Text("quorum".to_owned()))), "{}", queue.name);
             for (name, value) in &queue.arguments {
                 if *name == "x-delivery-limit" {

@@ -140,7 +140,7 @@ def check_pod(where, template_):
             if pod.get("terminationGracePeriodSeconds", 30) < drain + sleep + MARGIN:
                 wrong(where, f"a drain of {drain} s does not fit the grace period")
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                if probe not in container:
+                if probe not in container and container in pod["containers"]:
                     wrong(where, f"no {probe}")
         elif container["args"][0] != "topology":
             wrong(where, "no drain is set")
@@ -288,6 +288,7 @@ REFUSED = {
     "queue.url=amqp://a:b@c": "url",
     "config=[transport.relay]\npassword = \"x\"": "in the clear",
     "config=[transport.ses]\nsecret_access_key = 'x'": "in the clear",
+    "config=[transport.relay": "no TOML",
     "config=[worker]\ndrain = \"60s\"": "drain",
     "config=[queue]\nurl = \"amqp://rabbitmq\"": "queue.url",
     "admin.port=80": "port",
@@ -329,7 +330,9 @@ def check_kustomize():
     base = build(DEPLOY / "kustomize" / "base")
     chart = list(yaml.load_all(template().stdout, LOADER))
     ours, theirs = worker_pod(base), worker_pod(chart)
-    ours["template"]["containers"][0]["image"] = theirs["template"]["containers"][0]["image"]
+    for kind in ("containers", "initContainers"):
+        for our, their in zip(ours["template"].get(kind, []), theirs["template"].get(kind, [])):
+            our["image"] = their["image"]
     for key in sorted(set(ours) | set(theirs)):
         if ours.get(key) != theirs.get(key):
             wrong("base", f"{key} differs from the chart's: {ours.get(key)} and {theirs.get(key)}")

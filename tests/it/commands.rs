@@ -69,6 +69,66 @@ fn send_names_bad_lines_and_publishes_the_others() {
 }
 
 #[test]
+fn send_and_explain_take_a_document_as_people_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let config = story::config(&file, &file, 9, ROUTE);
+    let (one, two) = (examples::ALL[0].1, examples::ALL[1].1);
+    let run = |arguments: &[&str], input: &str| {
+        let command = Postrider::command(arguments.iter().copied()).config(config.clone());
+        command.input(input.to_owned()).may_print_addresses().run(SOON).unwrap()
+    };
+    let id = |document: &str| {
+        serde_json::from_str::<serde_json::Value>(document).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let done = run(&["send", "--dry-run"], one);
+    assert!(
+        done.status.success() && done.stdout.contains(&id(one)) && done.stdout.contains("bytes"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.contains("nothing was published"), "{}", done.stderr);
+    let mut template: serde_json::Value = serde_json::from_str(examples::ALL[8].1).unwrap();
+    template.as_object_mut().unwrap().remove("variables");
+    let done = run(&["send", "--dry-run"], &template.to_string());
+    assert!(!done.status.success() && done.stderr.contains("line 1: "), "{}{}", done.stdout, done.stderr);
+    let done = run(&["send"], &format!("[{one},\n{two}]"));
+    assert!(done.status.success(), "{}", done.stderr);
+    let mut printed: Vec<&str> = done.stdout.lines().collect();
+    printed.sort_unstable();
+    let mut expected = [id(one), id(two)];
+    expected.sort_unstable();
+    assert_eq!(printed, expected);
+    let done = run(&["explain", "-"], &format!("{one}\n{two}"));
+    assert_eq!(done.stdout.matches("\nlimits\n").count(), 2, "{}{}", done.stdout, done.stderr);
+}
+
+#[test]
+fn check_asks_each_neighbour_where_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(Options::default()).unwrap();
+    let check = |port: u16| {
+        Postrider::command(["check", "--connect"]).config(story::config(&file, &file, port, ROUTE)).run(SOON).unwrap()
+    };
+    let done = check(sink.port());
+    assert!(
+        done.status.success() && done.stdout.contains("transport relay: answers\n"),
+        "{}{}",
+        done.stdout,
+        done.stderr
+    );
+    let closed = postrider_tests::ports::free().unwrap();
+    let done = check(closed);
+    assert!(
+        !done.status.success() && done.stderr.contains("transport relay: connect: "),
+        "{}{}",
+        done.stdout,
+        done.stderr
+    );
+}
+
+#[test]
 fn check_says_what_is_wrong_and_where() {
     let check = |toml: &str| Postrider::command(["check"]).config(toml).run(SOON).unwrap();
     let sound = format!("[transport.relay]\nkind = \"smtp\"\nhost = \"smtp.example.com\"\n{ROUTE}");
@@ -97,11 +157,11 @@ fn check_says_what_each_limit_is_for() {
     };
     let done = check(&config);
     for line in [
-        "limit transport relay: 100/s and 1000000/d; 10/s for each sender's domain; at most 50 connections over all workers\n",
+        "limit transport relay: 100/s and 1000000/d burst 1000000; 10/s for each sender's domain; at most 50 connections over all workers\n",
         "limit tenant shop: 20/s, weight 2\nlimit every other tenant: 50/s\n",
         "throttle google: 20/s, for the group that ships: gmail.com, googlemail.com; mail exchangers .google.com",
         "throttle friends: 10/s as for all others, for the domains of [groups] friend.example\n",
-        "throttle partner: 5/s and 1000/h, for partner.example; mail exchangers .mail.partner.example (which nobody looks at",
+        "throttle partner: 5/s and 1000/h burst 1000, for partner.example; mail exchangers .mail.partner.example (which nobody looks at",
         "throttle others: 10/s, for every other domain, each on its own",
         "list universities: for routes alone: .edu\n",
     ] {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::CommandFactory as _;
-use postrider_schemas::{JobLimits, wire};
+use postrider_schemas::{JobLimits, json_schema, wire};
 use postrider_workers::{cli::Cli, config};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
@@ -201,6 +201,75 @@ fn every_setting_is_explained() {
     // Names that examples give to lists of domains.
     let missing: Vec<_> = missing.into_iter().filter(|name| name.as_str() != "universities").collect();
     assert!(missing.is_empty(), "no document of docs/ explains {missing:?}");
+}
+
+/// Files of the programs, with their texts.
+fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// The settings that a text names: `section.name`, `name = value`, and what it tells people to set.
+fn named_settings(text: &str) -> Vec<String> {
+    const SECTIONS: [&str; 9] = ["queue", "store", "worker", "retry", "job", "admin", "log", "limits", "dns"];
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let parts: Vec<&str> = text.split('`').collect();
+    let mut found = Vec::new();
+    for (position, part) in parts.iter().enumerate().skip(1).step_by(2) {
+        let before = parts[position - 1].trim_end();
+        let is_told = ["set", "setting"].iter().any(|word| before.ends_with(&format!(" {word}")));
+        let name = match (part.split_once('.'), part.split_once(" = ")) {
+            (Some((section, name)), None) if SECTIONS.contains(&section) => name,
+            (_, Some((name, _))) => name,
+            (None, None) if is_told && part.contains('_') => part,
+            _ => continue,
+        };
+        found.extend(Some(name.to_owned()).filter(|name| is_name(name)));
+    }
+    found
+}
+
+#[test]
+fn every_setting_that_a_text_names_exists() {
+    let known: BTreeSet<&str> = config::DEFAULTS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let mut texts: Vec<(String, String)> = documents().into_iter().map(|one| (one.path, one.text)).collect();
+    for folder in ["workers", "producer", "schemas"] {
+        sources(&root().join(folder), &mut texts);
+    }
+    let mut count = 0;
+    for (path, text) in &texts {
+        for line in text.lines() {
+            for name in named_settings(line) {
+                count += 1;
+                assert!(
+                    known.contains(name.as_str()),
+                    "{path} names the setting `{name}`, which does not exist: {line}"
+                );
+            }
+        }
+    }
+    assert!(count > 80, "{count}");
+    assert_eq!(
+        named_settings("or set `allow_plaintext_auth`"),
+        ["allow_plaintext_auth"],
+        "what such a text looks like"
+    );
+}
+
+/// What people read never speaks in names of libraries or of types.
+#[test]
+fn no_schema_names_a_function_of_the_program() {
+    for (name, text) in [("job", json_schema::job_v1()), ("event", json_schema::event_v1())] {
+        for word in ["Self::", "`crate", "[`", "serde", "Option<", "Vec<"] {
+            assert!(!text.contains(word), "the schema of a {name} says {word}");
+        }
+    }
 }
 
 #[test]

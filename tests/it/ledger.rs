@@ -26,7 +26,7 @@ const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(1);
 
 fn options(lease: Duration) -> StoreOptions {
-    StoreOptions { lease, retention: Duration::from_hours(1), holder: "test".to_owned(), create: true }
+    StoreOptions { lease, retention: Duration::from_hours(1), holder: "test".to_owned(), create: true, ca_file: None }
 }
 
 /// Two workers at one store: leases of the second end at once, as if it were killed after each call.
@@ -120,6 +120,7 @@ for_every_store! {
     a_crash_after_a_withdrawal_is_no_unknown,
     a_late_yes_wins_over_every_state,
     a_second_yes_is_reported_as_a_duplicate,
+    a_note_for_people_is_kept_where_a_job_waits_or_ended_and_decides_nothing,
     an_older_generation_is_stale_and_a_newer_one_ends_the_older,
     the_same_identity_with_another_payload_is_a_conflict_also_after_the_end,
     a_decision_waits_for_its_owner_and_is_finished_by_the_next_one,
@@ -244,7 +245,7 @@ async fn a_crash_while_submitting_is_unknown_again_and_again_and_never_the_end(t
     says(&well.claim(&job).await?, "Busy");
     assert!(!dying.decide(&second, "resend").await?);
     assert!(well.decide(&third, "resend").await?);
-    well.parked(third).await?;
+    well.parked(third, "").await?;
     says(&well.claim(&job).await?, "Stale");
     let lease = go(&well, &at(&job, 1)).await?;
     assert_eq!(well.finish(lease, Final::Sent).await?, Finished::Recorded);
@@ -276,7 +277,7 @@ async fn a_late_yes_wins_over_every_state(two: Two) -> Result<()> {
             _ => {
                 let Claim::Go(other) = after_the_lease(&well, &job).await? else { bail!("not taken over") };
                 match before {
-                    "parked" => well.parked(other).await?,
+                    "parked" => well.parked(other, "").await?,
                     "held" => assert_eq!(well.finish(other, Final::Held).await?, Finished::Recorded),
                     "dead" => assert_eq!(well.finish(other, Final::Dead).await?, Finished::Recorded),
                     _ => {}
@@ -292,6 +293,27 @@ async fn a_late_yes_wins_over_every_state(two: Two) -> Result<()> {
 async fn well_cancel(store: &Store, request: &ClaimRequest) -> Result<Cancelled> {
     let id = request.key.as_str().strip_prefix("i:default:").context("a key of an id")?.parse::<uuid::Uuid>()?;
     Ok(store.cancel(&Identity::of_id(&Tenant::default(), JobId(id))).await?)
+}
+
+async fn a_note_for_people_is_kept_where_a_job_waits_or_ended_and_decides_nothing(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
+    let note = async |job: &ClaimRequest| anyhow::Ok(well.get(&job.key).await?.context("a record")?.note);
+    let job = fresh();
+    well.parked(go(&well, &job).await?, "until noon | because of x").await?;
+    assert_eq!(note(&job).await?, "until noon | because of x");
+    let lease = go(&well, &at(&job, 1)).await?;
+    assert_eq!(well.finish_with(lease, Final::Dead, "rcpt: 550 no | more").await?, Finished::Recorded);
+    assert_eq!(
+        (state(&well, &job).await?, note(&job).await?),
+        (RecordState::Final(Final::Dead), "rcpt: 550 no | more".to_owned())
+    );
+    says(&well.claim(&at(&job, 1)).await?, "Settled(Dead)");
+    assert_eq!(well.reopen(&job.key, 1).await?, Reopened::Go);
+    let lease = go(&well, &at(&job, 2)).await?;
+    assert_eq!(well.finish_with(lease, Final::Rejected, &"long ".repeat(1000)).await?, Finished::Recorded);
+    assert!(note(&job).await?.len() <= 512);
+    says(&well.claim(&at(&job, 2)).await?, "Settled(Rejected)");
+    Ok(())
 }
 
 async fn a_second_yes_is_reported_as_a_duplicate(two: Two) -> Result<()> {
@@ -312,7 +334,7 @@ async fn an_older_generation_is_stale_and_a_newer_one_ends_the_older(two: Two) -
     // The call `parked` was lost; the copy arrives and proves it.
     let lease = go(&well, &at(&job, 4)).await?;
     assert!(!well.submitting(&old, "").await?);
-    well.parked(old).await?;
+    well.parked(old, "").await?;
     assert!(well.submitting(&lease, "").await?);
     Ok(())
 }
@@ -340,8 +362,8 @@ async fn a_decision_waits_for_its_owner_and_is_finished_by_the_next_one(two: Two
     let Claim::Decided { lease: next, decision } = after_the_lease(&well, &job).await? else { bail!("not decided") };
     assert_eq!(decision, "again \u{e9} at noon");
     assert!(well.decide(&next, &"x".repeat(2049)).await.is_err());
-    well.parked(next).await?;
-    well.parked(lease).await?;
+    well.parked(next, "").await?;
+    well.parked(lease, "").await?;
     go(&well, &at(&job, 1)).await?;
     Ok(())
 }
@@ -407,7 +429,7 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
 
     let parked = fresh();
     let lease = go(&well, &parked).await?;
-    well.parked(lease).await?;
+    well.parked(lease, "").await?;
     assert_eq!(well_cancel(&well, &parked).await?, Cancelled::Now);
     says(&well.claim(&at(&parked, 1)).await?, "Settled(Cancelled)");
 
@@ -415,7 +437,7 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
     let lease = go(&well, &decided).await?;
     assert!(well.decide(&lease, "again").await?);
     assert_eq!(well_cancel(&well, &decided).await?, Cancelled::Now);
-    well.parked(lease).await?;
+    well.parked(lease, "").await?;
     says(&well.claim(&at(&decided, 1)).await?, "Settled(Cancelled)");
 
     let sending = fresh();

@@ -42,7 +42,7 @@ async fn an_operator_sees_pauses_sets_and_resumes() {
     let paused = row(scope);
     assert_eq!((&paused["why"], &paused["configured"][0]), (&"maintenance at theirs".into(), &"5/s".into()));
     assert!(paused["paused_for_s"].as_f64().unwrap() > 3000.0, "{paused}");
-    let shown = limits(&["ls", "group:"]).stdout;
+    let shown = limits(&["ls", "group:", "--wide"]).stdout;
     assert!(
         shown.contains("group:relay:slow  5/s and 5000/d burst 5000, paused for") && shown.contains("maintenance"),
         "{shown}"
@@ -133,7 +133,7 @@ async fn who_waits_behind_a_pause_without_a_rate_is_shown_with_the_last_slot() {
     };
     story::publish(&file, &jobs(Lane::Bulk, "any", 5)).await.unwrap();
     last_slot_in(500.0..601.0);
-    let shown = run(&["limits", "ls"]);
+    let shown = run(&["limits", "ls", "--wide"]);
     assert!(
         shown.contains("transport:relay  unlimited, paused for")
             && shown.contains("jobs of 1 tenant wait, the last slot is in "),

@@ -64,6 +64,7 @@ mod scrape;
 mod ses;
 mod shutdown;
 mod status;
+mod store_forbidden;
 mod store_outage;
 mod store_wiped;
 mod supply_chain;

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use postrider_workers::cli::{Cli, output, run};
+use postrider_workers::cli::{self, output};
 
 fn main() -> ExitCode {
     // Fails only where the process has a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    run(Cli::parse()).unwrap_or_else(|error| {
+    cli::run(cli::parse()).unwrap_or_else(|error| {
         // Whoever reads our output has seen enough (`| head`).
         let is_closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
         if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_closed)) {

@@ -1,5 +1,7 @@
 //! `postrider check`: is a configuration sound.
 
+mod connect;
+
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,7 +11,7 @@ use url::Url;
 
 use super::{ConfigArguments, output};
 use crate::{
-    config::{Account, Config, Covers, MailboxProviderLimit, SesCredentials, TransportKind},
+    config::{self, Account, Config, Covers, MailboxProviderLimit, SesCredentials, TransportKind},
     policy::rate_limit::rate::Rate,
     store,
     transport::{Transport, smtp::hello_warning},
@@ -23,10 +25,13 @@ const DOMAINS_SHOWN: usize = 8;
 pub struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
+    /// Connect to the queue, the store and each transport, and say who does not answer
+    #[arg(long)]
+    connect: bool,
 }
 
-/// Loads the configuration, reads the certificates it names, and says what it came to. Connects to nothing.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// Loads the configuration, reads the certificates it names, and says what it came to. Connects to nothing unless it is asked to.
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load()?;
     config.store_is_shared()?;
     output::line(&format!("queue: {}", queue(config.queue.url.expose_secret())?))?;
@@ -63,11 +68,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for line in limits(&config) {
         output::line(&line)?;
     }
-    for warning in config.limits.throttles.iter().filter_map(MailboxProviderLimit::warning) {
+    for warning in config.warnings().into_iter().chain(config::strays(&config::process_environment())) {
         output::remark(&format!("warning: {warning}"));
     }
     if config.routes.is_empty() {
         output::remark("no transport is configured: commands that only publish work, `postrider worker` does not");
+    }
+    if arguments.connect && !connect::ask_each(&config).await? {
+        return Ok(ExitCode::FAILURE);
     }
     output::line("ok")?;
     Ok(ExitCode::SUCCESS)
@@ -134,7 +142,7 @@ fn of_others(config: &Config) -> String {
 }
 
 fn throttle(config: &Config, throttle: &MailboxProviderLimit) -> String {
-    let MailboxProviderLimit { name, rates: own, covers } = throttle;
+    let MailboxProviderLimit { name, transport, rates: own, covers } = throttle;
     let rate = if own.is_empty() { of_others(config) } else { rates(own) };
     let list = || members(config, name);
     let whom = match covers {
@@ -143,7 +151,8 @@ fn throttle(config: &Config, throttle: &MailboxProviderLimit) -> String {
         Covers::Shipped => format!("the group that ships: {}", list()),
         Covers::Others { .. } => "every other domain, each on its own, and each group without a rate".to_owned(),
     };
-    format!("throttle {name}: {rate}, for {whom}")
+    let by = transport.as_ref().map_or_else(String::new, |transport| format!(", by {transport} alone"));
+    format!("throttle {name}: {rate}, for {whom}{by}")
 }
 
 /// The lists of a group.

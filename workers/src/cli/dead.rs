@@ -15,18 +15,12 @@ pub struct DeadArguments {
 #[derive(clap::Subcommand)]
 enum DeadAction {
     /// List dead-lettered jobs
-    #[command(
-        after_long_help = "Example: postrider dead ls --reason retries-exhausted --domain example.com --newer 2h"
-    )]
     Ls(Selection),
-    /// Show one whole, headers and body included
-    #[command(after_long_help = "Example: postrider dead show 0190a5c0-7a10-7c3e-9d51-000000000001")]
+    /// Show jobs whole, with headers and body
     Show(Selection),
-    /// Try again
-    #[command(after_long_help = "Example: postrider dead retry --reason retries-exhausted --rate 50 --dry-run")]
+    /// Try jobs again
     Retry(RetryArguments),
-    /// Delete
-    #[command(after_long_help = "Example: postrider dead drop --reason conflict --older 12h --dry-run")]
+    /// Delete jobs
     Drop(Selection),
 }
 

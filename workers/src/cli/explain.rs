@@ -3,17 +3,12 @@
 
 mod limits;
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
-use postrider_schemas::{Job, wire};
+use postrider_schemas::Job;
 
 use super::{
-    ConfigArguments,
+    ConfigArguments, documents,
     output::{self, Format},
 };
 use crate::{
@@ -24,7 +19,7 @@ use crate::{
 /// Arguments of `postrider explain`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// File with one job as JSON; - for standard input
+    /// File with one job document, a list of them, or one a line; - for standard input
     #[arg(value_name = "JOB")]
     job: PathBuf,
     #[command(flatten)]
@@ -37,13 +32,30 @@ pub struct Arguments {
     format: Format,
 }
 
-/// Prints the rule, the transports and what rules one out. Exit status 1 where no transport can carry the job.
+/// Prints for each job the rule, the transports and what rules one out. Exit status 1 where no transport can carry one.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load_to_look()?;
     anyhow::ensure!(!config.routes.is_empty(), "the configuration has no route; see `[[route]]`");
-    let job = read(&arguments.job, &config)?;
-    let explanation = of(&config, &job);
-    let told = super::block_on(limits::look(&config, &job, &explanation, arguments.now))?;
+    let mut documents = documents::open(&arguments.job, config.job)?;
+    let (mut count, mut goes) = (0_u64, true);
+    while let Some(document) = documents.next()? {
+        let job = document
+            .job
+            .map_err(|reason| anyhow::anyhow!("{} line {}: {reason}", arguments.job.display(), document.line))?;
+        if count > 0 && arguments.format == Format::Text {
+            output::line("")?;
+        }
+        count += 1;
+        goes &= one(arguments, &config, &job)?;
+    }
+    anyhow::ensure!(count > 0, "{} holds no job", arguments.job.display());
+    Ok(if goes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Explains one job. True where every part of it has a transport that can carry it.
+fn one(arguments: &Arguments, config: &Config, job: &Job) -> anyhow::Result<bool> {
+    let explanation = of(config, job);
+    let told = super::block_on(limits::look(config, job, &explanation, arguments.now))?;
     match arguments.format {
         Format::Text => {
             print(&explanation)?;
@@ -53,14 +65,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let mut document = serde_json::to_value(&explanation)?;
             document["limits"] = serde_json::to_value(&told.limits)?;
             if arguments.now {
+                document["transports"] = serde_json::to_value(&told.transports)?;
                 document["waits"] = serde_json::to_value(&told.waits)?;
                 document["dns_silent"] = serde_json::to_value(&told.silent)?;
             }
             output::json(&document)?;
         }
     }
-    let goes = !explanation.parts.is_empty() && explanation.parts.iter().all(|part| part.first().is_some());
-    Ok(if goes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(!explanation.parts.is_empty() && explanation.parts.iter().all(|part| part.first().is_some()))
 }
 
 /// Explains by a configuration.
@@ -71,16 +83,6 @@ pub fn of(config: &Config, job: &Job) -> Explanation {
         .map(|one| TransportForecast { name: &one.name, kind: one.kind(), capabilities: one.capabilities() })
         .collect();
     explain(&config.routes, &ways, job)
-}
-
-fn read(file: &Path, config: &Config) -> anyhow::Result<Job> {
-    let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
-    } else {
-        bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    }
-    wire::decode(&bytes, None, &config.job).with_context(|| format!("{} is no job", file.display()))
 }
 
 fn print(explanation: &Explanation) -> std::io::Result<()> {

@@ -14,17 +14,13 @@ pub struct HoldArguments {
 
 #[derive(clap::Subcommand)]
 enum HoldAction {
-    /// List jobs that may have been sent
-    #[command(after_long_help = "Example: postrider hold ls --transport relay --wide")]
+    /// List held jobs
     Ls(Selection),
-    /// Show one whole, headers and body included
-    #[command(after_long_help = "Example: postrider hold show 0190a5c0-7a10-7c3e-9d51-000000000001")]
+    /// Show jobs whole, with headers and body
     Show(Selection),
-    /// Send again: they certainly did not arrive
-    #[command(after_long_help = "Example: postrider hold resend 0190a5c0-7a10-7c3e-9d51-000000000001")]
+    /// Send jobs again that certainly did not arrive
     Resend(RetryArguments),
-    /// Delete: they did arrive, or nobody wants them any more
-    #[command(after_long_help = "Example: postrider hold drop --transport relay --newer 1h --dry-run")]
+    /// Delete jobs that did arrive, or that nobody wants any more
     Drop(Selection),
 }
 

@@ -29,11 +29,11 @@ pub struct KeysArguments {
 
 #[derive(Subcommand)]
 enum KeysCommand {
-    /// Make a key and show it once: `postrider keys new --tenant shop --sender-domain shop.example`
+    /// Make a key and show it once
     New(NewArguments),
-    /// List keys; nothing secret is shown: `postrider keys ls`
+    /// List keys; nothing secret is shown
     Ls(ListArguments),
-    /// Take keys out of the file: `postrider keys revoke ID`. Gateways refuse them within seconds
+    /// Revoke keys: gateways refuse them within seconds
     Revoke(RevokeArguments),
 }
 

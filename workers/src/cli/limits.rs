@@ -41,14 +41,20 @@ struct Common {
 
 #[derive(Subcommand)]
 enum LimitsCommand {
-    /// Every scope that was asked for of late: its rate now, what was used, who waits
+    /// List scopes: rate now, what was used, who waits
     Ls {
         /// Only scopes whose name begins with this, such as transport: or group:relay:google
         prefix: Option<String>,
+        /// Say everything of each scope, in lines wider than 80 characters
+        #[arg(long)]
+        wide: bool,
+        /// Order of the list
+        #[arg(long, value_enum, default_value = "binding")]
+        sort: LimitSort,
         #[command(flatten)]
         common: Common,
     },
-    /// Let nothing through for a time
+    /// Stop the mail of a scope for a time
     Pause {
         /// Such as transport:relay, group:relay:google, tenant:shop
         scope: String,
@@ -61,14 +67,19 @@ enum LimitsCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// End whatever was paused, cut or set. Jobs that were deferred meanwhile ask again at the slot they got, after half an hour at most
+    /// End a pause, a reduction or a set rate
+    ///
+    /// Jobs that were deferred meanwhile ask again at the slot they got, after half an hour at most.
     Resume {
         /// The scope
         scope: String,
         #[command(flatten)]
         common: Common,
     },
-    /// Another rate for a time, in place of those for the same unit of time and for shorter ones. It holds at once for whatever asks; jobs that were deferred ask again at the slot they got, after half an hour at most
+    /// Set another rate for a time
+    ///
+    /// It replaces the rates for the same unit of time and for shorter ones. It holds at once for whatever asks; jobs that were deferred ask again at
+    /// the slot they got, after half an hour at most.
     Set {
         /// The scope
         scope: String,
@@ -85,6 +96,17 @@ enum LimitsCommand {
     },
 }
 
+/// Order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LimitSort {
+    /// What makes mail wait first, those with the longest wait before others.
+    Binding,
+    /// By name.
+    Name,
+    /// The most used first.
+    Used,
+}
+
 /// Longest reason that is kept, in bytes.
 const REASON_MAX: usize = 200;
 
@@ -92,7 +114,9 @@ const REASON_MAX: usize = 200;
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut set = None;
     let (scope, order, done, common) = match arguments.command {
-        LimitsCommand::Ls { prefix, common } => return list(&prefix.unwrap_or_default(), &common).await,
+        LimitsCommand::Ls { prefix, wide, sort, common } => {
+            return list(&prefix.unwrap_or_default(), wide, sort, &common).await;
+        }
         LimitsCommand::Pause { scope, time, reason, common } => {
             let done = format!("is paused for {}", show_duration(time));
             (scope, LimitCommand::Pause { for_us: us(time), why: short(reason)? }, done, common)
@@ -153,20 +177,62 @@ fn short(reason: String) -> anyhow::Result<String> {
     Ok(reason)
 }
 
-async fn list(prefix: &str, common: &Common) -> anyhow::Result<ExitCode> {
+async fn list(prefix: &str, wide: bool, sort: LimitSort, common: &Common) -> anyhow::Result<ExitCode> {
     let (store, limiter) = connect(common, false).await?;
-    let rows = rows(&store, &limiter).await?;
-    let rows: Vec<&LimitRow> = rows.iter().filter(|row| row.scope.starts_with(prefix)).collect();
-    if rows.is_empty() && common.format == Format::Text {
-        output::remark("0 shown: no such scope was asked for of late");
-    }
-    for row in rows {
-        match common.format {
-            Format::Text => output::line(&text(&row.scope, &row.configured, &row.drawn))?,
-            Format::Json => output::json(&row.json())?,
+    let mut rows = rows(&store, &limiter).await?;
+    rows.retain(|row| row.scope.starts_with(prefix));
+    sorted(&mut rows, sort);
+    match (common.format, wide) {
+        (Format::Json, _) => rows.iter().try_for_each(|row| output::json(&row.json()))?,
+        (Format::Text, true) => output::lines(rows.iter().map(|row| text(&row.scope, &row.configured, &row.drawn)))?,
+        (Format::Text, false) => {
+            output::lines(output::table(&HEADER, &rows.iter().map(cells).collect::<Vec<_>>(), false))?;
         }
     }
+    if common.format == Format::Text {
+        let binding = rows.iter().filter(|row| row.drawn.binds()).count();
+        output::remark(&match rows.len() {
+            0 => "0 shown: no such scope was asked for of late".to_owned(),
+            shown => format!("{shown} shown, {binding} of them make mail wait or go otherwise than configured"),
+        });
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+const HEADER: [&str; 5] = ["scope", "used/min", "tenants", "last slot", "now"];
+
+fn sorted(rows: &mut [LimitRow], sort: LimitSort) {
+    match sort {
+        LimitSort::Name => rows.sort_by(|one, other| one.scope.cmp(&other.scope)),
+        LimitSort::Used => rows.sort_by_key(|row| std::cmp::Reverse(row.drawn.used)),
+        LimitSort::Binding => {
+            let key = |row: &LimitRow| (row.drawn.binds(), row.drawn.tenants > 0);
+            rows.sort_by(|one, other| {
+                let by_wait = || other.drawn.last_slot_s.total_cmp(&one.drawn.last_slot_s);
+                key(other).cmp(&key(one)).then_with(by_wait).then_with(|| other.drawn.used.cmp(&one.drawn.used))
+            });
+        }
+    }
+}
+
+/// A row for people: what a scope is held to now stands last, because it may be long.
+fn cells(row: &LimitRow) -> Vec<String> {
+    let drawn = &row.drawn;
+    let slot = if drawn.tenants > 0 { format!("{:.0}s", drawn.last_slot_s) } else { "-".to_owned() };
+    let mut now = Vec::new();
+    now.extend(drawn.paused_for_s.map(|seconds| format!("paused for {seconds:.0}s")));
+    now.extend(
+        drawn
+            .set_for_s
+            .map(|seconds| format!("set for {seconds:.0}s to {}", drawn.per_second.map_or_else(String::new, pace))),
+    );
+    if drawn.left_percent < 100.0 {
+        now.push(format!("cut to {:.0} %", drawn.left_percent));
+    }
+    now.push(if row.configured.is_empty() { "unlimited".to_owned() } else { row.configured.join(" and ") });
+    now.extend(drawn.why.clone());
+    let used = drawn.used.0.max(drawn.used.1);
+    vec![row.scope.clone(), used.to_string(), drawn.tenants.to_string(), slot, now.join(", ")]
 }
 
 /// A scope that was asked for of late.
@@ -270,6 +336,32 @@ mod tests {
             ScopeView { set_for_s: Some(9.0), per_second: Some(1.0 / 60.0), ..whole },
             "held to 1/min for 9 s, used 1 this minute and 2 the last",
         );
+    }
+
+    #[test]
+    fn what_binds_stands_first() {
+        let row = |scope: &str, last_slot_s: f64, used| LimitRow {
+            scope: scope.to_owned(),
+            configured: vec!["1/s".to_owned()],
+            drawn: ScopeView {
+                left_percent: 100.0,
+                tenants: usize::from(last_slot_s > 0.0),
+                last_slot_s,
+                used: (used, 0),
+                ..ScopeView::default()
+            },
+        };
+        let mut rows = vec![row("a", 0.0, 9), row("b", 2.0, 0), row("c", 7.0, 0), row("d", 0.0, 1)];
+        let names = |rows: &[LimitRow]| rows.iter().map(|row| row.scope.as_str()).collect::<String>();
+        sorted(&mut rows, LimitSort::Binding);
+        assert_eq!(names(&rows), "cbad");
+        sorted(&mut rows, LimitSort::Used);
+        assert_eq!(&names(&rows)[..2], "ad");
+        sorted(&mut rows, LimitSort::Name);
+        assert_eq!(names(&rows), "abcd");
+        for line in output::table(&HEADER, &rows.iter().map(cells).collect::<Vec<_>>(), false) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]

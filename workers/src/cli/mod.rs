@@ -2,14 +2,18 @@
 
 pub mod cancel;
 pub mod check;
+pub mod completions;
+pub mod config;
 pub mod configuration;
 pub mod dead;
 pub mod demo;
 pub mod dev;
+mod documents;
 pub mod events;
 pub mod explain;
 pub mod gateway;
 pub mod health;
+mod help;
 pub mod hold;
 pub mod keys;
 pub mod limits;
@@ -26,7 +30,7 @@ pub mod worker;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::render::serve::serve;
 
@@ -34,7 +38,7 @@ pub use self::configuration::ConfigArguments;
 
 /// Takes e-mail off the hands of backend services.
 #[derive(Parser)]
-#[command(name = "postrider", version, about, propagate_version = true, max_term_width = 100)]
+#[command(name = "postrider", version, about, propagate_version = true, max_term_width = 80)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -42,49 +46,66 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publish generated jobs, deliver them to a built-in mail catcher, count what arrived
+    /// Publish and deliver generated jobs on this machine, and count them
     Demo(demo::Arguments),
-    /// Queue, store, worker and mail catcher in one process; prints what arrives
+    /// Run queue, store, worker and mail catcher in one process
     Dev(dev::Arguments),
-    /// Publish jobs from JSON lines
+    /// Publish jobs: one document, a list, or lines
     Send(send::Arguments),
     /// Consume jobs and deliver them
     Worker(worker::Arguments),
     /// Take jobs over HTTP and put them on the queue
     Gateway(gateway::Arguments),
-    /// API keys of the gateway: make, list, revoke
+    /// Make, list or revoke API keys of the gateway
     Keys(keys::KeysArguments),
     /// Validate a configuration
     Check(check::Arguments),
     /// Show why a job goes which way, without sending it
     Explain(explain::Arguments),
-    /// Count how many jobs of a file a new configuration would send another way
+    /// Count which jobs another configuration would send another way
     Simulate(simulate::Arguments),
     /// Print the JSON Schema of a job or an event
     Schema(schema::Arguments),
-    /// Look at, declare or export what stands on the broker
+    /// Verify, declare or export exchanges and queues
     Topology(topology::Arguments),
     /// Cancel a job that waits
     Cancel(cancel::Arguments),
-    /// Jobs that were given up
+    /// List, show, retry or delete dead-lettered jobs
     Dead(dead::DeadArguments),
-    /// Jobs that wait for a person because they may have been sent
+    /// List, show, resend or delete jobs that may have been sent
     Hold(hold::HoldArguments),
-    /// Messages that no queue wanted
+    /// List, move or delete messages that no queue took
     Unroutable(unroutable::UnroutableArguments),
-    /// How fast mail may go now; pause, resume, set
+    /// Show, pause, resume or change rate limits
     Limits(limits::Arguments),
     /// Print events as they happen
     Events(events::Arguments),
-    /// What waits, what is broken, who works
+    /// Show what waits, what is broken and which workers run
     Status(status::Arguments),
-    /// What became of one job, as far as it is known
+    /// Show what became of one job
     Trace(trace::Arguments),
-    /// Ask the worker that runs here whether it is well
+    /// Ask the worker on this machine whether it is well
     Health(health::Arguments),
-    /// Renders templates for a worker, which starts this itself
+    /// Print shell completions
+    Completions(completions::CompletionArguments),
+    /// Print the manual page, or write all of them
+    Man(completions::ManArguments),
+    /// Print every setting, or write a first configuration
+    Config(config::Arguments),
+    /// Render templates for a worker, which starts this itself
     #[command(hide = true)]
     Render,
+}
+
+/// The command line with its help: commands in groups, an example and the exit codes for each.
+pub fn command() -> clap::Command {
+    help::explained(Cli::command())
+}
+
+/// Reads the arguments of this process. Ends it where they are wrong, or where they ask for help.
+pub fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Runs the command that the arguments name.
@@ -96,7 +117,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => block_on(demo::run(arguments)),
         Command::Dev(arguments) => block_on(dev::run(arguments)),
         Command::Send(arguments) => block_on(send::run(arguments)),
-        Command::Check(arguments) => check::run(&arguments),
+        Command::Check(arguments) => block_on(check::run(arguments)),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
@@ -110,6 +131,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => block_on(status::run(arguments)),
         Command::Trace(arguments) => block_on(trace::run(arguments)),
         Command::Health(arguments) => block_on(health::run(arguments)),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Man(arguments) => completions::man(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Render => Ok(serve()),
     }
 }

@@ -1,18 +1,21 @@
-//! `postrider send`: JSON lines in, confirmed publishes out.
+//! `postrider send`: job documents in, confirmed publishes out.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use jiff::Timestamp;
 use postrider_producer::{PublishError, Publisher, rabbitmq};
-use postrider_schemas::{Job, JobLimits, wire};
+use postrider_schemas::{Job, JobId};
 use secrecy::ExposeSecret as _;
-use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
-use super::{ConfigArguments, output};
+use super::{
+    ConfigArguments,
+    documents::{self, Documents},
+    output::{self, Format},
+};
+use crate::message;
 
 /// Publishes that wait for their confirm at once.
 const IN_FLIGHT_MAX: usize = 256;
@@ -20,7 +23,7 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Arguments of `postrider send`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// File with one job per line; `-` reads standard input
+    /// File with one job document, a list of them, or one a line; - for standard input
     #[arg(default_value = "-")]
     file: PathBuf,
     #[command(flatten)]
@@ -31,12 +34,18 @@ pub struct Arguments {
     /// At most this many jobs a second
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Stop at the first line that is not a job
+    /// Stop at the first document that is not a job
     #[arg(long)]
     strict: bool,
-    /// Skip the lines before this one (the first line is 1)
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Skip documents that begin before this line (the first line is 1)
+    #[arg(long, value_name = "LINE", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     from_line: u64,
+    /// Check each job and make its message, templates included; publish nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
 }
 
 #[derive(Default)]
@@ -48,23 +57,21 @@ struct SendCounts {
     first_failed: Option<u64>,
 }
 
-/// Publishes. Exit status 0 if every line was published, 1 otherwise.
+/// Publishes, and prints the id of each job that is confirmed. Exit status 0 if every document was published, 1 otherwise.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config.load_to_look()?;
+    let documents = documents::open(&arguments.file, config.job)?;
+    if arguments.dry_run {
+        return rehearse(documents, &arguments);
+    }
     let url = arguments.queue.as_deref().unwrap_or(config.queue.url.expose_secret());
     let mut publisher = Publisher::connect(url).await.context("the queue")?.with_shards(config.queue.shards);
     if let Some(user) = rabbitmq::user(url).filter(|_| config.queue.publishers.is_some()) {
         publisher = publisher.with_user_id(user);
     }
-    let mut reader: Box<dyn AsyncBufRead + Unpin> = if arguments.file.as_os_str() == "-" {
-        Box::new(BufReader::new(tokio::io::stdin()))
-    } else {
-        let file = tokio::fs::File::open(&arguments.file).await;
-        Box::new(BufReader::new(file.with_context(|| format!("{}", arguments.file.display()))?))
-    };
-    let counts = publish_lines(&mut reader, &publisher, &config.job, &arguments).await?;
+    let counts = publish_all(documents, &publisher, &arguments).await;
     publisher.close().await;
-    let SendCounts { published, refused, failed, first_failed } = counts;
+    let SendCounts { published, refused, failed, first_failed } = counts?;
     output::remark(&format!("published {published}, not a job {refused}, not confirmed {failed}"));
     if let Some(line) = first_failed {
         output::remark(&format!(
@@ -74,26 +81,71 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(if refused + failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn publish_lines(
-    reader: &mut (impl AsyncBufRead + Unpin),
-    publisher: &Publisher,
-    limits: &JobLimits,
-    arguments: &Arguments,
-) -> anyhow::Result<SendCounts> {
+/// Makes every message, and says what it came to.
+fn rehearse(mut documents: Documents, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (mut sound, mut refused) = (0_u64, 0_u64);
+    while let Some(document) = documents.next()? {
+        if document.line < arguments.from_line {
+            continue;
+        }
+        let made = document.job.and_then(|job| {
+            let made = message::compose(&job, Timestamp::now()).map_err(|error| error.to_string());
+            made.map(|made| (job, made.message.len()))
+        });
+        match made {
+            Ok((job, bytes)) => {
+                sound += 1;
+                tell_rehearsed(&job, bytes, arguments.format)?;
+            }
+            Err(reason) => {
+                refused += 1;
+                output::remark(&format!("line {}: {reason}", document.line));
+                if arguments.strict {
+                    break;
+                }
+            }
+        }
+    }
+    output::remark(&format!("would publish {sound}, not a job {refused}; nothing was published"));
+    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell_rehearsed(job: &Job, bytes: usize, format: Format) -> anyhow::Result<()> {
+    let (id, lane, recipients) = (job.id(), job.lane(), job.recipients().len());
+    match format {
+        Format::Json => output::json(&serde_json::json!({
+            "id": id, "lane": lane, "tenant": job.tenant().as_str(), "recipients": recipients, "bytes": bytes
+        }))?,
+        Format::Text => {
+            let recipients = output::count(recipients, "recipient");
+            output::line(&format!("{id}  {}, {recipients}, a message of {bytes} bytes", lane.as_str()))?;
+        }
+    }
+    Ok(())
+}
+
+async fn publish_all(documents: Documents, publisher: &Publisher, arguments: &Arguments) -> anyhow::Result<SendCounts> {
+    let mut documents = documents.apart();
     let bar = output::progress(0, "published");
     let mut counts = SendCounts::default();
     let mut open = FuturesUnordered::new();
     let (start, mut sent) = (Instant::now(), 0_u32);
-    let mut number = 0;
-    while let Some(line) = next_line(reader, limits.bytes_max).await? {
-        number += 1;
-        if number < arguments.from_line || line.is_blank() {
+    loop {
+        let document = tokio::select! {
+            document = documents.recv(), if open.len() < IN_FLIGHT_MAX => document,
+            done = open.next(), if !open.is_empty() => {
+                note(done, &mut counts, &bar, arguments.format)?;
+                continue;
+            }
+        };
+        let Some(document) = document.transpose()? else { break };
+        if document.line < arguments.from_line {
             continue;
         }
-        let job = match line.job(limits) {
+        let job = match document.job {
             Ok(job) => job,
             Err(reason) => {
-                output::remark(&format!("line {number}: {reason}"));
+                output::remark(&format!("line {}: {reason}", document.line));
                 counts.refused += 1;
                 if arguments.strict {
                     break;
@@ -105,78 +157,43 @@ async fn publish_lines(
             sleep_until(start + Duration::from_secs_f64(f64::from(sent) / f64::from(rate))).await;
             sent += 1;
         }
-        open.push(publish(publisher, number, job));
+        open.push(publish(publisher, document.line, job));
         bar.inc_length(1);
-        while open.len() >= IN_FLIGHT_MAX {
-            note(open.next().await, &mut counts, &bar);
-        }
     }
     while !open.is_empty() {
-        note(open.next().await, &mut counts, &bar);
+        note(open.next().await, &mut counts, &bar, arguments.format)?;
     }
     bar.finish_and_clear();
     Ok(counts)
 }
 
-async fn publish(publisher: &Publisher, line: u64, job: Job) -> (u64, Result<(), PublishError>) {
-    (line, publisher.publish(&job).await)
+type Published = (u64, JobId, Result<(), PublishError>);
+
+async fn publish(publisher: &Publisher, line: u64, job: Job) -> Published {
+    (line, job.id(), publisher.publish(&job).await)
 }
 
-fn note(done: Option<(u64, Result<(), PublishError>)>, counts: &mut SendCounts, bar: &indicatif::ProgressBar) {
+fn note(
+    done: Option<Published>,
+    counts: &mut SendCounts,
+    bar: &indicatif::ProgressBar,
+    format: Format,
+) -> anyhow::Result<()> {
     match done {
-        Some((_, Ok(()))) => {
+        Some((_, id, Ok(()))) => {
             counts.published += 1;
             bar.inc(1);
+            bar.suspend(|| match format {
+                Format::Text => output::line(&id.to_string()).map_err(anyhow::Error::from),
+                Format::Json => output::json(&serde_json::json!({ "id": id })),
+            })?;
         }
-        Some((line, Err(error))) => {
+        Some((line, _, Err(error))) => {
             output::remark(&format!("line {line}: {error}"));
             counts.failed += 1;
             counts.first_failed = Some(counts.first_failed.map_or(line, |first| first.min(line)));
         }
         None => {}
     }
-}
-
-/// A line, or the news that it is longer than a job may be.
-enum InputLine {
-    Text(Vec<u8>),
-    TooLong(usize),
-}
-
-impl InputLine {
-    fn is_blank(&self) -> bool {
-        matches!(self, Self::Text(text) if text.iter().all(u8::is_ascii_whitespace))
-    }
-
-    fn job(self, limits: &JobLimits) -> Result<Job, String> {
-        match self {
-            Self::TooLong(max) => Err(format!("longer than the {max} bytes that a job may have")),
-            Self::Text(text) => {
-                wire::decode_v1(&text).and_then(|job| job.parse(limits)).map_err(|error| error.to_string())
-            }
-        }
-    }
-}
-
-/// Reads a line into a bounded buffer; what is too long is skipped up to its end.
-async fn next_line(reader: &mut (impl AsyncBufRead + Unpin), bytes_max: usize) -> std::io::Result<Option<InputLine>> {
-    let mut text = Vec::new();
-    let read = (&mut *reader).take(bytes_max as u64 + 1).read_until(b'\n', &mut text).await?;
-    if read == 0 {
-        return Ok(None);
-    }
-    if text.len() <= bytes_max || text.ends_with(b"\n") {
-        return Ok(Some(InputLine::Text(text)));
-    }
-    loop {
-        let chunk = reader.fill_buf().await?;
-        let (used, ended) = match chunk.iter().position(|byte| *byte == b'\n') {
-            Some(place) => (place + 1, true),
-            None => (chunk.len(), chunk.is_empty()),
-        };
-        reader.consume(used);
-        if ended {
-            return Ok(Some(InputLine::TooLong(bytes_max)));
-        }
-    }
+    Ok(())
 }

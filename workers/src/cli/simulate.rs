@@ -2,18 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
-use postrider_schemas::{Job, wire};
+use postrider_schemas::Job;
 use serde_json::json;
 
 use super::{
-    explain,
+    documents, explain,
     output::{self, Format},
 };
 use crate::config::{self, Config};
@@ -27,7 +25,7 @@ pub struct Arguments {
     /// The configuration of now; without it the new one is shown alone
     #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
     against: Option<PathBuf>,
-    /// Jobs as JSON lines; - for standard input
+    /// Job documents as `send` takes them; - for standard input
     #[arg(long, value_name = "FILE")]
     jobs: PathBuf,
     /// Form of the answer
@@ -42,12 +40,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let old = arguments.against.as_deref().map(load).transpose()?;
     let mut moves = BTreeMap::<(String, String), u64>::new();
     let mut unreadable = 0_u64;
-    for (number, line) in (1..).zip(open(&arguments.jobs)?.lines()) {
-        let line = line.with_context(|| arguments.jobs.display().to_string())?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        match wire::decode(line.as_bytes(), None, &new.job) {
+    let mut documents = documents::open(&arguments.jobs, new.job)?;
+    while let Some(document) = documents.next().with_context(|| arguments.jobs.display().to_string())? {
+        match document.job {
             Ok(job) => {
                 let after = way(&new, &job);
                 let before = old.as_ref().map_or_else(|| after.clone(), |old| way(old, &job));
@@ -55,19 +50,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             }
             Err(error) => {
                 unreadable += 1;
-                output::remark(&format!("line {number}: {error}"));
+                output::remark(&format!("line {}: {error}", document.line));
             }
         }
     }
     print(arguments.format, &moves, unreadable, old.is_some())?;
     Ok(if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn open(file: &Path) -> anyhow::Result<Box<dyn BufRead>> {
-    if file == Path::new("-") {
-        return Ok(Box::new(BufReader::new(io::stdin())));
-    }
-    Ok(Box::new(BufReader::new(File::open(file).with_context(|| file.display().to_string())?)))
 }
 
 /// The first transport of each part: `relay`, or `api + relay` where the recipients go separate ways.

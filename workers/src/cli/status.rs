@@ -1,9 +1,9 @@
 //! `postrider status`: what waits, what is broken, who works. Shows the half that answers where the queue or the store is away.
 
 mod text;
-mod transports;
+pub(super) mod transports;
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 use postrider_schemas::Lane;
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     circuit_breakers,
-    config::Config,
+    config::{Config, TransportConfig},
     queue::depths::{Depths, place},
     rate_limit::Limiter,
-    store::{Store, circuit::Circuit},
+    store::{Store, StoreError, circuit::Circuit},
     telemetry::worker_stats::LastFailure,
     worker::heartbeat::{self, Beat},
 };
@@ -52,6 +52,8 @@ struct Status {
     lanes: Vec<LaneStatus>,
     /// Waits on the ladder for its time.
     parked: Option<u64>,
+    /// What the parked jobs wait for, as far as workers that run know.
+    parked_for: BTreeMap<String, u64>,
     dead: Option<u64>,
     hold: Option<u64>,
     suspect: Option<u64>,
@@ -150,32 +152,53 @@ fn of(
 ) -> Status {
     let has_store = half.is_some();
     let StoreHalf { circuits, limits, workers, now_ms } = half.unwrap_or_default();
-    let known = |name: &str| !config.without_credentials.iter().any(|one| one == name);
-    let transports = config.transports.iter().enumerate().map(|(n, one)| {
-        let circuit = match circuits.get(n).filter(|_| known(&one.name)) {
-            Some(Some(circuit)) => StoredCircuit::Open(circuit),
-            Some(None) => StoredCircuit::Closed,
-            None => StoredCircuit::NotAsked,
-        };
-        transports::of(&one.name, circuit, &workers, now_ms, now)
-    });
+    let transports = transport_list(config, &circuits, &workers, now_ms, now);
     let told = workers.as_slice();
     let lanes = Lane::ALL.into_iter().map(|lane| lane_status(lane, depths, has_store.then_some(told), now)).collect();
     Status {
         at: now,
         lanes,
         parked: depths.and_then(Depths::parked),
+        parked_for: parked_for(&workers),
         dead: depths.map(|one| one.dead),
         hold: depths.map(|one| one.hold),
         suspect: depths.map(|one| one.suspect),
         unroutable: depths.map(|one| one.unroutable),
-        circuits: transports.collect(),
+        circuits: transports,
         limits: limits.iter().map(limits::LimitRow::json).collect(),
         limits_text: limits.iter().map(|row| limits::text(&row.scope, &row.configured, &row.drawn)).collect(),
         failures: failures(&workers),
         workers: has_store.then_some(workers),
         not_known,
     }
+}
+
+/// How each transport does, in the configuration's order.
+fn transport_list(
+    config: &Config,
+    circuits: &[Option<Circuit>],
+    workers: &[Beat],
+    now_ms: u64,
+    now: Timestamp,
+) -> Vec<TransportStatus> {
+    let known = |name: &str| !config.without_credentials.iter().any(|one| one == name);
+    let of = |(n, one): (usize, &TransportConfig)| {
+        let circuit = match circuits.get(n).filter(|_| known(&one.name)) {
+            Some(Some(circuit)) => StoredCircuit::Open(circuit),
+            Some(None) => StoredCircuit::Closed,
+            None => StoredCircuit::NotAsked,
+        };
+        transports::of(&one.name, circuit, workers, now_ms, now)
+    };
+    config.transports.iter().enumerate().map(of).collect()
+}
+
+/// The same, asked of the store now.
+pub(super) async fn transports_now(config: &Config, store: &Store) -> Result<Vec<TransportStatus>, StoreError> {
+    let keys: Vec<String> = config.transports.iter().map(circuit_breakers::key).collect();
+    let circuits = if keys.is_empty() { Vec::new() } else { store.circuits(&keys).await? };
+    let workers = heartbeat::alive(store).await?;
+    Ok(transport_list(config, &circuits, &workers, store.now_ms(), Timestamp::now()))
 }
 
 /// Scopes of limits that bind, those with the longest wait first.
@@ -203,6 +226,15 @@ fn lane_status(lane: Lane, depths: Option<&Depths>, workers: Option<&[Beat]>, no
         accepted_in_a_minute: workers.map(|all| all.iter().map(|one| one.accepted[place(lane)]).sum()),
         oldest_seconds: queued.max(unfinished).map(|age| age.as_secs()),
     }
+}
+
+/// What the jobs wait for that workers deferred.
+fn parked_for(workers: &[Beat]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, count) in workers.iter().flat_map(|one| &one.waiting_for) {
+        *all.entry(reason.clone()).or_default() += count;
+    }
+    all
 }
 
 /// Failures of all workers, those of one kind together, the most frequent ones first.

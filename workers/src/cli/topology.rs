@@ -18,11 +18,11 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Look whether everything stands; exit status 1 where something is missing
+    /// Verify that every exchange and queue stands
     Verify(TopologyTarget),
-    /// Declare what is missing
+    /// Declare missing exchanges and queues
     Apply(TopologyTarget),
-    /// Print everything for `rabbitmqctl import_definitions`
+    /// Print definitions for `rabbitmqctl import_definitions`
     Export(Export),
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postrider_schemas::{IdempotencyKey, JobId, Tenant, job::Identity};
+use postrider_schemas::{IdempotencyKey, JobId, JobLimits, Tenant, job::Identity, wire};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use super::{
     rest::tenant_of,
 };
 use crate::{
+    delivery::ledger_note::LedgerNote,
     queue::{Queue, Rest, RestMessage, RestVerdict},
     store::{Final, LedgerKey, PARTS_MAX, Record, RecordState, Store},
 };
@@ -23,10 +24,10 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The job's id
-    #[arg(value_name = "ID")]
-    id: JobId,
-    /// The job's idempotency key, if it has one: its record stands under it
-    #[arg(long, requires = "tenant")]
+    #[arg(value_name = "ID", required_unless_present = "key")]
+    id: Option<JobId>,
+    /// The job's idempotency key; the id is not needed then
+    #[arg(long)]
     key: Option<String>,
     /// The job's tenant, `default` where none is named. Ids and keys belong to their tenants
     #[arg(long)]
@@ -44,7 +45,10 @@ const RESEND_BOUND: &str = "it may have been sent; it is sent again once, and he
 /// All that is known.
 #[derive(Serialize)]
 struct History {
-    id: JobId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
     ledger: Vec<LedgerView>,
     /// In order; nothing where the queue keeps none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +68,9 @@ struct LedgerView {
     holder: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_until: Option<Timestamp>,
+    /// Until when it waits and why, or why it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<LedgerNote>,
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
 }
@@ -94,26 +101,33 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let store = context::existing_store(&config).await?;
     let queue = context::existing_queue(&config.queue).await?;
     let tenant = arguments.tenant.as_deref().map(Tenant::parse).transpose().context("--tenant")?.unwrap_or_default();
-    let identity = match &arguments.key {
-        None => Identity::of_id(&tenant, arguments.id),
-        Some(key) => Identity::of_key(&tenant, &IdempotencyKey::parse(key).context("--key")?),
+    let identity = match (&arguments.key, arguments.id) {
+        (Some(key), _) => Identity::of_key(&tenant, &IdempotencyKey::parse(key).context("--key")?),
+        (None, Some(id)) => Identity::of_id(&tenant, id),
+        (None, None) => anyhow::bail!("name the job by its ID, or by --key"),
     };
     let mut history = History {
         id: arguments.id,
+        idempotency_key: arguments.key.clone(),
         ledger: ledger(&store, &LedgerKey::of(&identity)).await?,
         events: None,
         messages: Vec::new(),
         unknown: Vec::new(),
     };
-    let id = arguments.id.to_string();
+    let wanted = Wanted { id: arguments.id.map(|id| id.to_string()), key: arguments.key.clone(), identity };
     let mut others = BTreeSet::new();
+    // A file finds everything by the id: where that is not named, what is known by the key tells it.
+    if history.id.is_none() {
+        history.id = queue.id_of_key(&tenant, wanted.key.as_deref().unwrap_or_default()).await?;
+    }
+    let id = history.id.map(|id| id.to_string()).unwrap_or_default();
     history.events = queue.events_about(&id).await?.map(|list| {
         let all = list.iter().filter_map(|json| serde_json::from_slice::<Value>(json).ok());
         all.filter(|event| is_of(&tenant, event["data"]["tenant"].as_str(), &mut others)).collect()
     });
     let messages = match queue.waiting(&id).await? {
         Some(list) => list,
-        None => at_rest(&queue, &id, &mut history.unknown).await?,
+        None => at_rest(&queue, &wanted, &mut history.unknown).await?,
     };
     for (place, message) in messages {
         if is_of(&tenant, tenant_of(&message).as_deref(), &mut others) {
@@ -125,6 +139,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         history
             .unknown
             .push(format!("what became of the job with this id of tenant {}: name it by --tenant", names.join(", ")));
+    }
+    if history.ledger.is_empty() && arguments.key.is_some() {
+        history
+            .unknown
+            .push(format!("no record of tenant {} under this key; name another tenant by --tenant", tenant.as_str()));
     }
     if history.ledger.is_empty() && arguments.key.is_none() {
         history.unknown.push(
@@ -177,6 +196,11 @@ fn told(part: Option<u8>, record: Record) -> LedgerView {
         RecordState::Alias => "stands for a job that nobody has seen",
         RecordState::Final(end) => end.as_str(),
     };
+    // The decision that an owner wrote down tells more than the note of one that came to its end.
+    let (because, note) = match LedgerNote::parse(&record.note) {
+        Some(note) if record.state != RecordState::Decided => (Some(note), String::new()),
+        _ => (None, record.note),
+    };
     let lease = i64::try_from(record.lease_end_ms).ok().filter(|ms| *ms > 0);
     LedgerView {
         part,
@@ -184,7 +208,27 @@ fn told(part: Option<u8>, record: Record) -> LedgerView {
         generation: record.generation,
         holder: record.holder,
         lease_until: lease.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
-        note: record.note,
+        because,
+        note,
+    }
+}
+
+/// Which job is looked for.
+struct Wanted {
+    id: Option<String>,
+    key: Option<String>,
+    identity: Identity,
+}
+
+impl Wanted {
+    /// Whether a message at rest is one of it: by its id, or by the identity that its body gives.
+    fn is(&self, message: &RestMessage) -> bool {
+        let has_id = self.id.is_some() && message.message_id == self.id;
+        let has_key = || {
+            let job = wire::decode(&message.body, None, &JobLimits::DEFAULT);
+            self.key.is_some() && job.is_ok_and(|job| job.identity() == self.identity)
+        };
+        has_id || has_key()
     }
 }
 
@@ -196,19 +240,26 @@ fn is_of(tenant: &Tenant, named: Option<&str>, others: &mut BTreeSet<String>) ->
 }
 
 /// A broker shows only what is at rest: what waits in its other queues cannot be looked at without taking it.
-async fn at_rest(queue: &Queue, id: &str, unknown: &mut Vec<String>) -> anyhow::Result<Vec<(String, RestMessage)>> {
+async fn at_rest(
+    queue: &Queue,
+    wanted: &Wanted,
+    unknown: &mut Vec<String>,
+) -> anyhow::Result<Vec<(String, RestMessage)>> {
     let mut found = Vec::new();
     for (rest, place) in [(Rest::Dead, "dead"), (Rest::Hold, "hold")] {
         queue
             .rest_each(rest, async |message: &RestMessage| {
-                if message.message_id.as_deref() == Some(id) {
+                if wanted.is(message) {
                     found.push((place.to_owned(), message.clone()));
                 }
                 RestVerdict::Keep
             })
             .await?;
     }
-    unknown.push("RabbitMQ does not show what waits in its work queues and in the ladder".to_owned());
+    unknown.push(
+        "RabbitMQ does not show what waits in its work queues and in the ladder: the ledger says what it waits for"
+            .to_owned(),
+    );
     unknown.push("events are not kept by RabbitMQ: bind a queue to postrider.events to keep them".to_owned());
     Ok(found)
 }
@@ -231,12 +282,18 @@ fn described(place: &str, message: &RestMessage) -> TracedMessage {
 }
 
 fn text(history: &History) -> Vec<String> {
-    let mut out = vec![format!("job {}", history.id)];
+    let name = history
+        .id
+        .map(|id| id.to_string())
+        .or_else(|| Some(format!("with the key {}", history.idempotency_key.as_ref()?)));
+    let mut out = vec![format!("job {}", name.unwrap_or_default())];
     for one in &history.ledger {
         let part = one.part.map_or_else(String::new, |part| format!(" of part {part}"));
         let holder = if one.holder.is_empty() { String::new() } else { format!(", by {}", one.holder) };
         let note = if one.note.is_empty() { String::new() } else { format!(" ({})", one.note) };
-        out.push(format!("ledger{part}: {}{holder}{note}", one.state));
+        let because = one.because.as_ref().map(LedgerNote::words).filter(|words| !words.is_empty());
+        let because = because.map_or_else(String::new, |words| format!(", {words}"));
+        out.push(format!("ledger{part}: {}{because}{holder}{note}", one.state));
     }
     for event in history.events.iter().flatten() {
         let data = &event["data"];

@@ -15,13 +15,10 @@ pub struct UnroutableArguments {
 #[derive(clap::Subcommand)]
 enum UnroutableAction {
     /// List messages whose routing key no queue takes
-    #[command(after_long_help = "Example: postrider unroutable ls --wide")]
     Ls(Selection),
-    /// Move them to the queue of their lane
-    #[command(after_long_help = "Example: postrider unroutable move --all --dry-run")]
+    /// Move messages to the queue of their lane
     Move(RetryArguments),
-    /// Delete
-    #[command(after_long_help = "Example: postrider unroutable drop --tenant shop")]
+    /// Delete messages
     Drop(Selection),
 }
 

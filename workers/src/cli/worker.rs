@@ -69,6 +69,9 @@ async fn work(config: Config, file: Option<PathBuf>, telemetry: &Telemetry) -> a
     let signals = stop_on_signal(stop.clone())?;
     let admin = config.admin;
     reload::doubt(&config, None);
+    for stray in crate::config::strays(&crate::config::process_environment()) {
+        warn!("{stray}");
+    }
     let contexts = Arc::new(ArcSwap::from_pointee(context::connect(config).await?));
     if let Some(address) = admin {
         // Neither changes with the configuration.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use postrider_producer::rabbitmq::address;
 use postrider_providers::description::Description;
 use postrider_schemas::{JobLimits, Tenant};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     Config, ConfigError, Environment, LogConfig, LogFormat, Login, QueueConfig, SmtpConfig, StoreConfig, Tls,
@@ -16,7 +16,7 @@ use super::{
     names::ScopeNames,
     provider::{self, OwnSetting, ProviderSettings},
     routes,
-    settings::{self, Settings},
+    settings::{self, Secret, Settings},
 };
 use crate::{
     policy::{
@@ -25,7 +25,7 @@ use crate::{
         publisher::{Publishers, Tenants},
         retry::RetrySchedule,
     },
-    store::transitions,
+    store::{self, transitions},
 };
 
 /// With the largest jitter, which doubles it, a wait is shorter than the delay ladder's longest one.
@@ -101,6 +101,8 @@ pub(super) fn check(
         field_octets_max: settings.job.field_octets_max,
         ..JobLimits::DEFAULT
     };
+    let store_url = store_url(settings.store.url, environment)?;
+    level(&settings.log.level)?;
     Ok(Config {
         queue: QueueConfig {
             url: queue_url,
@@ -112,10 +114,11 @@ pub(super) fn check(
             publishers,
         },
         store: StoreConfig {
-            url: secret("store.url", settings.store.url, environment)?,
+            url: store_url,
             lease: settings.store.lease,
             retention: settings.store.retention,
             single_machine: settings.store.single_machine,
+            ca_file: settings.store.ca_file,
         },
         worker: WorkerConfig {
             threads: settings.worker.threads,
@@ -171,12 +174,41 @@ fn publishers(tenants: Option<BTreeMap<String, settings::Tenants>>, url: &str) -
     tenants.into_iter().map(one).collect::<Result<_, _>>().map(Some)
 }
 
-/// An address that cannot be used is found before anything connects. Other kinds are refused where the queue is opened.
+/// An address that cannot be used is found before anything connects.
 fn broker(url: &str) -> Result<(), ConfigError> {
-    if url.starts_with("amqp://") || url.starts_with("amqps://") {
-        address::parse(url).map_err(|error| ConfigError::value("queue.url", error))?;
+    match url.strip_prefix("embedded:") {
+        Some("") => Err(ConfigError::value("queue.url", "the file is missing: embedded:FILE")),
+        Some(_) => Ok(()),
+        None => match address::parse(url) {
+            Ok(_) => Ok(()),
+            Err(error) if url.starts_with("amqp") && url.contains("://") => Err(ConfigError::value("queue.url", error)),
+            Err(_) => Err(ConfigError::value("queue.url", "expected amqp://HOST, amqps://HOST or embedded:FILE")),
+        },
     }
-    Ok(())
+}
+
+/// The same for the store.
+fn store_url(url: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
+    let url = secret("store.url", url, environment)?;
+    store::shown(url.expose_secret()).map_err(|error| {
+        let text = error.to_string();
+        ConfigError::value("store.url", text.strip_prefix("store.url: ").unwrap_or(&text))
+    })?;
+    Ok(url)
+}
+
+/// A word that is no level would be taken for the name of a module, and everything else would be silent.
+fn level(text: &str) -> Result<(), ConfigError> {
+    let is_level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"].iter().any(|level| word.trim().eq_ignore_ascii_case(level))
+    };
+    // `[span]` in a directive selects more than a module.
+    let is_sound = |one: &str| one.contains('[') || is_level(one.rsplit_once('=').map_or(one, |(_, level)| level));
+    if text.split(',').all(is_sound) {
+        return Ok(());
+    }
+    let reason = "expected error, warn, info, debug, trace or off, or directives such as info,postrider_workers=debug";
+    Err(ConfigError::value("log.level", reason))
 }
 
 fn transport_config(
@@ -216,7 +248,7 @@ fn relay(
     let login = match (settings.username, settings.password) {
         (None, None) => None,
         (Some(username), Some(password)) => Some(Login {
-            username,
+            username: secret(&key("username"), username, environment)?.expose_secret().to_owned(),
             password: secret(&key("password"), password, environment)?,
             mechanism: settings.mechanism,
         }),

@@ -7,8 +7,8 @@ use secrecy::SecretString;
 
 use super::{ConfigError, Environment, settings::Secret};
 
-/// Stands for a credential that is not here. Nothing is ever sent with it.
-const LEFT_OUT: &str = "not-here";
+/// Stands for a credential that is not here, or an address that holds one. Nothing is ever sent with it, or to it.
+const LEFT_OUT: &str = "https://not-here.invalid";
 
 /// Whether the credentials of transports have to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +45,21 @@ pub(super) fn leave_out(section: &mut Value, environment: &Environment) -> bool 
 
 /// A secret, from where it stands.
 pub(super) fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
-    match secret {
-        Secret::Text(text) => Ok(text.into()),
+    let value = match secret {
+        Secret::Text(text) => text,
         Secret::Env(place) => match environment.get(&place.env) {
-            Some(value) => Ok(value.clone().into()),
-            None => Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
+            Some(value) => value.clone(),
+            None => return Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
         },
         Secret::File(place) => match fs::read_to_string(&place.file) {
-            Ok(value) => Ok(value.trim_end_matches(['\r', '\n']).to_owned().into()),
-            Err(error) => Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
+            Ok(value) => value,
+            Err(error) => return Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
         },
+    };
+    // An editor puts a byte order mark in front and a line end behind.
+    let value = value.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
+    if value.contains(['\r', '\n', '\0']) {
+        return Err(ConfigError::value(path, "holds more than one line: is it the right file or variable?"));
     }
+    Ok(value.to_owned().into())
 }

@@ -11,7 +11,7 @@ use super::{
     names::{ScopeNames, distinct, one},
     reading::{self, one_rate, rates, some_rates},
     shaping_rules::{self, ShapingRuleSettings},
-    transport_limits::{self, GroupLimits, MailboxProviderLimit, MailboxProviderLimitSettings},
+    transport_limits::{self, GroupLimits, GroupRatesAt, MailboxProviderLimit, MailboxProviderLimitSettings},
 };
 use crate::policy::{
     mailbox_provider::{MailboxProvider, MailboxProviders},
@@ -35,6 +35,8 @@ pub struct LimitsConfig {
     pub group_rates: BTreeMap<String, Vec<Rate>>,
     /// Of each domain that is in no group with a rate.
     pub other_rates: Vec<Rate>,
+    /// The same for single transports, by their names.
+    pub rates_at: BTreeMap<String, GroupRatesAt>,
     /// Of transports, in their order.
     pub transports: Vec<TransportLimits>,
     /// The configured ones, then those that ship.
@@ -43,6 +45,17 @@ pub struct LimitsConfig {
     pub lease_above: f64,
     /// How long transactional mail goes on with a share of the limits while the store is away.
     pub alone: Duration,
+}
+
+impl LimitsConfig {
+    /// The rates of a group at a transport: those for this transport go before those for every one, and those of the group before those of all others.
+    pub fn rates_of(&self, transport: &str, group: &str) -> &[Rate] {
+        let here = self.rates_at.get(transport);
+        here.and_then(|here| here.groups.get(group))
+            .or_else(|| self.group_rates.get(group))
+            .or_else(|| here.and_then(|here| here.others.as_ref()))
+            .unwrap_or(&self.other_rates)
+    }
 }
 
 /// A tenant's.
@@ -88,6 +101,9 @@ pub(super) struct LimitsSettings {
     alone: Duration,
     #[serde(default)]
     tenants: BTreeMap<String, TenantSettings>,
+    /// Read before; here so that it is known.
+    #[serde(default, rename = "tenants_folder")]
+    _tenants_folder: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -142,7 +158,8 @@ pub(super) fn check(
         tenants.insert(name, TenantLimits { rates: settings.rate, weight: settings.weight });
     }
     distinct("limits.tenant_rate", &limits.tenant_rate)?;
-    let GroupLimits { throttles, groups, group_rates, other_rates, lists } = transport_limits::check(throttles, names)?;
+    let GroupLimits { throttles, groups, group_rates, other_rates, rates_at, lists } =
+        transport_limits::check(throttles, names)?;
     let mut transports = Vec::new();
     for TransportConfig { name, kind } in names.transports {
         let settings = paces.remove(name).unwrap_or_default();
@@ -175,6 +192,7 @@ pub(super) fn check(
         lists,
         group_rates,
         other_rates,
+        rates_at,
         transports,
         shaping_rules,
         lease_above: limits.lease_above.per_second(),

@@ -53,6 +53,34 @@ fn rates_stand_where_people_look_for_them() {
 }
 
 #[test]
+fn a_throttle_may_be_for_one_transport() {
+    let other = "[transport.other]\nkind = \"smtp\"\nhost = \"other.example.com\"\n";
+    let with = |more: &str| {
+        let text = format!(
+            "{RELAY}{other}[[throttle]]\nname = \"google\"\nrate = \"20/s\"\n{more}\n[[route]]\nname = \"all\"\nsend = [\"relay\", \"other\"]\n"
+        );
+        load_text(&text).map(|config| config.limits).map_err(|error| error.to_string())
+    };
+    let warm_up = "[[throttle]]\nname = \"google\"\ntransport = \"other\"\nrate = \"50/h\"\n[[throttle]]\nname = \"others\"\ntransport = \"other\"\nrate = \"9/h\"\n";
+    let found = with(warm_up).unwrap();
+    let shown = |transport: &str, group: &str| {
+        found.rates_of(transport, group).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!([shown("relay", "google"), shown("other", "google")], ["20/s", "50/h"]);
+    assert_eq!([shown("relay", "x.example"), shown("other", "x.example")], ["", "9/h"]);
+    let twice = warm_up.repeat(2);
+    for (wrong, reason) in [
+        ("[[throttle]]\nname = \"google\"\ntransport = \"rely\"\nrate = \"1/s\"\n", "there is no transport `rely`"),
+        ("[[throttle]]\nname = \"google\"\ntransport = \"other\"\n", "has no rate"),
+        ("[[throttle]]\nname = \"gogle\"\ntransport = \"other\"\nrate = \"1/s\"\n", "no known group"),
+        (twice.as_str(), "there are two"),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+}
+
+#[test]
 fn a_throttle_may_replace_the_lists_of_a_group_or_use_those_of_routes() {
     let limits = limits(
         "[groups]\nfriends = [\"friend.example\", \"*.friend.example\"]\n[[throttle]]\nname = \"google\"\ndomains = [\"gmail.com\"]\n\

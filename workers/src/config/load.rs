@@ -19,6 +19,7 @@ use super::{
     limits::PACE_KEYS,
     provider::OwnSetting,
     settings::Settings,
+    words::{self, ConfigText},
 };
 use crate::{policy::capabilities::TransportType, redact};
 
@@ -36,8 +37,7 @@ pub fn load_without_credentials(file: Option<&Path>) -> Result<Config, ConfigErr
 }
 
 fn load_here(file: Option<&Path>, credentials: Credentials) -> Result<Config, ConfigError> {
-    let environment: Environment =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let environment = super::process_environment();
     redact::learn(&of_environment(&environment));
     let config = load_with(file, environment, credentials)?;
     redact::learn(&config.unspeakable());
@@ -65,13 +65,16 @@ pub fn load_from(file: Option<&Path>, environment: Environment) -> Result<Config
 
 fn load_with(file: Option<&Path>, environment: Environment, credentials: Credentials) -> Result<Config, ConfigError> {
     let layers = Layers::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    match file {
-        Some(path) => {
-            let layers = layers.add_source(File::from(path).format(FileFormat::Toml).required(true));
-            build(layers, &environment, credentials).map_err(|error| located(error, path))
-        }
-        None => build(layers, &environment, credentials),
-    }
+    let Some(path) = file else {
+        return build(layers, &environment, credentials).map_err(|error| words::placed(error, None, &environment));
+    };
+    let text = fs::read_to_string(path)
+        .map_err(|error| ConfigError::Text { place: path.display().to_string(), reason: error.to_string() })?;
+    let file = ConfigText { path, text: &text };
+    file.must_be_toml()?;
+    let layers = layers.add_source(File::from_str(&text, FileFormat::Toml));
+    let built = build(layers, &environment, credentials);
+    built.map_err(|error| words::placed(located(error, &file), Some(&file), &environment))
 }
 
 /// Loads a configuration from a text over the defaults; the environment has no part in it.
@@ -105,9 +108,9 @@ fn build(
                 environment.iter().filter(|(name, _)| is_setting(name)).map(|(k, v)| (k.clone(), v.clone())).collect(),
             ),
         );
+    let (layers, mut files) = with_tenants(layers, &variables)?;
     let tree = layers.add_source(variables).build()?;
 
-    let mut files = BTreeSet::new();
     files_of(&tree.clone().try_deserialize()?, &mut files);
     let files = files.into_iter().collect();
     let mut unknown = BTreeSet::new();
@@ -135,16 +138,45 @@ fn build(
     Ok(Config { files, without_credentials, ..config })
 }
 
+/// Adds the tenants that have a file of their own, in the folder that the setting names. Gives what is to be watched for changes.
+fn with_tenants(
+    mut layers: ConfigBuilder<DefaultState>,
+    variables: &config::Environment,
+) -> Result<(ConfigBuilder<DefaultState>, BTreeSet<PathBuf>), ConfigError> {
+    let mut files = BTreeSet::new();
+    let Ok(folder) = layers.clone().add_source(variables.clone()).build()?.get_string("limits.tenants_folder") else {
+        return Ok((layers, files));
+    };
+    let wrong = |path: &Path, error: std::io::Error| {
+        ConfigError::value("limits.tenants_folder", format!("{}: {error}", path.display()))
+    };
+    let folder = PathBuf::from(folder);
+    for entry in fs::read_dir(&folder).map_err(|error| wrong(&folder, error))? {
+        let path = entry.map_err(|error| wrong(&folder, error))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            files.insert(path);
+        }
+    }
+    for path in &files {
+        let text = fs::read_to_string(path).map_err(|error| wrong(path, error))?;
+        ConfigText { path, text: &text }.must_be_toml()?;
+        let name = path.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let name = serde_json::to_string(&name).unwrap_or_default();
+        layers = layers.add_source(File::from_str(&format!("[limits.tenants.{name}]\n{text}"), FileFormat::Toml));
+    }
+    // A file that comes or goes changes the folder.
+    files.insert(folder);
+    Ok((layers, files))
+}
+
 /// The parser does not say where a number is too large.
-fn located(error: ConfigError, path: &Path) -> ConfigError {
-    let text = if error.to_string().contains("number too large") { fs::read_to_string(path).ok() } else { None };
-    let Some((n, line)) =
-        text.as_deref().and_then(|text| text.lines().enumerate().find(|(_, line)| is_too_large(line)))
-    else {
+fn located(error: ConfigError, file: &ConfigText<'_>) -> ConfigError {
+    let is_meant = error.to_string().contains("number too large");
+    let Some((n, line)) = file.text.lines().enumerate().find(|(_, line)| is_meant && is_too_large(line)) else {
         return error;
     };
     let key = line.split('=').next().unwrap_or_default().trim();
-    let place = format!("{}, line {}", path.display(), n + 1);
+    let place = format!("{} line {}", file.path.display(), n + 1);
     ConfigError::value(key, format!("a number is too large; the largest is {} ({place})", i64::MAX))
 }
 
@@ -219,7 +251,7 @@ fn own_settings(
         let at = format!("{at}.{name}");
         let setting_value = match setting.form {
             SettingForm::Secret => OwnSetting::Secret(read(&at, value, unknown)?),
-            SettingForm::Text => OwnSetting::Plain(SettingValue::Text(read(&at, value, unknown)?)),
+            SettingForm::Text => OwnSetting::Text(read(&at, value, unknown)?),
             SettingForm::Flag => OwnSetting::Plain(SettingValue::Flag(read(&at, value, unknown)?)),
             SettingForm::Path => OwnSetting::Plain(SettingValue::Path(read(&at, value, unknown)?)),
             SettingForm::Url => OwnSetting::Plain(SettingValue::Url(read(&at, value, unknown)?)),
@@ -251,14 +283,13 @@ fn read<'de, T: Deserialize<'de>>(
             let field = field.rsplit(['.', ']']).next().unwrap_or_default().to_owned();
             ConfigError::value(whole(track.path().to_string()), format!("`{field}` is missing"))
         }
-        error => ConfigError::value(whole(track.path().to_string()), without_key(&error.to_string())),
+        // The key stands in front already, with its whole path.
+        error => {
+            let text = error.to_string();
+            let what = text.split(" for key `").next().unwrap_or_default();
+            ConfigError::value(whole(track.path().to_string()), words::in_words(what))
+        }
     })
-}
-
-/// The key stands in front already, with its whole path.
-fn without_key(error: &str) -> String {
-    let parts = error.split_once(" for key `").and_then(|(what, rest)| Some((what, rest.split_once('`')?.1)));
-    parts.map_or_else(|| error.to_owned(), |(what, place)| format!("{what}{place}"))
 }
 
 /// `POSTRIDER_SECTION__KEY`; other variables with the prefix (those of tests, for example) are not settings.
@@ -376,9 +407,37 @@ mod tests {
         check_refused("[retry]\nschedule = [\"1m\", \"13d\"]\n", &["retry.schedule", "at most 12d"]);
         let error = read("[worker]\nthreads = \"x\"\n", &[]).unwrap_err();
         assert!(error.starts_with("setting `worker.threads`: ") && !error.contains("for key"), "{error}");
-        check_refused("[queue\n", &[".toml"]);
+        check_refused("[queue\n", &[".toml line 1: "]);
+        check_refused(
+            "\n[queue]\nulr = \"x\"\n",
+            &["unknown setting `queue.ulr` in ", ".toml line 3; did you mean `url`?"],
+        );
+        check_refused("[worker]\ntransactional = 70000\n", &["a whole number from 0 to 65535", ".toml line 2)"]);
+        let from_variable = read("", &[("POSTRIDER_WORKER__THREADS", "many")]).unwrap_err();
+        assert!(from_variable.contains("(the variable POSTRIDER_WORKER__THREADS)"), "{from_variable}");
         let large = format!("{RELAY}connections_total = 99_999_999_999_999_999_999\n{CATCH_ALL}");
         check_refused(&large, &["`connections_total`", "too large", "line 4", ".toml"]);
+    }
+
+    #[test]
+    fn addresses_and_levels_are_read_before_anything_connects() {
+        check_refused("[queue]\nurl = \"amqb://broker\"\n", &["`queue.url`", "amqp://", "embedded:", "line 2"]);
+        check_refused("[store]\nurl = \"http://redis\"\n", &["`store.url`", "redis+cluster", "line 2"]);
+        check_refused("[store]\nurl = \"embedded:\"\n", &["`store.url`", "embedded:FILE"]);
+        for level in ["verbose", "info,postrider_workers=loud", ""] {
+            check_refused(&format!("[log]\nlevel = \"{level}\"\n"), &["`log.level`", "debug", "line 2"]);
+        }
+        for level in ["WARN", "info,postrider_workers=debug", "off"] {
+            read(&format!("[log]\nlevel = \"{level}\"\n"), &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_that_speaks_another_kind_of_tls_is_doubted() {
+        let relay = |more: &str| read(&format!("{RELAY}{more}{CATCH_ALL}"), &[]).unwrap().warnings();
+        assert_eq!(relay(""), Vec::<String>::new());
+        assert!(relay("port = 465\n")[0].contains("tls = \"implicit\""));
+        assert!(relay("port = 587\ntls = \"implicit\"\n")[0].contains("tls = \"starttls\""));
     }
 
     #[test]
@@ -420,6 +479,55 @@ mod tests {
         // What the command itself connects to is needed.
         fs::write(file.path(), "[queue]\nurl = { env = \"NOT_SET\" }\n").unwrap();
         assert!(load(Credentials::MayBeMissing).is_err());
+    }
+
+    #[test]
+    fn a_key_or_an_address_that_holds_one_may_stand_elsewhere() {
+        let text = format!(
+            "{RELAY}username = {{ env = \"ID\" }}\npassword = {{ env = \"KEY\" }}\n\
+             [transport.hook]\nkind = \"webhook\"\nbase_url = {{ env = \"HOOK\" }}\nproxy = {{ env = \"PROXY\" }}\nsecret = {{ env = \"KEY\" }}\n\
+             [transport.amazon]\nkind = \"ses\"\nregion = \"eu-central-1\"\naccess_key_id = {{ env = \"ID\" }}\nsecret_access_key = {{ env = \"KEY\" }}\n{}",
+            CATCH_ALL.replace("[\"relay\"]", "[\"relay\", \"hook\", \"amazon\"]")
+        );
+        let environment = [
+            ("ID", "\u{feff}the-id\n"),
+            ("KEY", "k3y-k3y"),
+            ("HOOK", "https://hooks.example/s3cr3t-s3cr3t-s3cr3t"),
+            ("PROXY", "http://user:pr0xy@proxy:3128"),
+        ];
+        let config = read(&text, &environment).unwrap();
+        let TransportKind::Smtp(smtp) = &config.transports[2].kind else { panic!("a relay") };
+        assert_eq!(smtp.login.as_ref().unwrap().username, "the-id");
+        let hidden: Vec<_> = config.unspeakable().iter().map(|one| one.expose_secret().to_owned()).collect();
+        assert!(
+            hidden.contains(&"pr0xy".to_owned()) && hidden.contains(&"s3cr3t-s3cr3t-s3cr3t".to_owned()),
+            "{hidden:?}"
+        );
+        let error = read(&text, &environment[..3]).unwrap_err();
+        assert!(error.contains("transport.hook.proxy") && error.contains("PROXY is not set"), "{error}");
+        let error = read(&text, &[environment[0], ("KEY", "a\nb"), environment[2], environment[3]]).unwrap_err();
+        assert!(error.contains("more than one line"), "{error}");
+    }
+
+    #[test]
+    fn each_tenant_may_have_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("shop.toml"), "rate = \"20/s\"\nweight = 2\n").unwrap();
+        fs::write(folder.path().join("README"), "no tenant").unwrap();
+        let text = format!(
+            "[limits]\ntenants_folder = \"{}\"\n[limits.tenants.news]\nweight = 0.5\n",
+            folder.path().display()
+        );
+        let config = read(&text, &[]).unwrap();
+        assert_eq!(config.limits.tenants.keys().collect::<Vec<_>>(), ["news", "shop"]);
+        assert!(
+            config.files.contains(&folder.path().join("shop.toml")) && config.files.contains(&folder.path().to_owned())
+        );
+        fs::write(folder.path().join("shop.toml"), "rate = \"20/s\"\nweigth = 2\n").unwrap();
+        assert!(read(&text, &[]).unwrap_err().contains("limits.tenants.shop.weigth"));
+        fs::write(folder.path().join("shop.toml"), "rate = \n").unwrap();
+        assert!(read(&text, &[]).unwrap_err().contains("shop.toml line 1: "));
+        check_refused("[limits]\ntenants_folder = \"/nonexistent\"\n", &["`limits.tenants_folder`", "/nonexistent"]);
     }
 
     #[test]

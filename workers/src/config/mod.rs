@@ -14,6 +14,7 @@ mod routes;
 mod settings;
 mod shaping_rules;
 mod transport_limits;
+mod words;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -40,11 +41,12 @@ pub use postrider_providers::{
 
 pub use provider::{HttpConfig, ProviderConfig};
 
-pub use self::transport_limits::{Covers, Doubt, MailboxProviderLimit};
+pub use self::transport_limits::{Covers, Doubt, GroupRatesAt, MailboxProviderLimit};
 pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{DEFAULTS, load, load_from, load_text, load_without_credentials, to_catcher};
 pub(crate) use reading::{parse_duration, show_duration};
+pub use words::strays;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -84,6 +86,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// What may be meant otherwise than it is written, for people.
+    pub fn warnings(&self) -> Vec<String> {
+        let port = |one: &TransportConfig| {
+            let TransportKind::Smtp(smtp) = &one.kind else { return None };
+            let usual = match (smtp.port, smtp.tls) {
+                (465, Tls::Starttls | Tls::None) => "implicit",
+                (587, Tls::Implicit) => "starttls",
+                _ => return None,
+            };
+            let (name, port) = (&one.name, smtp.port);
+            Some(format!(
+                "transport {name}: port {port} usually speaks tls = \"{usual}\"; a relay that waits for the other says nothing"
+            ))
+        };
+        let throttles = self.limits.throttles.iter().filter_map(MailboxProviderLimit::warning);
+        throttles.chain(self.transports.iter().filter_map(port)).collect()
+    }
+
     /// Everything in it that no answer, error or log line may hold.
     pub fn unspeakable(&self) -> Vec<SecretString> {
         let urls = [&self.queue.url, &self.store.url].into_iter().flat_map(|url| redact::of_url(url.expose_secret()));
@@ -126,6 +146,8 @@ pub struct StoreConfig {
     pub retention: Duration,
     /// Every worker of the queue runs on this machine, with this file.
     pub single_machine: bool,
+    /// Authorities that Redis is trusted by instead of the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -357,9 +379,17 @@ pub enum Mechanism {
 /// Why a configuration was refused. The text names the key and where it came from.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read or is not TOML.
-    #[error("{0}")]
+    /// The layers do not fit together.
+    #[error("{}", words::in_words(&.0.to_string()))]
     Source(#[from] config::ConfigError),
+    /// The file cannot be read, or is not TOML.
+    #[error("{place}: {reason}")]
+    Text {
+        /// Which file, and which line.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A value has the wrong type.
     #[error("setting `{path}`: {reason}")]
     Value {
@@ -369,7 +399,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Keys that do not exist.
-    #[error("unknown settings: {}", .0.join(", "))]
+    #[error("unknown setting{} {}", if .0.len() == 1 { "" } else { "s" }, .0.join(", "))]
     Unknown(Vec<String>),
 }
 
@@ -377,6 +407,11 @@ impl ConfigError {
     fn value(path: impl Into<String>, reason: impl ToString) -> Self {
         Self::Value { path: path.into(), reason: reason.to_string() }
     }
+}
+
+/// The variables of this process.
+pub fn process_environment() -> Environment {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 /// Variables that stand for the process environment.

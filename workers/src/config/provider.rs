@@ -7,7 +7,7 @@ use postrider_providers::{
     Account,
     description::{Description, SettingValue, Settings},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use url::{Host, Url};
 
@@ -54,6 +54,8 @@ pub struct HttpConfig {
 pub(super) enum OwnSetting {
     /// A secret.
     Secret(Secret),
+    /// A text, which may stand elsewhere as a secret may: a key id, for example.
+    Text(Secret),
     /// Anything else.
     Plain(SettingValue),
 }
@@ -64,7 +66,7 @@ pub(super) struct ProviderSettings {
     /// Read before; here so that it is known.
     #[serde(rename = "kind")]
     _kind: String,
-    base_url: Option<Url>,
+    base_url: Option<Secret>,
     #[serde(default = "connect_timeout", deserialize_with = "duration")]
     connect_timeout: Duration,
     #[serde(default = "timeout", deserialize_with = "duration")]
@@ -73,7 +75,7 @@ pub(super) struct ProviderSettings {
     answer_max: usize,
     #[serde(default = "connections")]
     connections: usize,
-    proxy: Option<Url>,
+    proxy: Option<Secret>,
     ca_file: Option<PathBuf>,
     #[serde(default)]
     plaintext_auth: bool,
@@ -135,6 +137,9 @@ pub(super) fn check(
             OwnSetting::Secret(value) => {
                 SettingValue::Secret(not_empty(&key(field), secret(&key(field), value, environment)?)?)
             }
+            OwnSetting::Text(value) => {
+                SettingValue::Text(secret(&key(field), value, environment)?.expose_secret().to_owned())
+            }
             OwnSetting::Plain(value) => value,
         };
         if let SettingValue::Url(url) = &value {
@@ -151,8 +156,18 @@ pub(super) fn check(
         Some(reason) => ConfigError::value(key(error.field), reason),
         None => missing(error.field),
     })?;
+    // An address may hold a key: in its path, or as the login of a proxy.
+    let url = |field: &str, value: Option<Secret>| {
+        let read = |value| {
+            let text = secret(&key(field), value, environment)?;
+            Url::parse(text.expose_secret())
+                .map_err(|_| ConfigError::value(key(field), "expected an address such as https://api.example.com"))
+        };
+        value.map(read).transpose()
+    };
+    let proxy = url("proxy", settings.proxy.clone())?;
     let own_url = || account.api().base_url().or_else(|| kind.base_url.map(str::to_owned));
-    let base_url = match settings.base_url.clone().or_else(|| Url::parse(&own_url()?).ok()) {
+    let base_url = match url("base_url", settings.base_url.clone())?.or_else(|| Url::parse(&own_url()?).ok()) {
         Some(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some() => url,
         _ => return Err(ConfigError::value(key("base_url"), "expected an address such as https://api.example.com")),
     };
@@ -170,7 +185,7 @@ pub(super) fn check(
             timeout: settings.timeout,
             answer_max: settings.answer_max,
             connections: settings.connections,
-            proxy: settings.proxy,
+            proxy,
             ca_file: settings.ca_file,
         },
         tracking: settings.tracking,
@@ -192,6 +207,5 @@ fn is_clear(url: &Url) -> bool {
 }
 
 fn not_empty(path: &str, value: SecretString) -> Result<SecretString, ConfigError> {
-    use secrecy::ExposeSecret as _;
     if value.expose_secret().is_empty() { Err(ConfigError::value(path, "is empty")) } else { Ok(value) }
 }

@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::ConfigError;
-use crate::policy::rate_limit::rate::Rate;
+use crate::policy::rate_limit::rate::{Period, Rate};
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
@@ -125,7 +125,9 @@ pub(super) fn one_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rat
 /// One rate, or several; none where the text is empty.
 pub(super) fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rate>, D::Error> {
     let texts = texts(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    let rates = texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<Vec<Rate>, _>>()?;
+    let is_short = |rate: &Rate| matches!(rate.period(), Period::Second | Period::Minute);
+    Ok(if rates.iter().any(is_short) { rates.into_iter().map(Rate::quota).collect() } else { rates })
 }
 
 pub(super) fn some_rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Rate>>, D::Error> {

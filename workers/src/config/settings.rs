@@ -67,6 +67,7 @@ pub(super) struct StoreSettings {
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
     pub(super) single_machine: bool,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -146,7 +147,7 @@ pub(super) struct SmtpRelaySettings {
     pub(super) tls: Tls,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) hello: Option<String>,
-    pub(super) username: Option<String>,
+    pub(super) username: Option<Secret>,
     pub(super) password: Option<Secret>,
     #[serde(default, deserialize_with = "word")]
     pub(super) mechanism: Mechanism,

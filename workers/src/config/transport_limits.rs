@@ -40,6 +40,8 @@ const OTHERS: [&str; 14] = [
 pub struct MailboxProviderLimit {
     /// Its name.
     pub name: String,
+    /// The transport that it is for; every one where absent.
+    pub transport: Option<String>,
     /// Its rates; none where it only names a group.
     pub rates: Vec<Rate>,
     /// Whom it is for.
@@ -99,8 +101,19 @@ pub(super) struct MailboxProviderLimitSettings {
     pub(super) domains: Vec<String>,
     #[serde(default)]
     pub(super) mx: Vec<String>,
+    /// For this transport alone.
+    transport: Option<String>,
     #[serde(default, deserialize_with = "rates")]
     rate: Vec<Rate>,
+}
+
+/// Rates of groups at one transport, which go before those for every one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupRatesAt {
+    /// By the group's name.
+    pub groups: BTreeMap<String, Vec<Rate>>,
+    /// Of each domain and group without a rate.
+    pub others: Option<Vec<Rate>>,
 }
 
 /// What throttles come to.
@@ -109,6 +122,7 @@ pub(super) struct GroupLimits {
     pub(super) groups: MailboxProviders,
     pub(super) group_rates: BTreeMap<String, Vec<Rate>>,
     pub(super) other_rates: Vec<Rate>,
+    pub(super) rates_at: BTreeMap<String, GroupRatesAt>,
     pub(super) lists: Vec<MailboxProvider>,
 }
 
@@ -117,6 +131,7 @@ pub(super) fn check(
     names: &ScopeNames<'_>,
 ) -> Result<GroupLimits, ConfigError> {
     let shipped = shipped::<ShippedGroups>(GROUPS)?.group;
+    let (of_one, settings): (Vec<_>, Vec<_>) = settings.into_iter().partition(|one| one.transport.is_some());
     let mut known: Vec<String> = shipped.iter().map(|one| one.name.clone()).collect();
     known.extend(names.groups.keys().cloned());
     known.extend(settings.iter().filter(|one| one.is_own()).map(|one| one.name.clone()));
@@ -144,7 +159,7 @@ pub(super) fn check(
             let listed = listed.remove(&one.name).filter(|_| own.domains.is_empty());
             list.push(MailboxProvider { domains: listed.map_or(own.domains, |group| group.domains), ..own });
         }
-        throttles.push(MailboxProviderLimit { name: one.name, rates: one.rate, covers });
+        throttles.push(MailboxProviderLimit { name: one.name, transport: None, rates: one.rate, covers });
     }
     // Who has a throttle comes first.
     let (limited, rest): (Vec<_>, Vec<_>) = shipped.into_iter().partition(|one| seen.contains(&one.name));
@@ -155,9 +170,10 @@ pub(super) fn check(
             list.push(group("config.groups.toml", one.name, &one.domains, &one.mx)?);
         }
     }
+    let rates_at = of_one_transport(of_one, &mut throttles, &list, names)?;
     let lists = listed.into_values().collect();
     let (mut group_rates, mut other_rates) = (BTreeMap::new(), Vec::new());
-    for one in throttles.iter().filter(|one| !one.rates.is_empty()) {
+    for one in throttles.iter().filter(|one| !one.rates.is_empty() && one.transport.is_none()) {
         match one.covers {
             Covers::Others { .. } => other_rates.clone_from(&one.rates),
             Covers::Own | Covers::Listed | Covers::Shipped => {
@@ -165,7 +181,51 @@ pub(super) fn check(
             }
         }
     }
-    Ok(GroupLimits { throttles, groups: MailboxProviders(list), group_rates, other_rates, lists })
+    Ok(GroupLimits { throttles, groups: MailboxProviders(list), group_rates, other_rates, rates_at, lists })
+}
+
+/// Throttles for one transport: of a group that is known, or of all others.
+fn of_one_transport(
+    settings: Vec<MailboxProviderLimitSettings>,
+    throttles: &mut Vec<MailboxProviderLimit>,
+    groups: &[MailboxProvider],
+    names: &ScopeNames<'_>,
+) -> Result<BTreeMap<String, GroupRatesAt>, ConfigError> {
+    let mut all: BTreeMap<String, GroupRatesAt> = BTreeMap::new();
+    for one in settings {
+        let transport = one.transport.clone().unwrap_or_default();
+        let at = format!("throttle `{}`", one.name);
+        let wrong = |reason: String| Err(ConfigError::value(&at, reason));
+        named(&at, &one.name)?;
+        if !names.knows_transport(&transport) {
+            return wrong(format!("there is no transport `{transport}`"));
+        }
+        if one.is_own() {
+            return wrong(
+                "names domains or mx: those stand in a throttle of the same name without `transport`, or in [groups]"
+                    .to_owned(),
+            );
+        }
+        if one.rate.is_empty() {
+            return wrong("has no rate".to_owned());
+        }
+        distinct(&format!("{at}: rate"), &one.rate)?;
+        let rates = all.entry(transport.clone()).or_default();
+        let is_group = groups.iter().any(|group| group.name == one.name);
+        let before = if is_group {
+            rates.groups.insert(one.name.clone(), one.rate.clone())
+        } else if says_others(&one.name) {
+            rates.others.replace(one.rate.clone())
+        } else {
+            return wrong("names no known group; for all other domains of this transport call it `others`".to_owned());
+        };
+        if before.is_some() {
+            return wrong(format!("there are two for the transport `{transport}`"));
+        }
+        let covers = if is_group { Covers::Own } else { Covers::Others { doubt: None } };
+        throttles.push(MailboxProviderLimit { name: one.name, transport: Some(transport), rates: one.rate, covers });
+    }
+    Ok(all)
 }
 
 /// The lists of `[groups]` by name, whoever uses them.
@@ -301,7 +361,8 @@ mod tests {
     #[test]
     fn a_warning_says_whom_it_is_for_and_what_to_write() {
         let warning = |name: &str| {
-            MailboxProviderLimit { name: name.to_owned(), rates: Vec::new(), covers: covers(name) }.warning()
+            MailboxProviderLimit { name: name.to_owned(), transport: None, rates: Vec::new(), covers: covers(name) }
+                .warning()
         };
         let gogle = warning("gogle").unwrap();
         for part in ["`gogle`", "every other domain", "`google`", "`others`"] {

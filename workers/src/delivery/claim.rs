@@ -115,7 +115,7 @@ async fn not_claimed(context: &Context, delivery: Delivery, attempt: &Attempt<'_
                     transport: String::new(),
                 }
             });
-            apply_disposition(context, delivery, attempt, lease, next).await;
+            apply_disposition(context, delivery, attempt, lease, (next, String::new())).await;
         }
         Claim::Busy { retry_in } => {
             // The same generation: this copy proves nothing about the attempt that is under way. If that one is lost too, it counts.

@@ -2,7 +2,7 @@
 //! [`crate::policy::decision`].
 
 use jiff::Timestamp;
-use postrider_schemas::Meta;
+use postrider_schemas::{Event, Meta};
 use tracing::{info, warn};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         attempt::{Attempt, Authorization, FinishedAttempt},
         context::Context,
         events::emit,
+        ledger_note::LedgerNote,
         report,
         settlements::{note, settle_delivery, settle_or_warn},
     },
@@ -62,12 +63,13 @@ pub(crate) async fn apply_decision(
                 return settle_or_warn(context, delivery, Settlement::GiveBack).await;
             }
             let decision = serde_json::to_string(&next).unwrap_or_default();
+            let answer = events.iter().find_map(answer_of).unwrap_or_default();
             match context.store.decide(&lease, &decision).await {
                 Ok(true) => {}
                 Ok(false) => return settle_or_warn(context, delivery, Settlement::Return).await,
                 Err(error) => warn!(job.id = %attempt.job.id(), %error, "The store did not record a decision"),
             }
-            apply_disposition(context, delivery, attempt, lease, next).await;
+            apply_disposition(context, delivery, attempt, lease, (next, answer)).await;
         }
         (next, Authorization::WithoutStore(_)) => {
             let is_told = emit(context, &events).await;
@@ -100,7 +102,7 @@ pub(crate) async fn apply_disposition(
     delivery: Delivery,
     attempt: &Attempt<'_>,
     lease: Lease,
-    next: Disposition,
+    (next, answer): (Disposition, String),
 ) {
     let end = match next {
         Disposition::Sent => Some(Final::Sent),
@@ -112,22 +114,50 @@ pub(crate) async fn apply_disposition(
         Disposition::DeadLetter { .. } => Some(Final::Dead),
     };
     let settlement = settlement(&next, attempt.meta, context.now());
+    let note_text = noted(&next, &settlement, &answer).encode();
     if let Settlement::Again { wait, meta } = &settlement {
-        metrics::put_off(attempt.job, meta, *wait, context.now());
+        metrics::put_off(attempt.job, meta, *wait, "retry", context.now());
     }
     if settlement == Settlement::Done {
         if let Some(end) = end {
-            note(attempt, context.store.finish(lease, end).await.map(drop).map_err(StoreError::from));
+            let finished = context.store.finish_with(lease, end, &note_text).await;
+            note(attempt, finished.map(drop).map_err(StoreError::from));
         }
         return settle_or_warn(context, delivery, settlement).await;
     }
     match settle_delivery(context, delivery, settlement).await {
         // The copy stands. Should this process end here, a copy of a newer generation proves what the ledger does not know yet.
         Ok(()) => match end {
-            None => note(attempt, context.store.parked(lease).await),
-            Some(end) => note(attempt, context.store.finish(lease, end).await.map(drop).map_err(StoreError::from)),
+            None => note(attempt, context.store.parked(lease, &note_text).await),
+            Some(end) => {
+                let finished = context.store.finish_with(lease, end, &note_text).await;
+                note(attempt, finished.map(drop).map_err(StoreError::from));
+            }
         },
         Err(error) => warn!(job.id = %attempt.job.id(), %error, "A settlement did not arrive; the job comes back"),
+    }
+}
+
+/// What a transport said, as an event tells it.
+fn answer_of(event: &Event) -> Option<String> {
+    let of_one = || event.data.recipients.iter().find_map(|one| one.answer.clone());
+    event.data.answer.clone().or_else(of_one)
+}
+
+/// What the ledger keeps of a decision for people.
+fn noted(next: &Disposition, settlement: &Settlement, answer: &str) -> LedgerNote {
+    let (last, why) = match next {
+        Disposition::Again { last, .. } => (last.as_str(), "a retry"),
+        Disposition::Hold { last, .. } => (last.as_str(), "an unknown outcome"),
+        Disposition::DeadLetter { reason, detail, .. } => (detail.as_str(), reason.as_str()),
+        Disposition::Sent | Disposition::Rejected | Disposition::Expired | Disposition::Split { .. } => (answer, ""),
+    };
+    let meta = if let Settlement::Again { meta, .. } = settlement { Some(meta) } else { None };
+    LedgerNote {
+        until: meta.and_then(|meta| meta.not_before),
+        why: why.to_owned(),
+        last: last.to_owned(),
+        tries: meta.map_or(0, |meta| meta.attempt),
     }
 }
 

@@ -96,6 +96,7 @@ async fn open_store(config: &Config, create: bool) -> anyhow::Result<Store> {
     config.store_is_shared()?;
     let config = &config.store;
     let (lease, retention) = (config.lease, config.retention);
-    let options = store::StoreOptions { lease, retention, create, ..store::StoreOptions::default() };
+    let ca_file = config.ca_file.clone();
+    let options = store::StoreOptions { lease, retention, create, ca_file, ..store::StoreOptions::default() };
     Store::connect(config.url.expose_secret(), options).await.context("setting `store.url`")
 }

@@ -12,6 +12,7 @@ use crate::{
         conclude::expire,
         context::Context,
         events::emit,
+        ledger_note::LedgerNote,
         settlements::{note, settle_delivery, settle_or_warn},
     },
     policy::{
@@ -21,8 +22,8 @@ use crate::{
         settlement::Settlement,
     },
     queue::Delivery,
-    rate_limit::deferral::{DeferralWords, Slot},
-    telemetry::{metrics, traces},
+    rate_limit::deferral::{DeferralWords, Slot, to_tell},
+    telemetry::{metrics, registry::attribute, traces},
 };
 
 /// Longest wait for a store that is down before a message is handed back: well below the broker's own limit on unacknowledged
@@ -90,15 +91,29 @@ pub(crate) async fn defer(
     let (id, why) = (attempt.job.id(), &words.answer);
     let at = schedule::after(context.now(), schedule::cut(attempt.job, left(slot.at), context.now()));
     debug!(job.id = %id, why, until = %at, parks = attempt.meta.parks, "Job {id} is deferred until {at}: {why}");
-    let mut event = Event::about(EventType::Deferred, attempt.job, attempt.meta, context.now());
-    event.data.route = Some(attempt.route.name.clone());
-    event.data.reason = Some(words.event.to_owned());
-    event.data.answer = Some(words.answer);
-    event.data.next_attempt_at = Some(at);
-    if !emit(context, &[event]).await {
-        return settle_or_warn(context, delivery, Settlement::GiveBack).await;
+    let people = waits_for(context, &words);
+    traces::set(attribute::PARK_REASON, people.clone());
+    let told = to_tell(attempt.meta.told.as_deref(), words.event, context.now());
+    if told.is_some() {
+        let mut event = Event::about(EventType::Deferred, attempt.job, attempt.meta, context.now());
+        event.data.route = Some(attempt.route.name.clone());
+        event.data.reason = Some(words.event.to_owned());
+        event.data.answer = Some(words.answer);
+        event.data.next_attempt_at = Some(at);
+        if !emit(context, &[event]).await {
+            return settle_or_warn(context, delivery, Settlement::GiveBack).await;
+        }
     }
-    defer_until(context, delivery, attempt, authorization, (left(slot.at), left(slot.back)), words.metric).await;
+    let waits = (left(slot.at), left(slot.back));
+    let said = ParkWords { metric: words.metric, people, told };
+    defer_because(context, delivery, attempt, authorization, waits, said).await;
+}
+
+/// What a job waits for, with the rate where it is a limit.
+fn waits_for(context: &Context, words: &DeferralWords) -> String {
+    let Some(scope) = &words.scope else { return words.answer.clone() };
+    let rates: Vec<String> = context.limiter.configured(scope).iter().map(ToString::to_string).collect();
+    if rates.is_empty() { scope.clone() } else { format!("{scope} ({})", rates.join(" and ")) }
 }
 
 /// Puts a job away that is not to be tried before the first wait is over, and comes back to a worker after the second. Uses up no try.
@@ -107,8 +122,31 @@ async fn defer_until(
     delivery: Delivery,
     attempt: &Attempt<'_>,
     authorization: Authorization,
-    (wait, back): (Duration, Duration),
+    waits: (Duration, Duration),
     why: &'static str,
+) {
+    let said = ParkWords { metric: why, people: why.to_owned(), told: None };
+    defer_because(context, delivery, attempt, authorization, waits, said).await;
+}
+
+/// What is said of a job that is put away.
+struct ParkWords {
+    /// The word that metrics know.
+    metric: &'static str,
+    /// For the ledger.
+    people: String,
+    /// What an event said just now.
+    told: Option<String>,
+}
+
+/// The same with more to say than the word that metrics know.
+async fn defer_because(
+    context: &Context,
+    delivery: Delivery,
+    attempt: &Attempt<'_>,
+    authorization: Authorization,
+    (wait, back): (Duration, Duration),
+    ParkWords { metric: why, people: because, told }: ParkWords,
 ) {
     let now = context.now();
     let (wait, back) = (schedule::cut(attempt.job, wait, now), schedule::cut(attempt.job, back, now));
@@ -117,9 +155,16 @@ async fn defer_until(
         parks: attempt.meta.parks.saturating_add(1),
         losses: 0,
         not_before: Some(schedule::after(now, wait)),
+        told: told.or_else(|| attempt.meta.told.clone()),
         ..attempt.meta.clone()
     };
-    metrics::put_off(attempt.job, &meta, back, now);
+    metrics::put_off(attempt.job, &meta, back, why, now);
+    let noted = LedgerNote {
+        until: meta.not_before,
+        why: because,
+        last: meta.last.clone().unwrap_or_default(),
+        tries: meta.attempt,
+    };
     match settle_delivery(context, delivery, Settlement::Again { wait: back, meta }).await {
         Ok(()) => {
             metrics::parked(attempt.job.lane(), why);
@@ -127,7 +172,7 @@ async fn defer_until(
                 metrics::limited(attempt.job.lane(), attempt.meta);
             }
             if let Authorization::Leased(lease) = authorization {
-                note(attempt, context.store.parked(lease).await);
+                note(attempt, context.store.parked(lease, &noted.encode()).await);
             }
         }
         Err(error) => warn!(job.id = %attempt.job.id(), %error, "A job could not be parked; it comes back"),

@@ -13,6 +13,7 @@ mod defer;
 mod events;
 mod failover;
 mod intake;
+pub mod ledger_note;
 mod ledger_updates;
 mod losses;
 mod report;

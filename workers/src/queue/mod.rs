@@ -21,7 +21,7 @@ use postrider_producer::{
         topology::TopologyError,
     },
 };
-use postrider_schemas::{Event, Lane, Meta};
+use postrider_schemas::{Event, JobId, Lane, Meta, Tenant};
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
@@ -427,6 +427,14 @@ impl Queue {
         match self {
             Self::Rabbit(_) => Ok(None),
             Self::Embedded(queue) => queue.events_about(id).await.map(Some),
+        }
+    }
+
+    /// The id of a tenant's job with this idempotency key, where the queue keeps events or messages that tell it.
+    pub async fn id_of_key(&self, tenant: &Tenant, key: &str) -> Result<Option<JobId>, QueueError> {
+        match self {
+            Self::Rabbit(_) => Ok(None),
+            Self::Embedded(queue) => queue.id_of_key(tenant, key).await,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postrider_schemas::ladder;
 use tokio::time::Instant;
 
@@ -15,6 +16,18 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// the worker. Less than [`schedule::HERE_MAX`], from which on it would be deferred again.
 pub(super) const EARLY: Duration = Duration::from_millis(1400);
 const _: () = assert!(EARLY.as_millis() < schedule::HERE_MAX.as_millis());
+
+/// An event says again after so long that a job still waits for the same.
+const TELL_EVERY: Duration = Duration::from_mins(15);
+
+/// What to keep of an event that says why a job waits; nothing where the same was said a short while ago and is not worth another event.
+pub fn to_tell(told: Option<&str>, reason: &str, now: Timestamp) -> Option<String> {
+    let is_known = told.and_then(|told| told.split_once(' ')).is_some_and(|(before, at)| {
+        let age = at.parse().map(|at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+        before == reason && age.is_ok_and(|age| age < TELL_EVERY)
+    });
+    (!is_known).then(|| format!("{reason} {now:.0}"))
+}
 
 /// Why a job does not go now. It uses up no try.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +82,8 @@ pub struct DeferralWords {
     pub event: &'static str,
     /// What events and logs say.
     pub answer: String,
+    /// The scope, where a limit is in the way.
+    pub scope: Option<String>,
 }
 
 impl Deferral {
@@ -85,6 +100,23 @@ impl Deferral {
             }
             Self::StoreDown | Self::Expired(_) | Self::Stopping => return None,
         };
-        Some((*slot, DeferralWords { metric, event, answer }))
+        let scope = if let Self::Limit(_, scope) = self { Some(scope.clone()) } else { None };
+        Some((*slot, DeferralWords { metric, event, answer, scope }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_says_that_a_job_waits_when_that_begins_and_then_rarely() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let told = to_tell(None, "limited", at("2026-11-29T10:00:00Z"));
+        assert_eq!(told.as_deref(), Some("limited 2026-11-29T10:00:00Z"));
+        assert_eq!(to_tell(told.as_deref(), "limited", at("2026-11-29T10:14:59Z")), None);
+        assert!(to_tell(told.as_deref(), "limited", at("2026-11-29T10:15:00Z")).is_some());
+        assert!(to_tell(told.as_deref(), "transport_overloaded", at("2026-11-29T10:00:01Z")).is_some());
+        assert!(to_tell(Some("of another version"), "limited", at("2026-11-29T10:00:01Z")).is_some());
     }
 }

@@ -313,7 +313,7 @@ impl Limiter {
     /// A message may go: it counts where a cut would be a part of how fast they go.
     fn goes(&self, subject: Subject<'_>) {
         let (config, name) = (&self.0.config, &self.0.transports[subject.transport]);
-        let is_free = |group: &&String| config.group_rates.get(*group).unwrap_or(&config.other_rates).is_empty();
+        let is_free = |group: &&String| config.rates_of(name, group).is_empty();
         let groups = subject.groups.iter().filter(is_free).map(|group| scopes::group(name, group));
         let whole = config.transports[subject.transport].rates.is_empty().then(|| scopes::transport(name));
         self.0.observed_rate.count(whole.into_iter().chain(groups), Instant::now());

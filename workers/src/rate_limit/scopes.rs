@@ -45,8 +45,7 @@ pub fn of(
     let limits = &config.transports[position];
     let mut scopes = vec![(transport(name), limits.rates.clone())];
     for one in groups {
-        let rates = config.group_rates.get(one).unwrap_or(&config.other_rates);
-        scopes.push((group(name, one), rates.clone()));
+        scopes.push((group(name, one), config.rates_of(name, one).to_vec()));
     }
     let tenant = job.tenant().as_str();
     let own = config.tenants.get(tenant).and_then(|one| one.rates.as_ref());
@@ -75,9 +74,9 @@ impl Limiter {
         };
         let rates = match scope.split_once(':') {
             Some(("transport", name)) => of_transport(name).map(|limits| limits.rates.clone()),
-            Some(("group", rest)) => rest
-                .split_once(':')
-                .map(|(_, name)| config.group_rates.get(name).unwrap_or(&config.other_rates).clone()),
+            Some(("group", rest)) => {
+                rest.split_once(':').map(|(transport, name)| config.rates_of(transport, name).to_vec())
+            }
             Some(("tenant", name)) => {
                 let own = config.tenants.get(name).and_then(|one| one.rates.clone());
                 Some(own.unwrap_or_else(|| config.tenant_rates.clone()))

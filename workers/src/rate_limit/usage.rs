@@ -2,7 +2,7 @@
 //! senders' domains, domains that are a group by themselves) the ones that made a job wait here of late. Bounded, however many there are.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -89,8 +89,10 @@ impl Limiter {
             if !limits.rates.is_empty() {
                 names.push(scopes::transport(name));
             }
-            let groups = config.group_rates.iter().filter(|(_, rates)| !rates.is_empty());
-            names.extend(groups.map(|(group, _)| scopes::group(name, group)));
+            let here = config.rates_at.get(name).into_iter().flat_map(|here| here.groups.keys());
+            let groups: BTreeSet<&String> = config.group_rates.keys().chain(here).collect();
+            let limited = groups.into_iter().filter(|group| !config.rates_of(name, group).is_empty());
+            names.extend(limited.map(|group| scopes::group(name, group)));
         }
         names
     }

@@ -211,9 +211,11 @@ fn was_refused(meta: &Meta) -> bool {
     meta.attempt > 0
 }
 
-/// A copy of a job was put away, to come back after this time.
-pub fn put_off(job: &Job, copy: &Meta, back: Duration, now: Timestamp) {
-    if let (Some(since), Ok(due)) = (unfinished_since(job, copy), now.checked_add(back)) {
+/// A copy of a job was put away for this reason, to come back after this time.
+pub fn put_off(job: &Job, copy: &Meta, back: Duration, why: &'static str, now: Timestamp) {
+    let Ok(due) = now.checked_add(back) else { return };
+    WORKER_STATS.waits_for(why, due);
+    if let Some(since) = unfinished_since(job, copy) {
         WORKER_STATS.deferred(job.lane(), since, due, was_refused(copy), now);
     }
 }

@@ -13,6 +13,7 @@ pub mod transport_stats;
 pub mod worker_stats;
 
 mod backlog;
+mod deferred;
 mod export;
 pub mod gauges;
 mod limit_usage;

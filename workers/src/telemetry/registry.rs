@@ -71,6 +71,7 @@ pub mod attribute {
         ANSWER = "postrider.answer": "The transport's last answer, without addresses, at most 200 bytes.",
         SETTLEMENT = "postrider.settlement": "What followed: `done`, `again`, `split`, `hold`, `dead_letter`, `quarantine`, `return` or `give_back`.",
         PARK_UNTIL = "postrider.park.until": "The time that the job was put away until.",
+        PARK_REASON = "postrider.park.reason": "What the job waits for: a limit with its rate, a turn at a transport.",
         SAMPLED_BY = "postrider.sampled_by": "Why the trace is here: `ratio` (of itself or its parent), or `failure`.",
         MESSAGING_SYSTEM = "messaging.system": "`rabbitmq`, or `postrider` for the embedded queue.",
         MESSAGING_OPERATION_NAME = "messaging.operation.name": "What was done.",

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::queue::{Source, SourceKind};
 
-/// Adds the spans of a trail. Steps that did not end, because the attempt was cut short, end now.
+/// Adds the spans of a trail.
 pub(super) fn add(trail: TraceBuffer, scope: &InstrumentationScope, spans: &mut Vec<SpanData>) {
     let (now, first, count) = (SystemTime::now(), spans.len(), trail.steps.len());
     let (parent, state) = (trail.lineage.parent.as_ref().map(SpanContext::span_id), trail.state());

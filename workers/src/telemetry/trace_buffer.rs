@@ -175,6 +175,14 @@ impl TraceBuffer {
         }
     }
 
+    /// The attempt is over: steps that did not end, because it was cut short, end now, and so does the whole.
+    pub(super) fn close(&mut self, now: SystemTime) {
+        self.open.clear();
+        for step in &mut self.steps {
+            step.end.get_or_insert(now);
+        }
+    }
+
     /// Says something of a step.
     pub(super) fn say(&mut self, step: usize, name: &'static str, value: Value) {
         if let Ok(step) = u8::try_from(step)
@@ -197,5 +205,24 @@ impl TraceBuffer {
         if self.links.len() < STEPS_MAX {
             self.links.push((step, context));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_ends_when_it_is_over_and_not_when_it_is_sent() {
+        let mut trail = TraceBuffer::new(TraceParent { parent: None, links: Vec::new() });
+        let root = trail.begin("process", SpanKind::Consumer).unwrap();
+        trail.open(root);
+        let call = trail.begin("claim", SpanKind::Client).unwrap();
+        trail.end(call);
+        let (ended, over) = (trail.steps[call].end, SystemTime::now() + Duration::from_secs(1));
+        trail.close(over);
+        assert_eq!((trail.steps[root].end, trail.steps[call].end), (Some(over), ended));
     }
 }

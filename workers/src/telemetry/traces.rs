@@ -61,9 +61,11 @@ struct ActiveTrace(Option<Box<TraceBuffer>>);
 
 impl Drop for ActiveTrace {
     fn drop(&mut self) {
-        if let (Some(trail), Some(traces)) = (self.0.take(), TRACES.get())
+        if let (Some(mut trail), Some(traces)) = (self.0.take(), TRACES.get())
             && traces.wants(&trail)
         {
+            // It is sent some time later: what did not end by itself ends here.
+            trail.close(SystemTime::now());
             traces.courier.take(trail);
         }
     }

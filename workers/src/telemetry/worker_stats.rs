@@ -2,6 +2,7 @@
 //! bounded, and told to the store with each heartbeat.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -14,6 +15,7 @@ use postrider_schemas::Lane;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    deferred::Deferred,
     transport_stats::{TransportStats, Transports},
     unfinished::Unfinished,
 };
@@ -38,6 +40,7 @@ pub struct WorkerStats {
     limited: [AtomicU64; 2],
     failures: Mutex<Vec<LastFailure>>,
     unfinished: [Mutex<Unfinished>; 2],
+    deferred: Mutex<Deferred>,
     transports: Mutex<Transports>,
 }
 
@@ -73,6 +76,7 @@ impl WorkerStats {
             limited: [AtomicU64::new(0), AtomicU64::new(0)],
             failures: Mutex::new(Vec::new()),
             unfinished: [const { Mutex::new(Unfinished::new()) }; 2],
+            deferred: Mutex::new(Deferred::new()),
             transports: Mutex::new(Transports::new()),
         }
     }
@@ -120,6 +124,20 @@ impl WorkerStats {
     pub fn deferred(&self, lane: Lane, since: Timestamp, due: Timestamp, was_refused: bool, now: Timestamp) {
         let [since, due, now] = [since, due, now].map(Timestamp::as_millisecond);
         self.unfinished(lane).defer(since, due, was_refused, now);
+    }
+
+    /// A job waits for this until then.
+    pub fn waits_for(&self, reason: &'static str, due: Timestamp) {
+        self.reasons().add(reason, due.as_millisecond());
+    }
+
+    /// How many jobs that this worker deferred wait for what.
+    pub fn waiting_for(&self, now: Timestamp) -> BTreeMap<String, u64> {
+        self.reasons().counts(now.as_millisecond())
+    }
+
+    fn reasons(&self) -> std::sync::MutexGuard<'_, Deferred> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Since when the oldest job of this worker is unfinished, in hand or deferred; with `untried` the oldest one that no transport refused.

@@ -138,6 +138,14 @@ impl Transport {
         Ok(Self { name, capabilities, kind, told, way, waited_us, bulkheads, began, asked_us })
     }
 
+    /// Connects to a relay, says who we are, logs in, and says goodbye. The text says what went wrong. An API is not asked: a call would be a message.
+    pub async fn greet(&self) -> Result<(), String> {
+        match &self.way {
+            TransportBackend::Smtp(relay) => relay.greet().await,
+            TransportBackend::Provider { .. } => Ok(()),
+        }
+    }
+
     /// Whether whoever comes now waits for a connection or a call, and for long, as far as the last one of its lane and the first one in line tell.
     pub fn is_saturated(&self, lane: Lane) -> bool {
         let is_full = match &self.way {

@@ -1,6 +1,6 @@
 //! A sign of life in the store, for `postrider status`: who works, since when, with how much in hand, and what went wrong lately. Nothing depends on it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -47,6 +47,9 @@ pub struct Beat {
     /// Since when its oldest unfinished job is unfinished, in hand or deferred: transactional, bulk.
     #[serde(default)]
     pub unfinished: [Option<Timestamp>; 2],
+    /// How many of the jobs that it deferred wait for what.
+    #[serde(default)]
+    pub waiting_for: BTreeMap<String, u64>,
     /// What it knows of each transport.
     #[serde(default)]
     pub transports: Vec<TransportStats>,
@@ -73,6 +76,7 @@ pub async fn beat(id: &str, contexts: Arc<ArcSwap<Context>>) -> Infallible {
             accepted: Lane::ALL.map(|lane| WORKER_STATS.accepted_in_a_minute(lane, at)),
             oldest: Lane::ALL.map(|lane| WORKER_STATS.oldest(lane)),
             unfinished: Lane::ALL.map(|lane| WORKER_STATS.oldest_unfinished(lane, false, at)),
+            waiting_for: WORKER_STATS.waiting_for(at),
             transports: transports(&context),
             failures: WORKER_STATS.failures(at),
         };

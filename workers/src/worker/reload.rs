@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     circuit_breakers::CircuitBreakers,
-    config::{self, Config, MailboxProviderLimit, TransportConfig, TransportKind},
+    config::{self, Config, TransportConfig, TransportKind},
     delivery::context::Context,
     rate_limit::connection_leases,
     telemetry::{
@@ -120,13 +120,10 @@ async fn reload(
     Ok(())
 }
 
-/// Says which throttles may be meant for others than they are for, but for what was said of the configuration before.
+/// Says what of the configuration may be meant otherwise, but for what was said of the configuration before.
 pub fn doubt(config: &Config, before: Option<&Config>) {
-    let warnings = |config: &Config| {
-        config.limits.throttles.iter().filter_map(MailboxProviderLimit::warning).collect::<Vec<String>>()
-    };
-    let said = before.map(warnings).unwrap_or_default();
-    for warning in warnings(config).iter().filter(|one| !said.contains(one)) {
+    let said = before.map(Config::warnings).unwrap_or_default();
+    for warning in config.warnings().iter().filter(|one| !said.contains(one)) {
         warn!("{warning}");
     }
 }

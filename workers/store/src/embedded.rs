@@ -183,7 +183,7 @@ impl EmbeddedStore {
     /// See [`transitions::step`].
     pub async fn step(&self, lease: &Lease, step: LedgerStep<'_>) -> Result<LedgerStepResult, StoreError> {
         let life = match step {
-            LedgerStep::Finish(end) => self.options.life_of(end),
+            LedgerStep::Finish(end, _) => self.options.life_of(end),
             _ => self.options.working_life(),
         };
         let (step, text) = apart(step);
@@ -192,6 +192,8 @@ impl EmbeddedStore {
             let step = match step {
                 LedgerStep::Decide(_) => LedgerStep::Decide(&text),
                 LedgerStep::Submitting(_) => LedgerStep::Submitting(&text),
+                LedgerStep::Parked(_) => LedgerStep::Parked(&text),
+                LedgerStep::Finish(end, _) => LedgerStep::Finish(end, &text),
                 other => other,
             };
             Ok(transitions::step(record, &facts, step, lease_ms, now_ms))
@@ -402,9 +404,9 @@ fn apart(step: LedgerStep<'_>) -> (LedgerStep<'static>, String) {
         LedgerStep::Submitting(call) => return (LedgerStep::Submitting(""), call.to_owned()),
         LedgerStep::Withdraw => LedgerStep::Withdraw,
         LedgerStep::Renew => LedgerStep::Renew,
-        LedgerStep::Parked => LedgerStep::Parked,
+        LedgerStep::Parked(note) => return (LedgerStep::Parked(""), note.to_owned()),
         LedgerStep::Release => LedgerStep::Release,
-        LedgerStep::Finish(end) => LedgerStep::Finish(end),
+        LedgerStep::Finish(end, note) => return (LedgerStep::Finish(end, ""), note.to_owned()),
     };
     (bare, String::new())
 }

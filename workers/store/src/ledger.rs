@@ -267,7 +267,8 @@ pub struct Record {
     pub lease_end_ms: u64,
     /// 32 hexadecimal digits; empty where no claim was made yet.
     pub payload_hash: String,
-    /// Of `D` the decision, of `U` the call that was announced, of `A` the identity that it stands for.
+    /// Of `D` the decision, of `U` the call that was announced, of `A` the identity that it stands for, of `P` and of ends what its owner noted for
+    /// people.
     pub note: String,
 }
 
@@ -282,12 +283,12 @@ pub enum LedgerStep<'a> {
     Renew,
     /// To `D` with this text.
     Decide(&'a str),
-    /// To `P`, one generation on.
-    Parked,
+    /// To `P`, one generation on, with a text for people.
+    Parked(&'a str),
     /// Back to where anybody may take it.
     Release,
-    /// The end.
-    Finish(Final),
+    /// The end, with a text for people; of what was sent nothing is kept.
+    Finish(Final, &'a str),
 }
 
 /// The answer to a [`LedgerStep`].

@@ -11,6 +11,7 @@ pub mod redis;
 pub mod transitions;
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +44,8 @@ const CIRCUIT_LIFE: Duration = Duration::from_hours(24);
 const REFUSALS_LIFE: Duration = Duration::from_hours(1);
 /// Most of them that are kept of a transport.
 const REFUSALS_MAX: usize = 256;
+/// Longest note for people at a record, in bytes: a store holds many.
+pub const NOTE_MAX: usize = 512;
 /// Aliases of aliases are never written; the bound is for a store that somebody else wrote into.
 const ALIAS_HOPS: u32 = 3;
 
@@ -89,6 +92,8 @@ pub struct StoreOptions {
     pub retention: Duration,
     /// Names this worker, for people who look into the store.
     pub holder: String,
+    /// Authorities that Redis is trusted by, in PEM, instead of the system's.
+    pub ca_file: Option<PathBuf>,
     /// Whether what is missing is made: a file, its tables, the epochs. Commands that only look make nothing.
     pub create: bool,
 }
@@ -99,6 +104,7 @@ impl Default for StoreOptions {
             lease: Duration::from_mins(1),
             retention: Duration::from_hours(7 * 24),
             holder: format!("pid-{}", std::process::id()),
+            ca_file: None,
             create: true,
         }
     }
@@ -266,9 +272,10 @@ impl Store {
         Ok(self.step(lease, LedgerStep::Decide(decision)).await? == LedgerStepResult::Done)
     }
 
-    /// Says that the copy with the next generation is confirmed. Losing this call is harmless: the copy proves it.
-    pub async fn parked(&self, lease: Lease) -> Result<(), StoreError> {
-        self.step(&lease, LedgerStep::Parked).await.map(drop)
+    /// Says that the copy with the next generation is confirmed, and notes for people until when and why it waits; of the note at most [`NOTE_MAX`] bytes
+    /// are kept. Losing this call is harmless: the copy proves it.
+    pub async fn parked(&self, lease: Lease, note: &str) -> Result<(), StoreError> {
+        self.step(&lease, LedgerStep::Parked(cut(note))).await.map(drop)
     }
 
     /// Gives a right back with nothing tried. Losing this call costs one lease of waiting.
@@ -278,7 +285,12 @@ impl Store {
 
     /// Writes how it ended. `Sent` is the truth and always written; the others need the right.
     pub async fn finish(&self, lease: Lease, end: Final) -> Result<Finished, Unfinished> {
-        match self.step(&lease, LedgerStep::Finish(end)).await {
+        self.finish_with(lease, end, "").await
+    }
+
+    /// The same with a note for people: why it ended so. Of what was sent nothing is kept.
+    pub async fn finish_with(&self, lease: Lease, end: Final, note: &str) -> Result<Finished, Unfinished> {
+        match self.step(&lease, LedgerStep::Finish(end, cut(note))).await {
             Ok(stepped) => Ok(stepped.into()),
             Err(error) => Err(Unfinished { error, lease }),
         }
@@ -435,6 +447,15 @@ impl Store {
     fn holder(&self) -> String {
         format!("{}:{}", self.holders.prefix, self.holders.count.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// What is kept of a note for people.
+fn cut(note: &str) -> &str {
+    let mut end = note.len().min(NOTE_MAX);
+    while !note.is_char_boundary(end) {
+        end -= 1;
+    }
+    &note[..end]
 }
 
 fn random() -> u64 {

@@ -138,7 +138,12 @@ pub fn step(
         note: note.to_owned(),
         ..idle(state, lease.generation)
     };
-    let ended = |end| idle(RecordState::Final(end), if end == Final::Sent { 0 } else { lease.generation });
+    let ended = |end, note: &str| {
+        let (generation, note) = if end == Final::Sent { (0, "") } else { (lease.generation, note) };
+        Record { note: note.to_owned(), ..idle(RecordState::Final(end), generation) }
+    };
+    let parked =
+        |note: &str| Record { note: note.to_owned(), ..idle(RecordState::Parked, lease.generation.saturating_add(1)) };
     let done = |record| (Some(record), LedgerStepResult::Done);
     let next = lease.generation.saturating_add(1);
 
@@ -148,23 +153,23 @@ pub fn step(
             LedgerStep::Submitting(call) => done(running(RecordState::Submitting, call)),
             LedgerStep::Renew | LedgerStep::Withdraw => done(running(RecordState::Submitting, "")),
             LedgerStep::Decide(text) => done(running(RecordState::Decided, text)),
-            LedgerStep::Parked => done(idle(RecordState::Parked, next)),
-            LedgerStep::Finish(end) => done(ended(end)),
+            LedgerStep::Parked(note) => done(parked(note)),
+            LedgerStep::Finish(end, note) => done(ended(end, note)),
             LedgerStep::Release => LOST,
         };
     };
     match (step, record.state) {
-        (LedgerStep::Finish(Final::Sent), RecordState::Final(Final::Sent)) if record.fence == lease.fence => {
+        (LedgerStep::Finish(Final::Sent, _), RecordState::Final(Final::Sent)) if record.fence == lease.fence => {
             return (None, LedgerStepResult::Done);
         }
-        (LedgerStep::Finish(_), RecordState::Final(Final::Sent)) => return (None, LedgerStepResult::SentBefore),
-        (LedgerStep::Finish(Final::Sent), _) => return done(ended(Final::Sent)),
-        (LedgerStep::Finish(end), RecordState::Final(was))
+        (LedgerStep::Finish(..), RecordState::Final(Final::Sent)) => return (None, LedgerStepResult::SentBefore),
+        (LedgerStep::Finish(Final::Sent, _), _) => return done(ended(Final::Sent, "")),
+        (LedgerStep::Finish(end, _), RecordState::Final(was))
             if end == was && record.fence == lease.fence && record.generation == lease.generation =>
         {
             return (None, LedgerStepResult::Done);
         }
-        (LedgerStep::Parked, RecordState::Parked) if record.fence == lease.fence && record.generation == next => {
+        (LedgerStep::Parked(_), RecordState::Parked) if record.fence == lease.fence && record.generation == next => {
             return (None, LedgerStepResult::Done);
         }
         _ => {}
@@ -179,8 +184,8 @@ pub fn step(
         LedgerStep::Withdraw => done(running(RecordState::Claimed, "")),
         LedgerStep::Renew => done(running(record.state, &record.note)),
         LedgerStep::Decide(text) => done(running(RecordState::Decided, text)),
-        LedgerStep::Parked => done(idle(RecordState::Parked, next)),
-        LedgerStep::Finish(end) => done(ended(end)),
+        LedgerStep::Parked(note) => done(parked(note)),
+        LedgerStep::Finish(end, note) => done(ended(end, note)),
         LedgerStep::Release if record.state == RecordState::Claimed => {
             done(idle(RecordState::Parked, lease.generation))
         }

@@ -185,20 +185,20 @@ table! { check_step:
     nothing_is_submitted_after_a_decision(mine(DECIDED), LedgerStep::Submitting(""), LedgerStepResult::Lost, None);
     a_renewal_keeps_the_state(mine(DECIDED), LedgerStep::Renew, LedgerStepResult::Done, Some((DECIDED, 3, 7)));
     a_decision_is_noted(mine(SUBMITTING), LedgerStep::Decide("x"), LedgerStepResult::Done, Some((DECIDED, 3, 7)));
-    a_confirmed_copy_is_one_generation_on(mine(DECIDED), LedgerStep::Parked, LedgerStepResult::Done, Some((PARKED, 4, 7)));
+    a_confirmed_copy_is_one_generation_on(mine(DECIDED), LedgerStep::Parked(""), LedgerStepResult::Done, Some((PARKED, 4, 7)));
     a_claim_is_given_back(mine(CLAIMED), LedgerStep::Release, LedgerStepResult::Done, Some((PARKED, 3, 7)));
     a_submission_is_given_back_as_it_is(mine(SUBMITTING), LedgerStep::Release, LedgerStepResult::Done, Some((SUBMITTING, 3, 7)));
-    what_was_sent_names_no_generation(mine(SUBMITTING), LedgerStep::Finish(Final::Sent), LedgerStepResult::Done, Some((SENT, 0, 7)));
-    a_yes_wins_over_another_owner(live(CLAIMED), LedgerStep::Finish(Final::Sent), LedgerStepResult::Done, Some((SENT, 0, 7)));
-    a_yes_wins_over_a_cancellation(idle(CANCELLED), LedgerStep::Finish(Final::Sent), LedgerStepResult::Done, Some((SENT, 0, 7)));
-    the_same_yes_again_changes_nothing(idle(SENT), LedgerStep::Finish(Final::Sent), LedgerStepResult::Done, None);
-    a_no_after_a_yes_is_told(idle(SENT), LedgerStep::Finish(Final::Rejected), LedgerStepResult::SentBefore, None);
-    a_no_of_a_former_owner_is_lost(live(CLAIMED), LedgerStep::Finish(Final::Rejected), LedgerStepResult::Lost, None);
-    the_same_end_again_changes_nothing(idle(HELD), LedgerStep::Finish(Final::Held), LedgerStepResult::Done, None);
-    another_end_is_lost(idle(HELD), LedgerStep::Finish(Final::Dead), LedgerStepResult::Lost, None);
+    what_was_sent_names_no_generation(mine(SUBMITTING), LedgerStep::Finish(Final::Sent, ""), LedgerStepResult::Done, Some((SENT, 0, 7)));
+    a_yes_wins_over_another_owner(live(CLAIMED), LedgerStep::Finish(Final::Sent, ""), LedgerStepResult::Done, Some((SENT, 0, 7)));
+    a_yes_wins_over_a_cancellation(idle(CANCELLED), LedgerStep::Finish(Final::Sent, ""), LedgerStepResult::Done, Some((SENT, 0, 7)));
+    the_same_yes_again_changes_nothing(idle(SENT), LedgerStep::Finish(Final::Sent, ""), LedgerStepResult::Done, None);
+    a_no_after_a_yes_is_told(idle(SENT), LedgerStep::Finish(Final::Rejected, ""), LedgerStepResult::SentBefore, None);
+    a_no_of_a_former_owner_is_lost(live(CLAIMED), LedgerStep::Finish(Final::Rejected, ""), LedgerStepResult::Lost, None);
+    the_same_end_again_changes_nothing(idle(HELD), LedgerStep::Finish(Final::Held, ""), LedgerStepResult::Done, None);
+    another_end_is_lost(idle(HELD), LedgerStep::Finish(Final::Dead, ""), LedgerStepResult::Lost, None);
     a_lost_record_may_have_been_sent(NOTHING, LedgerStep::Renew, LedgerStepResult::Done, Some((SUBMITTING, 3, 7)));
     a_lost_record_is_not_given_back(NOTHING, LedgerStep::Release, LedgerStepResult::Lost, None);
-    a_lost_record_takes_its_end(NOTHING, LedgerStep::Finish(Final::Sent), LedgerStepResult::Done, Some((SENT, 0, 7)));
+    a_lost_record_takes_its_end(NOTHING, LedgerStep::Finish(Final::Sent, ""), LedgerStepResult::Done, Some((SENT, 0, 7)));
 }
 
 table! { check_cancel:
@@ -239,4 +239,18 @@ fn whoever_finds_a_submission_learns_which_call_it_was() {
     assert_eq!(verdict, ClaimVerdict::Unknown("a call".to_owned()));
     let (_, verdict) = claim(taken.as_ref(), &ClaimInput { holder: "third", ..ask() }, EPOCH, NOW + 2 * LEASE);
     assert_eq!(verdict, ClaimVerdict::Unknown("a call".to_owned()), "and so does the next one");
+}
+
+#[test]
+fn what_an_owner_notes_for_people_stays_until_the_next_claim() {
+    let (parked, _) = step(Some(&mine(DECIDED)), &owner(), LedgerStep::Parked("until noon"), LEASE, NOW);
+    assert_eq!(parked.as_ref().map(|record| record.note.as_str()), Some("until noon"));
+    let (taken, _) = claim(parked.as_ref(), &generation(4), EPOCH, NOW);
+    assert_eq!(taken.map(|record| record.note), Some(String::new()));
+    let note = |end| {
+        step(Some(&mine(SUBMITTING)), &owner(), LedgerStep::Finish(end, "550 no"), LEASE, NOW)
+            .0
+            .map(|record| record.note)
+    };
+    assert_eq!([note(Final::Rejected), note(Final::Sent)], [Some("550 no".to_owned()), Some(String::new())]);
 }

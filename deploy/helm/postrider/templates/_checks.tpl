@@ -17,6 +17,9 @@
 {{- if regexMatch "(?m)^\\s*(drain|listen|topology|shards)\\s*=" .Values.config -}}
 {{- fail "config sets drain, listen, topology or shards, which come from workers.drainSeconds, admin.port, topology.mode and queue.shards" -}}
 {{- end -}}
+{{- with (fromToml .Values.config).Error -}}
+{{- fail (printf "config is no TOML: %s" .) -}}
+{{- end -}}
 {{- if regexMatch "(?ms)^\\s*\\[(queue|store)\\][^\\[]*^\\s*url\\s*=" .Values.config -}}
 {{- fail "config sets queue.url or store.url, which come from the Secrets of the values queue and store" -}}
 {{- end -}}

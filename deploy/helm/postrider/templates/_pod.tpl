@@ -27,6 +27,70 @@ capabilities:
   value: {{ .Values.queue.shards | quote }}
 {{- end }}
 
+{{/* The environment of a container that reads the configuration. Takes what a Deployment takes. */}}
+{{- define "postrider.containerEnv" -}}
+{{- $root := .root -}}
+{{- $values := .values -}}
+{{ include "postrider.env" $root }}
+# For commands that a person runs in the container: the same file, or they know no transport and no limit.
+- name: POSTRIDER_CONFIG
+  value: /etc/postrider/postrider.toml
+- name: POSTRIDER_QUEUE__TOPOLOGY
+  value: {{ ternary "apply" "verify" (eq $root.Values.topology.mode "worker") }}
+- name: POSTRIDER_STORE__URL
+  valueFrom:
+    secretKeyRef: { name: {{ $root.Values.store.secret }}, key: {{ $root.Values.store.key }} }
+- name: {{ .drain }}
+  value: {{ printf "%ds" (int64 $values.drainSeconds) | quote }}
+{{- if eq .component "gateway" }}
+- name: POSTRIDER_GATEWAY__LISTEN
+  value: {{ printf "0.0.0.0:%d" (int64 $values.port) | quote }}
+{{- end }}
+- name: POSTRIDER_ADMIN__LISTEN
+  value: {{ printf "0.0.0.0:%d" (int64 $root.Values.admin.port) | quote }}
+- name: POSTRIDER_LOG__LEVEL
+  value: {{ $root.Values.log.level | quote }}
+- name: POSTRIDER_LOG__FORMAT
+  value: json
+{{- range $root.Values.env }}
+- name: {{ .name }}
+  {{- if .secret }}
+  valueFrom:
+    secretKeyRef: { name: {{ .secret }}, key: {{ .key }} }
+  {{- else }}
+  value: {{ .value | quote }}
+  {{- end }}
+{{- end }}
+{{- with $root.Values.telemetry }}
+{{- if .otlpEndpoint }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef: { fieldPath: metadata.name }
+- name: OTEL_SERVICE_NAME
+  value: postrider-{{ $.component }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: service.namespace={{ $root.Release.Namespace }},service.instance.id=$(POD_NAME),k8s.pod.name=$(POD_NAME)
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .otlpEndpoint | quote }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: http/protobuf
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .tracesRatio | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Configuration and secrets as files. */}}
+{{- define "postrider.mounts" -}}
+# The whole folder: a file mounted alone would not follow changes.
+- { name: config, mountPath: /etc/postrider, readOnly: true }
+{{- range $index, $file := .Values.files }}
+- { name: secret-{{ $index }}, mountPath: {{ $file.path }}, readOnly: true }
+{{- end }}
+{{- end }}
+
 {{/* A Deployment. Takes (dict root, component, values, drain). */}}
 {{- define "postrider.deployment" -}}
 {{- $root := .root -}}
@@ -88,6 +152,23 @@ spec:
               {{- include "postrider.selector" (list $root $.component) | nindent 14 }}
           matchLabelKeys: [pod-template-hash]
         {{- end }}
+      {{- if eq .component "worker" }}
+      # A configuration or a secret that cannot be used ends here, with its reason, and the rollout stops.
+      initContainers:
+        - name: check
+          image: {{ include "postrider.image" $root }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          args: [check, --config, /etc/postrider/postrider.toml]
+          securityContext:
+            {{- include "postrider.containerSecurity" $root | nindent 12 }}
+          env:
+            {{- include "postrider.containerEnv" . | nindent 12 }}
+          resources:
+            requests: { cpu: 50m, memory: 32Mi }
+            limits: { memory: 128Mi }
+          volumeMounts:
+            {{- include "postrider.mounts" $root | nindent 12 }}
+      {{- end }}
       containers:
         - name: {{ .component }}
           image: {{ include "postrider.image" $root }}
@@ -96,55 +177,7 @@ spec:
           securityContext:
             {{- include "postrider.containerSecurity" $root | nindent 12 }}
           env:
-            {{- include "postrider.env" $root | nindent 12 }}
-            # For commands that a person runs in the container: the same file, or they know no transport and no limit.
-            - name: POSTRIDER_CONFIG
-              value: /etc/postrider/postrider.toml
-            - name: POSTRIDER_QUEUE__TOPOLOGY
-              value: {{ ternary "apply" "verify" (eq $root.Values.topology.mode "worker") }}
-            - name: POSTRIDER_STORE__URL
-              valueFrom:
-                secretKeyRef: { name: {{ $root.Values.store.secret }}, key: {{ $root.Values.store.key }} }
-            - name: {{ .drain }}
-              value: {{ printf "%ds" (int64 $values.drainSeconds) | quote }}
-            {{- if eq .component "gateway" }}
-            - name: POSTRIDER_GATEWAY__LISTEN
-              value: {{ printf "0.0.0.0:%d" (int64 $values.port) | quote }}
-            {{- end }}
-            - name: POSTRIDER_ADMIN__LISTEN
-              value: {{ printf "0.0.0.0:%d" (int64 $root.Values.admin.port) | quote }}
-            - name: POSTRIDER_LOG__LEVEL
-              value: {{ $root.Values.log.level | quote }}
-            - name: POSTRIDER_LOG__FORMAT
-              value: json
-            {{- range $root.Values.env }}
-            - name: {{ .name }}
-              {{- if .secret }}
-              valueFrom:
-                secretKeyRef: { name: {{ .secret }}, key: {{ .key }} }
-              {{- else }}
-              value: {{ .value | quote }}
-              {{- end }}
-            {{- end }}
-            {{- with $root.Values.telemetry }}
-            {{- if .otlpEndpoint }}
-            - name: POD_NAME
-              valueFrom:
-                fieldRef: { fieldPath: metadata.name }
-            - name: OTEL_SERVICE_NAME
-              value: postrider-{{ $.component }}
-            - name: OTEL_RESOURCE_ATTRIBUTES
-              value: service.namespace={{ $root.Release.Namespace }},service.instance.id=$(POD_NAME),k8s.pod.name=$(POD_NAME)
-            - name: OTEL_EXPORTER_OTLP_ENDPOINT
-              value: {{ .otlpEndpoint | quote }}
-            - name: OTEL_EXPORTER_OTLP_PROTOCOL
-              value: http/protobuf
-            - name: OTEL_TRACES_SAMPLER
-              value: parentbased_traceidratio
-            - name: OTEL_TRACES_SAMPLER_ARG
-              value: {{ .tracesRatio | quote }}
-            {{- end }}
-            {{- end }}
+            {{- include "postrider.containerEnv" . | nindent 12 }}
           ports:
             - { name: admin, containerPort: {{ $root.Values.admin.port }}, protocol: TCP }
             {{- if eq .component "gateway" }}
@@ -172,11 +205,7 @@ spec:
           resources:
             {{- toYaml $values.resources | nindent 12 }}
           volumeMounts:
-            # The whole folder: a file mounted alone would not follow changes.
-            - { name: config, mountPath: /etc/postrider, readOnly: true }
-            {{- range $index, $file := $root.Values.files }}
-            - { name: secret-{{ $index }}, mountPath: {{ $file.path }}, readOnly: true }
-            {{- end }}
+            {{- include "postrider.mounts" $root | nindent 12 }}
       volumes:
         - name: config
           configMap:

@@ -11,6 +11,8 @@ pub struct Rate {
     count: u32,
     per: Period,
     burst: Option<u32>,
+    /// Spread evenly, whatever stands beside it.
+    spread: bool,
 }
 
 /// The unit of a rate. One scope has one bucket for each.
@@ -78,6 +80,14 @@ impl Rate {
         self.burst.unwrap_or_else(|| (self.per_second() * BURST_SECONDS).floor().max(1.0) as u32)
     }
 
+    /// A quota of an hour or a day beside a rate for a shorter time: the shorter one holds until the quota is used up. One that is to be spread, or has
+    /// a burst of its own, stays as it is.
+    #[must_use]
+    pub fn quota(self) -> Self {
+        let is_quota = matches!(self.per, Period::Hour | Period::Day) && self.burst.is_none() && !self.spread;
+        Self { burst: if is_quota { Some(self.count) } else { self.burst }, ..self }
+    }
+
     /// How far a bucket may run ahead of the clock, in microseconds.
     pub fn tolerance_us(&self) -> f64 {
         f64::from(self.burst() - 1) * self.interval_us()
@@ -93,6 +103,9 @@ impl Rate {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.count, self.per.as_str())?;
+        if self.spread {
+            write!(f, " spread")?;
+        }
         self.burst.map_or(Ok(()), |burst| write!(f, " burst {burst}"))
     }
 }
@@ -100,7 +113,7 @@ impl fmt::Display for Rate {
 /// Says what a rate looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d or 5/s burst 20; the smallest number is 1, the largest {}",
+    "expected a rate such as 20/s, 100/min, 5000/h, 1_000_000/d, 5/s burst 20 or 10_000/d spread; the smallest number is 1, the largest {}",
     u32::MAX
 )]
 pub struct InvalidRate;
@@ -111,9 +124,10 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, InvalidRate> {
         let mut words = text.split_whitespace();
         let rate = words.next().ok_or(InvalidRate)?;
-        let burst = match (words.next(), words.next(), words.next()) {
-            (None, None, None) => None,
-            (Some("burst"), Some(burst), None) => Some(number(burst)?),
+        let (burst, spread) = match (words.next(), words.next(), words.next()) {
+            (None, None, None) => (None, false),
+            (Some("spread"), None, None) => (None, true),
+            (Some("burst"), Some(burst), None) => (Some(number(burst)?), false),
             _ => return Err(InvalidRate),
         };
         let (count, per) = rate.split_once('/').ok_or(InvalidRate)?;
@@ -124,7 +138,7 @@ impl FromStr for Rate {
             "d" | "day" => Period::Day,
             _ => return Err(InvalidRate),
         };
-        Ok(Self { count: number(count)?, per, burst })
+        Ok(Self { count: number(count)?, per, burst, spread })
     }
 }
 
@@ -167,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_may_be_used_up_at_the_pace_beside_it() {
+        let quota = |text: &str| text.parse::<Rate>().unwrap().quota();
+        assert_eq!(
+            (quota("10_000/d").burst(), quota("10_000/d").to_string()),
+            (10_000, "10000/d burst 10000".to_owned())
+        );
+        assert_eq!(
+            (quota("10_000/d spread").burst(), quota("100/h burst 5").burst(), quota("100/min").burst()),
+            (1, 5, 1)
+        );
+    }
+
+    #[test]
     fn what_is_no_rate_is_refused() {
         for text in [
             "",
@@ -178,6 +205,7 @@ mod tests {
             "1.5/s",
             "20/w",
             "20/s 5",
+            "20/s spread 5",
             "20/s burst",
             "20/s burst 0",
             "_1/s",
@@ -191,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for text in ["1/s", "7/min burst 3", "1_000/h", "4294967295/d"] {
+        for text in ["1/s", "7/min burst 3", "9/d spread", "1_000/h", "4294967295/d"] {
             let rate: Rate = text.parse().unwrap();
             assert_eq!(rate.to_string().parse::<Rate>(), Ok(rate));
         }

@@ -1,5 +1,7 @@
 //! A scope as people want to see it: how fast it is now and why, what was used, who waits and for how long.
 
+use std::collections::BTreeSet;
+
 use super::scope::{Limit, SET, Scope, WHOLE};
 
 /// What `limits ls` and `explain` show of a scope.
@@ -69,10 +71,16 @@ pub fn scope_view(scope: &Scope, configured: &[Limit], now: f64) -> ScopeView {
         paused_for_s: (paused > 0.0).then_some(paused / 1e6),
         why: (!reasons.is_empty()).then(|| reasons.join("; ")),
         used: (whole(used.0), whole(used.1)),
-        tenants: ends.iter().filter(|end| **end > now).count(),
+        tenants: tenants_waiting(scope, now),
         next_room_s: room / 1e6,
         last_slot_s: last / 1e6,
     }
+}
+
+/// Tenants that wait, in whichever lane.
+fn tenants_waiting(scope: &Scope, now: f64) -> usize {
+    let ends = scope.lines.values().flat_map(|line| &line.ends);
+    ends.filter(|(_, place)| place.end > now).map(|(tenant, _)| tenant).collect::<BTreeSet<_>>().len()
 }
 
 /// A count of the store, which keeps all numbers alike.
@@ -117,6 +125,18 @@ mod tests {
         let idle = Scope::default();
         assert!(paused.binds() && !scope_view(&idle, &limits, now).binds());
         assert_eq!(scope_view(&scopes[0], &limits, now + 6e6).why, None);
+    }
+
+    #[test]
+    fn a_tenant_that_waits_in_both_lanes_is_one() {
+        let mut scope = Scope::default();
+        order(&mut scope, &LimitCommand::Pause { for_us: 6e7, why: "maintenance".to_owned() }, NOW);
+        for lane in Lane::ALL {
+            let ask =
+                AdmissionRequest::fresh(vec![ScopeLimits { scope: "g".to_owned(), limits: Vec::new() }], lane, "a");
+            admit(std::slice::from_mut(&mut scope), &ask, NOW);
+        }
+        assert_eq!(scope_view(&scope, &[], NOW + 1e6).tenants, 1);
     }
 
     #[test]

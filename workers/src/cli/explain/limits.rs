@@ -1,11 +1,14 @@
 //! Which limits apply to a job, and with `--now` what they would tell an attempt at this moment: the store's states, decided on by the rule that
 //! workers ask, over copies, so that nothing is charged.
 
-use postrider_schemas::Job;
+use postrider_schemas::{Job, Lane};
 use serde::Serialize;
 
 use crate::{
-    cli::output,
+    cli::{
+        output,
+        status::{self, transports::TransportStatus},
+    },
     config::Config,
     dns::Dns,
     policy::{
@@ -28,6 +31,8 @@ pub(super) struct LimitForecasts {
     pub(super) limits: Vec<AppliedLimit>,
     /// Each transport of each part; nothing where the store was not asked.
     pub(super) waits: Vec<Forecast>,
+    /// How each transport does now that may be tried.
+    pub(super) transports: Vec<TransportStatus>,
     /// Domains of which DNS was asked, and told nothing.
     pub(super) silent: Vec<String>,
 }
@@ -98,7 +103,11 @@ pub(super) async fn look(
     }
     silent.sort_unstable();
     silent.dedup();
-    let overview = if now { shown_or_said(overview(config, &ways).await) } else { None };
+    let overview = if now { shown_or_said("present waits", overview(config, &ways).await) } else { None };
+    let mut transports = if now { shown_or_said("how transports do", statuses(config).await) } else { None };
+    if let Some(list) = &mut transports {
+        list.retain(|one| ways.iter().any(|way| way.transport == one.transport));
+    }
     let mut limits: Vec<AppliedLimit> = Vec::new();
     for way in &ways {
         for one in &way.scopes {
@@ -109,12 +118,18 @@ pub(super) async fn look(
     }
     let waits =
         overview.iter().flat_map(|overview| ways.iter().map(|way| forecast(config, job, way, &way.scopes, overview)));
-    Ok(LimitForecasts { waits: waits.collect(), limits, silent })
+    Ok(LimitForecasts { waits: waits.collect(), limits, transports: transports.unwrap_or_default(), silent })
 }
 
 /// Without the store the rest of the answer is still worth showing.
-fn shown_or_said(overview: anyhow::Result<Overview>) -> Option<Overview> {
-    overview.inspect_err(|error| output::remark(&format!("not known: present waits: {error:#}"))).ok()
+fn shown_or_said<T>(what: &str, found: anyhow::Result<T>) -> Option<T> {
+    found.inspect_err(|error| output::remark(&format!("not known: {what}: {error:#}"))).ok()
+}
+
+/// Each transport: its circuit, and whether it accepts what it is asked to take.
+async fn statuses(config: &Config) -> anyhow::Result<Vec<TransportStatus>> {
+    let store = context::existing_store(config).await?;
+    Ok(status::transports_now(config, &store).await?)
 }
 
 /// One look at all of these scopes, with their buckets and lines.
@@ -175,9 +190,24 @@ fn forecast(
         Admission::Park { park_us, slot_us, scope } => ("park", slot_us, slot_us > park_us, Some(scope)),
         Admission::Full { wait_us, scope } => ("full", wait_us, false, Some(scope)),
     };
-    let scope = scope.and_then(|n| Some(scopes.get(n)?.0.clone()));
+    let name = scope.and_then(|n| Some(scopes.get(n)?.0.clone()));
+    // Transactional mail that waits for the same goes before bulk mail.
+    let before_us = match (job.lane(), scope.and_then(|n| scopes.get(n))) {
+        (Lane::Bulk, Some((scope, rates))) => other_lane_us(&state(overview, scope), rates, overview.now),
+        _ => 0.0,
+    };
+    let (wait_us, scope) = (wait_us + before_us, name);
     let (part, transport, on_limit) = (way.part, way.transport.to_owned(), way.on_limit);
     Forecast { part, transport, answer, wait_s: wait_us / 1e6, wait_at_least, scope, on_limit }
+}
+
+/// How long those of the transactional lane take that wait for a scope.
+fn other_lane_us(scope: &Scope, rates: &[Rate], now: f64) -> f64 {
+    let limits: Vec<Limit> = rates.iter().map(Limit::from).collect();
+    let lines = scope.lines.iter().filter(|(lane, _)| lane.as_str() == Lane::Transactional.as_str());
+    let alone = Scope { lines: lines.map(|(lane, line)| (lane.clone(), line.clone())).collect(), ..scope.clone() };
+    let drawn = scope_view(&alone, &limits, now);
+    if drawn.tenants > 0 { drawn.last_slot_s * 1e6 } else { 0.0 }
 }
 
 fn state(overview: &Overview, scope: &str) -> Scope {
@@ -210,6 +240,12 @@ pub(super) fn print(told: &LimitForecasts) -> std::io::Result<()> {
     }
     output::lines(["", "now"])?;
     let has_parts = told.waits.iter().any(|one| one.part > 1);
+    for one in told.transports.iter().filter(|one| !one.takes_mail()) {
+        output::line(&format!(
+            "  {}: {}; jobs go by the next transport of the route, or wait",
+            one.transport, one.says
+        ))?;
+    }
     for one in &told.waits {
         let part = if has_parts { format!("part {} ", one.part) } else { String::new() };
         output::line(&format!("  {part}by {}: {}", one.transport, sentence(one)))?;

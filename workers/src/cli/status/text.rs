@@ -33,6 +33,10 @@ pub(super) fn text(status: &Status) -> Vec<String> {
         number(status.suspect),
         number(status.unroutable)
     ));
+    if status.parked.is_none_or(|parked| parked > 0) && !status.parked_for.is_empty() {
+        let list: Vec<String> = status.parked_for.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        out.push(format!("  parked for: {}", list.join(", ")));
+    }
     for (number, what, command) in [
         (status.dead, "given up", "postrider dead ls"),
         (status.hold, "wait for a person", "postrider hold ls"),

@@ -14,8 +14,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// What is told of a transport.
 #[derive(Debug, Serialize)]
-pub(super) struct TransportStatus {
-    pub(super) transport: String,
+pub(in crate::cli) struct TransportStatus {
+    pub(in crate::cli) transport: String,
     /// `closed`, `open`, `half_open`; `unknown` where its credentials are not here and no worker told.
     pub(super) state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,14 @@ pub(super) struct TransportStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_accepted: Option<Timestamp>,
     /// The same in words.
-    pub(super) says: String,
+    pub(in crate::cli) says: String,
+}
+
+impl TransportStatus {
+    /// Whether it takes what it is asked to take, as far as is known.
+    pub(in crate::cli) fn takes_mail(&self) -> bool {
+        !matches!(self.state, "open" | "half_open") && self.accepts_nobody_for_seconds.is_none()
+    }
 }
 
 /// What the store says of a circuit.
@@ -134,6 +141,7 @@ mod tests {
             accepted: [0; 2],
             oldest: [None; 2],
             unfinished: [None; 2],
+            waiting_for: std::collections::BTreeMap::new(),
             transports: vec![stats],
             failures: Vec::new(),
         }

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use postrider_producer::embedded::{Db, DbError, tables};
-use postrider_schemas::Event;
+use postrider_schemas::{Event, JobId, Tenant};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{sleep, timeout},
@@ -173,6 +173,12 @@ impl EmbeddedQueue {
         let owner = Arc::clone(&self.owner);
         // A file that cannot be written to now gives its rows back when their leases end.
         let _ = self.db.call(move |db| rows::free_all(db, &owner)).await;
+    }
+
+    /// See [`crate::queue::Queue::id_of_key`].
+    pub(super) async fn id_of_key(&self, tenant: &Tenant, key: &str) -> Result<Option<JobId>, QueueError> {
+        let (tenant, key) = (tenant.as_str().to_owned(), key.to_owned());
+        Ok(self.db.call(move |db| rows::id_of_key(db, &tenant, &key)).await?)
     }
 
     /// See [`crate::queue::Queue::events_about`].

@@ -7,7 +7,7 @@ use postrider_producer::embedded::{
     DbError,
     tables::{meta_of, meta_text},
 };
-use postrider_schemas::Lane;
+use postrider_schemas::{JobId, Lane, Tenant};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
@@ -347,6 +347,28 @@ pub fn events_about(db: &Connection, id: &str) -> Result<Vec<Vec<u8>>, DbError> 
         db.prepare_cached("SELECT json FROM event WHERE instr(CAST(json AS TEXT), ?1) > 0 ORDER BY number LIMIT 1000")?;
     let rows = statement.query_map([id], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The id of a tenant's job with this idempotency key, as events that are kept or messages tell it. No index either.
+pub fn id_of_key(db: &Connection, tenant: &str, key: &str) -> Result<Option<JobId>, DbError> {
+    let texts = |sql: &str| -> Result<Vec<Vec<u8>>, DbError> {
+        let mut statement = db.prepare_cached(sql)?;
+        let rows = statement.query_map([key], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    };
+    let named = |one: &serde_json::Value| {
+        let is_its = one["idempotency_key"] == key && one["tenant"].as_str().unwrap_or(Tenant::DEFAULT) == tenant;
+        let id = one.get("job_id").or_else(|| one.get("id")).filter(|_| is_its)?;
+        id.as_str()?.parse::<JobId>().ok()
+    };
+    let read = |text: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(text).ok();
+    let events =
+        texts("SELECT json FROM event WHERE instr(CAST(json AS TEXT), ?1) > 0 ORDER BY number DESC LIMIT 100")?;
+    if let Some(id) = events.iter().filter_map(read).find_map(|event| named(&event["data"])) {
+        return Ok(Some(id));
+    }
+    let jobs = texts("SELECT body FROM message WHERE instr(CAST(body AS TEXT), ?1) > 0 LIMIT 100")?;
+    Ok(jobs.iter().filter_map(read).find_map(|job| named(&job)))
 }
 
 /// The messages of this id wherever they are; it may be one of several tenants.

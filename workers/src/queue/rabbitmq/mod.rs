@@ -224,12 +224,17 @@ impl RabbitQueue {
         let (sender, receiver) = mpsc::channel(256);
         tokio::spawn(async move {
             // The connection lives as long as somebody listens.
-            let _connection = connection;
-            while let Some(Ok(delivery)) = consumer.next().await {
+            loop {
+                let delivery = tokio::select! {
+                    delivery = consumer.next() => delivery,
+                    () = sender.closed() => break,
+                };
+                let Some(Ok(delivery)) = delivery else { return };
                 if sender.send(Bytes::from(delivery.data)).await.is_err() {
-                    return;
+                    break;
                 }
             }
+            let _ = within("connection.close", connection.close(200, short("bye"))).await;
         });
         Ok(receiver)
     }

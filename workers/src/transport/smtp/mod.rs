@@ -104,6 +104,20 @@ impl Relay {
         }
     }
 
+    /// Opens a connection, logs in and says goodbye. The text says what went wrong.
+    pub async fn greet(&self) -> Result<(), String> {
+        let place = self.acquire(Lane::Transactional).await.map_err(|_| "no connection is free".to_owned())?;
+        match Box::pin(Session::open(&self.target, self.pool.mark(&place))).await {
+            Ok(session) => {
+                session.quit(QUIT_LIMIT).await;
+                Ok(())
+            }
+            Err(failure) => {
+                Err(failure.into_refusal().map_or_else(|| "no answer".to_owned(), |one| one.answer.to_string()))
+            }
+        }
+    }
+
     /// Whether whoever comes now waits for a connection.
     pub fn is_saturated(&self) -> bool {
         self.pool.is_saturated()

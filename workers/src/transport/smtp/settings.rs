@@ -188,7 +188,7 @@ impl RelaySettings {
         if self.tls == TlsMode::None && !self.allow_plaintext_auth && !is_loopback(&self.host) {
             return wrong(
                 "tls",
-                "is none, and the credentials would cross the network in clear; use starttls or implicit, or set `allow_plaintext_auth`",
+                "is none, and the credentials would cross the network in clear; use starttls or implicit, or set `plaintext_auth = true`",
             );
         }
         Ok(())

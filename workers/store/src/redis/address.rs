@@ -1,10 +1,11 @@
 //! Where Redis is: reads the URL of the store and dials. Does not repair anything; see [`super::link`] for that.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use postrider_producer::rabbitmq::address::{decoded, host_and_port, shown};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisResult, TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisResult,
+    TlsCertificates, TlsMode,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -61,6 +62,8 @@ pub struct Address {
     database: i64,
     tls: bool,
     nodes: Vec<(String, u16)>,
+    /// In PEM, instead of the system's.
+    authorities: Option<Vec<u8>>,
 }
 
 enum RedisMode {
@@ -128,7 +131,26 @@ impl Address {
                 "one host has no scheme of its own, several need +sentinel or +cluster, a cluster has database 0 only",
             ));
         }
-        Ok(Self { kind, user, password, database, tls, nodes })
+        Ok(Self { kind, user, password, database, tls, nodes, authorities: None })
+    }
+
+    /// The same, trusting the authorities in this file and no others.
+    pub fn trusting(mut self, ca_file: Option<&Path>) -> Result<Self, StoreError> {
+        let broken = |what: &str| StoreError::Broken(format!("store.ca_file: {what}"));
+        let Some(file) = ca_file else { return Ok(self) };
+        if !self.tls {
+            return Err(broken("store.url speaks no TLS; write rediss://, rediss+sentinel:// or rediss+cluster://"));
+        }
+        let pem = std::fs::read(file).map_err(|error| broken(&format!("{}: {error}", file.display())))?;
+        if !pem.windows(27).any(|bytes| bytes == b"-----BEGIN CERTIFICATE-----") {
+            return Err(broken(&format!("{} holds no certificate in PEM", file.display())));
+        }
+        self.authorities = Some(pem);
+        Ok(self)
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        self.authorities.clone().map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) })
     }
 
     /// True where the keys of one command must share a slot.
@@ -151,7 +173,11 @@ impl Address {
         match &self.kind {
             RedisMode::Standalone => {
                 let infos = self.infos()?;
-                let client = Client::open(infos.into_iter().next().ok_or(EMPTY)?)?;
+                let info = infos.into_iter().next().ok_or(EMPTY)?;
+                let client = match self.certificates() {
+                    Some(certificates) => Client::build_with_tls(info, certificates)?,
+                    None => Client::open(info)?,
+                };
                 Ok(Conn::One(client.get_multiplexed_async_connection_with_config(&config).await?))
             }
             RedisMode::Cluster => {
@@ -161,6 +187,9 @@ impl Address {
                     .overall_response_timeout(Some(2 * LIMIT))
                     .use_protocol(ProtocolVersion::RESP3)
                     .retries(3);
+                if let Some(certificates) = self.certificates() {
+                    builder = builder.certs(certificates);
+                }
                 if let Some(user) = &self.user {
                     builder = builder.username(user);
                 }
@@ -179,6 +208,11 @@ impl Address {
                 .set_client_to_redis_protocol(ProtocolVersion::RESP3);
                 if self.tls {
                     builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+                }
+                if let Some(certificates) = self.certificates() {
+                    builder = builder
+                        .set_client_to_redis_certificates(certificates.clone())
+                        .set_client_to_sentinel_certificates(certificates);
                 }
                 if let Some(user) = &self.user {
                     builder = builder.set_client_to_redis_username(user);
@@ -243,6 +277,22 @@ mod tests {
         check("redis://h?protocol=resp3", "h:6379", 0, None);
         check("redis+sentinel://a:1,b/main/2", "a:1,b:26379", 2, None);
         check("redis+cluster://a:1,b:2", "a:1,b:2", 0, None);
+    }
+
+    #[test]
+    fn a_private_authority_is_read_and_needs_tls() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let refused = |url: &str| {
+            let error = Address::parse(url).unwrap_or_else(|error| panic!("{error}")).trusting(Some(&file)).err();
+            error.map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(refused("rediss://h").contains("ca.pem"), "it is not there");
+        std::fs::write(&file, "nothing of the kind").unwrap();
+        assert!(refused("rediss://h").contains("no certificate"));
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert!(refused("redis://h").contains("rediss://"));
+        assert_eq!(refused("rediss+cluster://h"), "");
     }
 
     #[test]

@@ -16,7 +16,7 @@ if not r then
   return { 'go', int(now) }
 end
 if r.s == 'A' or (r.p ~= '' and r.p ~= ARGV[1]) then return { 'conflict' } end
-local reopenable = r.s == 'H' or (r.s == 'F' and r.d == 'dead')
+local reopenable = r.s == 'H' or (r.s == 'F' and settled(r) == 'dead')
 local word = settled(r)
 if word and not (reopenable and generation ~= r.g) then return { 'settled', word } end
 if generation < r.g then return { 'stale' } end

@@ -6,7 +6,10 @@
 
 use futures_util::future::BoxFuture;
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocati
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
+    acl,
     address::{Address, Conn, LIMIT},
     scripts::Scripts,
 };
@@ -25,6 +29,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const REDIAL_PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The wait before a user is tried again who may not do what is needed.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// One connection, repaired in the background until the last clone is dropped.
 #[derive(Clone)]
@@ -39,6 +45,8 @@ struct RedisLinkInner {
     create: bool,
     status: watch::Sender<RedisLinkStatus>,
     last_error: RwLock<String>,
+    /// The connection was given up because the user may not do what is asked.
+    is_forbidden: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -62,6 +70,7 @@ impl Link {
         let shared = Arc::new(RedisLinkInner {
             status: watch::Sender::new(RedisLinkStatus::Down),
             last_error: RwLock::new("not tried yet".to_owned()),
+            is_forbidden: AtomicBool::new(false),
             address,
             scripts,
             create,
@@ -109,17 +118,17 @@ impl Link {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let known = self.shared.explain(&error);
+        let known = self.shared.while_running(&error);
         if !known.is_down() {
             return Err(known);
         }
         self.shared.failed(serial, &known);
-        if error.is_timeout() {
+        if error.is_timeout() || acl::is_forbidden(&error) {
             return Err(known);
         }
         let (conn, serial) = self.conn(REDIAL_PATIENCE).await?;
         call(conn).await.map_err(|error| {
-            let error = self.shared.explain(&error);
+            let error = self.shared.while_running(&error);
             if error.is_down() {
                 self.shared.failed(serial, &error);
             }
@@ -162,6 +171,7 @@ impl RedisLinkInner {
         let dialled = timeout(3 * LIMIT, async {
             let mut conn = self.address.dial().await?;
             if self.create {
+                self.scripts.probe(&mut conn).await?;
                 self.scripts.write_epochs(&mut conn, self.address.is_cluster()).await?;
             }
             Ok(conn)
@@ -194,14 +204,27 @@ impl RedisLinkInner {
         });
     }
 
-    /// Says what is wrong and what to do. Never repeats an address with a password: the crate's errors do not hold one, and
+    /// The same for a call of a worker that runs. What the user may not do nobody may do: the store is away until somebody mends that.
+    fn while_running(&self, error: &RedisError) -> StoreError {
+        match self.explain(error) {
+            StoreError::Broken(text) if acl::is_forbidden(error) => {
+                self.is_forbidden.store(true, Ordering::Relaxed);
+                StoreError::Down(text)
+            }
+            known => known,
+        }
+    }
+
+    /// Says what is wrong and what to do, with Redis's own words. Never repeats an address with a password: the crate's errors do not hold one, and
     /// ours show hosts and ports only.
     fn explain(&self, error: &RedisError) -> StoreError {
         let at = self.address.shown();
         let down = |what: &str| StoreError::Down(format!("Redis at {at} {what}"));
         let broken = |what: String| StoreError::Broken(format!("Redis at {at} {what}"));
         match error.kind() {
-            ErrorKind::AuthenticationFailed => broken("refuses the password; check the one in store.url".to_owned()),
+            ErrorKind::AuthenticationFailed => {
+                broken(format!("refuses the password; check the one in store.url{}", words(error)))
+            }
             ErrorKind::Server(ServerErrorKind::BusyLoading) => down("still reads its data"),
             ErrorKind::Server(ServerErrorKind::ReadOnly) => down("is a replica now; another one becomes master"),
             ErrorKind::Server(
@@ -212,39 +235,68 @@ impl RedisLinkInner {
                 | ServerErrorKind::Ask,
             )
             | ErrorKind::ClusterConnectionNotFound => {
-                down("has a part that is down; the cluster repairs itself or needs a person")
+                let advice = match (self.address.is_cluster(), error.kind()) {
+                    (false, ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask)) => {
+                        return broken(format!(
+                            "is a cluster; write store.url as redis+cluster://HOST:PORT{}",
+                            words(error)
+                        ));
+                    }
+                    _ => "has a part that is down; the cluster repairs itself or needs a person",
+                };
+                down(&format!("{advice}{}", words(error)))
             }
             ErrorKind::MasterNameNotFoundBySentinel => {
                 down("names no live master of this name; check the name in store.url")
             }
             ErrorKind::RESP3NotSupported => broken("is older than version 6; use a newer one".to_owned()),
             _ => match error.code() {
-                Some("NOAUTH" | "WRONGPASS") => broken("refuses the password; check the one in store.url".to_owned()),
-                Some("NOPERM") => broken(
-                    "does not let this user do what is needed; allow it EVALSHA, EVAL, SCRIPT, and keys postrider:*"
-                        .to_owned(),
-                ),
-                Some("WRONGTYPE") => {
-                    broken("holds a key postrider:* of another program; use a database of its own".to_owned())
+                Some("NOAUTH" | "WRONGPASS") => {
+                    broken(format!("refuses the password; check the one in store.url{}", words(error)))
                 }
-                Some("OOM") => down("is out of memory; raise maxmemory (policy noeviction)"),
-                Some("MISCONF" | "NOREPLICAS") => {
-                    down("takes no writes: it cannot save them as it is told to; look into its log")
+                _ if acl::is_forbidden(error) => {
+                    broken(format!("does not let this user do what is needed; `{}` does{}", acl::rule(), words(error)))
                 }
-                Some("MASTERDOWN" | "BUSY" | "LOADING" | "UNKILLABLE") => down("cannot answer now"),
+                Some("WRONGTYPE") => broken(format!(
+                    "holds a key postrider:* of another program; use a database of its own{}",
+                    words(error)
+                )),
+                Some("OOM") => down(&format!("is out of memory; raise maxmemory (policy noeviction){}", words(error))),
+                Some("MISCONF" | "NOREPLICAS") => down(&format!(
+                    "takes no writes: it cannot save them as it is told to; look into its log{}",
+                    words(error)
+                )),
+                Some("MASTERDOWN" | "BUSY" | "LOADING" | "UNKILLABLE") => {
+                    down(&format!("cannot answer now{}", words(error)))
+                }
                 _ if error.is_timeout() => down("did not answer in time"),
                 _ if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() => {
                     down(&format!(
-                        "cannot be reached ({}); check that it runs and that store.url is right",
-                        error.category()
+                        "cannot be reached ({}); check that it runs and that store.url is right: rediss:// where it speaks TLS, \
+                         redis+sentinel:// or redis+cluster:// where it is one of several",
+                        reason(error)
                     ))
                 }
                 _ if error.is_unrecoverable_error() => down("closed the connection"),
-                code => {
-                    broken(format!("answers with an error that is not expected: {}", code.unwrap_or(error.category())))
-                }
+                _ => broken(format!("answers with an error that is not expected{}", words(error))),
             },
         }
+    }
+}
+
+/// What Redis said itself, where it said something.
+fn words(error: &RedisError) -> String {
+    let said = [error.code(), error.detail()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    if said.is_empty() { format!(" ({})", error.category()) } else { format!("; it says: {said}") }
+}
+
+/// Why there is no connection: of a certificate that is not trusted its own words.
+fn reason(error: &RedisError) -> String {
+    let text = error.to_string();
+    if text.contains("ertificate") {
+        format!("{text}; the setting `store.ca_file` names the authority of a private certificate")
+    } else {
+        error.category().to_owned()
     }
 }
 
@@ -254,6 +306,10 @@ async fn supervise(shared: Arc<RedisLinkInner>) {
     let mut pause = PAUSE_MIN;
     // The sender lives in `shared`.
     while status.wait_for(|status| matches!(status, RedisLinkStatus::Down)).await.is_ok() {
+        if shared.is_forbidden.swap(false, Ordering::Relaxed) {
+            // A person has to mend that: no use in trying at once.
+            tokio::time::sleep(FORBIDDEN_PAUSE).await;
+        }
         match shared.dial().await {
             Ok(conn) => {
                 serial += 1;

@@ -18,6 +18,8 @@
 //! A record that is at work, parked, held or cancelled lives 30 days, longer than the delay ladder keeps a copy; others for
 //! the retention. What was sent shrinks to state, fence and payload hash. Redis needs `maxmemory-policy noeviction`.
 
+mod acl;
+pub use acl::rule as acl_rule;
 mod address;
 mod begun;
 mod limits;
@@ -64,7 +66,9 @@ pub fn shown(url: &str) -> Result<String, StoreError> {
 impl RedisStore {
     /// See [`super::Store::connect`].
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
-        let link = Link::open(Address::parse(url)?, Scripts::new(), options.create).await?;
+        let link =
+            Link::open(Address::parse(url)?.trusting(options.ca_file.as_deref())?, Scripts::new(), options.create)
+                .await?;
         let store = Self { link, options, clock: Arc::default() };
         if store.is_up() {
             store.learn_time().await;
@@ -133,17 +137,21 @@ impl RedisStore {
 
     /// See [`super::transitions::step`].
     pub async fn step(&self, lease: &Lease, step: LedgerStep<'_>) -> Result<LedgerStepResult, StoreError> {
+        let end_note;
         let (word, note) = match step {
             LedgerStep::Submitting(call) => ("submitting", call),
             LedgerStep::Withdraw => ("withdraw", ""),
             LedgerStep::Renew => ("renew", ""),
             LedgerStep::Decide(text) => ("decide", text),
-            LedgerStep::Parked => ("parked", ""),
+            LedgerStep::Parked(note) => ("parked", note),
             LedgerStep::Release => ("release", ""),
-            LedgerStep::Finish(end) => ("finish", end.as_str()),
+            LedgerStep::Finish(end, note) => {
+                end_note = format!("{} {note}", end.as_str());
+                ("finish", end_note.trim_end())
+            }
         };
         let life = match step {
-            LedgerStep::Finish(end) => self.options.life_of(end),
+            LedgerStep::Finish(end, _) => self.options.life_of(end),
             _ => self.options.working_life(),
         };
         let facts = &lease.facts;
@@ -398,6 +406,8 @@ fn read_cancel(answer: Vec<String>) -> RedisResult<CancelTransition> {
 fn read_record(text: &str) -> RedisResult<Record> {
     let fields: Vec<&str> = text.splitn(7, '|').collect();
     let [state, generation, fence, holder, lease_end, payload_hash, note] = fields[..] else { return Err(surprise()) };
+    // Behind the word of an end stands what its owner noted.
+    let (word, end_note) = note.split_once(' ').unwrap_or((note, ""));
     let state = match state {
         "C" => RecordState::Claimed,
         "U" => RecordState::Submitting,
@@ -405,11 +415,15 @@ fn read_record(text: &str) -> RedisResult<Record> {
         "P" => RecordState::Parked,
         "S" => RecordState::Final(Final::Sent),
         "H" => RecordState::Final(Final::Held),
-        "F" => RecordState::Final(final_of(note)?),
+        "F" => RecordState::Final(final_of(word)?),
         "A" => RecordState::Alias,
         _ => return Err(surprise()),
     };
-    let note = if matches!(state, RecordState::Final(_)) { "" } else { note };
+    let note = match state {
+        RecordState::Final(Final::Sent) => "",
+        RecordState::Final(_) => end_note,
+        _ => note,
+    };
     Ok(Record {
         state,
         generation: or_zero(generation)?,

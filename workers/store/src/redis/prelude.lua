@@ -27,6 +27,7 @@ end
 local function settled(r)
   if r.s == 'S' then return 'sent' end
   if r.s == 'H' then return 'held' end
-  if r.s == 'F' then return r.d end
+  -- Behind the word stands what its owner noted for people.
+  if r.s == 'F' then return string.match(r.d, '^%S+') end
   return nil
 end

@@ -3,9 +3,9 @@ local r = read(KEYS[1])
 local generation = tonumber(ARGV[1])
 if r then
   if r.s == 'S' then return 'sent' end
-  if r.s == 'F' and r.d == 'cancelled' then return 'cancelled' end
+  if r.s == 'F' and settled(r) == 'cancelled' then return 'cancelled' end
   if r.s == 'P' and r.g == generation + 1 then return 'go' end
-  local at_rest = r.s == 'H' or r.s == 'D' or (r.s == 'F' and r.d == 'dead')
+  local at_rest = r.s == 'H' or r.s == 'D' or (r.s == 'F' and settled(r) == 'dead')
   local given_up = (r.s == 'C' or r.s == 'U') and r.x <= now
   if r.g > generation or not (at_rest or given_up) then return 'other' end
 end

@@ -23,6 +23,7 @@ struct ScriptSet {
     reopen: Script,
     epoch: Script,
     circuit: Script,
+    probe: Script,
 }
 
 macro_rules! script {
@@ -42,6 +43,7 @@ impl Scripts {
             reopen: script!("reopen.lua"),
             epoch: Script::new(include_str!("epoch.lua")),
             circuit: Script::new(include_str!("circuit.lua")),
+            probe: Script::new(include_str!("probe.lua")),
         }))
     }
 
@@ -69,6 +71,11 @@ impl Scripts {
     /// `circuit.lua`
     pub fn circuit(&self) -> &Script {
         &self.0.circuit
+    }
+
+    /// Calls what all scripts call, with a key that nobody reads: fails where the user may not.
+    pub async fn probe(&self, conn: &mut Conn) -> RedisResult<()> {
+        self.0.probe.prepare_invoke().key("postrider:{00}:probe").invoke_async(conn).await
     }
 
     /// Writes the epochs that are missing: in one call, or one a slot.

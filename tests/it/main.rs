@@ -26,6 +26,7 @@ mod explain;
 mod failover;
 mod full_disk;
 mod gateway;
+mod gateway_clients;
 mod happy_path;
 mod harness;
 mod harness_relays;

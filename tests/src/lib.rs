@@ -22,7 +22,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod redis_fleet;
 
-mod python;
+pub mod python;
 
 pub mod aiosmtpd;
 pub mod dnsmasq;

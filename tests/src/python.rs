@@ -12,3 +12,12 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     ensure!(program.exists(), "{} is missing: run tests/setup.sh", program.display());
     Ok(program)
 }
+
+/// The interpreter, where it has all of these modules.
+pub fn with(modules: &[&str]) -> Result<PathBuf> {
+    let python = program("python")?;
+    let import = format!("import {}", modules.join(", "));
+    let done = std::process::Command::new(&python).args(["-c", &import]).output()?;
+    ensure!(done.status.success(), "{import} fails: run tests/setup.sh");
+    Ok(python)
+}

@@ -146,6 +146,7 @@ impl Gateway {
             Operation::Healthz => text(StatusCode::OK, "alive\n"),
             Operation::Readyz if self.is_ready() => text(StatusCode::OK, "ready\n"),
             Operation::Readyz => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            Operation::OpenApi => Some(Answer::typed(StatusCode::OK, "application/json", api::openapi::document())),
             _ => None,
         }
     }
@@ -158,7 +159,7 @@ impl Gateway {
         peer: IpAddr,
     ) -> Result<(Key, Option<Standing>), (Problem, Option<Standing>)> {
         let Some(text) = api::credentials(operation.api(), &head.headers) else {
-            return Err((Problem::new(Kind::Unauthorized, "The request bears no API key."), None));
+            return Err((Problem::new(Kind::KeyMissing, "The request bears no API key."), None));
         };
         let found = self.keys.load().authenticate(&text, Timestamp::now()).cloned();
         let key = match found {
@@ -267,12 +268,17 @@ fn with_rate(answer: Answer, standing: Option<Standing>) -> Answer {
     let Some(standing) = standing else { return answer };
     let Standing { limit, remaining, reset, .. } = standing;
     let name = HeaderName::from_static;
+    // SendGrid's clients wait until a time, those of others for a time.
+    let at = Timestamp::now().as_second().saturating_add_unsigned(reset);
     answer
         .with(name("ratelimit-policy"), &format!("\"key\";q={limit};w=1"))
         .with(name("ratelimit"), &format!("\"key\";r={remaining};t={reset}"))
         .with(name("ratelimit-limit"), &limit.to_string())
         .with(name("ratelimit-remaining"), &remaining.to_string())
         .with(name("ratelimit-reset"), &reset.to_string())
+        .with(name("x-ratelimit-limit"), &limit.to_string())
+        .with(name("x-ratelimit-remaining"), &remaining.to_string())
+        .with(name("x-ratelimit-reset"), &at.to_string())
 }
 
 fn respond(answer: Answer) -> Response<Full<Bytes>> {

@@ -17,7 +17,9 @@ pub enum Kind {
     Malformed,
     /// The idempotency key has no form that one has.
     BadIdempotencyKey,
-    /// No key, or none that is known.
+    /// No API key.
+    KeyMissing,
+    /// An API key that is not known.
     Unauthorized,
     /// The key may not do this.
     Forbidden,
@@ -52,7 +54,7 @@ impl Kind {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed | Self::BadIdempotencyKey => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::KeyMissing | Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::SenderForbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -71,7 +73,7 @@ impl Kind {
         match self {
             Self::Malformed => "malformed",
             Self::BadIdempotencyKey => "bad-idempotency-key",
-            Self::Unauthorized => "unauthorized",
+            Self::KeyMissing | Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::SenderForbidden => "sender-not-allowed",
             Self::NotFound => "not-found",
@@ -92,7 +94,7 @@ impl Kind {
         match self {
             Self::Malformed => "The request cannot be read",
             Self::BadIdempotencyKey => "The idempotency key cannot be used",
-            Self::Unauthorized => "The API key is missing or wrong",
+            Self::KeyMissing | Self::Unauthorized => "The API key is missing or wrong",
             Self::Forbidden => "The API key does not allow this",
             Self::SenderForbidden => "The API key does not allow this sender",
             Self::NotFound => "Nothing is here",
@@ -166,6 +168,18 @@ impl Problem {
             many => format!("{} fields break their rules.", many.len()),
         };
         Self { kind, detail, fields, retry_after: None }
+    }
+
+    /// The whole in one sentence, for clients that show one text.
+    pub fn sentence(&self) -> String {
+        if self.fields.is_empty() {
+            return self.detail.clone();
+        }
+        let one = |field: &FieldProblem| {
+            let place = if field.pointer.is_empty() { "the body" } else { &field.pointer };
+            format!("{place} {}", field.detail)
+        };
+        self.fields.iter().map(one).collect::<Vec<_>>().join("; ") + "."
     }
 
     /// The document of RFC 9457.

@@ -1,8 +1,13 @@
 //! The forms of request that the gateway reads. One file each, of pure functions: a request becomes a [`Call`] or a [`Problem`], results and problems
 //! become an [`Answer`]. [`routes`] lists every path.
 
+pub mod fields;
 pub mod native;
+pub mod openapi;
+pub mod postmark;
+pub mod resend;
 pub mod routes;
+pub mod sendgrid;
 
 use bytes::Bytes;
 use http::{
@@ -114,7 +119,7 @@ impl Answer {
             None => self,
         };
         match problem.kind {
-            Kind::Unauthorized => answer.with(WWW_AUTHENTICATE, "Bearer"),
+            Kind::KeyMissing | Kind::Unauthorized => answer.with(WWW_AUTHENTICATE, "Bearer"),
             Kind::MethodNotAllowed => answer.with(ALLOW, &allowed.join(", ")),
             _ => answer,
         }
@@ -125,6 +130,9 @@ impl Answer {
 pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
     match request.operation.api() {
         Api::Native => native::read(request),
+        Api::Resend => resend::read(request),
+        Api::SendGrid => sendgrid::read(request),
+        Api::Postmark => postmark::read(request),
     }
 }
 
@@ -132,6 +140,9 @@ pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
 pub fn sent(request: &Request<'_>, results: &Results) -> Answer {
     match request.operation.api() {
         Api::Native => native::sent(request, results),
+        Api::Resend => resend::sent(request, results),
+        Api::SendGrid => sendgrid::sent(request, results),
+        Api::Postmark => postmark::sent(request, results),
     }
 }
 
@@ -139,12 +150,18 @@ pub fn sent(request: &Request<'_>, results: &Results) -> Answer {
 pub fn refuse(api: Api, problem: &Problem) -> Answer {
     match api {
         Api::Native => native::refuse(problem),
+        Api::Resend => resend::refuse(problem),
+        Api::SendGrid => sendgrid::refuse(problem),
+        Api::Postmark => postmark::refuse(problem),
     }
 }
 
 /// The API key that a request bears, wherever its client puts it.
-pub fn credentials(_: Api, headers: &HeaderMap) -> Option<String> {
-    bearer(headers)
+pub fn credentials(api: Api, headers: &HeaderMap) -> Option<String> {
+    match api {
+        Api::Postmark => headers.get("x-postmark-server-token")?.to_str().ok().map(|text| text.trim().to_owned()),
+        Api::Native | Api::Resend | Api::SendGrid => bearer(headers),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {

@@ -7,6 +7,12 @@ use crate::keys::Scope;
 pub enum Api {
     /// Our own.
     Native,
+    /// That of Resend.
+    Resend,
+    /// That of SendGrid.
+    SendGrid,
+    /// That of Postmark.
+    Postmark,
 }
 
 impl Api {
@@ -14,6 +20,9 @@ impl Api {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Resend => "resend",
+            Self::SendGrid => "sendgrid",
+            Self::Postmark => "postmark",
         }
     }
 }
@@ -26,6 +35,12 @@ pub enum Operation {
     SendBatch,
     Healthz,
     Readyz,
+    ResendSend,
+    ResendBatch,
+    SendGridSend,
+    PostmarkSend,
+    PostmarkBatch,
+    OpenApi,
 }
 
 impl Operation {
@@ -96,6 +111,60 @@ pub const ROUTES: &[Route] = &[
         path: "/readyz",
         scope: None,
         summary: "Whether jobs can be taken now",
+    },
+    Route {
+        operation: Operation::ResendSend,
+        name: "resendSend",
+        api: Api::Resend,
+        method: "POST",
+        path: "/emails",
+        scope: Some(Scope::Send),
+        summary: "Resend: send one mail",
+    },
+    Route {
+        operation: Operation::ResendBatch,
+        name: "resendBatch",
+        api: Api::Resend,
+        method: "POST",
+        path: "/emails/batch",
+        scope: Some(Scope::Send),
+        summary: "Resend: send up to 100 mails",
+    },
+    Route {
+        operation: Operation::SendGridSend,
+        name: "sendgridSend",
+        api: Api::SendGrid,
+        method: "POST",
+        path: "/v3/mail/send",
+        scope: Some(Scope::Send),
+        summary: "SendGrid: send a mail for each personalization",
+    },
+    Route {
+        operation: Operation::PostmarkSend,
+        name: "postmarkSend",
+        api: Api::Postmark,
+        method: "POST",
+        path: "/email",
+        scope: Some(Scope::Send),
+        summary: "Postmark: send one mail",
+    },
+    Route {
+        operation: Operation::PostmarkBatch,
+        name: "postmarkBatch",
+        api: Api::Postmark,
+        method: "POST",
+        path: "/email/batch",
+        scope: Some(Scope::Send),
+        summary: "Postmark: send up to 500 mails",
+    },
+    Route {
+        operation: Operation::OpenApi,
+        name: "openapi",
+        api: Api::Native,
+        method: "GET",
+        path: "/openapi.json",
+        scope: None,
+        summary: "This document",
     },
 ];
 

@@ -1,6 +1,8 @@
 //! One e-mail to send. A [`Job`] exists only if every field and every rule between fields holds: see [`crate::wire`] for
 //! how one is made.
 
+pub mod payload_hash;
+
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
@@ -9,10 +11,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use self::payload_hash::{PayloadHash, hex};
 use crate::{
     address::{AddressError, EmailAddress, Mailbox},
     fields::{Header, IdempotencyKey, JobId, Lane, Tenant},
-    payload_hash::{PayloadHash, hex},
     raw::RawMessage,
 };
 

@@ -11,10 +11,8 @@ pub mod fields;
 pub mod job;
 pub mod json_schema;
 pub mod ladder;
-mod lenient;
 pub mod limits;
 pub mod meta;
-pub mod payload_hash;
 pub mod permissions;
 pub mod raw;
 pub mod template;
@@ -24,10 +22,10 @@ pub mod wire;
 pub use address::{Domain, EmailAddress, Mailbox};
 pub use event::{Event, EventType};
 pub use fields::{IdempotencyKey, JobId, Lane, Tenant};
+pub use job::payload_hash::{self, PayloadHash};
 pub use job::{Content, Job};
 pub use limits::JobLimits;
 pub use meta::Meta;
-pub use payload_hash::PayloadHash;
 pub use wire::{DecodeError, JobV1, MailboxV1};
 
 /// The examples of the README are tests.

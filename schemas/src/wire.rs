@@ -2,6 +2,7 @@
 //! which field is wrong and why. No error text quotes a value: reasons travel in headers and logs.
 
 mod decode;
+mod lenient;
 mod parse;
 mod sketch;
 
@@ -22,7 +23,6 @@ use crate::{
     address::Mailbox,
     fields::{JobId, Lane},
     job::{Content, Job},
-    lenient,
     raw::RawMessage,
     template::TemplateLimit,
 };

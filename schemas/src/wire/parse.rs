@@ -12,9 +12,9 @@ use super::{AttachmentV1, DecodeError, EnvelopeV1, JobV1, ListUnsubscribeV1, Mai
 use crate::{
     address::{AddressError, EmailAddress, Mailbox},
     fields::{self, FieldError, Header, IdempotencyKey, JobId, Tenant},
+    job::payload_hash::PayloadHash,
     job::{Attachment, Content, Job, ListUnsubscribe, Mailto, RecipientField, RejectedRecipient, Tracking},
     limits::JobLimits,
-    payload_hash::PayloadHash,
     raw::{EnvelopeSender, RawMessage},
     template::{self, TemplateLimit},
 };

@@ -12,7 +12,7 @@ use serde::{
     },
 };
 
-use crate::wire::{HeaderV1, MailboxPartsV1, MailboxV1};
+use super::{HeaderV1, MailboxPartsV1, MailboxV1};
 
 /// `null` counts as absent.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {

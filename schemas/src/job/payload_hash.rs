@@ -7,10 +7,8 @@ use std::fmt::{self, Write as _};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    address::Mailbox,
-    job::{Content, Job},
-};
+use super::{Content, Job};
+use crate::address::Mailbox;
 
 /// The first 128 bits of a SHA-256. Two jobs with the same hash ask for the same mail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

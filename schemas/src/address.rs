@@ -126,6 +126,15 @@ impl EmailAddress {
         &self.domain
     }
 
+    /// Whether both lead to one mailbox, as far as is known: receivers that tell letters apart by their case are not in use, and an API that gets an address
+    /// twice refuses the message.
+    pub fn is_same_mailbox(&self, other: &Self) -> bool {
+        let (one, two) = (self.local(), other.local());
+        let is_same = one.eq_ignore_ascii_case(two)
+            || (!one.is_ascii() && !two.is_ascii() && one.to_lowercase() == two.to_lowercase());
+        is_same && self.domain() == other.domain()
+    }
+
     /// True where the envelope needs SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
         !self.local.is_ascii()

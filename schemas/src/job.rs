@@ -309,7 +309,7 @@ impl Job {
         }
         format!("<{}@{}>", self.id, self.from.address().domain())
     }
-    /// The recipients of the envelope: `to`, `cc`, `bcc` in this order, an address that stands twice only once. A
+    /// The recipients of the envelope: `to`, `cc`, `bcc` in this order, an address that stands twice only once, whatever its case. A
     /// recipient's position in this list is its index everywhere else.
     pub fn recipients(&self) -> Vec<Recipient<'_>> {
         let fields = [(RecipientField::To, &self.to), (RecipientField::Cc, &self.cc), (RecipientField::Bcc, &self.bcc)];
@@ -318,7 +318,7 @@ impl Job {
             let is_rejected = |n: &usize| self.rejected.iter().any(|one| one.field == field && one.position == *n);
             for (position, mailbox) in (0..).filter(|n| !is_rejected(n)).zip(mailboxes) {
                 let address = mailbox.address();
-                if !list.iter().any(|seen| seen.address == address) {
+                if !list.iter().any(|seen| seen.address.is_same_mailbox(address)) {
                     list.push(Recipient { field, position, address, mailbox });
                 }
             }

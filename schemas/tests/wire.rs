@@ -238,6 +238,8 @@ fn fifty_recipients_are_accepted_and_fifty_one_refused() {
     document["cc"] = json!(list(20));
     let job = decode(&document).unwrap();
     assert_eq!(job.recipients().len(), 30, "a recipient that stands twice is served once");
+    document["cc"] = json!(["R1@dest.example", "r2@DEST.example", "r1x@dest.example"]);
+    assert_eq!(decode(&document).unwrap().recipients().len(), 31, "and whatever its case");
     document["cc"] = json!(list(21));
     assert!(decode(&document).unwrap_err().to_string().contains("51 recipients"));
     check_refused("to", json!([]), "to", "at least one recipient");

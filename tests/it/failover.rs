@@ -75,10 +75,10 @@ async fn after_a_temporary_refusal_the_second_delivers_and_the_event_says_why() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_permanent_refusal_the_second_sees_nothing() {
-    let (env, api, events) = one(Reaction::no(400, "not a mail"), "", "rejected").await;
-    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 0));
-    assert_eq!(event(&events, "job.rejected")["data"]["class"], "message");
+async fn what_one_provider_does_not_take_the_second_delivers() {
+    let (env, api, events) = one(Reaction::no(400, "not a mail"), "", "accepted").await;
+    assert_eq!((api.taken(), env.sink().count().unwrap()), (0, 1));
+    assert_eq!(event(&events, "job.accepted")["data"]["passed_over"][0]["reason"], "unsupported");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,46 @@ async fn accepted_recipients_get_it_once_greylisted_ones_are_tried_again_and_unk
     drop(worker);
 }
 
+/// Postfix answers twenty errors in one connection and hangs up: what it said until then counts, and the others are asked at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_hangs_up_after_too_many_errors_is_asked_for_each_recipient_once() {
+    let env = TestEnv::start(&EnvSpec { postfix: true, ..EnvSpec::usual() }).unwrap();
+    story::declare(&env).unwrap();
+    let mut told = Events::listen(&env.amqp_url()).await.unwrap();
+    let job = story::job_with(|job| {
+        let gone = (0..22).map(|n| format!("u{n}@gone.test"));
+        let there = ["ada", "bob", "cid"].map(|name| format!("{name}@dest.test"));
+        job.to = gone.chain(there).map(Into::into).collect();
+    });
+    let config = story::relay_config(
+        &env.amqp_url(),
+        &env.redis_url(),
+        env.postfix().submission,
+        &format!(
+            "host = \"localhost\"\ntls = \"starttls\"\nca_file = \"{}\"\nusername = \"{USER}\"\npassword = \"{PASSWORD}\"\n{ROUTE}",
+            env.postfix().ca_file().display()
+        ),
+    );
+    let worker = story::start(config).unwrap();
+    story::publish(&env.amqp_url(), std::slice::from_ref(&job)).await.unwrap();
+    let events = told.until("postrider.job.rejected.v1").await.unwrap();
+    assert!(of(&events, "postrider.job.deferred.v1").is_empty(), "{events:#?}");
+    let rejected = of(&events, "postrider.job.rejected.v1");
+    assert_eq!(rejected[0]["data"]["recipients"].as_array().unwrap().len(), 22);
+    let stored = env.sink().wait_for(1, SOON).unwrap();
+    let mut recipients: Vec<&str> = stored.iter().flat_map(|one| one.recipients()).collect();
+    recipients.sort_unstable();
+    assert_eq!(recipients, ["ada@dest.test", "bob@dest.test", "cid@dest.test"]);
+    let log = std::fs::read_to_string(env.postfix().log_file()).unwrap();
+    assert!(log.contains("too many errors"), "{log}");
+    for n in 0..22 {
+        let refusal = format!("to=<u{n}@gone.test>");
+        let count = log.lines().filter(|line| line.contains(": reject: RCPT") && line.contains(&refusal)).count();
+        assert_eq!(count, 1, "{refusal}");
+    }
+    drop(worker);
+}
+
 /// What is refused for the moment arrives when the relay has changed its mind, and then only there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_who_is_greylisted_once_gets_it_later_and_alone() {

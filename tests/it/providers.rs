@@ -31,6 +31,7 @@ fn transport(account: Account, port: u16, batch: bool) -> Transport {
         batch,
         batch_linger: Duration::from_millis(50),
         rate_headers: true,
+        answers: postrider_workers::config::shipped_answers(),
     };
     Transport::new(&TransportConfig { name: "judged".to_owned(), kind: TransportKind::Provider(Box::new(provider)) })
         .unwrap()

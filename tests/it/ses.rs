@@ -39,6 +39,7 @@ fn provider(moto: &Moto, keys: &Keys) -> Result<Provider> {
         batch: false,
         batch_linger: Duration::ZERO,
         rate_headers: true,
+        answers: postrider_workers::config::shipped_answers(),
     })?)
 }
 

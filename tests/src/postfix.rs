@@ -1,7 +1,7 @@
 //! A private Postfix with Dovecot's authentication: the relay of record. It accepts as a real one does and hands everything
 //! to a port of 127.0.0.1, where a sink counts.
 //!
-//! Needs root, as Postfix does. Six ports: see [`Postfix`]. Recipients of `dest.test` that it refuses are in
+//! Needs root, as Postfix does. Six ports: see [`Postfix`]. Recipients that it refuses are in
 //! `components/postfix_rcpt`; the sender `blocked@from.test` gets 554.
 
 use std::io::Read as _;

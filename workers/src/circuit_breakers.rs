@@ -101,6 +101,7 @@ fn says(outcome: &Outcome) -> Says {
     let Outcome::Refused { refusal, .. } = outcome else {
         return match outcome {
             Outcome::Accepted { .. } => Says::Works,
+            Outcome::Unknown(answer) if answer.mark == Mark::NotTheApi => Says::Broken,
             Outcome::Unknown(_) => Says::NothingGood,
             Outcome::Refused { .. } | Outcome::LostClaim => Says::Nothing,
         };

@@ -32,6 +32,8 @@ pub struct Entry {
     pub class: Class,
     /// What is to be made of it beside its class.
     pub mark: Mark,
+    /// It comes from the configuration.
+    pub is_own: bool,
 }
 
 /// A part of a text: pieces in this order, with anything in between.
@@ -47,18 +49,21 @@ pub struct Reading<'a> {
     pub mark: Mark,
     /// The entry's name.
     pub name: &'a str,
+    /// The entry comes from the configuration.
+    pub is_own: bool,
 }
 
 impl Answers {
-    /// Reads a negative reply (4xx or 5xx).
+    /// Reads a negative reply (4xx or 5xx), or the status and words of a Web API.
     pub fn read(&self, stage: Stage, code: u16, enhanced: Option<EnhancedCode>, text: &str) -> Reading<'_> {
         let text = plain(text);
-        let is_temporary = is_temporary(code, enhanced);
+        let is_temporary = if stage == Stage::Call { is_temporary_status(code) } else { is_temporary(code, enhanced) };
         let found = self.0.iter().find(|one| one.holds(stage, is_temporary, code, enhanced, &text));
-        found.map_or(Reading { class: Class::Transient, mark: Mark::Plain, name: "" }, |one| Reading {
+        found.map_or(Reading { class: Class::Transient, mark: Mark::Plain, name: "", is_own: false }, |one| Reading {
             class: one.class,
             mark: one.mark,
             name: &one.name,
+            is_own: one.is_own,
         })
     }
 }
@@ -66,6 +71,11 @@ impl Answers {
 /// Whether a reply leaves hope. Where its two codes contradict each other the hopeful one counts: nobody is given up by mistake.
 pub fn is_temporary(code: u16, enhanced: Option<EnhancedCode>) -> bool {
     code < 500 || enhanced.is_some_and(|EnhancedCode(class, ..)| class == 4)
+}
+
+/// The same for a status of HTTP, where 4xx is for good but for three.
+fn is_temporary_status(status: u16) -> bool {
+    !(400..500).contains(&status) || matches!(status, 408 | 425 | 429)
 }
 
 impl Entry {

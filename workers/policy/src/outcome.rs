@@ -207,6 +207,8 @@ pub enum Mark {
     TooManyRecipients,
     /// No answer at all: the recipient was left for the next transaction.
     NotAsked,
+    /// It does not come from the API that was called.
+    NotTheApi,
 }
 
 /// What a transport answered, or what went wrong instead of an answer. Safe to log: see [`Answer::new`].

@@ -89,7 +89,7 @@ pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         },
         // A call with this key went through before, and this one was not processed
         // (<https://developers.brevo.com/docs/heterogenous-versions-batch-emails>).
-        (400..=499, Some("duplicate_parameter")) => ReplyVerdict::Taken(text),
+        (400..=499, Some("duplicate_parameter")) => ReplyVerdict::Duplicate(text),
         // The documents do not say with which status it comes.
         (402, _) | (400..=499, Some("not_enough_credits")) => {
             ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
@@ -210,9 +210,9 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(201, &[], r#"{"messageId":"<2017.1@smtp-relay.mailin.fr>"}"#, "taken <2017.1@smtp-relay.mailin.fr>");
         check(202, &[], r#"{"messageId":"<2017.1@x>","batchId":"b"}"#, "taken <2017.1@x>");
-        check(400, &[], &error("invalid_parameter"), "message");
-        check(400, &[], &error("missing_parameter"), "message");
-        check(400, &[], &error("duplicate_parameter"), "taken duplicate_parameter: why");
+        check(400, &[], &error("invalid_parameter"), "unsupported");
+        check(400, &[], &error("missing_parameter"), "unsupported");
+        check(400, &[], &error("duplicate_parameter"), "duplicate");
         check(400, &[], &error("not_enough_credits"), "quota");
         check(402, &[], &error("not_enough_credits"), "quota");
         check(402, &[], "", "quota");
@@ -224,7 +224,7 @@ mod tests {
         check(500, &[], "", "transient");
         check(503, &[], "<html>", "transient");
         check(502, &[], "<html>", "unclear");
-        check(200, &[], "<html>a login page</html>", "unclear");
+        check(200, &[], "<html>a login page</html>", "not the api");
         check(201, &[], "", "unclear");
         check(201, &[], r#"{"messageId":"<20"#, "unclear");
         check(201, &[], "{}", "unclear");

@@ -132,6 +132,26 @@ pub fn bare_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
+/// The media type alone, for an API that takes no parameters, where nothing is lost without them: the name of the file stands elsewhere, and UTF-8 is
+/// what everybody expects.
+pub fn type_without_parameters(content_type: &str) -> Result<String, Unsupported> {
+    let kind = bare_type(content_type);
+    let is_needless = |parameter: &str| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = value.trim().trim_matches('"').to_ascii_lowercase();
+        match name.trim().to_ascii_lowercase().as_str() {
+            "charset" => matches!(value.as_str(), "utf-8" | "utf8" | "us-ascii"),
+            "name" | "" => true,
+            _ => false,
+        }
+    };
+    if content_type.split(';').skip(1).all(is_needless) {
+        Ok(kind)
+    } else {
+        Err(Unsupported::Value(format!("a file of type {kind} with parameters")))
+    }
+}
+
 #[cfg(test)]
 pub mod testing {
     //! Jobs for the tests of the providers.
@@ -258,5 +278,19 @@ mod tests {
         assert_eq!(type_of_name("archive.tar.zst"), None);
         assert_eq!(type_of_name("README"), None);
         assert_eq!(bare_type("Text/Plain; charset=utf-8"), "text/plain");
+    }
+
+    #[test]
+    fn a_media_type_goes_bare_where_nothing_is_lost() {
+        for (given, bare) in [
+            ("text/csv; charset=utf-8", "text/csv"),
+            ("Text/Plain;charset=\"US-ASCII\"; name=a.txt", "text/plain"),
+            ("application/pdf", "application/pdf"),
+        ] {
+            assert_eq!(type_without_parameters(given).as_deref(), Ok(bare));
+        }
+        for given in ["text/csv; charset=iso-8859-1", "text/calendar; method=REQUEST"] {
+            assert!(type_without_parameters(given).is_err(), "{given}");
+        }
     }
 }

@@ -193,11 +193,11 @@ mod tests {
         check(202, r#"{"message_id":"abc","status":"pending"}"#, "taken abc");
         check(202, r#"{"message_id":"abc","status":"suppressed"}"#, "recipient");
         check(202, r#"{"status":"pending"}"#, "unclear");
-        check(202, "<html>", "unclear");
+        check(202, "<html>", "not the api");
         check(401, r#"{"message":"who"}"#, "config");
         check(403, "", "config");
         check(409, r#"{"error":{"code":"idempotency_conflict","message":"another body"}}"#, "unclear");
-        check(422, r#"{"message":"no","errors":{"to":["x"]}}"#, "message");
+        check(422, r#"{"message":"no","errors":{"to":["x"]}}"#, "unsupported");
         check(429, "", "throttled");
         check(500, "", "transient");
         check(502, "", "unclear");

@@ -6,6 +6,7 @@ pub mod encoding;
 pub mod fields;
 pub mod message;
 pub mod multipart;
+pub mod named;
 pub mod rate_limit_headers;
 pub mod reply;
 pub mod request;

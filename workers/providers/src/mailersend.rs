@@ -80,8 +80,12 @@ impl Api for MailerSend {
         let refused = |class| ReplyVerdict::refused(class, text.as_str()).after(reply.retry_after(now));
         match reply.status {
             200..=299 => match reply.header("x-message-id").filter(|id| !id.is_empty()) {
+                // Its warnings name them.
+                Some(id) if has_warning(&body, "SOME_SUPPRESSED") => {
+                    ReplyVerdict::TakenInPart { id: id.to_owned(), text: body["warnings"].to_string() }
+                }
                 Some(id) => ReplyVerdict::Taken(id.to_owned()),
-                None if is_suppressed(&body) => refused(Class::Recipient),
+                None if has_warning(&body, "ALL_SUPPRESSED") => refused(Class::Recipient),
                 None => reply.by_status(&text, now),
             },
             // The documents' number for a sender's domain that is not verified.
@@ -102,9 +106,9 @@ impl Api for MailerSend {
     }
 }
 
-/// Every recipient is on the account's suppression list, and nothing is sent.
-fn is_suppressed(body: &Value) -> bool {
-    body["warnings"].as_array().into_iter().flatten().any(|warning| warning["type"] == "ALL_SUPPRESSED")
+/// `ALL_SUPPRESSED`: every recipient is on the account's suppression list, and nothing is sent; `SOME_SUPPRESSED`: some are.
+fn has_warning(body: &Value, kind: &str) -> bool {
+    body["warnings"].as_array().into_iter().flatten().any(|warning| warning["type"] == kind)
 }
 
 fn body(message: &Message<'_>) -> Result<Value, Unsupported> {
@@ -189,13 +193,13 @@ mod tests {
     fn every_answer_has_its_meaning() {
         let id = [("x-message-id", "5e42")];
         check(202, &id, "", "taken 5e42");
-        check(202, &id, r#"{"message":"w","warnings":[{"type":"SOME_SUPPRESSED"}]}"#, "taken 5e42");
+        check(202, &id, r#"{"message":"w","warnings":[{"type":"SOME_SUPPRESSED"}]}"#, "in part 5e42");
         check(202, &[], r#"{"message":"w","warnings":[{"type":"ALL_SUPPRESSED"}]}"#, "recipient");
         check(202, &[], "", "unclear");
         check(401, &[], r#"{"message":"Unauthenticated."}"#, "config");
         check(403, &[], "", "config");
         check(422, &[], r#"{"message":"The from.email domain must be verified. #MS42207"}"#, "sender");
-        check(422, &[], r#"{"message":"The to.0.email is wrong. #MS42209"}"#, "message");
+        check(422, &[], r#"{"message":"The to.0.email is wrong. #MS42209"}"#, "unsupported");
         check(429, &[], r#"{"message":"daily quota limit. #MS42901"}"#, "quota");
         check(429, &[("retry-after", "59")], r#"{"message":"rate limit #MS42903"}"#, "throttled after 59");
         check(421, &[], "", "transient");

@@ -366,10 +366,10 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(200, &[], OK, "taken <2026.1@mg.shop.example>");
         check(200, &[], "Mailgun Magnificent API", "unclear");
-        check(200, &[], "<html>a login page</html>", "unclear");
+        check(200, &[], "<html>a login page</html>", "not the api");
         check(200, &[], "", "unclear");
         check(200, &[], &OK[..20], "unclear");
-        check(400, &[], &message("to parameter is not a valid address. please check documentation"), "message");
+        check(400, &[], &message("to parameter is not a valid address. please check documentation"), "unsupported");
         check(401, &[], "Forbidden", "config");
         check(402, &[], &message("Request failed"), "config");
         check(
@@ -382,7 +382,7 @@ mod tests {
         check(404, &[], &message("Domain not found: shop.example"), "config");
         check(404, &[], &message("Not yet here"), "transient");
         check(404, &[], "<html>not found</html>", "config");
-        check(413, &[], "", "message");
+        check(413, &[], "", "unsupported");
         check(420, &[], &message("Enhance your calm"), "quota");
         check(420, &[("retry-after", "60")], "", "quota after 60");
         check(420, &[("x-ratelimit-reset", "1795428060")], "", "quota");

@@ -169,8 +169,13 @@ fn error(reply: &ProviderReply, error: &Value, now: Timestamp) -> ReplyVerdict {
         matches!(field, "To" | "Cc" | "Bcc")
     });
     match status {
-        200..=299 => ReplyVerdict::refused(Class::Message, text),
-        400 if is_about_recipients => ReplyVerdict::refused(Class::Recipient, text),
+        // The sender of this message is not one of the account's.
+        _ if error["ErrorCode"] == "send-0008" => ReplyVerdict::refused(Class::Sender, text),
+        200..=299 => ReplyVerdict::undocumented(text),
+        400 if is_about_recipients => {
+            let fields: Vec<&str> = related.iter().filter_map(Value::as_str).collect();
+            ReplyVerdict::some_recipients(format!("{text} in {}", fields.join(", ")))
+        }
         _ => ProviderReply { status, ..reply.clone() }.by_status(&text, now),
     }
 }
@@ -283,26 +288,26 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(200, &messages(&[GOOD]), "taken 12-34");
         check(200, &messages(&[r#"{"Status":"success"}"#]), "taken ");
-        check(200, &messages(&[&bad(400, "send-0003", "HTMLPart")]), "message");
+        check(200, &messages(&[&bad(400, "send-0003", "HTMLPart")]), "unsupported");
         check(400, &messages(&[&bad(400, "mj-0013", "To[0].Email")]), "recipient");
-        check(400, &messages(&[&bad(400, "mj-0013", "From")]), "message");
-        check(400, &messages(&[&bad(400, "mj-0003", "Subject")]), "message");
-        check(400, &messages(&[&bad(400, "send-0015", "Attachments")]), "message");
-        check(400, &messages(&[&bad(403, "send-0008", "From")]), "config");
+        check(400, &messages(&[&bad(400, "mj-0013", "From")]), "unsupported");
+        check(400, &messages(&[&bad(400, "mj-0003", "Subject")]), "unsupported");
+        check(400, &messages(&[&bad(400, "send-0015", "Attachments")]), "unsupported");
+        check(400, &messages(&[&bad(403, "send-0008", "From")]), "sender");
         check(403, &messages(&[&bad(403, "send-0006", "From")]), "config");
         check(400, &messages(&[&bad(500, "mj-0011", "")]), "transient");
-        check(400, &refused_call(400, "mj-0031"), "message");
+        check(400, &refused_call(400, "mj-0031"), "unsupported");
         check(401, &refused_call(401, "mj-0015"), "config");
         check(401, r#"{"ErrorMessage":"API key authentication/authorization failure."}"#, "config");
         check(403, &refused_call(403, "send-0007"), "config");
-        check(413, "", "message");
+        check(413, "", "unsupported");
         check(429, "", "throttled");
         check(429, &refused_call(429, "mj-0099"), "throttled");
         check(500, &refused_call(500, "mj-0001"), "transient");
         check(503, "<html>", "transient");
         check(504, "", "unclear");
         check(500, &messages(&[GOOD]), "transient");
-        check(200, "<html>a login page</html>", "unclear");
+        check(200, "<html>a login page</html>", "not the api");
         check(200, "", "unclear");
         check(200, r#"{"Messages":[{"Status":"succ"#, "unclear");
         check(200, r#"{"Messages":[]}"#, "unclear");
@@ -322,11 +327,11 @@ mod tests {
     fn each_message_of_a_call_has_an_answer() {
         let body = messages(&[GOOD, &bad(400, "mj-0013", "To[0].Email"), "{}", &bad(403, "send-0008", "From")]);
         let Batched::Each(list) = batch_verdict(&reply(200, &[], &body), now()) else { panic!("one answer for all") };
-        assert_eq!(list.iter().map(shown).collect::<Vec<_>>(), ["taken 12-34", "recipient", "unclear", "config"]);
+        assert_eq!(list.iter().map(shown).collect::<Vec<_>>(), ["taken 12-34", "recipient", "unclear", "sender"]);
         let whole = |status, body: &str| batch_verdict(&reply(status, &[("retry-after", "3")], body), now());
         let Batched::Whole(verdict) = whole(429, "") else { panic!("answers") };
         assert_eq!(shown(&verdict), "throttled after 3");
-        assert!(matches!(whole(200, "<html>"), Batched::Whole(ReplyVerdict::Unclear(_))));
+        assert!(matches!(whole(200, "<html>"), Batched::Whole(ReplyVerdict::NotTheApi(_))));
     }
 
     #[track_caller]

@@ -64,6 +64,19 @@ pub struct Addressees<'a> {
     pub bcc: Vec<&'a Mailbox>,
 }
 
+/// A recipient as a call names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRecipient {
+    /// Position in the job's envelope.
+    pub index: usize,
+    /// The field that the call has it in.
+    pub field: RecipientField,
+    /// Position in that field.
+    pub position: usize,
+    /// The address, in lower case.
+    pub address: String,
+}
+
 impl<'a> Message<'a> {
     /// The addresses to reach now.
     pub fn recipients(&self) -> Vec<&'a EmailAddress> {
@@ -98,6 +111,31 @@ impl<'a> Message<'a> {
             out.to = std::mem::take(&mut out.bcc);
         }
         (!out.to.is_empty()).then_some(out)
+    }
+
+    /// The same recipients with their envelope indices, to be found again in an answer.
+    pub fn call_recipients(&self) -> Vec<CallRecipient> {
+        let all = self.job.recipients();
+        let index_of =
+            |mailbox: &Mailbox| self.indices.iter().copied().find(|index| std::ptr::eq(all[*index].mailbox, mailbox));
+        let blind = || Addressees {
+            bcc: self.indices.iter().map(|index| all[*index].mailbox).collect(),
+            ..Addressees::default()
+        };
+        let addressees = self.addressees().unwrap_or_else(blind);
+        let fields = [
+            (RecipientField::To, addressees.to),
+            (RecipientField::Cc, addressees.cc),
+            (RecipientField::Bcc, addressees.bcc),
+        ];
+        let mut list = Vec::with_capacity(self.indices.len());
+        for (field, mailboxes) in fields {
+            for (position, mailbox) in mailboxes.into_iter().enumerate() {
+                let address = mailbox.address().to_string().to_lowercase();
+                list.extend(index_of(mailbox).map(|index| CallRecipient { index, field, position, address }));
+            }
+        }
+        list
     }
 
     /// The key by which a provider recognises this call when it is repeated: made of the tenant, the job id and, where they are not all of the

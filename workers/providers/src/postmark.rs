@@ -126,13 +126,18 @@ fn about_one(reply: &ProviderReply, body: &Value, now: Timestamp) -> ReplyVerdic
     let refused = |class| ReplyVerdict::refused(class, text).after(reply.retry_after(now));
     match (body["ErrorCode"].as_u64(), id) {
         // The code may be missing where delivery is delayed.
+        (Some(0) | None, Some(id))
+            if reply.status == 200 && text.to_ascii_lowercase().contains("will not deliver to") =>
+        {
+            ReplyVerdict::TakenInPart { id: id.to_owned(), text: text.to_owned() }
+        }
         (Some(0) | None, Some(id)) if reply.status == 200 => ReplyVerdict::Taken(id.to_owned()),
         (Some(0) | None, _) => reply.by_status(text, now),
         (Some(100 | 500 | 503), _) => refused(Class::Transient),
         (Some(429), _) => refused(Class::Throttled),
         (Some(405), _) => refused(Class::Quota),
         (Some(406), _) => refused(Class::Recipient),
-        (Some(300), _) if is_about_recipients(text) => refused(Class::Recipient),
+        (Some(300), _) if is_about_recipients(text) => ReplyVerdict::some_recipients(text),
         // A kind of file that this provider forbids: others may take it.
         (Some(411), _) => refused(Class::Unsupported),
         // The sender's signature is missing, or not confirmed.
@@ -141,7 +146,7 @@ fn about_one(reply: &ProviderReply, body: &Value, now: Timestamp) -> ReplyVerdic
         (Some(10 | 412 | 413 | 1221..=1239), _) => refused(Class::Config),
         // An unknown number: the status where it says that it is not about the message.
         (Some(_), _) => match reply.by_status(text, now) {
-            ReplyVerdict::Unclear(_) if reply.status == 200 => refused(Class::Message),
+            ReplyVerdict::Unclear(_) if reply.status == 200 => ReplyVerdict::undocumented(text),
             verdict => verdict,
         },
     }
@@ -255,14 +260,16 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(200, r#"{"To":"a","SubmittedAt":"t","MessageID":"b7bc","ErrorCode":0,"Message":"OK"}"#, "taken b7bc");
         check(200, r#"{"MessageID":"b7bc","Message":"Message accepted, but delivery may be delayed."}"#, "taken b7bc");
+        let in_part = r#"{"MessageID":"b7","ErrorCode":0,"Message":"Message OK, but will not deliver to these inactive addresses: a@b.example."}"#;
+        check(200, in_part, "in part b7");
         // Codes of HTTP and of the body differ.
         check(200, &error(406, "You tried to send to a recipient that has been marked as inactive."), "recipient");
-        check(200, &error(300, "Invalid 'From' address"), "message");
+        check(200, &error(300, "Invalid 'From' address"), "unsupported");
         check(422, &error(300, "Error parsing 'To': Illegal email address"), "recipient");
-        check(422, &error(300, "Invalid metadata content. It mentions 'To'"), "message");
+        check(422, &error(300, "Invalid metadata content. It mentions 'To'"), "unsupported");
         check(422, &error(406, "inactive"), "recipient");
-        check(422, &error(402, "Invalid JSON"), "message");
-        check(422, &error(403, "Incompatible JSON"), "message");
+        check(422, &error(402, "Invalid JSON"), "unsupported");
+        check(422, &error(403, "Incompatible JSON"), "unsupported");
         check(422, &error(405, "Not allowed to send: no credits"), "quota");
         check(422, &error(411, "Forbidden file type"), "unsupported");
         check(422, &error(400, "Sender signature not found"), "sender");
@@ -271,19 +278,19 @@ mod tests {
         check(422, &error(413, "Account may not send"), "config");
         check(422, &error(1235, "The message stream does not exist"), "config");
         check(422, &error(100, "Maintenance"), "transient");
-        check(422, &error(9999, "something new"), "message");
+        check(422, &error(9999, "something new"), "unsupported");
         check(401, &error(10, "Bad or missing Server API token"), "config");
         check(429, &error(429, "Rate limit exceeded"), "throttled");
         check(500, &error(500, "Internal Server Error"), "transient");
         check(503, &error(503, "Service unavailable"), "transient");
         check(401, "", "config");
-        check(413, "", "message");
-        check(415, "", "message");
+        check(413, "", "unsupported");
+        check(415, "", "unsupported");
         check(429, "", "throttled");
         check(500, "", "transient");
         check(503, "<html>", "transient");
         check(504, "<html>", "unclear");
-        check(200, "<html>a login page</html>", "unclear");
+        check(200, "<html>a login page</html>", "not the api");
         check(200, "", "unclear");
         check(200, r#"{"To":"a","MessageID":"b7"#, "unclear");
         check(200, r#"{"ErrorCode":0,"Message":"OK"}"#, "unclear");
@@ -310,10 +317,10 @@ mod tests {
     fn each_message_of_a_call_has_an_answer() {
         let (good, bad) = (r#"{"MessageID":"b7","ErrorCode":0,"Message":"OK"}"#, error(406, "inactive"));
         check_batch(200, &format!("[{good},{bad},{{}}]"), "taken b7, recipient, unclear");
-        check_batch(422, &error(402, "Invalid JSON"), "all message");
+        check_batch(422, &error(402, "Invalid JSON"), "all unsupported");
         check_batch(401, &error(10, "token"), "all config");
         check_batch(429, "", "all throttled");
-        check_batch(200, "<html>", "all unclear");
+        check_batch(200, "<html>", "all not the api");
         check_batch(200, &format!("[{good},"), "all unclear");
         check_batch(500, &format!("[{good}]"), "all transient");
     }

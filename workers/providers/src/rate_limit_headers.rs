@@ -33,10 +33,10 @@ pub fn used_up(reply: &ProviderReply, now: Timestamp) -> Option<Duration> {
 #[must_use]
 pub fn patient(verdict: ReplyVerdict, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     match verdict {
-        ReplyVerdict::Refused { class: Class::Throttled, text, retry_after: None } => {
+        ReplyVerdict::Refused { class: Class::Throttled, text, retry_after: None, basis } => {
             let empty = windows(reply, now).filter(|(left, _)| *left == Some(0)).map(|(_, reset)| reset).max();
             let wait = empty.or_else(|| windows(reply, now).map(|(_, reset)| reset).min());
-            ReplyVerdict::Refused { class: Class::Throttled, text, retry_after: wait }
+            ReplyVerdict::Refused { class: Class::Throttled, text, retry_after: wait, basis }
         }
         other => other,
     }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::{Timestamp, fmt::rfc2822};
+use postrider_policy::{
+    answers::Answers,
+    outcome::{Class, Mark, Stage},
+};
 use serde_json::Value;
-
-use postrider_policy::outcome::Class;
 
 /// An answer as it came.
 #[derive(Debug, Clone, Default)]
@@ -35,33 +37,117 @@ pub enum ReplyVerdict {
         text: String,
         /// How long the provider asks to be left alone.
         retry_after: Option<Duration>,
+        /// What the class was read from.
+        basis: Basis,
     },
+    /// Taken, but not for the recipients that the text names.
+    TakenInPart {
+        /// What the provider calls the message.
+        id: String,
+        /// The provider's words.
+        text: String,
+    },
+    /// Another call with this key was made before. Taken where that was a call of ours without an answer.
+    Duplicate(String),
     /// The answer does not say.
     Unclear(String),
+    /// The answer does not come from the API, and nobody can say whether the API saw the call.
+    NotTheApi(String),
+}
+
+/// What the class of a refusal was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// What the provider documents.
+    Documented,
+    /// The status alone: the table of answers may know the words.
+    Status,
+    /// It is about some of the recipients, who may be named.
+    SomeRecipients,
 }
 
 impl ReplyVerdict {
     /// A refusal without a wish for patience.
     pub fn refused(class: Class, text: impl Into<String>) -> Self {
-        Self::Refused { class, text: text.into(), retry_after: None }
+        Self::Refused { class, text: text.into(), retry_after: None, basis: Basis::Documented }
+    }
+
+    /// A refusal in words that the provider does not document. The call was certainly not taken, and another transport may take it.
+    pub fn undocumented(text: impl Into<String>) -> Self {
+        Self::Refused { class: Class::Unsupported, text: text.into(), retry_after: None, basis: Basis::Status }
+    }
+
+    /// A refusal because of some of the recipients.
+    pub fn some_recipients(text: impl Into<String>) -> Self {
+        Self::Refused { class: Class::Recipient, text: text.into(), retry_after: None, basis: Basis::SomeRecipients }
     }
 
     /// The same refusal with a wish for patience, where there is one.
     #[must_use]
     pub fn after(self, wait: Option<Duration>) -> Self {
         match self {
-            Self::Refused { class, text, retry_after } => {
-                Self::Refused { class, text, retry_after: wait.or(retry_after) }
+            Self::Refused { class, text, retry_after, basis } => {
+                Self::Refused { class, text, retry_after: wait.or(retry_after), basis }
             }
             other => other,
         }
+    }
+
+    /// What a duplicate comes to: a yes where an earlier call of this job got no answer, else a refusal.
+    #[must_use]
+    pub fn since(self, is_repeated: bool) -> Self {
+        match self {
+            Self::Duplicate(text) if is_repeated => Self::Taken(text),
+            Self::Duplicate(text) => Self::undocumented(text),
+            other => other,
+        }
+    }
+
+    /// What the table of answers makes of it: of words that the provider does not document, and of any refusal where the configuration has an entry.
+    #[must_use]
+    pub fn read_by(self, answers: &Answers, status: u16) -> Self {
+        let Self::Refused { class, text, retry_after, basis } = self else { return self };
+        // One of several messages may be refused within a yes to the call.
+        let status = if (400..500).contains(&status) { status } else { 400 };
+        let reading = answers.read(Stage::Call, status, None, &text);
+        let (class, basis) = match (basis, class, reading.class) {
+            (_, _, read) if reading.is_own => (read, Basis::Documented),
+            (Basis::Status, Class::Unsupported, Class::Recipient) => (Class::Recipient, Basis::SomeRecipients),
+            (Basis::Status, Class::Unsupported, Class::Unsupported) if reading.mark == Mark::Unexplained => {
+                (Class::Unsupported, Basis::Status)
+            }
+            (Basis::Status, Class::Unsupported, read) => (read, Basis::Documented),
+            // The account is refused, and the words say for what.
+            (Basis::Status, Class::Config, read @ (Class::Sender | Class::Quota | Class::Throttled)) => {
+                (read, Basis::Documented)
+            }
+            (Basis::Status, class, _) => (class, Basis::Documented),
+            (basis, class, _) => (class, basis),
+        };
+        Self::Refused { class, text, retry_after, basis }
     }
 }
 
 impl ProviderReply {
     /// The body as JSON; nothing where it is something else.
     pub fn json(&self) -> Option<Value> {
-        serde_json::from_slice(&self.body).ok()
+        serde_json::from_slice(self.without_mark()).ok()
+    }
+
+    /// The body without a byte order mark.
+    fn without_mark(&self) -> &[u8] {
+        self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body)
+    }
+
+    /// The media type of a page where one came instead of an answer: of a portal, a proxy, a login.
+    pub fn page(&self) -> Option<&str> {
+        let kind = self.header("content-type").unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        let is_page = kind.eq_ignore_ascii_case("text/html") || kind.eq_ignore_ascii_case("application/xhtml+xml");
+        if is_page {
+            return Some(kind);
+        }
+        self.without_mark().trim_ascii_start().starts_with(b"<").then_some("text/html")
     }
 
     /// A header as text.
@@ -100,12 +186,24 @@ impl ProviderReply {
     pub fn by_status(&self, text: &str, now: Timestamp) -> ReplyVerdict {
         let refused = |class| ReplyVerdict::refused(class, text).after(self.retry_after(now));
         match self.status {
-            200..=299 => ReplyVerdict::Unclear(format!("{}: an answer that says nothing of the message", self.status)),
+            200..=299 => match self.page() {
+                Some(kind) => ReplyVerdict::NotTheApi(format!("this is not the API: {kind}")),
+                None => ReplyVerdict::Unclear(format!("{}: an answer that says nothing of the message", self.status)),
+            },
+            // A network that wants a login; a machine in front of the API that did not reach it.
+            511 | 521 | 523 | 525 | 526 | 530 => {
+                ReplyVerdict::refused(Class::Config, format!("this is not the API: HTTP {}", self.status))
+            }
             // A redirect is not followed: the address of the API is wrong.
-            300..=399 | 401 | 402 | 403 | 404 | 405 | 407 | 410 | 426 | 451 => refused(Class::Config),
+            300..=399 | 401 | 402 | 403 | 404 | 405 | 407 | 410 | 426 | 451 => ReplyVerdict::Refused {
+                class: Class::Config,
+                text: text.to_owned(),
+                retry_after: self.retry_after(now),
+                basis: Basis::Status,
+            },
             408 | 425 | 500 | 503 => refused(Class::Transient),
             429 => refused(Class::Throttled),
-            400..=499 => refused(Class::Message),
+            400..=499 => ReplyVerdict::undocumented(text).after(self.retry_after(now)),
             _ => ReplyVerdict::Unclear(text.to_owned()),
         }
     }
@@ -145,7 +243,10 @@ pub mod testing {
             ReplyVerdict::Refused { class, retry_after: Some(wait), .. } => {
                 format!("{} after {}", class.as_str(), wait.as_secs())
             }
+            ReplyVerdict::TakenInPart { id, .. } => format!("in part {id}"),
+            ReplyVerdict::Duplicate(_) => "duplicate".to_owned(),
             ReplyVerdict::Unclear(_) => "unclear".to_owned(),
+            ReplyVerdict::NotTheApi(_) => "not the api".to_owned(),
         }
     }
 }
@@ -190,17 +291,35 @@ mod tests {
 
     #[test]
     fn a_status_that_nobody_documents_has_a_class() {
-        check(200, "unclear");
+        check(200, "not the api");
         check(302, "config");
         check(401, "config");
         check(404, "config");
-        check(400, "message");
-        check(413, "message");
+        check(400, "unsupported");
+        check(413, "unsupported");
+        check(415, "unsupported");
+        check(422, "unsupported");
         check(429, "throttled");
         check(500, "transient");
         check(503, "transient");
         check(502, "unclear");
         check(504, "unclear");
+        check(511, "config");
+        check(521, "config");
+        check(530, "config");
         check(599, "unclear");
+    }
+
+    #[test]
+    fn an_answer_is_read_behind_a_byte_order_mark() {
+        assert_eq!(reply(200, &[], "\u{feff}{\"id\":1}").json().unwrap()["id"], 1);
+    }
+
+    #[test]
+    fn a_page_is_told_by_its_type_or_its_first_sign() {
+        let page = |kind: &str, body: &str| reply(200, &[("content-type", kind)], body).page().map(str::to_owned);
+        assert_eq!(page("text/html; charset=utf-8", "hello").as_deref(), Some("text/html"));
+        assert_eq!(page("application/json", " \n<html>").as_deref(), Some("text/html"));
+        assert_eq!(page("text/plain", "Mailgun Magnificent API"), None);
     }
 }

@@ -124,7 +124,7 @@ pub fn batch_verdict(reply: &ProviderReply, now: Timestamp) -> Batched {
     });
     let list = (0..taken.len() + errors.len()).filter_map(|n| {
         let error = errors.iter().find(|error| error["index"].as_u64() == u64::try_from(n).ok());
-        error.map(|error| ReplyVerdict::refused(Class::Message, reason(error))).or_else(|| taken.next())
+        error.map(|error| ReplyVerdict::undocumented(reason(error))).or_else(|| taken.next())
     });
     Batched::Each(list.collect())
 }
@@ -143,8 +143,10 @@ pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
             ReplyVerdict::refused(Class::Quota, text).after(reply.retry_after(now))
         }
         (429, _) => ReplyVerdict::refused(Class::Throttled, text).after(wait),
-        // The key was used for something else, a mistake of ours that no repetition mends; or "the email payload contain invalid characters".
-        (409, "invalid_idempotent_request") | (451, _) => ReplyVerdict::refused(Class::Message, text),
+        // The key was used for something else, a mistake of ours that no repetition mends.
+        (409, "invalid_idempotent_request") => ReplyVerdict::refused(Class::Message, text),
+        // "The email payload contain invalid characters".
+        (451, _) => ReplyVerdict::undocumented(text),
         // An earlier call with this key is under way, and may take the message: only the same call again tells.
         (409, _) => ReplyVerdict::Unclear(text),
         (403, _) if text.contains("domain is not verified") => ReplyVerdict::refused(Class::Sender, text),
@@ -291,10 +293,10 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(200, &[], r#"{"id":"49a3"}"#, "taken 49a3");
         check(201, &[], r#"{"id":"49a3"}"#, "taken 49a3");
-        check(400, &[], &error("validation_error"), "message");
-        check(400, &[], &error("invalid_idempotency_key"), "message");
-        check(422, &[], &error("missing_required_field"), "message");
-        check(451, &[], &error("security_error"), "message");
+        check(400, &[], &error("validation_error"), "unsupported");
+        check(400, &[], &error("invalid_idempotency_key"), "unsupported");
+        check(422, &[], &error("missing_required_field"), "unsupported");
+        check(451, &[], &error("security_error"), "unsupported");
         check(401, &[], &error("missing_api_key"), "config");
         check(403, &[], &error("invalid_api_key"), "config");
         let unverified = r#"{"name":"validation_error","message":"The shop.example domain is not verified"}"#;
@@ -313,7 +315,7 @@ mod tests {
         check(500, &[], &error("application_error"), "transient");
         check(503, &[], "<html>", "transient");
         check(504, &[], "<html>", "unclear");
-        check(200, &[], "<html>a login page</html>", "unclear");
+        check(200, &[], "<html>a login page</html>", "not the api");
         check(200, &[], "", "unclear");
         check(200, &[], r#"{"id":"49"#, "unclear");
         check(200, &[], "{}", "unclear");
@@ -332,11 +334,11 @@ mod tests {
     fn a_call_for_several_has_an_answer_for_each_or_for_all() {
         check_batch(200, r#"{"data":[{"id":"a"},{"id":"b"}]}"#, "taken a, taken b");
         check_batch(200, r#"{"data":[{"id":"a"},{}]}"#, "taken a, unclear");
-        check_batch(200, r#"{"data":[{"id":"a"},{"id":"c"}],"errors":[{"index":1}]}"#, "taken a, message, taken c");
-        check_batch(422, &error("missing_required_field"), "all message");
+        check_batch(200, r#"{"data":[{"id":"a"},{"id":"c"}],"errors":[{"index":1}]}"#, "taken a, unsupported, taken c");
+        check_batch(422, &error("missing_required_field"), "all unsupported");
         check_batch(409, &error("concurrent_idempotent_requests"), "all unclear");
         check_batch(429, &error("daily_quota_exceeded"), "all quota");
-        check_batch(200, "<html>", "all unclear");
+        check_batch(200, "<html>", "all not the api");
         check_batch(200, r#"{"data":[{"id":"a"}"#, "all unclear");
         check_batch(500, r#"{"data":[{"id":"a"}]}"#, "all transient");
     }

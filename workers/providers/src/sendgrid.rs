@@ -10,6 +10,7 @@ use super::{
     batch::{Batched, Item},
     request::Request,
     encoding::{base64, put},
+    fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
     description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, Settings},
@@ -88,14 +89,14 @@ const JOB_ID: &str = "postrider_job_id";
 
 /// One message.
 pub fn request(api_key: &SecretString, outgoing: &Message<'_>) -> Result<Request, Unsupported> {
-    let mut body = shared(outgoing);
+    let mut body = shared(outgoing)?;
     body.insert("personalizations".to_owned(), json!([personalization(outgoing)?]));
     Ok(call(api_key, &Value::Object(body)))
 }
 
 /// One message as a part of a call with others that have the same content.
 pub fn item(outgoing: &Message<'_>) -> Result<Item, Unsupported> {
-    Ok(Item { shared: Value::Object(shared(outgoing)).to_string(), own: personalization(outgoing)? })
+    Ok(Item { shared: Value::Object(shared(outgoing)?).to_string(), own: personalization(outgoing)? })
 }
 
 /// One call for all; their shared part is the same.
@@ -135,7 +136,7 @@ fn call(api_key: &SecretString, body: &Value) -> Request {
 }
 
 /// What jobs with the same content have in common.
-fn shared(outgoing: &Message<'_>) -> Map<String, Value> {
+fn shared(outgoing: &Message<'_>) -> Result<Map<String, Value>, Unsupported> {
     let job = outgoing.job;
     let mut body = Map::new();
     body.insert("from".to_owned(), mailbox(job.from()));
@@ -153,22 +154,26 @@ fn shared(outgoing: &Message<'_>) -> Map<String, Value> {
     });
     body.insert("content".to_owned(), content.collect());
     let (inline, attached) = (outgoing.inline.clone(), outgoing.attached.clone());
-    let files: Vec<Value> = inline
+    let files: Result<Vec<Value>, Unsupported> = inline
         .into_iter()
         .map(|one| (one, "inline"))
         .chain(attached.into_iter().map(|one| (one, "attachment")))
         .map(|(one, disposition)| {
+            if one.content.is_empty() {
+                return Err(Unsupported::Value("an empty file".to_owned()));
+            }
             let mut file = Map::new();
             put(&mut file, "content", base64(&one.content));
-            put(&mut file, "type", one.content_type.as_str());
+            put(&mut file, "type", fields::type_without_parameters(&one.content_type)?);
             put(&mut file, "filename", one.filename.as_str());
             put(&mut file, "disposition", disposition);
             if let Some(id) = &one.content_id {
                 put(&mut file, "content_id", id.as_str());
             }
-            Value::Object(file)
+            Ok(Value::Object(file))
         })
         .collect();
+    let files = files?;
     if !files.is_empty() {
         put(&mut body, "attachments", files);
     }
@@ -185,7 +190,7 @@ fn shared(outgoing: &Message<'_>) -> Map<String, Value> {
             "open_tracking": { "enable": tracking.opens },
         }),
     );
-    body
+    Ok(body)
 }
 
 /// What is a job's own.
@@ -254,19 +259,31 @@ mod tests {
     fn every_answer_has_its_meaning() {
         check(202, &[("x-message-id", "14c5d75ce93.dfd.64b469")], "", "taken 14c5d75ce93.dfd.64b469");
         check(202, &[], "", "taken ");
-        check(400, &[], &error("Does not contain a valid address."), "message");
-        check(413, &[], &error("too large"), "message");
+        check(400, &[], &error("Does not contain a valid address."), "unsupported");
+        check(413, &[], &error("too large"), "unsupported");
         check(401, &[], &error("The provided authorization grant is invalid, expired, or revoked"), "config");
         check(403, &[], &error("The from address does not match a verified Sender Identity."), "sender");
         check(403, &[], &error("access forbidden"), "config");
         check(403, &[], &error("You have been temporarily blocked after repeated bad requests"), "quota");
-        check(406, &[], &error("missing Accept header"), "message");
+        check(406, &[], &error("missing Accept header"), "unsupported");
         check(429, &[("x-ratelimit-reset", "1795428060")], &error("too many requests"), "throttled after 60");
         check(429, &[("retry-after", "7")], "", "throttled after 7");
         check(451, &[], "", "config");
         check(500, &[], "", "transient");
         check(503, &[], "<html>busy</html>", "transient");
         check(504, &[], "", "unclear");
-        check(200, &[], "<html>a login page</html>", "unclear");
+        check(200, &[], "<html>a login page</html>", "not the api");
+    }
+
+    #[test]
+    fn a_file_goes_with_its_bare_type_and_an_empty_one_not_at_all() {
+        let file = |kind: &str, content: &str| {
+            let file = json!([{ "filename": "a.csv", "content_type": kind, "content": content }]);
+            let job = fields::testing::job(json!({ "attachments": file }));
+            shared(&fields::testing::letter(&job)).map(|body| body["attachments"][0]["type"].clone())
+        };
+        assert_eq!(file("text/csv; charset=utf-8", "YQ=="), Ok("text/csv".into()));
+        assert!(file("text/csv; charset=iso-8859-1", "YQ==").is_err());
+        assert_eq!(file("text/csv", ""), Err(Unsupported::Value("an empty file".to_owned())));
     }
 }

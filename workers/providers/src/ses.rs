@@ -356,7 +356,7 @@ mod tests {
         check(200, "", OK, "taken 0107-id");
         check(200, "", "{}", "unclear");
         check(200, "", r#"{"MessageId":""}"#, "unclear");
-        check(200, "", "<html>a proxy's page</html>", "unclear");
+        check(200, "", "<html>a proxy's page</html>", "not the api");
         check(200, "", "", "unclear");
         check(200, "", &OK[..12], "unclear");
         let cut = ProviderReply { is_whole: false, ..reply(200, &[], OK) };
@@ -406,12 +406,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_refused_stays_refused() {
-        check(400, "MessageRejected", &message("Message contains a virus"), "message");
-        check(400, "BadRequestException", &message("Illegal address"), "message");
-        check(413, "RequestEntityTooLargeException", "", "message");
-        check(400, "", "<html>bad request</html>", "message");
-        check(400, "", "", "message");
+    fn a_call_that_is_refused_may_be_taken_by_another_transport() {
+        check(400, "MessageRejected", &message("Message contains a virus"), "unsupported");
+        check(400, "BadRequestException", &message("Illegal address"), "unsupported");
+        check(413, "RequestEntityTooLargeException", "", "unsupported");
+        check(400, "", "<html>bad request</html>", "unsupported");
+        check(400, "", "", "unsupported");
     }
 
     #[test]

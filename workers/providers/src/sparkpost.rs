@@ -230,8 +230,7 @@ fn taken(reply: &ProviderReply, body: &Value) -> Option<ReplyVerdict> {
         (Some(0), rejected) => {
             ReplyVerdict::refused(Class::Recipient, format!("{rejected} of {rejected} recipients rejected"))
         }
-        // It does not say which.
-        (_, rejected) => ReplyVerdict::Taken(format!("{id} but for {rejected} recipients")),
+        (_, _) => ReplyVerdict::TakenInPart { id: id.to_owned(), text: reply.excerpt() },
     })
 }
 
@@ -271,27 +270,22 @@ mod tests {
     #[test]
     fn every_answer_has_its_meaning() {
         check(200, &[], OK, "taken 11668787484950529");
-        check(
-            200,
-            &[],
-            &OK.replace("rejected_recipients\":0", "rejected_recipients\":1"),
-            "taken 11668787484950529 but for 1 recipients",
-        );
+        check(200, &[], &OK.replace("rejected_recipients\":0", "rejected_recipients\":1"), "in part 11668787484950529");
         let none = OK
             .replace("rejected_recipients\":0", "rejected_recipients\":2")
             .replace("accepted_recipients\":2", "accepted_recipients\":0");
         check(200, &[], &none, "recipient");
-        check(200, &[], "<html>a login page</html>", "unclear");
+        check(200, &[], "<html>a login page</html>", "not the api");
         check(200, &[], "", "unclear");
         check(200, &[], &OK[..60], "unclear");
-        check(400, &[], &error("1300", "invalid data format/type"), "message");
-        check(422, &[], &error("1902", "message generation rejected"), "message");
-        check(400, &[], &error("1602", "invalid idempotency key"), "message");
+        check(400, &[], &error("1300", "invalid data format/type"), "unsupported");
+        check(422, &[], &error("1902", "message generation rejected"), "unsupported");
+        check(400, &[], &error("1602", "invalid idempotency key"), "unsupported");
         check(401, &[], &error("", "Unauthorized."), "config");
         check(403, &[], &error("", "Forbidden."), "config");
         check(409, &[], &error("1601", "in progress"), "unclear");
         check(409, &[], &error("1600", "another payload"), "unclear");
-        check(409, &[], "", "message");
+        check(409, &[], "", "unsupported");
         check(420, &[], &error("2101", "Exceed Sending Limit (hourly)"), "quota");
         check(420, &[("retry-after", "90")], "<html>", "quota after 90");
         check(429, &[("retry-after", "5")], "", "throttled after 5");

@@ -1,7 +1,7 @@
 //! The message as JSON to an address of one's own, signed as Standard Webhooks are: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
 //!
-//! The id is the same whenever the same recipients of the same job are meant, so that a receiver can tell a repetition. Any 2xx says that the receiver
-//! took the message over.
+//! The id is the same whenever the same recipients of the same job are meant, so that a receiver can tell a repetition. Any 2xx but a
+//! page says that the receiver took the message over.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -77,6 +77,8 @@ pub fn request(secret: &SecretString, outgoing: &Message<'_>, now: Timestamp) ->
 /// What an answer means.
 pub fn verdict(reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
     match reply.status {
+        // A portal or a proxy on the way.
+        200..=299 if reply.page().is_some() => reply.by_status("", now),
         200..=299 => {
             let body = reply.json().unwrap_or_default();
             ReplyVerdict::Taken(body["id"].as_str().unwrap_or_default().to_owned())
@@ -168,15 +170,15 @@ mod tests {
         check(200, &[], "", "taken ");
         check(202, &[], r#"{"id":"abc"}"#, "taken abc");
         check(204, &[], "", "taken ");
-        check(200, &[], "<html>thanks</html>", "taken ");
+        check(200, &[], "<html>thanks</html>", "not the api");
         check(200, &[], r#"{"id":"ab"#, "taken ");
         check(301, &[], "", "config");
-        check(400, &[], "no", "message");
+        check(400, &[], "no", "unsupported");
         check(401, &[], "", "config");
         check(404, &[], "", "config");
         check(410, &[], "", "config");
-        check(413, &[], "", "message");
-        check(422, &[], "", "message");
+        check(413, &[], "", "unsupported");
+        check(422, &[], "", "unsupported");
         check(429, &[("retry-after", "30")], "", "throttled after 30");
         check(429, &[("retry-after", "Mon, 23 Nov 2026 10:02:00 GMT")], "", "throttled after 120");
         check(500, &[], "<html>", "transient");

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{ConfigArguments, output};
 use crate::{
-    config::{self, Account, Config, Covers, MailboxProviderLimit, SesCredentials, TransportKind},
+    config::{self, Account, Config, Covers, MailboxProviderLimit, SesCredentials, Tls, TransportKind},
     policy::rate_limit::rate::Rate,
     store,
     transport::{Transport, smtp::hello_warning},
@@ -51,6 +51,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         };
         if let TransportKind::Smtp(smtp) = &one.kind
             && let Some(warning) = hello_warning(smtp.hello.as_deref())
+        {
+            output::remark(&format!("warning: transport {}: {warning}", one.name));
+        }
+        if let TransportKind::Smtp(smtp) = &one.kind
+            && let Some(warning) = port_warning(smtp.port, smtp.tls)
         {
             output::remark(&format!("warning: transport {}: {warning}", one.name));
         }
@@ -169,6 +174,19 @@ fn members(config: &Config, name: &str) -> String {
     parts.join("; ")
 }
 
+/// What is to be said of a port that is usually spoken to in another way.
+fn port_warning(port: u16, tls: Tls) -> Option<&'static str> {
+    match (port, tls) {
+        (465, Tls::Starttls | Tls::None) => Some(
+            "port 465 is encrypted from the first byte as a rule: with another `tls` than `implicit` no greeting comes",
+        ),
+        (25 | 587, Tls::Implicit) => Some(
+            "ports 25 and 587 greet in clear as a rule: with `tls = \"implicit\"` the handshake fails; use `starttls`",
+        ),
+        _ => None,
+    }
+}
+
 fn first(list: &[String]) -> String {
     let shown = list[..list.len().min(DOMAINS_SHOWN)].join(", ");
     let more = list.len().saturating_sub(DOMAINS_SHOWN);
@@ -204,5 +222,19 @@ fn credentials(account: &Account) -> String {
         Account::Webhook(_) => "signing secret is there".to_owned(),
         Account::Mailjet(_) => "API key and secret key are there".to_owned(),
         _ => "API key is there".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_spoken_to_in_the_wrong_way_is_warned_of() {
+        assert!(port_warning(465, Tls::Starttls).is_some_and(|text| text.contains("implicit")));
+        assert!(port_warning(587, Tls::Implicit).is_some_and(|text| text.contains("starttls")));
+        for (port, tls) in [(465, Tls::Implicit), (587, Tls::Starttls), (25, Tls::None), (2525, Tls::Implicit)] {
+            assert_eq!(port_warning(port, tls), None);
+        }
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn check(own: Vec<AnswerSettings>) -> Result<Arc<Answers>, ConfigErro
         if list.iter().any(|other| other.name == one.name) {
             return Err(ConfigError::value(at, "the name is used twice"));
         }
-        list.push(entry(&at, one)?);
+        list.push(entry(&at, one, true)?);
     }
     for one in read()?.0 {
         if !list.iter().any(|own| own.name == one.name) {
@@ -73,11 +73,11 @@ pub(super) fn check(own: Vec<AnswerSettings>) -> Result<Arc<Answers>, ConfigErro
 fn read() -> Result<Answers, ConfigError> {
     let source = config::File::from_str(SHIPPED, config::FileFormat::Toml);
     let table: Table = config::Config::builder().add_source(source).build()?.try_deserialize()?;
-    let list: Result<_, _> = table.answer.into_iter().map(|one| entry("config.answers.toml", one)).collect();
+    let list: Result<_, _> = table.answer.into_iter().map(|one| entry("config.answers.toml", one, false)).collect();
     Ok(Answers(list?))
 }
 
-fn entry(at: &str, settings: AnswerSettings) -> Result<Entry, ConfigError> {
+fn entry(at: &str, settings: AnswerSettings, is_own: bool) -> Result<Entry, ConfigError> {
     let wrong = |what: String| Err(ConfigError::value(at, what));
     if settings.name.trim().is_empty() {
         return wrong("`name` is empty".to_owned());
@@ -108,6 +108,7 @@ fn entry(at: &str, settings: AnswerSettings) -> Result<Entry, ConfigError> {
         enhanced: settings.enhanced,
         class: settings.class,
         mark: settings.mark,
+        is_own,
     })
 }
 

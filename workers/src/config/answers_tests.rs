@@ -1,5 +1,7 @@
 //! The table that ships, against a corpus of replies.
 
+use postrider_providers::reply::{ProviderReply, ReplyVerdict};
+
 use super::shipped;
 use crate::policy::outcome::{Class, EnhancedCode, Mark, Stage};
 
@@ -39,6 +41,7 @@ fn stage(word: &str) -> Stage {
         "rcpt" => Stage::RcptTo,
         "data" => Stage::Data,
         "dot" => Stage::Body,
+        "call" => Stage::Call,
         other => panic!("{other}"),
     }
 }
@@ -102,4 +105,25 @@ fn what_no_word_explains_is_marked() {
     assert_eq!(read(Stage::MailFrom, 550, "pink elephants"), (Class::Sender, Mark::Unexplained));
     assert_eq!(read(Stage::RcptTo, 550, "user unknown"), (Class::Recipient, Mark::Plain));
     assert_eq!(read(Stage::RcptTo, 452, "too many recipients"), (Class::Transient, Mark::TooManyRecipients));
+}
+
+/// The class that a status and words of a Web API have, where the provider documents neither.
+#[track_caller]
+fn check_call(status: u16, text: &str, expected: &str) {
+    let reply = ProviderReply { status, ..ProviderReply::default() };
+    let verdict = reply.by_status(text, jiff::Timestamp::UNIX_EPOCH).read_by(&shipped(), status);
+    let ReplyVerdict::Refused { class, .. } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(class.as_str(), expected, "{status} {text}");
+}
+
+#[test]
+fn undocumented_words_of_a_web_api_are_read_by_the_table() {
+    check_call(400, "7001 Unconfigured Sending Domain <shop.example>", "sender");
+    check_call(400, "invalid_parameter: the sender you used is not valid", "sender");
+    check_call(400, "validation_error: API key is invalid", "config");
+    check_call(403, "The sender identity was not verified", "sender");
+    check_call(403, "go away", "config");
+    check_call(422, "Invalid `to` field. The address needs an @", "recipient");
+    check_call(413, "", "unsupported");
+    check_call(400, "the moon is full", "unsupported");
 }

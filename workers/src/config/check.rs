@@ -225,7 +225,7 @@ fn transport_config(
     let kind = match section {
         Section::Relay(settings) => TransportKind::Smtp(Box::new(relay(&name, *settings, answers, environment)?)),
         Section::Provider(kind, settings, own) => {
-            TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, own, environment)?))
+            TransportKind::Provider(Box::new(provider::check(&name, kind, *settings, own, answers, environment)?))
         }
     };
     Ok(TransportConfig { name, kind })

@@ -7,8 +7,8 @@ use secrecy::SecretString;
 
 use super::{ConfigError, Environment, settings::Secret};
 
-/// Stands for a credential that is not here, or an address that holds one. Nothing is ever sent with it, or to it.
-const LEFT_OUT: &str = "https://not-here.invalid";
+/// Stands for a credential that is not here. Nothing is ever sent with it.
+const LEFT_OUT: &str = "not-here";
 
 /// Whether the credentials of transports have to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,23 +43,48 @@ pub(super) fn leave_out(section: &mut Value, environment: &Environment) -> bool 
     any
 }
 
-/// A secret, from where it stands.
+/// A secret, from where it stands. Editors and `echo` leave a byte order mark and line ends, and no secret holds one.
 pub(super) fn secret(path: &str, secret: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
-    let value = match secret {
+    let text = match secret {
         Secret::Text(text) => text,
         Secret::Env(place) => match environment.get(&place.env) {
             Some(value) => value.clone(),
             None => return Err(ConfigError::value(path, format!("the variable {} is not set", place.env))),
         },
-        Secret::File(place) => match fs::read_to_string(&place.file) {
-            Ok(value) => value,
-            Err(error) => return Err(ConfigError::value(path, format!("{}: {error}", place.file.display()))),
-        },
+        Secret::File(place) => fs::read_to_string(&place.file)
+            .map_err(|error| ConfigError::value(path, format!("{}: {error}", place.file.display())))?,
     };
-    // An editor puts a byte order mark in front and a line end behind.
-    let value = value.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
-    if value.contains(['\r', '\n', '\0']) {
-        return Err(ConfigError::value(path, "holds more than one line: is it the right file or variable?"));
+    let text = text.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
+    if text.contains(char::is_control) {
+        return Err(ConfigError::value(path, "holds a line end or another control character"));
     }
-    Ok(value.to_owned().into())
+    Ok(text.to_owned().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::config::settings::{SecretInEnv, SecretInFile};
+
+    #[test]
+    fn a_secret_loses_what_editors_leave_wherever_it_comes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment: Environment = [("S".to_owned(), "\u{feff}s3cret\r\n".to_owned())].into_iter().collect();
+        let file = folder.path().join("secret");
+        fs::write(&file, "\u{feff}s3cret\n").unwrap();
+        for given in [
+            Secret::Text("s3cret\n".to_owned()),
+            Secret::Env(SecretInEnv { env: "S".to_owned() }),
+            Secret::File(SecretInFile { file: file.clone() }),
+        ] {
+            assert_eq!(secret("key", given, &environment).unwrap().expose_secret(), "s3cret");
+        }
+        fs::write(&file, "first\nsecond\n").unwrap();
+        let two = Secret::File(SecretInFile { file });
+        let error = secret("transport.relay.password", two, &environment).unwrap_err().to_string();
+        assert!(error.contains("transport.relay.password") && error.contains("line end"), "{error}");
+        assert!(!error.contains("second"), "{error}");
+    }
 }

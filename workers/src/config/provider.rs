@@ -1,7 +1,7 @@
 //! Providers in the configuration: as they are written, and checked into an [`Account`]. What an account is made of says the provider itself, in
 //! [`postrider_providers`].
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use postrider_providers::{
     Account,
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{ConfigError, Environment, credentials::secret, reading::duration, settings::Secret};
+use crate::policy::answers::Answers;
 
 /// A provider's Web API.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct ProviderConfig {
     pub batch_linger: Duration,
     /// An answer whose headers say that nothing is left of a window pauses the transport until the next one.
     pub rate_headers: bool,
+    /// Whom a refusal is about.
+    pub answers: Arc<Answers>,
 }
 
 /// How calls are made.
@@ -119,6 +122,7 @@ pub(super) fn check(
     kind: &'static Description,
     settings: ProviderSettings,
     own: BTreeMap<&'static str, OwnSetting>,
+    answers: &Arc<Answers>,
     environment: &Environment,
 ) -> Result<ProviderConfig, ConfigError> {
     let key = |field: &str| format!("transport.{name}.{field}");
@@ -192,6 +196,7 @@ pub(super) fn check(
         batch: settings.batch,
         batch_linger: settings.batch_linger,
         rate_headers: settings.rate_headers,
+        answers: Arc::clone(answers),
     })
 }
 

@@ -145,7 +145,7 @@ async fn a_call_refused_for_one_address_reaches_all_others_once() {
     let outcomes = deliver_all(&transport("sendgrid", server.port), &jobs(100)).await;
     for (n, outcome) in outcomes.iter().enumerate() {
         if n == 37 {
-            assert_eq!(refused(outcome), Class::Message);
+            assert_eq!(refused(outcome), Class::Recipient);
         } else {
             assert_eq!(accepted(outcome), "m1");
         }

@@ -87,7 +87,7 @@ async fn nobody_at_the_address_is_tried_again() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let outcome = deliver(&transport("postmark", port), &job(json!({}))).await;
-    assert_eq!(refused(&outcome), Class::Transient);
+    assert_eq!(refused(&outcome), Class::Unavailable);
     let Outcome::Refused { refusal, .. } = &outcome else { panic!("{outcome:?}") };
     assert_eq!(refusal.answer.stage, Stage::Connect);
 }
@@ -98,7 +98,7 @@ async fn a_name_that_is_not_found_is_tried_again() {
     let outcome =
         deliver(&transport_of(config("postmark", &format!("http://{}.invalid", "x".repeat(64)))), &job(json!({})))
             .await;
-    assert_eq!(refused(&outcome), Class::Transient);
+    assert_eq!(refused(&outcome), Class::Unavailable);
 }
 
 #[tokio::test]
@@ -231,4 +231,23 @@ async fn transactional_mail_has_the_next_call_where_bulk_mail_waits_for_one() {
     let is_urgent = |seen: &crate::server::Seen| seen.body["to"][0]["email"] == "transactional@dest.example";
     // Four calls were under way, and others may have ended with the first one.
     assert!(server.seen().iter().position(is_urgent).unwrap() < 8);
+}
+
+#[tokio::test]
+async fn who_is_named_in_a_yes_or_a_no_is_rejected_alone() {
+    let both = job(json!({ "to": ["Ann@dest.example", "bob@dest.example"] }));
+    let rejected = |list: &[postrider_workers::policy::outcome::RecipientRefusal]| {
+        list.iter().filter(|one| one.refusal.class == Class::Recipient).map(|one| one.index).collect::<Vec<_>>()
+    };
+    let text = "Message OK, but will not deliver to these inactive addresses: bob@dest.example.";
+    let yes = json!({ "MessageID": "b7", "ErrorCode": 0, "Message": text });
+    let server = Server::start(move |_, _| answer(200, yes.to_string())).await;
+    let outcome = deliver(&transport("postmark", server.port), &both).await;
+    let Outcome::Accepted { refused, .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(rejected(refused), [1]);
+    let no = json!({ "ErrorCode": 300, "Message": "Error parsing 'To': Illegal email address 'ann@dest.example'" });
+    let server = Server::start(move |_, _| answer(422, no.to_string())).await;
+    let outcome = deliver(&transport("postmark", server.port), &both).await;
+    let Outcome::Refused { recipients, .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!((rejected(recipients), recipients.len()), (vec![0], 2));
 }

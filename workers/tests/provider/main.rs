@@ -63,6 +63,7 @@ fn config(kind: &str, base_url: &str) -> ProviderConfig {
         batch: true,
         batch_linger: Duration::from_millis(30),
         rate_headers: true,
+        answers: postrider_workers::config::shipped_answers(),
     }
 }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use postrider_providers::{
     batch::{self, Added, BatchGroups, BatchStep, Batched, CallLimits, Item},
     description::Batching,
+    message::CallRecipient,
     reply::{ProviderReply, ReplyVerdict},
     request::Request,
 };
@@ -68,6 +69,7 @@ struct WaitingJob {
 /// A job that may be in a call.
 struct BatchMember {
     item: Item,
+    recipients: Vec<CallRecipient>,
     tell: oneshot::Sender<CallProgress>,
     /// How the wait for the call is known in the job's trace, and the calls that it was part of.
     context: Option<traces::SpanHandle>,
@@ -116,7 +118,16 @@ impl Batcher {
         };
         self.0.clone().add(
             address,
-            WaitingJob { ask, member: BatchMember { item, tell, context: step.context(), calls: Vec::new() } },
+            WaitingJob {
+                ask,
+                member: BatchMember {
+                    item,
+                    recipients: outgoing.view().call_recipients(),
+                    tell,
+                    context: step.context(),
+                    calls: Vec::new(),
+                },
+            },
         );
         match asked.await {
             Ok(permit) => Ok(BatchTicket { permit, told, step }),
@@ -251,12 +262,18 @@ impl BatcherInner {
             match batch::step(answer, members.len(), in_doubt, !repeat_after.is_empty()) {
                 BatchStep::Each(list) => {
                     for (member, verdict) in members.into_iter().zip(list) {
-                        tell(member, outcome(status, verdict));
+                        let outcome = outcome(status, verdict, &member.recipients);
+                        tell(member, outcome);
                     }
                     return Default::default();
                 }
                 BatchStep::All(verdict) => {
-                    tell_all(members, outcome(status, verdict));
+                    // One that was refused alone may be refused for one of its recipients.
+                    let recipients = match members.as_slice() {
+                        [one] => one.recipients.clone(),
+                        _ => Vec::new(),
+                    };
+                    tell_all(members, outcome(status, verdict, &recipients));
                     return Default::default();
                 }
                 BatchStep::Halve => {

@@ -1,9 +1,14 @@
 //! The shared HTTP client: sends a request once, and says whether a call that brought no answer may have been taken. Bounded in connecting, in the whole
 //! call and in the size of the answer; follows no redirect, and uses no proxy of the environment.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Read as _},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
+use flate2::read::GzDecoder;
+use http::HeaderMap;
 use jiff::Timestamp;
 use postrider_providers::{reply::ProviderReply, request::Request};
 use postrider_schemas::Lane;
@@ -28,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(45);
 pub enum Lost {
     /// The request certainly did not go out.
     Before {
-        /// `Transient`, or `Config` where only a person can mend it.
+        /// `Unavailable`, or `Config` where only a person can mend it.
         class: Class,
         /// Where.
         stage: Stage,
@@ -187,6 +192,7 @@ impl Client {
             step.fail(status.to_string(), &status.to_string());
         }
         let (body, is_whole) = self.read(answer).await;
+        let (body, is_whole) = unpacked(&headers, body, is_whole, self.answer_max);
         Ok(ProviderReply { status, headers, body, is_whole })
     }
 
@@ -218,6 +224,24 @@ impl Client {
     }
 }
 
+/// The body without the compression that nobody asked for, as far as it is allowed.
+fn unpacked(headers: &HeaderMap, body: Bytes, is_whole: bool, max: usize) -> (Bytes, bool) {
+    let encoding =
+        headers.get(http::header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_packed = matches!(encoding.trim().to_ascii_lowercase().as_str(), "gzip" | "x-gzip")
+        || body.starts_with(&[0x1f, 0x8b, 0x08]);
+    if !is_packed {
+        return (body, is_whole);
+    }
+    let limit = u64::try_from(max).unwrap_or(u64::MAX);
+    let mut out = Vec::new();
+    let mut reader = GzDecoder::new(&body[..]);
+    let read = reader.by_ref().take(limit).read_to_end(&mut out).is_ok();
+    // What is left over shows in one more byte.
+    let is_read = read && reader.read(&mut [0]).is_ok_and(|more| more == 0);
+    (out.into(), is_whole && is_read)
+}
+
 /// The `Host` that the client sends for this address: the port stands in it where it is not the scheme's own.
 pub fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
@@ -239,7 +263,7 @@ fn lost(error: &reqwest::Error) -> Lost {
     }
     // A certificate that does not fit stays so until a person comes.
     let certificate = text.contains("certificate");
-    let (class, stage) = if certificate { (Class::Config, Stage::Tls) } else { (Class::Transient, Stage::Connect) };
+    let (class, stage) = if certificate { (Class::Config, Stage::Tls) } else { (Class::Unavailable, Stage::Connect) };
     Lost::Before { class, stage, text }
 }
 
@@ -254,4 +278,28 @@ fn innermost(error: &reqwest::Error) -> String {
 /// An error and what caused it, from the outside in.
 fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    #[test]
+    fn a_packed_answer_is_unpacked_within_the_limit() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(b"{\"id\":\"0123456789\"}").unwrap();
+        let packed = Bytes::from(encoder.finish().unwrap());
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        let read = |body: &Bytes, max| unpacked(&headers, body.clone(), true, max);
+        assert_eq!(read(&packed, 100), (Bytes::from_static(b"{\"id\":\"0123456789\"}"), true));
+        assert_eq!(read(&packed, 5), (Bytes::from_static(b"{\"id\""), false));
+        assert!(!read(&packed.slice(..12), 100).1, "cut");
+        let plain = Bytes::from_static(b"{}");
+        assert_eq!(unpacked(&HeaderMap::new(), plain.clone(), true, 100), (plain, true));
+    }
 }

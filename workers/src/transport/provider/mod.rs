@@ -16,8 +16,9 @@ use postrider_providers::{
     Account,
     batch::{Batched, Item},
     description::{Batching, Call},
-    rate_limit_headers,
-    reply::{ProviderReply, ReplyVerdict},
+    message::CallRecipient,
+    named, rate_limit_headers,
+    reply::{Basis, ProviderReply, ReplyVerdict},
     request::Request,
     ses,
     sigv4::Keys,
@@ -34,7 +35,10 @@ use crate::{
     concurrency::priority_semaphore::PriorityPermit,
     config::ProviderConfig,
     message::outgoing::OutgoingMessage,
-    policy::outcome::{Answer, Class, Outcome, Receipt, Refusal, Stage},
+    policy::{
+        answers::Answers,
+        outcome::{Answer, Class, Mark, Outcome, Receipt, RecipientRefusal, Refusal, Stage},
+    },
     telemetry::traces,
 };
 
@@ -53,6 +57,7 @@ pub struct Provider {
     /// Of accounts whose keys may change while we run.
     credentials: Option<Credentials>,
     heeds_headers: bool,
+    answers: Arc<Answers>,
     used_up: Mutex<ExhaustedQuota>,
 }
 
@@ -81,6 +86,7 @@ impl Provider {
             host: client::host(&config.base_url).into(),
             credentials,
             heeds_headers: config.rate_headers,
+            answers: Arc::clone(&config.answers),
             used_up: Mutex::default(),
         })
     }
@@ -140,7 +146,7 @@ impl Provider {
         drop(composing);
         let request = match request {
             Ok(request) => request,
-            Err(unfit) => return misfit(&unfit),
+            Err(unfit) => return cannot_carry(&unfit),
         };
         self.gate().await;
         if !may_submit.await {
@@ -150,7 +156,9 @@ impl Provider {
             Ok(reply) => {
                 self.note_window(&reply);
                 self.learn(&reply, keys.as_ref()).await;
-                outcome(Some(reply.status), self.account.verdict(&reply, Timestamp::now()))
+                let verdict = self.account.verdict(&reply, Timestamp::now()).since(outgoing.is_repeated());
+                let verdict = verdict.read_by(&self.answers, reply.status);
+                outcome(Some(reply.status), verdict, &outgoing.view().call_recipients())
             }
             Err(lost) => without_answer(lost),
         };
@@ -221,27 +229,69 @@ impl Provider {
     }
 
     fn batch_verdict(&self, reply: &ProviderReply, now: Timestamp) -> Batched {
-        self.account.batch_verdict(reply, now)
+        let read = |verdict: ReplyVerdict| verdict.since(false).read_by(&self.answers, reply.status);
+        match self.account.batch_verdict(reply, now) {
+            Batched::Whole(verdict) => Batched::Whole(read(verdict)),
+            Batched::Each(list) => Batched::Each(list.into_iter().map(read).collect()),
+        }
     }
 }
 
 /// A job that the provider cannot carry. Nothing was sent.
-fn misfit(unfit: &Unsupported) -> Outcome {
+fn cannot_carry(unfit: &Unsupported) -> Outcome {
     let class = if matches!(unfit, Unsupported::Compose(_)) { Class::Message } else { Class::Unsupported };
     let refusal = Refusal { class, answer: Answer::local(Stage::Compose, &unfit.to_string()), retry_after: None };
     Outcome::Refused { refusal, recipients: Vec::new() }
 }
 
-/// What a verdict means for the attempt.
-fn outcome(status: Option<u16>, verdict: ReplyVerdict) -> Outcome {
+/// What a verdict means for the attempt at these recipients.
+fn outcome(status: Option<u16>, verdict: ReplyVerdict, all: &[CallRecipient]) -> Outcome {
     let answer = |text: &str| Answer::new(Stage::Call, status, None, text);
+    let rejected = |index, text: &str| RecipientRefusal {
+        index,
+        refusal: Refusal { class: Class::Recipient, answer: answer(text), retry_after: None },
+    };
     match verdict {
         ReplyVerdict::Taken(id) => Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused: Vec::new() },
-        ReplyVerdict::Refused { class, text, retry_after } => {
-            Outcome::Refused { refusal: Refusal { class, answer: answer(&text), retry_after }, recipients: Vec::new() }
+        ReplyVerdict::TakenInPart { id, text } => {
+            let named = named::named(&text, all);
+            if named.is_empty() || named.len() == all.len() {
+                return Outcome::Unknown(answer(&format!(
+                    "taken for some recipients, without a word for whom: {text}"
+                )));
+            }
+            let refused = named.into_iter().map(|index| rejected(index, &text)).collect();
+            Outcome::Accepted { receipt: Receipt { answer: answer(&id) }, refused }
         }
-        ReplyVerdict::Unclear(text) => Outcome::Unknown(answer(&text)),
+        ReplyVerdict::Refused { class: Class::Recipient, text, retry_after, basis } => {
+            let named = named::named(&text, all);
+            if named.is_empty() || named.len() == all.len() {
+                // Somebody is at fault, and nobody knows who: another transport may tell.
+                let is_somebody = named.is_empty() && all.len() > 1 && basis == Basis::SomeRecipients;
+                let class = if is_somebody { Class::Unsupported } else { Class::Recipient };
+                let refusal = Refusal { class, answer: answer(&text), retry_after };
+                return Outcome::Refused { refusal, recipients: Vec::new() };
+            }
+            let others = all.iter().map(|one| one.index).filter(|index| !named.contains(index)).map(not_asked);
+            let mut recipients: Vec<_> = others.chain(named.iter().map(|index| rejected(*index, &text))).collect();
+            recipients.sort_by_key(|one| one.index);
+            let refusal = Refusal { class: Class::Transient, answer: answer(&text), retry_after: None };
+            Outcome::Refused { refusal, recipients }
+        }
+        ReplyVerdict::Refused { class, text, retry_after, basis } => {
+            let mark = if basis == Basis::Status { Mark::Unexplained } else { Mark::Plain };
+            let refusal = Refusal { class, answer: answer(&text).marked(mark), retry_after };
+            Outcome::Refused { refusal, recipients: Vec::new() }
+        }
+        ReplyVerdict::Duplicate(text) | ReplyVerdict::Unclear(text) => Outcome::Unknown(answer(&text)),
+        ReplyVerdict::NotTheApi(text) => Outcome::Unknown(answer(&text).marked(Mark::NotTheApi)),
     }
+}
+
+/// A recipient that is served by the next call, without the one that was refused.
+fn not_asked(index: usize) -> RecipientRefusal {
+    let answer = Answer::local(Stage::Call, "left for the next call").marked(Mark::NotAsked);
+    RecipientRefusal { index, refusal: Refusal { class: Class::Transient, answer, retry_after: None } }
 }
 
 /// What a call without an answer means for the attempt.
@@ -252,5 +302,68 @@ fn without_answer(lost: Lost) -> Outcome {
             Outcome::Refused { refusal, recipients: Vec::new() }
         }
         Lost::After(text) => Outcome::Unknown(Answer::local(Stage::Call, &text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_schemas::job::RecipientField;
+
+    use super::*;
+
+    fn all() -> Vec<CallRecipient> {
+        let one = |index: usize, address: &str| CallRecipient {
+            index,
+            field: RecipientField::To,
+            position: index,
+            address: address.to_owned(),
+        };
+        vec![one(0, "ada@dest.example"), one(1, "bob@dest.example"), one(2, "cid@dest.example")]
+    }
+
+    fn shown(recipients: &[RecipientRefusal]) -> Vec<(usize, Class, Mark)> {
+        recipients.iter().map(|one| (one.index, one.refusal.class, one.refusal.answer.mark)).collect()
+    }
+
+    #[test]
+    fn a_recipient_that_is_named_is_rejected_alone_and_the_others_are_called_for_at_once() {
+        let verdict = ReplyVerdict::some_recipients("Illegal email address 'bob@dest.example'");
+        let Outcome::Refused { recipients, .. } = outcome(Some(422), verdict, &all()) else { panic!("not refused") };
+        let later = |index| (index, Class::Transient, Mark::NotAsked);
+        assert_eq!(shown(&recipients), [later(0), (1, Class::Recipient, Mark::Plain), later(2)]);
+    }
+
+    #[test]
+    fn a_recipient_that_nobody_names_rejects_nobody() {
+        let class = |count: usize| {
+            let verdict = ReplyVerdict::some_recipients("one of the addresses is wrong");
+            match outcome(Some(422), verdict, &all()[..count]) {
+                Outcome::Refused { refusal, recipients } if recipients.is_empty() => refusal.class,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((class(1), class(3)), (Class::Recipient, Class::Unsupported));
+    }
+
+    #[test]
+    fn a_message_that_is_taken_in_part_is_not_taken_for_those_who_are_named() {
+        let verdict = |text: &str| ReplyVerdict::TakenInPart { id: "b7".to_owned(), text: text.to_owned() };
+        let text = "Message OK, but will not deliver to these inactive addresses: bob@dest.example.";
+        let Outcome::Accepted { refused, .. } = outcome(Some(200), verdict(text), &all()) else { panic!("not taken") };
+        assert_eq!(shown(&refused), [(1, Class::Recipient, Mark::Plain)]);
+        let unnamed = outcome(Some(200), verdict("but for 1 recipient"), &all());
+        assert!(matches!(unnamed, Outcome::Unknown(_)), "{unnamed:?}");
+    }
+
+    #[test]
+    fn words_that_nobody_knows_are_marked_and_a_page_too() {
+        let mark = |verdict| match outcome(Some(400), verdict, &all()) {
+            Outcome::Refused { refusal, .. } => (refusal.class.as_str(), refusal.answer.mark),
+            Outcome::Unknown(answer) => ("unknown", answer.mark),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(mark(ReplyVerdict::undocumented("pink")), ("unsupported", Mark::Unexplained));
+        assert_eq!(mark(ReplyVerdict::refused(Class::Quota, "used up")), ("quota", Mark::Plain));
+        assert_eq!(mark(ReplyVerdict::NotTheApi("a page".to_owned())), ("unknown", Mark::NotTheApi));
     }
 }

@@ -78,6 +78,7 @@ fn provider(account: Account, base_url: &str) -> Provider {
         batch: true,
         batch_linger: Duration::from_millis(20),
         rate_headers: true,
+        answers: postrider_workers::config::shipped_answers(),
     };
     Provider::new(&config).unwrap()
 }

@@ -23,9 +23,9 @@ const TENANT_EIGHTHS: usize = 5;
 /// How long a job waits for room; and a transport at which nothing moved for so long gives nobody a reason to wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// When the first one comes back of those of a tenant that are deferred, ...
-const BACK_FIRST: Duration = Duration::from_secs(3);
+const BACK_FIRST: Duration = Duration::from_secs(5);
 /// ... how long after it each further one does, ...
-const BACK_STEP: Duration = Duration::from_millis(10);
+const BACK_STEP: Duration = Duration::from_millis(40);
 /// ... and the longest time until then.
 const BACK_MAX: Duration = Duration::from_mins(5);
 /// Tenants that are remembered before it is looked which of them are history.

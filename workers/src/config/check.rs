@@ -46,6 +46,7 @@ pub(super) fn check(
     paces: BTreeMap<String, PaceSettings>,
     environment: &Environment,
 ) -> Result<Config, ConfigError> {
+    in_range(&settings)?;
     let answers = answers::check(settings.answer)?;
     let transports = transports
         .into_iter()
@@ -56,35 +57,6 @@ pub(super) fn check(
     let dns = limits::dns(settings.dns)?;
     let groups = MailboxProviders(limits.groups.0.iter().chain(&limits.lists).cloned().collect());
     let routes = routes::check(settings.route, &groups, &transports)?;
-    let at_least_one = |path: &str, n: usize| {
-        if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
-    };
-    at_least_one("queue.shards", settings.queue.shards.into())?;
-    at_least_one("worker.threads", settings.worker.threads)?;
-    at_least_one("worker.transactional", settings.worker.transactional.into())?;
-    at_least_one("worker.bulk", settings.worker.bulk.into())?;
-    at_least_one("worker.poison_after", settings.worker.poison_after as usize)?;
-    if settings.worker.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
-        return Err(ConfigError::value("worker.memory", "must be at least 64MiB: a worker without mail takes 40"));
-    }
-    if settings.store.lease < Duration::from_secs(1) {
-        return Err(ConfigError::value("store.lease", "must be at least 1s"));
-    }
-    if settings.store.lease > Duration::from_millis(transitions::LEASE_MAX_MS) {
-        return Err(ConfigError::value("store.lease", "must be at most 10m"));
-    }
-    if settings.retry.schedule.iter().any(|wait| *wait > RETRY_WAIT_MAX) {
-        return Err(ConfigError::value(
-            "retry.schedule",
-            "a wait must be at most 12d: with its jitter it has to fit into the delay ladder",
-        ));
-    }
-    if settings.store.retention < Duration::from_secs(1) {
-        return Err(ConfigError::value("store.retention", "must be at least 1s"));
-    }
-    if !(0.0..=1.0).contains(&settings.retry.jitter) {
-        return Err(ConfigError::value("retry.jitter", "must be from 0 to 1"));
-    }
     let admin =
         match settings.admin.listen.as_str() {
             "off" => None,
@@ -149,6 +121,40 @@ pub(super) fn check(
         without_credentials: Vec::new(),
         answers,
     })
+}
+
+/// Numbers and times that make no sense.
+fn in_range(settings: &Settings) -> Result<(), ConfigError> {
+    let at_least_one = |path: &str, n: usize| {
+        if n == 0 { Err(ConfigError::value(path, "must be at least 1")) } else { Ok(()) }
+    };
+    at_least_one("queue.shards", settings.queue.shards.into())?;
+    at_least_one("worker.threads", settings.worker.threads)?;
+    at_least_one("worker.transactional", settings.worker.transactional.into())?;
+    at_least_one("worker.bulk", settings.worker.bulk.into())?;
+    at_least_one("worker.poison_after", settings.worker.poison_after as usize)?;
+    if settings.worker.memory.is_some_and(|bytes| bytes < MEMORY_MIN) {
+        return Err(ConfigError::value("worker.memory", "must be at least 64MiB: a worker without mail takes 40"));
+    }
+    if settings.store.lease < Duration::from_secs(1) {
+        return Err(ConfigError::value("store.lease", "must be at least 1s"));
+    }
+    if settings.store.lease > Duration::from_millis(transitions::LEASE_MAX_MS) {
+        return Err(ConfigError::value("store.lease", "must be at most 10m"));
+    }
+    if settings.retry.schedule.iter().any(|wait| *wait > RETRY_WAIT_MAX) {
+        return Err(ConfigError::value(
+            "retry.schedule",
+            "a wait must be at most 12d: with its jitter it has to fit into the delay ladder",
+        ));
+    }
+    if settings.store.retention < Duration::from_secs(1) {
+        return Err(ConfigError::value("store.retention", "must be at least 1s"));
+    }
+    if !(0.0..=1.0).contains(&settings.retry.jitter) {
+        return Err(ConfigError::value("retry.jitter", "must be from 0 to 1"));
+    }
+    Ok(())
 }
 
 /// Who may publish for whom. A file has no users: whoever may write to it may publish for everybody.

@@ -223,6 +223,9 @@ fn named_settings(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (position, part) in parts.iter().enumerate().skip(1).step_by(2) {
         let before = parts[position - 1].trim_end();
+        if before.ends_with("unknown setting") {
+            continue;
+        }
         let is_told = ["set", "setting"].iter().any(|word| before.ends_with(&format!(" {word}")));
         let name = match (part.split_once('.'), part.split_once(" = ")) {
             (Some((section, name)), None) if SECTIONS.contains(&section) => name,
@@ -237,7 +240,8 @@ fn named_settings(text: &str) -> Vec<String> {
 
 #[test]
 fn every_setting_that_a_text_names_exists() {
-    let known: BTreeSet<&str> = config::DEFAULTS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let mut known: BTreeSet<&str> = config::DEFAULTS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    known.extend(postrider_workers::providers::ALL.iter().flat_map(|one| one.settings).map(|setting| setting.name));
     let mut texts: Vec<(String, String)> = documents().into_iter().map(|one| (one.path, one.text)).collect();
     for folder in ["workers", "producer", "schemas"] {
         sources(&root().join(folder), &mut texts);
@@ -335,7 +339,8 @@ fn complete(code: &str) -> String {
 /// Each line that calls the program is one that the program takes.
 fn shell(code: &str, place: &str) {
     for line in code.lines() {
-        let line = line.split(" #").next().unwrap_or_default().trim();
+        let line = line.split(" #").next().unwrap_or_default();
+        let line = line.split(" > ").next().unwrap_or_default().trim();
         if let Some(words) = line.strip_prefix("postrider ") {
             let words = words.replace('"', "'");
             let mut list = vec!["postrider".to_owned()];

@@ -1,10 +1,6 @@
 //! `postrider completions` and `postrider man`: what a shell and a reader of manuals know of the commands.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap_complete::Shell;
@@ -31,8 +27,7 @@ pub struct ManArguments {
 pub fn completions(arguments: &CompletionArguments) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut super::command(), "postrider", &mut script);
-    // Our own text, and it has to stay as it is.
-    io::stdout().lock().write_all(&script)?;
+    output::raw(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,7 +36,7 @@ pub fn man(arguments: &ManArguments) -> anyhow::Result<ExitCode> {
     let Some(folder) = &arguments.folder else {
         let mut page = Vec::new();
         clap_mangen::Man::new(super::command()).render(&mut page)?;
-        io::stdout().lock().write_all(&page)?;
+        output::raw(&page)?;
         return Ok(ExitCode::SUCCESS);
     };
     let place = || folder.display().to_string();

@@ -46,7 +46,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publish and deliver generated jobs on this machine, and count them
+    /// Publish and deliver generated jobs on this machine; count them
     Demo(demo::Arguments),
     /// Run queue, store, worker and mail catcher in one process
     Dev(dev::Arguments),

@@ -78,6 +78,11 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
+/// Prints text of our own that has to stay as it is, for another program to read.
+pub fn raw(text: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(text)
+}
+
 /// Begins the screen anew, where there is one.
 pub fn clear_screen() -> io::Result<()> {
     let mut out = io::stdout().lock();

@@ -196,6 +196,9 @@ fn broker(url: &str) -> Result<(), ConfigError> {
 /// The same for the store.
 fn store_url(url: Secret, environment: &Environment) -> Result<SecretString, ConfigError> {
     let url = secret("store.url", url, environment)?;
+    if url.expose_secret() == "embedded:" {
+        return Err(ConfigError::value("store.url", "the file is missing: embedded:FILE"));
+    }
     store::shown(url.expose_secret()).map_err(|error| {
         let text = error.to_string();
         ConfigError::value("store.url", text.strip_prefix("store.url: ").unwrap_or(&text))

@@ -19,12 +19,9 @@ use super::{
     limits::PACE_KEYS,
     provider::OwnSetting,
     settings::Settings,
-    words::{self, ConfigText},
+    words::{self, ConfigText, DEFAULTS},
 };
 use crate::{policy::capabilities::TransportType, redact};
-
-/// The compiled-in defaults; also the manual of every setting.
-pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
 /// Loads the configuration of this process. From then on no answer, error or log line of the process holds its secrets.
 pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {

@@ -44,9 +44,9 @@ pub use provider::{HttpConfig, ProviderConfig};
 pub use self::transport_limits::{Covers, Doubt, GroupRatesAt, MailboxProviderLimit};
 pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
-pub use load::{DEFAULTS, load, load_from, load_text, load_without_credentials, to_catcher};
+pub use load::{load, load_from, load_text, load_without_credentials, to_catcher};
 pub(crate) use reading::{parse_duration, show_duration};
-pub use words::strays;
+pub use words::{DEFAULTS, strays};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]

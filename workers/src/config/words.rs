@@ -10,7 +10,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Environment, load::DEFAULTS};
+use super::{ConfigError, Environment};
+
+/// The compiled-in defaults; also the manual of every setting.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
 /// Conditions of `when`, which the manual explains in prose.
 const CONDITIONS: [&str; 13] = [

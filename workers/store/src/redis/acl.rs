@@ -3,7 +3,7 @@
 use redis::RedisError;
 
 /// Commands that we send, or that our scripts call. A test holds the list equal to what stands in the scripts and in the code.
-pub const COMMANDS: [&str; 30] = [
+pub const COMMANDS: [&str; 32] = [
     "auth",
     "client",
     "cluster",
@@ -22,9 +22,11 @@ pub const COMMANDS: [&str; 30] = [
     "pexpire",
     "ping",
     "pttl",
+    "sadd",
     "script",
     "select",
     "set",
+    "smembers",
     "time",
     "zadd",
     "zcard",

@@ -57,6 +57,8 @@ async fn a_relay_that_repeats_what_it_was_sent_gives_no_secret_away_and_acts_on_
         let config = config(&file, relay.port(), log, "");
         let job = story::job(Lane::Transactional, "ada@dest.test");
         let mut worker = Postrider::worker(config.as_str()).unwrap();
+        // It makes the file that `events` reads.
+        worker.wait_for_output("Consuming", SOON).unwrap();
         let mut events = Postrider::command(["events"]).config(config.as_str()).may_print_addresses().start().unwrap();
         events.wait_for_output("listening", SOON).unwrap();
         story::publish(&file, std::slice::from_ref(&job)).await.unwrap();
@@ -133,5 +135,5 @@ fn no_command_shows_text_of_others_as_it_is() {
     {
         run(&config, arguments, "");
     }
-    assert!(run(&config, &["limits", "ls"], "").contains("\\u{202e}mur"));
+    assert!(run(&config, &["limits", "ls", "--wide"], "").contains("\\u{202e}mur"));
 }

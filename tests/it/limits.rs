@@ -263,7 +263,7 @@ async fn a_pause_holds_without_redis() {
     wait_for_signs_of_life(&env, 1);
     env.redis().kill9().unwrap();
     story::publish(&env.amqp_url(), &jobs(Lane::Transactional, "any", 1)).await.unwrap();
-    let put_away = || worker.stderr().contains("waits for transport:relay").then_some(());
+    let put_away = || worker.stderr().contains("limited by transport:relay").then_some(());
     deadline::wait_for("a job that waits for the pause", SOON, put_away).unwrap();
     drop(worker);
     assert_eq!(env.sink().count().unwrap(), 0);

@@ -120,7 +120,7 @@ fn parked(worker: &Postrider) -> (usize, usize) {
     let log = worker.stderr();
     let sent: HashSet<&str> = log.lines().filter_map(|line| word_after(line, "\"Sent job ")).collect();
     let waits = || {
-        let lines = log.lines().filter(|line| line.contains(" waits for group:"));
+        let lines = log.lines().filter(|line| line.contains(" limited by group:"));
         lines.filter_map(|line| word_after(line, "\"Job ")).filter(|id| sent.contains(id))
     };
     (waits().collect::<HashSet<_>>().len(), waits().count())

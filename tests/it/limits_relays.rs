@@ -84,7 +84,7 @@ async fn a_postfix_that_counts_messages_is_left_alone_when_it_says_so() {
     let all_away = || {
         let log = worker.stderr();
         let (refused, waiting) =
-            (log.matches("was refused").count(), log.matches(" waits for transport:relay").count());
+            (log.matches("was refused").count(), log.matches(" limited by transport:relay").count());
         (refused + waiting >= 37).then_some((refused, waiting))
     };
     let counts = deadline::wait_for("all of them refused or put away", SOON, all_away);

@@ -217,8 +217,8 @@ impl CircuitBreakers {
             }
             (Says::Broken | Says::Absent | Says::Works, Some(answer), _) if !answer.hear(CIRCUIT) => None,
             (said @ (Says::Broken | Says::Absent), Some(answer), probe) => {
-                probe.map(Probe::conclude);
-                self.broken(transport, answer, said == Says::Absent).await
+                let is_probe = probe.map(Probe::conclude).is_some();
+                self.broken(transport, answer, said == Says::Absent, is_probe).await
             }
             (Says::Works, _, probe) => {
                 probe.map(Probe::conclude);
@@ -234,18 +234,22 @@ impl CircuitBreakers {
         let reason = reason_of(answer);
         let ask = CircuitCall::Fail { probe, reason: reason.clone(), wait: self.first_wait };
         if let Ok(CircuitAnswer::Open(circuit)) = self.store.circuit(&self.keys[transport], &ask).await {
-            let (name, next_s) = (&self.names[transport], circuit.until_ms.saturating_sub(self.store.now_ms()) / 1000);
-            warn!(
-                transport = name,
-                answer = reason,
-                next_s,
-                "Transport {name} still does not work; it is tried again later"
-            );
+            self.still_broken(transport, &reason, &circuit);
             self.seen()[transport] = Some(circuit);
         }
     }
 
-    async fn broken(&self, transport: usize, answer: &Answer, is_absent: bool) -> Option<Event> {
+    fn still_broken(&self, transport: usize, reason: &str, circuit: &Circuit) {
+        let (name, next_s) = (&self.names[transport], circuit.until_ms.saturating_sub(self.store.now_ms()) / 1000);
+        warn!(
+            transport = name,
+            answer = reason,
+            next_s,
+            "Transport {name} still does not work; it is tried again later"
+        );
+    }
+
+    async fn broken(&self, transport: usize, answer: &Answer, is_absent: bool, is_probe: bool) -> Option<Event> {
         let reason = reason_of(answer);
         let first_wait = if is_absent { self.first_wait.min(ABSENT_WAIT) } else { self.first_wait };
         let name = &self.names[transport];
@@ -262,6 +266,9 @@ impl CircuitBreakers {
                 (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
             }
         };
+        if is_probe && !is_new {
+            self.still_broken(transport, &reason, &circuit);
+        }
         self.seen()[transport] = Some(circuit.clone());
         is_new.then(|| {
             if answer.mark == Mark::Unexplained {

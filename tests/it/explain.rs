@@ -164,7 +164,7 @@ fn check_refuses_rules_and_transports_that_cannot_work() {
     );
     check_refused(
         &change("api_key = \"s3cret\"", "api_key = \"s3cret\"\ncolour = \"x\""),
-        &["unknown settings", "transport.api.colour"],
+        &["unknown setting `transport.api.colour`"],
     );
     check_refused(
         &change("api_key = \"s3cret\"", "api_key = \"s3cret\"\ntimeout = \"x\""),

@@ -91,7 +91,7 @@ async fn a_relay_that_repeats_what_it_was_sent_gives_no_secret_away_and_acts_on_
         assert_tame("events", &told);
         drop(events);
         for rest in ["dead", "hold"] {
-            assert!(run(&config, &[rest, "ls"], "").contains("450 4.2.0"), "{rest}");
+            assert!(run(&config, &[rest, "ls", "--wide"], "").contains("450 4.2.0"), "{rest}");
             for command in [&[rest, "ls", "--format", "json"][..], &[rest, "show", &id]] {
                 run(&config, command, "");
             }

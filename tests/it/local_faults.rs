@@ -28,7 +28,8 @@ async fn a_worker_without_file_descriptors_uses_up_no_try_and_sends_when_it_has_
     let config = story::config(&file, &file, sink.port(), ROUTE);
     let schedule = config.lines().find(|line| line.starts_with("schedule = ")).unwrap().to_owned();
     let config = config.replace(&schedule, "schedule = [\"1s\", \"1s\"]");
-    let worker = story::start_any(&config).unwrap();
+    let mut worker = story::start_any(&config).unwrap();
+    worker.wait_for_output("Consuming", SOON).unwrap();
     let descriptors = PathBuf::from(format!("/proc/{}/fd", worker.pid()));
     // Those that it has stay; it gets no other one.
     limit_descriptors(worker.pid(), 3);

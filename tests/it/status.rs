@@ -68,7 +68,7 @@ async fn status_and_trace_tell_what_is_known_on_rabbitmq() {
         seen["workers"].as_array().unwrap().len() == 2
             && seen["dead"] == 1
             && sent
-            && count("wall") == 1
+            && count("wall") >= 1
             && count("relay") == 1
     });
     let worker = &seen["workers"][0];
@@ -76,10 +76,10 @@ async fn status_and_trace_tell_what_is_known_on_rabbitmq() {
     assert_eq!(seen["lanes"][0]["lane"], "transactional");
     let circuits: Vec<_> =
         seen["circuits"].as_array().unwrap().iter().map(|one| (&one["transport"], &one["state"])).collect();
-    assert_eq!(circuits, [(&"relay".into(), &"closed".into()), (&"wall".into(), &"closed".into())]);
+    assert_eq!(circuits, [(&"relay".into(), &"closed".into()), (&"wall".into(), &"open".into())]);
     let text = Postrider::command(["status"]).config(config.clone()).run(SOON).unwrap().stdout;
     for part in
-        ["2 workers", "dead 1", "transport wall: circuit closed", "failures of the last minutes", "wall transient"]
+        ["2 workers", "dead 1", "transport wall: circuit open", "failures of the last minutes", "wall unavailable"]
     {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -124,7 +124,7 @@ async fn status_and_trace_tell_more_of_a_file() {
     let seen = wait_for_status(&config, "a dead job and a failure", |seen| {
         seen["workers"].as_array().unwrap().len() == 1
             && seen["dead"] == 1
-            && seen["failures"].as_array().unwrap().len() == 2
+            && seen["failures"].as_array().unwrap().len() >= 2
     });
     assert!(seen["parked"].is_u64(), "{seen:#}");
     let (json, text) = trace(&config, &jobs[0]);
@@ -135,6 +135,6 @@ async fn status_and_trace_tell_more_of_a_file() {
         (&json["events"][0]["type"], &json["messages"][0]["place"]),
         (&"postrider.job.deferred.v1".into(), &"due".into())
     );
-    assert!(text.contains("job.deferred: try 1 wall wall transient connect:"), "{text}");
+    assert!(text.contains("wall unavailable connect:"), "{text}");
     drop(worker);
 }

@@ -354,7 +354,7 @@ fn a_variable_cannot_start_a_header() {
 
 #[test]
 fn a_template_of_a_subject_may_end_in_a_line_end() {
-    for source in ["{{ name }}\n", "{% if true %}\n{{ name }}\n{% endif %}\n", "{{ name }}"] {
+    for source in ["{{ name }}\n", "{% if true %}{{ name }}{% endif %}\n", "{{ name }}"] {
         let job = template(source, "x", json!({"name": "A\tlamp\r\n"}));
         assert_eq!(parsed(&composed(&job)).subject(), Some("A lamp"), "{source:?}");
     }

@@ -172,7 +172,7 @@ impl Gateway {
         if let Some(scope) = operation.route().scope {
             key.check(scope, peer).map_err(|problem| (problem, None))?;
         }
-        let standing = key.rate.map(|rate| self.rates.take(&key.id, rate, 1, Instant::now()));
+        let standing = key.rate.map(|rate| self.rates.take(&key.id, rate, Instant::now()));
         match standing {
             Some(standing) if !standing.is_allowed => {
                 let detail = format!("The API key may send {} jobs a second.", standing.limit);
@@ -202,8 +202,7 @@ impl Gateway {
         let api = request.operation.api().as_str();
         if let Some(rate) = key.rate {
             // One was taken before the body was read.
-            let more = u32::try_from(submission.jobs.len().saturating_sub(1)).unwrap_or(u32::MAX);
-            self.rates.take(&key.id, rate, more, Instant::now());
+            self.rates.charge(&key.id, rate, submission.jobs.len().saturating_sub(1), Instant::now());
         }
         let checked = check(submission, key, request.limits);
         let traceparent = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
@@ -259,7 +258,10 @@ fn check_job(draft: Draft, key: &Key, request_key: Option<String>, limits: &JobL
     key.check_lane(job.lane)?;
     let job =
         job.parse(limits).map_err(|error| Problem::of_job(&error, document.as_deref().unwrap_or_default(), limits))?;
-    key.check_sender(job.from().address().domain().as_str())?;
+    // A whole message has an envelope of its own; bounces go to its sender, who must be the key's as well.
+    for address in [Some(job.from().address()), job.sender()].into_iter().flatten() {
+        key.check_sender(address.domain().as_str())?;
+    }
     Ok(job)
 }
 

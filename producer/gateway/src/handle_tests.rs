@@ -100,14 +100,22 @@ async fn the_same_key_gives_the_same_answer_on_every_gateway() {
 }
 
 #[tokio::test]
-async fn wrong_requests_are_answered_with_problems_and_nothing_is_published() {
+async fn wrong_requests_are_answered_with_problems() {
     let setup = setup(|record| {
         record.sender_domains = Some(vec!["shop.example".to_owned()]);
         record.lanes = Some(vec![postrider_schemas::Lane::Transactional]);
     })
     .await;
     let with = |text: &str| JOB.replacen('{', &format!("{{{text}, "), 1);
-    let cases: [(Headers, String, u16, &str); 10] = [
+    let whole = |sender: &str| {
+        // From a@shop.example.
+        let mime = "RnJvbTogYUBzaG9wLmV4YW1wbGUNClRvOiBjQGQuZXhhbXBsZQ0KU3ViamVjdDogcw0KDQp0DQo=";
+        json!({ "mime": mime, "envelope": { "from": sender, "to": ["c@d.example"] } }).to_string()
+    };
+    let (status, _, document) = setup.send(&[], &whole("bounces@shop.example")).await;
+    assert_eq!(status, 202, "{document}");
+    let cases: [(Headers, String, u16, &str); 11] = [
+        (&[], whole("bounces@bank.example"), 403, "sender-not-allowed"),
         (&[("authorization", "")], JOB.to_owned(), 401, "unauthorized"),
         (&[("authorization", "Bearer prk_a_b")], JOB.to_owned(), 401, "unauthorized"),
         (&[], "{".to_owned(), 400, "malformed"),

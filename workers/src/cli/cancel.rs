@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{
-    super::worker::context,
+    super::delivery::context,
     ConfigArguments,
     output::{self, Format},
     rest::tenant_of,

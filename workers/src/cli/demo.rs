@@ -17,7 +17,7 @@ use postrider_schemas::{Job, JobId, JobLimits, JobV1, Lane, examples, wire};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{super::worker::context, output};
+use super::{super::delivery::context, output};
 use crate::{
     config,
     mail_catcher::{CaughtMail, MailCatcher},

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::worker::context, output, worker::stop_on_signal};
+use super::{super::delivery::context, output, worker::stop_on_signal};
 use crate::{
     config,
     mail_catcher::{CaughtMail, MailCatcher},

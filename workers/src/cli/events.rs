@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{super::worker::context, ConfigArguments, output};
+use super::{super::delivery::context, ConfigArguments, output};
 use crate::queue::Queue;
 
 /// Arguments of `postrider events`.

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{
-    super::worker::context,
+    super::delivery::context,
     ConfigArguments,
     output::{self, Format},
 };

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use self::transports::{StoredCircuit, TransportStatus};
 use super::{
-    super::worker::context,
+    super::delivery::context,
     ConfigArguments, limits,
     output::{self, Format},
 };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    super::worker::context,
+    super::delivery::context,
     ConfigArguments,
     output::{self, Format},
     rest::tenant_of,

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{super::worker::context, ConfigArguments};
+use super::{super::delivery::context, ConfigArguments};
 use crate::{
     admin::{self, Readiness},
     config::Config,

@@ -4,5 +4,3 @@ pub mod consumer;
 pub mod heartbeat;
 mod observed;
 pub mod reload;
-
-pub use crate::delivery::context;

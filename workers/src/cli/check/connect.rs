@@ -8,8 +8,8 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     cli::output,
     config::{Config, TransportConfig, TransportKind},
+    delivery::context,
     transport::Transport,
-    worker::context,
 };
 
 /// Longest wait for one neighbour.

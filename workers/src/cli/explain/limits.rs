@@ -10,6 +10,7 @@ use crate::{
         status::{self, transports::TransportStatus},
     },
     config::Config,
+    delivery::context,
     dns::Dns,
     policy::{
         explain::Explanation,
@@ -22,7 +23,6 @@ use crate::{
     },
     rate_limit::{mailbox_providers::mailbox_providers_of, scopes},
     store::limiter::Overview,
-    worker::context,
 };
 
 /// What is told of limits.

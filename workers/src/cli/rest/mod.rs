@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use self::row::{RestRow, name};
 pub use self::selection::{RetryArguments, Selection};
 use super::{
-    super::worker::context,
+    super::delivery::context,
     output::{self, Format, table},
 };
 pub(super) use crate::cli::rest::row::tenant_of;

@@ -92,6 +92,10 @@ fn send_and_explain_take_a_document_as_people_write_it() {
     template.as_object_mut().unwrap().remove("variables");
     let done = run(&["send", "--dry-run"], &template.to_string());
     assert!(!done.status.success() && done.stderr.contains("line 1: "), "{}{}", done.stdout, done.stderr);
+    let lines = [one, &template.to_string(), two].map(|document| document.replace('\n', " ")).join("\n");
+    let done = run(&["check", "--jobs", "-"], &lines);
+    assert!(!done.status.success() && done.stdout.starts_with("line 2: "), "{}{}", done.stdout, done.stderr);
+    assert!(done.stdout.ends_with("3 jobs, 1 with a fault\n"), "{}", done.stdout);
     let done = run(&["send"], &format!("[{one},\n{two}]"));
     assert!(done.status.success(), "{}", done.stderr);
     let mut printed: Vec<&str> = done.stdout.lines().collect();

@@ -93,7 +93,8 @@ async fn story(name: &str, queue: &str, store: &str) {
     );
     assert!(worker.is_running().unwrap(), "{}", worker.stderr());
     assert!(peak < LIMIT >> 10, "{peak} KiB");
-    assert!(then < LARGE / 2, "small mail waited for {then} large ones");
+    // Those behind the large ones are read only after them. In the order of the queue all but the few that are worked on would be through by then.
+    assert!(then < LARGE * 4 / 5, "small mail waited for {then} large ones");
     let (small, large) = (relay.count().unwrap(), heavy.count().unwrap());
     assert_eq!((small, large), (SMALL, LARGE), "each once");
     drop(worker);

@@ -216,3 +216,20 @@ async fn workers_that_come_and_go_under_load_lose_nothing_and_double_nothing() {
     let distinct = ids.iter().collect::<BTreeSet<_>>().len();
     assert_eq!((ids.len(), distinct), (JOBS, JOBS), "lost {}, duplicates {}", JOBS - distinct, ids.len() - distinct);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_the_steps_of_a_ramp_by_itself() {
+    let folder = postrider_tests::folder::Folder::new("ramp").unwrap();
+    let queue = format!("embedded:{}", folder.path().join("queue.db").display());
+    let sink = SmtpSink::start(sink::Options::default()).unwrap();
+    // The second step holds in a while: a slow machine is late for the first one at most.
+    let from = jiff::Timestamp::now();
+    let ramp = format!(
+        "{ROUTE}[limits]\ntenant_rate = {{ from = \"{from}\", every = \"8s\", steps = [\"1/h\", \"1000/s\"] }}\n"
+    );
+    let worker = Postrider::worker(story::config(&queue, &queue, sink.port(), &ramp)).unwrap();
+    wait_for_said(&worker, APPLIES, 1);
+    story::publish(&queue, &jobs(20)).await.unwrap();
+    sink.wait_for(20, SOON).unwrap();
+    assert_eq!(said(&worker, APPLIES), 1, "once a step");
+}

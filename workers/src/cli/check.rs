@@ -2,16 +2,20 @@
 
 mod connect;
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use postrider_producer::{embedded::publisher::SCHEME, rabbitmq::address};
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::{ConfigArguments, output};
+use super::{ConfigArguments, documents, output};
 use crate::{
-    config::{self, Account, Config, Covers, MailboxProviderLimit, SesCredentials, Tls, TransportKind},
+    config::{self, Account, Config, Covers, MailboxProviderLimit, Ramp, SesCredentials, Tls, TransportKind},
     policy::rate_limit::rate::Rate,
     store,
     transport::{Transport, smtp::hello_warning},
@@ -28,10 +32,16 @@ pub struct Arguments {
     /// Connect to the queue, the store and each transport, and say who does not answer
     #[arg(long)]
     connect: bool,
+    /// Check this file of jobs instead: one document, a list, or lines; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "connect")]
+    jobs: Option<PathBuf>,
 }
 
 /// Loads the configuration, reads the certificates it names, and says what it came to. Connects to nothing unless it is asked to.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &arguments.jobs {
+        return jobs(file, &arguments.config);
+    }
     let config = arguments.config.load()?;
     config.store_is_shared()?;
     output::line(&format!("queue: {}", queue(config.queue.url.expose_secret())?))?;
@@ -86,6 +96,23 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Reads each job, renders its templates and makes its message. Says what is wrong with which document.
+fn jobs(file: &Path, config: &ConfigArguments) -> anyhow::Result<ExitCode> {
+    let mut documents = documents::open(file, config.load_to_look()?.job)?;
+    let (mut sound, mut faulty) = (0_u64, 0_u64);
+    while let Some(document) = documents.next()? {
+        match document.made(Timestamp::now()) {
+            Ok(_) => sound += 1,
+            Err(reason) => {
+                faulty += 1;
+                output::line(&format!("line {}: {reason}", document.line))?;
+            }
+        }
+    }
+    output::line(&format!("{}, {faulty} with a fault", output::count(sound + faulty, "job")))?;
+    Ok(if faulty == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Where the queue is, as it is read: never with which login.
 fn queue(url: &str) -> anyhow::Result<String> {
     if let Some(path) = url.strip_prefix(SCHEME) {
@@ -131,9 +158,17 @@ fn limits(config: &Config) -> Vec<String> {
         lines.push(format!("limit {whom}: {}", rates(&limits.tenant_rates)));
     }
     lines.extend(limits.throttles.iter().map(|one| throttle(config, one)));
+    lines.extend(config.ramps.iter().map(ramp));
     lines
         .extend(limits.lists.iter().map(|one| format!("list {}: for routes alone: {}", one.name, first(&one.domains))));
     lines
+}
+
+/// Where a ramp is.
+fn ramp(ramp: &Ramp) -> String {
+    let Ramp { setting, step, steps, next } = ramp;
+    let next = next.map_or_else(|| "which stays".to_owned(), |at| format!("the next on {at:.0}"));
+    format!("ramp {setting}: step {step} of {steps}, {next}")
 }
 
 /// What holds for a group without a rate of its own, as a whole.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use postrider_schemas::{Job, JobLimits, wire};
 use serde::de::IgnoredAny;
 use serde_json::Deserializer;
 use tokio::sync::mpsc;
+
+use crate::message;
 
 /// Longest file that is no file of lines, in jobs of the largest size.
 const JOBS_MAX: usize = 32;
@@ -23,6 +26,15 @@ pub(super) struct Document {
     pub(super) line: u64,
     /// The job, or what is wrong with it.
     pub(super) job: Result<Job, String>,
+}
+
+impl Document {
+    /// The job, and the bytes of its message, which is made to see whether it can be.
+    pub(super) fn made(&self, now: Timestamp) -> Result<(&Job, usize), String> {
+        let job = self.job.as_ref().map_err(Clone::clone)?;
+        let made = message::compose(job, now).map_err(|error| error.to_string())?;
+        Ok((job, made.message.len()))
+    }
 }
 
 /// Documents in their order.

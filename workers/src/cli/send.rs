@@ -15,7 +15,6 @@ use super::{
     documents::{self, Documents},
     output::{self, Format},
 };
-use crate::message;
 
 /// Publishes that wait for their confirm at once.
 const IN_FLIGHT_MAX: usize = 256;
@@ -88,14 +87,10 @@ fn rehearse(mut documents: Documents, arguments: &Arguments) -> anyhow::Result<E
         if document.line < arguments.from_line {
             continue;
         }
-        let made = document.job.and_then(|job| {
-            let made = message::compose(&job, Timestamp::now()).map_err(|error| error.to_string());
-            made.map(|made| (job, made.message.len()))
-        });
-        match made {
+        match document.made(Timestamp::now()) {
             Ok((job, bytes)) => {
                 sound += 1;
-                tell_rehearsed(&job, bytes, arguments.format)?;
+                tell_rehearsed(job, bytes, arguments.format)?;
             }
             Err(reason) => {
                 refused += 1;

@@ -119,6 +119,7 @@ pub(super) fn check(
         limits,
         dns,
         without_credentials: Vec::new(),
+        ramps: Vec::new(),
         answers,
     })
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use config::{Config as Layers, ConfigBuilder, File, FileFormat, builder::DefaultState};
+use jiff::Timestamp;
 use postrider_providers::description::{Description, SettingForm, SettingValue};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
@@ -18,6 +19,7 @@ use super::{
     credentials::{self, Credentials},
     limits::PACE_KEYS,
     provider::OwnSetting,
+    ramp,
     settings::Settings,
     words::{self, ConfigText, DEFAULTS},
 };
@@ -106,8 +108,8 @@ fn build(
             ),
         );
     let (layers, mut files) = with_tenants(layers, &variables)?;
-    let tree = layers.add_source(variables).build()?;
-
+    let mut tree = layers.add_source(variables).build()?;
+    let ramps = ramp::resolve(&mut tree.cache, Timestamp::now())?;
     files_of(&tree.clone().try_deserialize()?, &mut files);
     let files = files.into_iter().collect();
     let mut unknown = BTreeSet::new();
@@ -132,7 +134,7 @@ fn build(
         return Err(ConfigError::Unknown(unknown.into_iter().collect()));
     }
     let config = check::check(settings, sections, paces, environment)?;
-    Ok(Config { files, without_credentials, ..config })
+    Ok(Config { files, without_credentials, ramps, ..config })
 }
 
 /// Adds the tenants that have a file of their own, in the folder that the setting names. Gives what is to be watched for changes.

@@ -9,6 +9,7 @@ mod limits;
 mod load;
 mod names;
 mod provider;
+mod ramp;
 mod reading;
 mod routes;
 mod settings;
@@ -45,6 +46,7 @@ pub use self::transport_limits::{Covers, Doubt, GroupRatesAt, MailboxProviderLim
 pub use answers::shipped as shipped_answers;
 pub use limits::{DnsConfig, LimitsConfig, TenantLimits, TransportLimits};
 pub use load::{load, load_from, load_text, load_without_credentials, to_catcher};
+pub use ramp::Ramp;
 pub(crate) use reading::{parse_duration, show_duration};
 pub use words::{DEFAULTS, strays};
 
@@ -81,6 +83,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Transports without credentials, because those are not here: only for commands that look.
     pub without_credentials: Vec<String>,
+    /// Rates that grow by the calendar: they stand in the limits as they are now.
+    pub ramps: Vec<Ramp>,
     /// Whom an SMTP reply is about: the configured entries, then those that ship.
     pub answers: Arc<Answers>,
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -40,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What tells a changed file from an unchanged one; nothing for one that is not there.
 type Print = Option<(u64, i64, i64, u64)>;
 
-/// Reloads on SIGHUP, and when the file or one that it names changes, for as long as it is polled.
+/// Reloads on SIGHUP, when the file or one that it names changes, and when a ramp takes its next step, for as long as it is polled.
 pub async fn watch(
     file: Option<PathBuf>,
     contexts: Arc<ArcSwap<Context>>,
@@ -49,6 +50,7 @@ pub async fn watch(
     let mut hangups = signal(SignalKind::hangup())?;
     let mut applied = prints(file.as_deref(), &contexts.load().config);
     let mut seen = applied.clone();
+    let mut stepped = None;
     loop {
         let is_told = tokio::select! {
             _ = hangups.recv() => true,
@@ -57,8 +59,14 @@ pub async fn watch(
         let now = prints(file.as_deref(), &contexts.load().config);
         let is_stable = now == seen;
         seen = now;
-        if !is_told && (seen == applied || !is_stable) {
+        let step = next_step(&contexts.load().config);
+        // Once, also where the configuration is refused then.
+        let is_due = step.is_some_and(|at| at <= Timestamp::now()) && step != stepped;
+        if !is_told && !(is_stable && (is_due || seen != applied)) {
             continue;
+        }
+        if is_due {
+            stepped = step;
         }
         let changed: BTreeSet<PathBuf> = seen
             .iter()
@@ -83,6 +91,11 @@ pub async fn watch(
             .collect();
         seen.clone_from(&applied);
     }
+}
+
+/// When the first ramp takes its next step.
+fn next_step(config: &Config) -> Option<Timestamp> {
+    config.ramps.iter().filter_map(|ramp| ramp.next).min()
 }
 
 async fn reload(

@@ -9,6 +9,7 @@ use lapin::{
     options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use postrider_schemas::Lane;
 use postrider_tests::{
     aiosmtpd::Tls,
     deadline::{wait_for, wait_for_async},
@@ -17,10 +18,11 @@ use postrider_tests::{
     log_check::lines_with_addresses,
     postrider::Postrider,
     process::{self, Process, Spec},
-    rabbitmq::{Broker, Depth, Rabbit},
+    rabbitmq::{Broker, Depth, Rabbit, Vhost},
     redis::{Database, Redis},
     redis_fleet::{RedisCluster, RedisSentinel},
     sink::{Options, SmtpSink},
+    story,
     test_env::{EnvSpec, Server, TestEnv, assert_nothing_left},
 };
 
@@ -316,4 +318,25 @@ fn addresses_in_a_log_are_found_and_other_signs_are_not() {
     assert!(!found("a @ b"));
     assert!(!found("job 01890a5d-ac96-774b-bcce-b302099a8057 to a domain of group google, attempt 1"));
     assert_eq!(lines_with_addresses("fine\na@b.test\n"), [(2, "a@b.test")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_story_leaves_in_its_queues_is_not_there_for_the_next() {
+    let names = |env: &TestEnv| env.vhost().queue_depths().unwrap().into_keys().collect::<Vec<_>>();
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for leaves_a_job in [true, false, false, true, false] {
+        let env = TestEnv::start(&EnvSpec { rabbit: Server::Shared, ..EnvSpec::default() }).unwrap();
+        story::declare(&env).unwrap();
+        assert!(env.vhost().queue_depths().unwrap().values().all(|depth| depth.total() == 0));
+        seen.push(names(&env));
+        if leaves_a_job {
+            story::publish(&env.amqp_url(), &[story::job(Lane::Bulk, "ada@dest.example")]).await.unwrap();
+        } else {
+            env.vhost().delete_queue(&seen[0][0]).unwrap();
+        }
+        let name = env.vhost().name().to_owned();
+        drop(env);
+        wait_for("a virtual host that may be used again", SOON, || Vhost::is_left(&name).then_some(())).unwrap();
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1] && pair[0].len() > 50), "{seen:?}");
 }

@@ -21,6 +21,7 @@ pub mod tls;
 pub mod rabbitmq;
 pub mod redis;
 pub mod redis_fleet;
+pub mod vhost;
 
 pub mod python;
 

@@ -3,7 +3,6 @@
 //! A node has its own name, ports, name server (epmd), cookie and data folder. On machines without the Debian package,
 //! `POSTRIDER_TEST_AMQP_URL` and `POSTRIDER_TEST_RABBITMQ_API` name a running broker to share.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -14,9 +13,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::folder::Folder;
-use crate::http::{Endpoint, segment};
+use crate::http::Endpoint;
 use crate::process::{self, Process, Spec};
 use crate::{deadline, ports, say_skipped};
+
+pub use crate::vhost::{Broker, Depth, Vhost};
 
 /// Seven seconds on a quiet machine.
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -83,6 +84,7 @@ impl Rabbit {
             authority: format!("amqp://guest:guest@127.0.0.1:{amqp}"),
             default_vhost: "%2f".to_owned(),
             api: endpoint,
+            is_ours: true,
         };
         let mut rabbit = Self { server: Process::start(spec)?, _epmd: epmd, folder, env, node, broker, metrics };
         rabbit.wait_ready(amqp)?;
@@ -192,13 +194,8 @@ impl Rabbit {
     }
 }
 
-/// A broker on which tests live side by side, a virtual host each.
-#[derive(Clone, Debug)]
-pub struct Broker {
-    authority: String,
-    default_vhost: String,
-    api: Option<Endpoint>,
-}
+/// Brokers of this test program, the one in use last.
+static SHARED: Mutex<Vec<(Broker, Option<Rabbit>)>> = Mutex::new(Vec::new());
 
 impl Broker {
     /// The broker of this test program: started by the first who asks, or the one that the environment names.
@@ -206,7 +203,6 @@ impl Broker {
     /// RabbitMQ 3.10 can come to a state, on a machine that is busy while many queues are made and deleted, in which it declares no
     /// quorum queue any more and answers `INTERNAL_ERROR` for good. A node of ours that is found so is followed by a fresh one.
     pub fn shared() -> Result<Self> {
-        static SHARED: Mutex<Vec<(Broker, Option<Rabbit>)>> = Mutex::new(Vec::new());
         let mut nodes = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         match nodes.last() {
             Some((broker, Some(_))) if !broker.makes_quorum_queues() => {
@@ -223,123 +219,13 @@ impl Broker {
         nodes.last().map(|(broker, _)| broker.clone()).context("no broker")
     }
 
-    /// Declares a quorum queue in a virtual host of its own and deletes both.
-    fn makes_quorum_queues(&self) -> bool {
-        let Ok(vhost) = self.vhost() else { return false };
-        let Ok(api) = vhost.api() else { return true };
-        let queue = r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#;
-        api.expect("PUT", &format!("/api/queues/{}/probe", vhost.name), queue).is_ok()
-    }
-
-    /// AMQP address of the default virtual host.
-    pub fn url(&self) -> String {
-        format!("{}/{}", self.authority, self.default_vhost)
-    }
-
-    /// A fresh virtual host (20 ms), deleted on drop. A broker without a management address gives its default one.
-    pub fn vhost(&self) -> Result<Vhost> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let Some(api) = self.api.clone() else {
-            return Ok(Vhost { broker: self.clone(), name: self.default_vhost.clone(), owned: false });
-        };
-        let name = format!("postrider-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        // Whoever makes a virtual host may use it: no second request for permissions.
-        api.expect("PUT", &format!("/api/vhosts/{name}"), "")?;
-        Ok(Vhost { broker: self.clone(), name, owned: true })
-    }
-}
-
-/// One test's part of a broker.
-#[derive(Debug)]
-pub struct Vhost {
-    broker: Broker,
-    name: String,
-    owned: bool,
-}
-
-/// What a queue holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Waiting for a consumer.
-    pub ready: u64,
-    /// With a consumer, or with the dead-letter worker.
-    pub unacked: u64,
-}
-
-impl Depth {
-    /// All messages.
-    pub fn total(self) -> u64 {
-        self.ready + self.unacked
-    }
-}
-
-impl Vhost {
-    /// AMQP address of this virtual host.
-    pub fn url(&self) -> String {
-        format!("{}/{}", self.broker.authority, self.name)
-    }
-
-    /// Its name, percent-encoded as in addresses.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Every queue and what it holds, at most about half a second old: poll it.
-    pub fn queue_depths(&self) -> Result<BTreeMap<String, Depth>> {
-        let path = format!("/api/queues/{}?disable_stats=true&enable_queue_totals=true", self.name);
-        let queues: Vec<serde_json::Value> = serde_json::from_str(&self.api()?.expect("GET", &path, "")?)?;
-        let count = |queue: &serde_json::Value, key: &str| queue[key].as_u64().unwrap_or(0);
-        Ok(queues
-            .iter()
-            .filter_map(|queue| {
-                let depth =
-                    Depth { ready: count(queue, "messages_ready"), unacked: count(queue, "messages_unacknowledged") };
-                Some((queue["name"].as_str()?.to_owned(), depth))
-            })
-            .collect())
-    }
-
-    /// Deletes a queue, consumers or not.
-    pub fn delete_queue(&self, queue: &str) -> Result<()> {
-        self.api()?.expect("DELETE", &format!("/api/queues/{}/{}", self.name, segment(queue)), "").map(drop)
-    }
-
-    /// Deletes an exchange, bound or not.
-    pub fn delete_exchange(&self, exchange: &str) -> Result<()> {
-        self.api()?.expect("DELETE", &format!("/api/exchanges/{}/{}", self.name, segment(exchange)), "").map(drop)
-    }
-
-    /// Asks the management interface about this virtual host: `kind` is `queues`, `bindings`, `connections` ...
-    pub fn list(&self, kind: &str) -> Result<Vec<serde_json::Value>> {
-        let path = match kind {
-            "connections" => format!("/api/vhosts/{}/connections", self.name),
-            kind => format!("/api/{kind}/{}", self.name),
-        };
-        Ok(serde_json::from_str(&self.api()?.expect("GET", &path, "")?)?)
-    }
-
-    /// Host and port of the broker.
-    pub(crate) fn host(&self) -> String {
-        let authority = &self.broker.authority;
-        authority.rsplit(['@', '/']).next().unwrap_or(authority).to_owned()
-    }
-
-    /// The management interface.
-    pub(crate) fn endpoint(&self) -> Result<&Endpoint> {
-        self.api()
-    }
-
-    fn api(&self) -> Result<&Endpoint> {
-        self.broker.api.as_ref().context("this broker has no management address (POSTRIDER_TEST_RABBITMQ_API)")
-    }
-}
-
-impl Drop for Vhost {
-    fn drop(&mut self) {
-        if let (true, Some(api)) = (self.owned, &self.broker.api) {
-            // The node may have been killed by the test, and ends with it anyway.
-            let _ = api.request("DELETE", &format!("/api/vhosts/{}", self.name), "");
+    /// Starts the broker that [`Broker::shared`] gives, unless it runs.
+    pub(crate) fn start_shared() -> Result<()> {
+        let mut nodes = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if nodes.is_empty() {
+            nodes.push(shared_broker()?);
         }
+        Ok(())
     }
 }
 
@@ -351,7 +237,10 @@ fn shared_broker() -> Result<(Broker, Option<Rabbit>)> {
     let (scheme, rest) = url.split_once("://").context("POSTRIDER_TEST_AMQP_URL is not an address")?;
     let (authority, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
     let api = std::env::var("POSTRIDER_TEST_RABBITMQ_API").ok().map(|url| Endpoint::parse(&url)).transpose()?;
-    Ok((Broker { authority: format!("{scheme}://{authority}"), default_vhost: vhost.to_owned(), api }, None))
+    Ok((
+        Broker { authority: format!("{scheme}://{authority}"), default_vhost: vhost.to_owned(), api, is_ours: false },
+        None,
+    ))
 }
 
 fn write_configuration(folder: &Folder, options: &Options, amqp: u16, api: u16, metrics: u16) -> Result<()> {

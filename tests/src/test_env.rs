@@ -1,6 +1,7 @@
 //! One verb starts what a story needs; dropping it asserts that nothing is left.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -52,7 +53,9 @@ pub struct TestEnv {
     postfix: Option<Postfix>,
     aiosmtpd: Option<Aiosmtpd>,
     sink: Option<SmtpSink>,
-    vhost: Option<Vhost>,
+    vhost: OnceLock<Vhost>,
+    /// A virtual host of the broker that all share is taken when somebody wants it.
+    on_shared_broker: bool,
     rabbit: Option<Rabbit>,
     database: Option<Database>,
     redis: Option<Redis>,
@@ -68,7 +71,8 @@ impl TestEnv {
             let (rabbit, vhost) = joined(broker)?;
             let (redis, database) = joined(store)?;
             let (sink, postfix, aiosmtpd) = joined(relays)?;
-            Ok(Self { postfix, aiosmtpd, sink, vhost, rabbit, database, redis })
+            let on_shared_broker = parts.rabbit == Server::Shared;
+            Ok(Self { postfix, aiosmtpd, sink, vhost, on_shared_broker, rabbit, database, redis })
         })
     }
 
@@ -103,7 +107,18 @@ impl TestEnv {
 
     /// The story's virtual host.
     pub fn vhost(&self) -> &Vhost {
-        asked("rabbit", self.vhost.as_ref())
+        if self.on_shared_broker {
+            let fresh = || Broker::shared().and_then(|broker| broker.vhost());
+            return self.vhost.get_or_init(|| fresh().unwrap_or_else(|error| panic!("no virtual host: {error:#}")));
+        }
+        asked("rabbit", self.vhost.get())
+    }
+
+    /// Takes a virtual host in which the topology is declared already. False where there is none, or the story has one.
+    pub(crate) fn takes_declared(&self) -> bool {
+        self.on_shared_broker
+            && self.vhost.get().is_none()
+            && Vhost::declared().is_some_and(|vhost| self.vhost.set(vhost).is_ok())
     }
 
     /// The broker, to be broken ([`Server::Own`]).
@@ -183,14 +198,14 @@ pub fn assert_nothing_left(folder: &Path) {
     assert!(kept || !folder.exists(), "still there: {}", folder.display());
 }
 
-fn start_broker(server: Server) -> Result<(Option<Rabbit>, Option<Vhost>)> {
+fn start_broker(server: Server) -> Result<(Option<Rabbit>, OnceLock<Vhost>)> {
     match server {
-        Server::Absent => Ok((None, None)),
-        Server::Shared => Ok((None, Some(Broker::shared()?.vhost()?))),
+        Server::Absent => Ok((None, OnceLock::new())),
+        Server::Shared => Broker::start_shared().map(|()| (None, OnceLock::new())),
         Server::Own => {
             let rabbit = Rabbit::start()?;
             let vhost = rabbit.broker().vhost()?;
-            Ok((Some(rabbit), Some(vhost)))
+            Ok((Some(rabbit), OnceLock::from(vhost)))
         }
     }
 }

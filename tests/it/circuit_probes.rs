@@ -12,6 +12,10 @@ use postrider_tests::{
 };
 
 const JOBS: usize = 40;
+/// Of the relay, by the story's configuration.
+const CONNECTIONS: usize = 8;
+/// By the time that everybody is kept away, on a slow machine.
+const PROBES: usize = 4;
 /// `retry.config_wait` of the story.
 const CONFIG_WAIT: Duration = Duration::from_secs(2);
 /// Three probes fail meanwhile, or would if each job came for one.
@@ -62,4 +66,22 @@ async fn a_relay_that_goes_away_while_its_circuit_is_open_is_probed_seldom_and_f
     })
     .unwrap();
     assert!(worker.stderr().contains("Transport relay works again"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_that_are_refused_for_now_are_not_tried_again_by_everybody_who_waits_for_a_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("embedded:{}", folder.path().join("queue.db").display());
+    let refuses = Manner { auth: Some("454 4.7.0 Too many login attempts".to_owned()), ..Manner::default() };
+    let relay = TalkingRelay::start(refuses).unwrap();
+    let login = format!("username = \"app\"\npassword = \"secret\"\nplaintext_auth = true\n{ROUTE}");
+    let config = story::config(&file, &file, relay.port(), &login);
+    let jobs: Vec<Job> = (0..JOBS).map(|_| story::job(Lane::Bulk, "ada@dest.test")).collect();
+    story::publish(&file, &jobs).await.unwrap();
+    let worker = Postrider::worker(config).unwrap();
+    // All others are kept away: eight connections are open at once, of 32 jobs in hand.
+    let told = || (kept_away(&worker).len() >= JOBS - CONNECTIONS).then_some(());
+    deadline::wait_for("jobs that are kept away", SOON, told).unwrap();
+    let greeted = relay.greeted();
+    assert!(greeted <= CONNECTIONS + PROBES, "{greeted} logins");
 }

@@ -31,13 +31,14 @@ pub struct TalkingRelay {
 #[derive(Debug)]
 struct Shared {
     manner: Manner,
+    greeted: usize,
     taken: usize,
 }
 
 impl TalkingRelay {
     /// Starts one with these manners.
     pub fn start(manner: Manner) -> Result<Self> {
-        let shared = Arc::new(Mutex::new(Shared { manner, taken: 0 }));
+        let shared = Arc::new(Mutex::new(Shared { manner, greeted: 0, taken: 0 }));
         let server = Background::serve({
             let shared = Arc::clone(&shared);
             move |stream| {
@@ -58,6 +59,11 @@ impl TalkingRelay {
         lock(&self.shared).manner = manner;
     }
 
+    /// Connections that it greeted.
+    pub fn greeted(&self) -> usize {
+        lock(&self.shared).greeted
+    }
+
     /// Messages that it took.
     pub fn taken(&self) -> usize {
         lock(&self.shared).taken
@@ -73,6 +79,7 @@ async fn talk(stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> 
     if manner.is_gone {
         return Ok(());
     }
+    lock(shared).greeted += 1;
     let mut stream = BufReader::new(stream);
     let mut auth = String::new();
     let said = |text: Option<&String>, auth: &str, yes: &str| {

@@ -232,6 +232,8 @@ enum TransportResult {
 enum Delivered {
     /// The transport was asked, or the message could not be made.
     Outcome(Outcome),
+    /// The circuit has opened meanwhile: for so long at least, because of this.
+    CircuitOpen(Duration, String),
     /// The token was late.
     TokenLate((AdmissionRequest, Admission)),
 }
@@ -421,6 +423,10 @@ impl FailoverRun<'_> {
                         return Err(Deferral::Overloaded(Slot::after(wait), transport.name.clone()));
                     }
                 };
+                // Whoever waited for a connection meanwhile does not knock once more at a door that others found closed.
+                if let (false, Some((wait, reason))) = (is_probe, context.breakers.kept_away(n)) {
+                    return Ok(Delivered::CircuitOpen(wait, reason));
+                }
                 has_place.store(true, Ordering::Relaxed);
                 let now = Instant::now();
                 // What waited for others on purpose did not do so because of a stall.
@@ -462,6 +468,7 @@ impl FailoverRun<'_> {
         };
         let outcome = match delivered {
             Delivered::Outcome(outcome) => outcome,
+            Delivered::CircuitOpen(wait, reason) => return Ok(TransportResult::Refused(circuit_open(wait, &reason))),
             Delivered::TokenLate((ask, admission)) => return Ok(TransportResult::TokenLate(ask, admission)),
         };
         report::note_outcome(&step, &outcome);
@@ -478,24 +485,32 @@ impl FailoverRun<'_> {
         if let Some(until) = transport.used_up_until() {
             context.limiter.rest(n, until).await;
         }
+        Ok(self.concluded(n, outcome, call, refusals, submitted.into_inner()).await)
+    }
+
+    /// What follows from an outcome: the job goes on to the next transport, or this was its attempt.
+    async fn concluded(
+        &self,
+        n: usize,
+        outcome: Outcome,
+        call: Option<Pin>,
+        refusals: &[(usize, Refusal)],
+        submitted: bool,
+    ) -> TransportResult {
+        let Self { context, attempt, authorization, .. } = *self;
+        let transport = &context.transports[n];
         let refusal = match (next_step(&outcome, self.on_limit()), outcome) {
             (FailoverStep::Next, Outcome::Refused { refusal, .. }) => refusal,
             (_, outcome) => {
                 let passed_over = passed_over(context, refusals, None);
                 let (transport, tripped) = (transport.name.clone(), self.tripped.load(Ordering::Relaxed));
-                return Ok(TransportResult::Ended(FinishedAttempt {
-                    outcome,
-                    transport,
-                    passed_over,
-                    pin: call,
-                    tripped,
-                }));
+                return TransportResult::Ended(FinishedAttempt { outcome, transport, passed_over, pin: call, tripped });
             }
         };
-        if submitted.load(Ordering::Relaxed) && !record_withdrawn(context, attempt, authorization).await {
-            return Ok(TransportResult::Ended(FinishedAttempt::at(&transport.name, Outcome::LostClaim)));
+        if submitted && !record_withdrawn(context, attempt, authorization).await {
+            return TransportResult::Ended(FinishedAttempt::at(&transport.name, Outcome::LostClaim));
         }
-        Ok(TransportResult::Refused(refusal))
+        TransportResult::Refused(refusal)
     }
 }
 

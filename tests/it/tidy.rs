@@ -81,6 +81,12 @@ fn the_schemas_do_no_io() {
 }
 
 #[test]
+fn the_smtp_session_knows_no_job() {
+    let words = ["postrider_policy", "postrider_store", "Job", "Lane", "Outcome", "tracing", "opentelemetry"];
+    assert_absent("workers/smtp/src", &words, &[]);
+}
+
+#[test]
 fn vendor_crates_stay_in_their_rooms() {
     assert_absent(
         "workers/src",
@@ -89,7 +95,7 @@ fn vendor_crates_stay_in_their_rooms() {
     );
     assert_absent("workers/src", &["redis::"], &[]);
     assert_absent("workers/store/src", &["redis::"], &["/store/src/redis/", "/store/src/lib.rs"]);
-    assert_absent("workers/src", &["lettre::"], &["/message/", "/transport/smtp/"]);
+    assert_absent("workers/src", &["lettre::"], &["/message/", "/transport/smtp/mod.rs"]);
     assert_absent("workers/src", &["rusqlite"], &["/queue/embedded/"]);
     assert_absent("workers/store/src", &["rusqlite"], &["/store/src/embedded"]);
     assert_absent("workers/src", &["reqwest"], &["/transport/provider/client.rs", "/telemetry/logs.rs"]);

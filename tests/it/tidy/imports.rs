@@ -351,6 +351,7 @@ fn no_module_imports_itself_by_way_of_others() {
         "producer/gateway/src",
         "workers/policy/src",
         "workers/providers/src",
+        "workers/smtp/src",
         "workers/store/src",
         "workers/src",
     ] {

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use lettre::Address;
 use postrider_schemas::{address::EmailAddress, fields::FieldError, job::Job};
+use postrider_smtp::has_eight_bit_header;
 
 mod bodies;
 mod encoding;
@@ -97,10 +98,4 @@ fn mime(job: &Job, content: &template::Rendered<'_>, now: Timestamp) -> Result<C
 /// refuses some of what RFC 6531 allows.
 fn envelope_address(address: &EmailAddress) -> Address {
     Address::new_dangerous(address.local(), address.domain().as_str())
-}
-
-/// True where some octet in front of the first empty line is above 127.
-pub fn has_eight_bit_header(message: &[u8]) -> bool {
-    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
-    !message[..end].is_ascii()
 }

@@ -33,6 +33,9 @@ use crate::{
     telemetry::traces,
 };
 
+/// How long a message may wait for a connection to a relay.
+const LINE_LIMIT: Duration = Duration::from_mins(5);
+
 /// Who waits for a place for longer than this might have a token that is late by then.
 const LONG_WAIT_US: u64 = 50_000;
 
@@ -107,7 +110,7 @@ impl TransportBackend {
 pub enum TransportSetupError {
     /// A relay.
     #[error(transparent)]
-    Relay(#[from] smtp::RelayError),
+    Relay(#[from] smtp::SettingsError),
     /// A provider.
     #[error(transparent)]
     Provider(#[from] provider::client::ClientError),
@@ -393,7 +396,7 @@ fn in_terms_of_the_job(outcome: Outcome, indices: &[usize]) -> Outcome {
 }
 
 fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
-    smtp::RelaySettings {
+    let session = smtp::Settings {
         host: smtp.host.clone(),
         port: smtp.port,
         tls: match smtp.tls {
@@ -414,11 +417,7 @@ fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
             },
         }),
         allow_plaintext_auth: smtp.plaintext_auth,
-        connections: smtp.connections,
-        messages_per_connection: smtp.messages_per_connection,
-        idle: smtp.idle,
         pipelining: smtp.pipelining,
-        answers: Arc::clone(&smtp.answers),
         limits: smtp::StageLimits {
             connect: smtp.connect_timeout,
             tls: smtp.connect_timeout,
@@ -426,8 +425,15 @@ fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
             data: smtp.command_timeout,
             body: smtp.command_timeout,
             answer: smtp.final_timeout,
-            ..smtp::StageLimits::default()
         },
+    };
+    smtp::RelaySettings {
+        session,
+        connections: smtp.connections,
+        messages_per_connection: smtp.messages_per_connection,
+        idle: smtp.idle,
+        line: LINE_LIMIT,
+        answers: Arc::clone(&smtp.answers),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use postrider_workers::{
     policy::outcome::{Class, Outcome, Stage},
-    transport::smtp::{Auth, AuthMechanism, Relay, RelaySettings},
+    transport::smtp::{Auth, AuthMechanism, Relay, Settings},
 };
 
-use crate::{assert_accepted, assert_refused, deliver, server::Server, settings};
+use crate::{assert_accepted, assert_refused, deliver, of_session, server::Server, session};
 
 /// Logs in to a relay that offers `offers` and follows `steps` (command, answer), then takes a message if `is_welcome`.
 async fn log_in(mechanism: AuthMechanism, offers: &str, steps: &'static [(&str, &str)], is_welcome: bool) -> Outcome {
@@ -26,7 +26,7 @@ async fn log_in(mechanism: AuthMechanism, offers: &str, steps: &'static [(&str, 
     })
     .await;
     let auth = Auth { username: "app".into(), password: "s3cret".to_owned().into(), mechanism };
-    let relay = Relay::new(RelaySettings { auth: Some(auth), ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { auth: Some(auth), ..session(server.port) })).unwrap();
     let outcome = deliver(&relay).await;
     drop(relay);
     server.finish().await;

@@ -10,14 +10,15 @@ use std::{
 
 use postrider_workers::{
     policy::outcome::{Class, Outcome, Stage},
-    transport::smtp::{Mail, Relay, RelaySettings, StageLimits},
+    transport::smtp::{Mail, Relay, RelaySettings, Settings, StageLimits},
 };
 use tokio::sync::oneshot;
 
 use crate::{
-    FLIGHT, GO_ON, MESSAGE, ON_THE_WIRE, PIPELINING, address, assert_accepted, assert_refused, eventually, relay,
+    FLIGHT, GO_ON, MESSAGE, ON_THE_WIRE, PIPELINING, address, assert_accepted, assert_refused, eventually, of_session,
+    relay,
     server::{Server, obliging},
-    settings,
+    session, settings,
 };
 
 async fn deliver(relay: &Relay, may_submit: impl Future<Output = bool>) -> Outcome {
@@ -91,7 +92,7 @@ async fn a_permission_that_never_comes_is_given_up() {
     })
     .await;
     let limits = StageLimits { data: Duration::from_millis(50), ..StageLimits::default() };
-    let relay = Relay::new(RelaySettings { limits, ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { limits, ..session(server.port) })).unwrap();
     let outcome = deliver(&relay, std::future::pending()).await;
     assert_refused(&outcome, Class::Transient, Stage::Data);
     server.finish().await;

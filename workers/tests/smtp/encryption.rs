@@ -4,13 +4,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use postrider_workers::{
     policy::outcome::{Class, Outcome, Stage},
-    transport::smtp::{Relay, RelaySettings, StageLimits, TlsMode},
+    transport::smtp::{Relay, Settings, StageLimits, TlsMode},
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{
     FLIGHT, GO_ON, ON_THE_WIRE, PIPELINING, assert_accepted, assert_refused, assert_unknown, deliver, deliver_to,
-    server::Server, settings,
+    of_session, server::Server, session,
 };
 
 const STARTTLS: &str = "250-relay.example\r\n250 STARTTLS\r\n";
@@ -38,7 +38,7 @@ fn certificate(name: &str) -> Certificate {
 }
 
 fn relay(port: u16, tls: TlsMode, ca_file: Option<PathBuf>) -> Relay {
-    Relay::new(RelaySettings { tls, ca_file, ..settings(port) }).unwrap()
+    Relay::new(of_session(Settings { tls, ca_file, ..session(port) })).unwrap()
 }
 
 /// A relay with this certificate, encrypted from the first byte, that takes two messages.
@@ -157,8 +157,8 @@ async fn a_relay_that_speaks_no_tls_or_nothing_at_all_is_given_up() {
     })
     .await;
     let limits = StageLimits { tls: Duration::from_millis(100), ..StageLimits::default() };
-    let settings = RelaySettings { tls: TlsMode::Implicit, limits, ..settings(server.port) };
-    let relay = Relay::new(settings).unwrap();
+    let session = Settings { tls: TlsMode::Implicit, limits, ..session(server.port) };
+    let relay = Relay::new(of_session(session)).unwrap();
     let outcome = deliver(&relay).await;
     let text = &assert_refused(&outcome, Class::Config, Stage::Tls).text;
     assert!(text.contains("does not speak TLS here; is this a port for STARTTLS"), "{text}");

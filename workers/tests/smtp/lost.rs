@@ -7,28 +7,20 @@ use std::{
 
 use postrider_workers::{
     policy::outcome::{Class, Outcome, Stage},
-    transport::smtp::{Auth, AuthMechanism, Relay, RelaySettings, StageLimits},
+    transport::smtp::{Auth, AuthMechanism, Relay, Settings, StageLimits},
 };
 use tokio::{net::TcpListener, sync::Notify};
 
 use crate::{
-    FLIGHT, GO_ON, ON_THE_WIRE, PIPELINING, assert_refused, assert_unknown, deliver, deliver_to,
+    FLIGHT, GO_ON, ON_THE_WIRE, PIPELINING, assert_refused, assert_unknown, deliver, deliver_to, of_session,
     server::{Conn, Server},
-    settings,
+    session,
 };
 
 const SHORT: Duration = Duration::from_millis(50);
 
 fn short_limits() -> StageLimits {
-    StageLimits {
-        line: SHORT * 20,
-        connect: SHORT * 20,
-        tls: SHORT,
-        command: SHORT,
-        data: SHORT,
-        body: SHORT,
-        answer: SHORT,
-    }
+    StageLimits { connect: SHORT * 20, tls: SHORT, command: SHORT, data: SHORT, body: SHORT, answer: SHORT }
 }
 
 /// The steps of a conversation; the server follows them and stops before the step named by its index.
@@ -50,7 +42,7 @@ async fn follow(conn: &mut Conn, until: usize, last_answer: &str) {
 
 fn with_auth(port: u16) -> Relay {
     let auth = Auth { username: "app".into(), password: "s3cret".to_owned().into(), mechanism: AuthMechanism::Auto };
-    Relay::new(RelaySettings { auth: Some(auth), limits: short_limits(), ..settings(port) }).unwrap()
+    Relay::new(of_session(Settings { auth: Some(auth), limits: short_limits(), ..session(port) })).unwrap()
 }
 
 /// Before the envelope nothing was tried.
@@ -97,7 +89,7 @@ async fn silence_after_the_dot_is_unknown() {
         assert_eq!(conn.rest().await, "");
     })
     .await;
-    let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { limits: short_limits(), ..session(server.port) })).unwrap();
     assert_unknown(&deliver(&relay).await);
     assert_eq!(relay.open_connections(), 0);
     server.finish().await;
@@ -138,7 +130,7 @@ async fn a_relay_that_stops_reading_in_the_middle_has_certainly_not_taken_the_me
         }
     })
     .await;
-    let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { limits: short_limits(), ..session(server.port) })).unwrap();
     assert_refused(&deliver_to(&relay, &["ann"], &huge()).await, Class::Transient, Stage::Body);
     is_over.notify_one();
     server.finish().await;
@@ -160,7 +152,7 @@ async fn a_relay_that_says_why_it_stopped_reading_is_heard() {
         }
     })
     .await;
-    let relay = Relay::new(RelaySettings { limits: short_limits(), ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { limits: short_limits(), ..session(server.port) })).unwrap();
     let outcome = deliver_to(&relay, &["ann"], &huge()).await;
     assert_eq!(assert_refused(&outcome, Class::Unsupported, Stage::Body).text, "That is enough");
     is_over.notify_one();

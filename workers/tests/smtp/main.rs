@@ -17,7 +17,7 @@ use std::time::Duration;
 use postrider_schemas::EmailAddress;
 use postrider_workers::{
     policy::outcome::{Answer, Class, Outcome, RecipientRefusal, Stage},
-    transport::smtp::{Mail, Relay, RelaySettings, StageLimits, TlsMode},
+    transport::smtp::{Mail, Relay, RelaySettings, Settings},
 };
 
 /// A message in order.
@@ -31,21 +31,23 @@ const FLIGHT: &str = "MAIL FROM:<from@shop.example>\r\nRCPT TO:<ann@dest.example
 /// The answers that a flight with one recipient hopes for.
 const GO_ON: &str = "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 Go on\r\n";
 
+fn session(port: u16) -> Settings {
+    Settings { hello: "worker.example".into(), ..Settings::new("127.0.0.1", port) }
+}
+
 fn settings(port: u16) -> RelaySettings {
+    of_session(session(port))
+}
+
+/// A relay with usual settings but for these of its sessions.
+fn of_session(session: Settings) -> RelaySettings {
     RelaySettings {
-        host: "127.0.0.1".into(),
-        port,
-        tls: TlsMode::None,
-        ca_file: None,
-        hello: "worker.example".into(),
-        auth: None,
-        allow_plaintext_auth: false,
+        session,
         connections: 4,
         messages_per_connection: 100,
         idle: Duration::from_secs(30),
-        pipelining: true,
+        line: Duration::from_mins(5),
         answers: postrider_workers::config::shipped_answers(),
-        limits: StageLimits::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use postrider_workers::{
     policy::outcome::{Class, Stage},
-    transport::smtp::{Relay, RelaySettings, StageLimits},
+    transport::smtp::{Relay, RelaySettings},
 };
 use tokio::sync::Notify;
 
@@ -265,8 +265,8 @@ async fn who_waits_in_line_too_long_is_told_to_slow_down() {
         conn.rest().await;
     })
     .await;
-    let limits = StageLimits { line: Duration::from_millis(50), ..StageLimits::default() };
-    let relay = Relay::new(RelaySettings { connections: 1, limits, ..settings(server.port) }).unwrap();
+    let relay =
+        Relay::new(RelaySettings { connections: 1, line: Duration::from_millis(50), ..settings(server.port) }).unwrap();
     tokio::select! {
         outcome = deliver(&relay) => panic!("{outcome:?}"),
         () = async {

@@ -2,11 +2,12 @@
 
 use postrider_workers::{
     policy::outcome::{Class, Mark, Outcome, RecipientRefusal},
-    transport::smtp::{Relay, RelaySettings},
+    transport::smtp::{Relay, Settings},
 };
 
 use crate::{
-    FLIGHT, MESSAGE, ON_THE_WIRE, PIPELINING, assert_accepted, deliver, deliver_to, relay, server::Server, settings,
+    FLIGHT, MESSAGE, ON_THE_WIRE, PIPELINING, assert_accepted, deliver, deliver_to, of_session, relay, server::Server,
+    session,
 };
 
 const MAIL: &str = "MAIL FROM:<from@shop.example>\r\n";
@@ -146,7 +147,7 @@ async fn pipelining_can_be_switched_off() {
         conn.rest().await;
     })
     .await;
-    let relay = Relay::new(RelaySettings { pipelining: false, ..settings(server.port) }).unwrap();
+    let relay = Relay::new(of_session(Settings { pipelining: false, ..session(server.port) })).unwrap();
     let outcome = deliver(&relay).await;
     assert!(matches!(&outcome, Outcome::Refused { refusal, .. } if refusal.class == Class::Sender), "{outcome:?}");
     drop(relay);

@@ -1,78 +1,53 @@
-//! Delivery by an SMTP relay: a session of our own on a TCP stream without delay, built from lettre's
-//! credentials and from rustls. Not lettre's client: see DECISIONS.
+//! Delivery by an SMTP relay: the connections to it, and the transactions that one message takes. A session itself is `postrider-smtp`'s.
 //!
 //! What an answer means is decided in [`crate::policy::classify`]; what follows from that is not decided here at all.
 
-mod auth;
-mod body;
-mod ehlo_capabilities;
-mod failure;
+mod connection;
 mod learned_limits;
+mod outcome;
 mod pool;
 mod recipient_batches;
-mod reply;
-mod session;
 mod settings;
-mod submit_permission;
-mod tls;
-mod transaction;
-mod wire;
 
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use lettre::transport::smtp::extension::ClientId;
-use postrider_schemas::{EmailAddress, Lane};
+use postrider_schemas::Lane;
+use postrider_smtp::{After, Client, SubmitPermission};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::{
-    failure::SmtpFailure,
+    connection::Connection,
     learned_limits::LearnedLimits,
+    outcome::{EnvelopeCut, Reader, refusal},
     pool::Pool,
     recipient_batches::{Next, RecipientBatches},
-    session::{RelayAddress, Session},
-    submit_permission::SubmitPermission,
-    tls::TlsClient,
-    transaction::After,
 };
 pub use self::{
     pool::{ConnectionPermit, ConnectionUse},
-    settings::{Auth, AuthMechanism, RelayError, RelaySettings, StageLimits, TlsMode},
+    settings::RelaySettings,
 };
-use crate::{
-    message::has_eight_bit_header,
-    policy::outcome::{Class, Mark, Outcome, Stage},
+use super::certificate::Shown;
+use crate::policy::{
+    classify::DataPhase,
+    outcome::{Answer, Class, Mark, Outcome, Stage},
 };
+
+pub use postrider_smtp::{Auth, AuthMechanism, Mail, Settings, SettingsError, StageLimits, TlsMode};
 
 /// Most transactions for one message at a relay that hangs up in the middle of them.
 const ROUNDS_MAX: usize = 12;
 /// How long idle connections may take to say goodbye.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
-/// A message and its envelope.
-#[derive(Clone, Copy)]
-pub struct Mail<'a> {
-    /// The envelope sender, to which bounces go; `None` is the null sender `<>`.
-    pub from: Option<&'a EmailAddress>,
-    /// The envelope recipients, at least one. Refusals name them by their position here.
-    pub recipients: &'a [&'a EmailAddress],
-    /// The MIME message with CRLF line ends. Copied only where it must be changed for the wire.
-    pub message: &'a [u8],
-}
-
-impl Mail<'_> {
-    /// The envelope has an international address, or the header one of those who are not served now.
-    fn needs_smtputf8(self) -> bool {
-        self.from.into_iter().chain(self.recipients.iter().copied()).any(EmailAddress::needs_smtputf8)
-            || has_eight_bit_header(self.message)
-    }
-}
-
 /// One relay and the connections to it.
 pub struct Relay {
-    target: RelayAddress,
+    client: Client,
+    settings: RelaySettings,
+    shown: Arc<Shown>,
     pool: Arc<Pool>,
     learned: LearnedLimits,
 }
@@ -80,24 +55,32 @@ pub struct Relay {
 /// What came of one transaction.
 struct Round {
     outcome: Outcome,
-    after: After,
+    /// The relay left in the middle of the envelope.
+    cut: Option<EnvelopeCut>,
     /// The envelope went in one write.
     pipelined: bool,
 }
 
 impl Relay {
     /// Checks the settings and reads the certificates; connects to nothing.
-    pub fn new(settings: RelaySettings) -> Result<Self, RelayError> {
+    pub fn new(settings: RelaySettings) -> Result<Self, SettingsError> {
         settings.check()?;
-        let tls = if settings.tls == TlsMode::None { None } else { Some(TlsClient::new(&settings)?) };
-        let hello = client_id(&settings.hello, &ClientId::default());
+        let mut session = settings.session.clone();
+        if session.hello.is_empty() {
+            session.hello = full_name(&ClientId::default()).unwrap_or_default();
+        }
+        let client = Client::new(session)?;
         let pool = Pool::new(settings.connections, settings.idle);
-        Ok(Self { target: RelayAddress { settings, tls, hello }, pool, learned: LearnedLimits::default() })
+        Ok(Self { client, settings, shown: Arc::default(), pool, learned: LearnedLimits::default() })
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader { answers: &self.settings.answers, tls: self.settings.session.tls }
     }
 
     /// Waits in the line of this lane for the right to use one connection, parked or to be opened.
     pub async fn acquire(&self, lane: Lane) -> Result<ConnectionPermit<'_>, Outcome> {
-        match timeout(self.target.settings.limits.line, self.pool.acquire(lane)).await {
+        match timeout(self.settings.line, self.pool.acquire(lane)).await {
             Ok(Some(place)) => Ok(place),
             Ok(None) => Err(refused(Class::Transient, "the transport is closed")),
             Err(_) => Err(refused(Class::Throttled, "no connection to the relay became free in time")),
@@ -107,14 +90,12 @@ impl Relay {
     /// Opens a connection, logs in and says goodbye. The text says what went wrong.
     pub async fn greet(&self) -> Result<(), String> {
         let place = self.acquire(Lane::Transactional).await.map_err(|_| "no connection is free".to_owned())?;
-        match Box::pin(Session::open(&self.target, self.pool.mark(&place))).await {
-            Ok(session) => {
-                session.quit(QUIT_LIMIT).await;
+        match Box::pin(Connection::open(&self.client, &self.shown, self.pool.mark(&place))).await {
+            Ok(connection) => {
+                connection.quit(QUIT_LIMIT).await;
                 Ok(())
             }
-            Err(failure) => {
-                Err(failure.into_refusal().map_or_else(|| "no answer".to_owned(), |one| one.answer.to_string()))
-            }
+            Err(failure) => Err(self.reader().answer(&failure).to_string()),
         }
     }
 
@@ -123,7 +104,7 @@ impl Relay {
         self.pool.is_saturated()
     }
 
-    /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_with`]. Takes no longer than [`StageLimits::longest`].
+    /// Waits for a place as transactional mail does, and delivers: see [`Relay::deliver_with`].
     pub async fn deliver<F>(&self, mail: Mail<'_>, may_submit: F) -> Outcome
     where
         F: Future<Output = bool>,
@@ -151,7 +132,7 @@ impl Relay {
         let outcome = self.attempt(&place, mail, &mut permission).await;
         // Whatever is parked was parked under it.
         drop(place);
-        if permission.is_denied_after_all(self.target.settings.limits.data).await {
+        if permission.is_denied_after_all(self.settings.session.limits.data).await {
             return Outcome::LostClaim;
         }
         outcome
@@ -177,10 +158,10 @@ impl Relay {
                 let recipients: Vec<_> = batches.next().iter().map(|index| mail.recipients[*index]).collect();
                 self.transaction(place, Mail { recipients: &recipients, ..mail }, is_serial, permission).await
             };
-            let Round { outcome, after, pipelined } = round;
+            let Round { outcome, cut, pipelined } = round;
             let asked = batches.next().len();
-            let next = match after {
-                After::Cut(cut) => {
+            let next = match cut {
+                Some(cut) => {
                     let was_serial = batches.is_serial;
                     let next = batches.cut(cut, outcome, pipelined);
                     if batches.is_serial && !was_serial {
@@ -189,11 +170,11 @@ impl Relay {
                     }
                     next
                 }
-                _ if pipelined && is_out_of_order(&outcome) => {
+                None if pipelined && is_out_of_order(&outcome) => {
                     (batches.is_serial, failed) = (true, Some(true));
                     Next::Again
                 }
-                _ => {
+                None => {
                     self.learn(&outcome, asked, pipelined, failed.take());
                     batches.ended(outcome)
                 }
@@ -216,32 +197,53 @@ impl Relay {
     where
         F: Future<Output = bool>,
     {
-        if let Some(mut session) = self.pool.take(place) {
-            session.is_serial |= is_serial;
-            let pipelined = session.pipelines();
-            let (outcome, after) = session.transact(mail, permission).await;
-            if after != After::Stale {
-                self.put_back(place, session, &after).await;
-                return Round { outcome, after, pipelined };
-            }
+        if let Some(connection) = self.pool.take(place)
+            && let Some(round) = self.transaction_on(place, connection, mail, is_serial, permission).await
+        {
+            return round;
         }
         // Rare, and large: by value it would be part of every delivery's future.
-        let mut session = match Box::pin(Session::open(&self.target, self.pool.mark(place))).await {
-            Ok(session) => session,
-            Err(failure) => {
-                return Round { outcome: failure.into_outcome(), after: After::Drop, pipelined: false };
-            }
+        let opened = Box::pin(Connection::open(&self.client, &self.shown, self.pool.mark(place))).await;
+        let outcome = match opened {
+            Ok(connection) => match self.transaction_on(place, connection, mail, is_serial, permission).await {
+                Some(round) => return round,
+                // Only an idle connection is stale.
+                None => refused(Class::Transient, "the relay closed the connection"),
+            },
+            Err(failure) => self.reader().failed(&failure, DataPhase::No),
         };
-        session.is_serial |= is_serial;
-        let pipelined = session.pipelines();
-        let (outcome, after) = session.transact(mail, permission).await;
-        self.put_back(place, session, &after).await;
-        Round { outcome, after, pipelined }
+        Round { outcome, cut: None, pipelined: false }
+    }
+
+    /// One transaction on this connection; nothing where the connection had been given up before.
+    async fn transaction_on<F>(
+        &self,
+        place: &ConnectionPermit<'_>,
+        mut connection: Connection,
+        mail: Mail<'_>,
+        is_serial: bool,
+        permission: &mut SubmitPermission<'_, F>,
+    ) -> Option<Round>
+    where
+        F: Future<Output = bool>,
+    {
+        if is_serial {
+            connection.session.send_in_steps();
+        }
+        let pipelined = connection.session.pipelines();
+        let (delivery, after) = connection.session.send_permitted(mail, permission).await;
+        let outcome = self.reader().outcome(delivery);
+        // A 421 about our pace is meant for us.
+        if after == After::Stale && is_transient(&outcome) {
+            return None;
+        }
+        self.put_back(place, connection, &after).await;
+        Some(Round { outcome, cut: self.reader().cut(after), pipelined })
     }
 
     /// Remembers what the relay turned out to be like.
     fn learn(&self, outcome: &Outcome, asked: usize, pipelined: bool, failed: Option<bool>) {
-        let host = &self.target.settings.host;
+        let host = &self.settings.session.host;
         if pipelined {
             self.learned.went_well_in_one_go();
         }
@@ -268,27 +270,27 @@ impl Relay {
         }
     }
 
-    /// Parks the session if it is fit for another message.
-    async fn put_back(&self, place: &ConnectionPermit<'_>, mut session: Session, after: &After) {
+    /// Parks the connection if it is fit for another message.
+    async fn put_back(&self, place: &ConnectionPermit<'_>, mut connection: Connection, after: &After) {
         let is_fit = match after {
-            After::Park => true,
-            After::Reset => session.reset().await,
-            After::Drop | After::Stale | After::Cut(_) => false,
+            After::Reusable => true,
+            After::NeedsReset => connection.session.reset().await,
+            After::Unusable | After::Stale | After::Cut(_) => false,
         };
         if !is_fit {
             return;
         }
-        if session.served() < self.target.settings.messages_per_connection {
-            self.pool.park(place, session);
+        if connection.session.served() < self.settings.messages_per_connection {
+            self.pool.park(place, connection);
         } else {
-            session.hang_up();
+            connection.hang_up();
         }
     }
 
     /// Takes no further message and says goodbye on every idle connection, within two seconds. Deliveries that are under
     /// way go on to their end.
     pub async fn close(&self) {
-        join_all(self.pool.close().into_iter().map(|session| session.quit(QUIT_LIMIT))).await;
+        join_all(self.pool.close().into_iter().map(|connection| connection.quit(QUIT_LIMIT))).await;
     }
 
     /// Connections that wait for work.
@@ -298,17 +300,17 @@ impl Relay {
 
     /// When the certificate ends that the relay showed last.
     pub fn certificate_end(&self) -> Option<Timestamp> {
-        self.target.tls.as_ref().and_then(TlsClient::certificate_end)
+        self.shown.end()
     }
 
     /// Host and port.
     pub fn address(&self) -> (&str, u16) {
-        (&self.target.settings.host, self.target.settings.port)
+        (&self.settings.session.host, self.settings.session.port)
     }
 
     /// Most connections at once.
     pub fn connections_max(&self) -> usize {
-        self.target.settings.connections
+        self.settings.connections
     }
 
     /// Another number of connections at most, from now on.
@@ -338,7 +340,11 @@ impl Relay {
 }
 
 fn refused(class: Class, text: &str) -> Outcome {
-    SmtpFailure::local(Stage::Connect, class, text).into_outcome()
+    Outcome::Refused { refusal: refusal(class, Answer::local(Stage::Connect, text)), recipients: Vec::new() }
+}
+
+fn is_transient(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused { refusal, .. } if refusal.class == Class::Transient)
 }
 
 /// Whether a relay saw commands in another order than they were sent in: some were lost.
@@ -348,16 +354,11 @@ fn is_out_of_order(outcome: &Outcome) -> bool {
     answers.any(|answer| answer.code == Some(503) && answer.stage != Stage::Body)
 }
 
-/// Nothing where nothing is set and the machine has no full name: then the connection's address is said.
-fn client_id(hello: &str, machine: &ClientId) -> Option<ClientId> {
-    match hello.parse() {
-        Ok(IpAddr::V4(ip)) => Some(ClientId::Ipv4(ip)),
-        Ok(IpAddr::V6(ip)) => Some(ClientId::Ipv6(ip)),
-        Err(_) if hello.is_empty() => match machine {
-            ClientId::Domain(name) if name.contains('.') => Some(machine.clone()),
-            _ => None,
-        },
-        Err(_) => Some(ClientId::Domain(hello.to_owned())),
+/// The machine's name, where it is a full one. Without it EHLO says the connection's address.
+fn full_name(machine: &ClientId) -> Option<String> {
+    match machine {
+        ClientId::Domain(name) if name.contains('.') => Some(name.clone()),
+        _ => None,
     }
 }
 
@@ -368,7 +369,7 @@ pub fn hello_warning(hello: Option<&str>) -> Option<String> {
 
 fn warning_of(hello: &str, machine: &ClientId) -> Option<String> {
     match Some(hello).filter(|hello| !hello.is_empty()) {
-        None if client_id("", machine).is_none() => Some(
+        None if full_name(machine).is_none() => Some(
             "this machine's name has no dot: EHLO says the connection's address; set `hello` to a name that DNS knows"
                 .to_owned(),
         ),
@@ -386,9 +387,8 @@ mod tests {
     #[test]
     fn a_machine_without_a_full_name_says_its_address_and_check_warns() {
         let name = |text: &str| ClientId::Domain(text.to_owned());
-        assert_eq!(client_id("", &name("worker-7")), None);
-        assert_eq!(client_id("", &name("worker.example")), Some(name("worker.example")));
-        assert_eq!(client_id("mail.example", &name("worker-7")), Some(name("mail.example")));
+        assert_eq!(full_name(&name("worker-7")), None);
+        assert_eq!(full_name(&name("worker.example")).as_deref(), Some("worker.example"));
         assert!(warning_of("", &name("worker-7")).unwrap().contains("EHLO says the connection's address"));
         assert!(warning_of("worker", &name("worker.example")).unwrap().contains("`worker`, which has no dot"));
         assert_eq!(warning_of("", &name("worker.example")), None);

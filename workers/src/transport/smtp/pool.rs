@@ -12,7 +12,7 @@ use std::sync::{
 use postrider_schemas::Lane;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::session::{OpenMark, Session};
+use super::connection::{Connection, OpenMark};
 use crate::concurrency::priority_semaphore::{PriorityPermit, PrioritySemaphore};
 
 /// The right to use one connection.
@@ -66,7 +66,7 @@ pub struct ConnectionUse {
 }
 
 struct IdleConnection {
-    session: Session,
+    connection: Connection,
     since: Instant,
 }
 
@@ -106,7 +106,7 @@ impl Pool {
         let closed: Vec<_> = yard.parked.drain(..surplus).collect();
         drop(yard);
         for parked in closed {
-            parked.session.hang_up();
+            parked.connection.hang_up();
         }
     }
 
@@ -119,7 +119,7 @@ impl Pool {
     }
 
     /// A parked connection that seems alive.
-    pub fn take(&self, place: &ConnectionPermit<'_>) -> Option<Session> {
+    pub fn take(&self, place: &ConnectionPermit<'_>) -> Option<Connection> {
         loop {
             let mut parked = {
                 let mut yard = self.yard();
@@ -128,9 +128,9 @@ impl Pool {
                 parked
             };
             if parked.since.elapsed() >= self.idle {
-                parked.session.hang_up();
-            } else if parked.session.is_quiet() {
-                return Some(parked.session);
+                parked.connection.hang_up();
+            } else if parked.connection.session.is_quiet() {
+                return Some(parked.connection);
             }
             self.yard().use_by(place, false);
         }
@@ -143,17 +143,17 @@ impl Pool {
     }
 
     /// Keeps a connection for the next message. Its place is given back next.
-    pub fn park(self: &Arc<Self>, place: &ConnectionPermit<'_>, session: Session) {
+    pub fn park(self: &Arc<Self>, place: &ConnectionPermit<'_>, connection: Connection) {
         let mut yard = self.yard();
         let is_too_many = yard.parked.len() + yard.used > yard.limit;
         let is_left = yard.is_replaced && yard.asking == yard.held;
         if yard.is_closed || is_too_many || is_left {
             drop(yard);
-            session.hang_up();
+            connection.hang_up();
             return;
         }
         yard.use_by(place, false);
-        yard.parked.push(IdleConnection { session, since: Instant::now() });
+        yard.parked.push(IdleConnection { connection, since: Instant::now() });
         if !yard.is_swept {
             yard.is_swept = true;
             tokio::spawn(sweep(Arc::downgrade(self), Instant::now() + self.idle));
@@ -167,7 +167,7 @@ impl Pool {
         let closed = std::mem::take(&mut yard.parked);
         drop(yard);
         for parked in closed {
-            parked.session.hang_up();
+            parked.connection.hang_up();
         }
     }
 
@@ -178,11 +178,11 @@ impl Pool {
     }
 
     /// Lets nobody in any more and hands out what is parked.
-    pub fn close(&self) -> Vec<Session> {
+    pub fn close(&self) -> Vec<Connection> {
         self.places.close();
         let mut yard = self.yard();
         yard.is_closed = true;
-        std::mem::take(&mut yard.parked).into_iter().map(|parked| parked.session).collect()
+        std::mem::take(&mut yard.parked).into_iter().map(|parked| parked.connection).collect()
     }
 
     /// Connections that are open or being opened.
@@ -208,7 +208,7 @@ impl Pool {
             (expired, next)
         };
         for parked in expired {
-            parked.session.hang_up();
+            parked.connection.hang_up();
         }
         next
     }

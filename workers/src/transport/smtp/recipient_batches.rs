@@ -3,7 +3,7 @@
 //! A relay that hangs up in the middle of an envelope has taken nothing; what it said of some recipients stands, and the others are
 //! asked again at once, in smaller batches. Once somebody was served the others wait for the next transaction.
 
-use super::transaction::Cut;
+use super::outcome::EnvelopeCut;
 use crate::policy::{
     classify::mildest,
     outcome::{Answer, Class, Mark, Outcome, RecipientRefusal, Refusal, Stage},
@@ -85,7 +85,7 @@ impl RecipientBatches {
     }
 
     /// After a relay left in the middle of the envelope. `outcome` is what it was for all of the batch.
-    pub fn cut(&mut self, cut: Cut, outcome: Outcome, pipelined: bool) -> Next {
+    pub fn cut(&mut self, cut: EnvelopeCut, outcome: Outcome, pipelined: bool) -> Next {
         let batch: Vec<usize> = self.next().to_vec();
         if !cut.refused.is_empty() {
             self.hear(cut.refused, &batch);

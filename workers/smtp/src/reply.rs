@@ -5,11 +5,9 @@
 //! beginning counts. Whatever does not fit is [`Garbage`]; after it, and after a reply without end, the position in the
 //! conversation is lost and the connection is of no further use.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use memchr::memchr;
-
-use crate::policy::outcome::{Answer, EnhancedCode, Stage};
 
 /// Longest line, its end included. RFC 5321 wants 512; some servers put whole sentences there.
 const LINE_MAX: usize = 8192;
@@ -40,6 +38,45 @@ pub enum Garbage {
     /// There are bytes that nobody asked for.
     #[error("the relay sent a reply that was not asked for")]
     Surplus,
+}
+
+/// An enhanced status code (RFC 3463), for example 5.1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EnhancedCode(pub u8, pub u16, pub u16);
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What a server said. Its text is the server's: it may repeat the recipient's address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599.
+    pub code: u16,
+    /// The enhanced status code, where there was one.
+    pub enhanced: Option<EnhancedCode>,
+    /// The text without codes, its lines joined by blanks; what is beyond some 1,500 bytes is left out.
+    pub text: String,
+    /// Its text may repeat credentials: it is not shown.
+    pub(crate) is_secret: bool,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        if self.is_secret || self.text.is_empty() { Ok(()) } else { write!(f, " {}", self.text) }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({self})")
+    }
 }
 
 /// A whole reply. Its text stays in the [`SmtpReplies`] it came from, until the next bytes are added there.
@@ -163,14 +200,14 @@ impl SmtpReplies {
             .map(|text| text.strip_prefix(b" ").or_else(|| text.strip_prefix(b"-")).unwrap_or(text))
     }
 
-    /// The reply in the words of an outcome.
-    pub fn answer(&self, stage: Stage, reply: SmtpReply) -> Answer {
+    /// The reply in a form that outlives the buffer.
+    pub fn owned(&self, reply: SmtpReply) -> Reply {
         let (enhanced, text) = self.words(reply);
-        Answer::new(stage, Some(reply.code), enhanced, &text)
+        Reply { code: reply.code, enhanced, text: text.into_owned(), is_secret: false }
     }
 
     /// The enhanced code, taken from the first line that has one, and the text without it.
-    pub fn words(&self, reply: SmtpReply) -> (Option<EnhancedCode>, Cow<'_, str>) {
+    fn words(&self, reply: SmtpReply) -> (Option<EnhancedCode>, Cow<'_, str>) {
         let mut enhanced = None;
         let mut text = Cow::Borrowed("");
         for line in self.texts(reply) {
@@ -257,7 +294,7 @@ mod tests {
     use super::*;
 
     /// Feeds `bytes` in pieces of the given sizes (the last size repeats) and takes everything that can be taken.
-    fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Answer>, Option<Garbage>, bool) {
+    fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Reply>, Option<Garbage>, bool) {
         let mut replies = SmtpReplies::default();
         let mut answers = Vec::new();
         let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().unwrap()));
@@ -270,7 +307,7 @@ mod tests {
             rest = &rest[count..];
             loop {
                 match replies.take() {
-                    Ok(Some(reply)) => answers.push(replies.answer(Stage::MailFrom, reply)),
+                    Ok(Some(reply)) => answers.push(replies.owned(reply)),
                     Ok(None) => break,
                     Err(garbage) => return (answers, Some(garbage), replies.is_empty()),
                 }
@@ -299,7 +336,7 @@ mod tests {
     fn replies_are_read_one_by_one() {
         check(
             "250 2.1.0 Ok\r\n550 5.1.1 <zoe@example.org>: no such user\r\n354 go\r\n",
-            &["mail_from: 250 2.1.0 Ok", "mail_from: 550 5.1.1 [address] no such user", "mail_from: 354 go"],
+            &["250 2.1.0 Ok", "550 5.1.1 <zoe@example.org>: no such user", "354 go"],
         );
     }
 
@@ -307,16 +344,16 @@ mod tests {
     fn a_reply_of_several_lines_is_one_answer() {
         check(
             "554-5.7.1 Rejected by policy.\r\n554-5.7.1 See the page.\r\n554 5.7.1 Bye\r\n",
-            &["mail_from: 554 5.7.1 Rejected by policy. See the page. Bye"],
+            &["554 5.7.1 Rejected by policy. See the page. Bye"],
         );
     }
 
     #[test]
     fn odd_but_harmless_replies_are_understood() {
-        check("250\r\n250 \r\n250-\r\n250\r\n", &["mail_from: 250 "; 3]);
-        check("250 ok\n", &["mail_from: 250 ok"]);
-        check("250 2.0.0\r\n", &["mail_from: 250 2.0.0 "]);
-        check("250 1.2.3.4 is you\r\n250 2.x.1 hm\r\n", &["mail_from: 250 1.2.3.4 is you", "mail_from: 250 2.x.1 hm"]);
+        check("250\r\n250 \r\n250-\r\n250\r\n", &["250"; 3]);
+        check("250 ok\n", &["250 ok"]);
+        check("250 2.0.0\r\n", &["250 2.0.0"]);
+        check("250 1.2.3.4 is you\r\n250 2.x.1 hm\r\n", &["250 1.2.3.4 is you", "250 2.x.1 hm"]);
     }
 
     #[test]
@@ -357,7 +394,7 @@ mod tests {
         ] {
             for size in [1000, usize::MAX] {
                 let (answers, garbage, is_empty) = read(bytes.as_bytes(), &[size]);
-                assert_eq!((answers.len(), answers[0].code, is_empty), (1, Some(250), false), "in pieces of {size}");
+                assert_eq!((answers.len(), answers[0].code, is_empty), (1, 250, false), "in pieces of {size}");
                 assert_eq!(garbage, Some(Garbage::LongReply));
             }
         }
@@ -365,18 +402,18 @@ mod tests {
 
     #[test]
     fn where_lines_bear_different_codes_the_first_digit_decides() {
-        check("550-5.7.1 no\r\n554 5.7.1 failed\r\n", &["mail_from: 554 5.7.1 no failed"]);
-        check("250-Ok\r\n251 queued\r\n", &["mail_from: 251 Ok queued"]);
-        check("550-5.7.1 no\r\n451 4.7.1 later\r\n", &["mail_from: 451 5.7.1 no later"]);
-        check("451-later\r\n550 no\r\n", &["mail_from: 451 later no"]);
-        check("250Ok\r\n", &["mail_from: 250 Ok"]);
+        check("550-5.7.1 no\r\n554 5.7.1 failed\r\n", &["554 5.7.1 no failed"]);
+        check("250-Ok\r\n251 queued\r\n", &["251 Ok queued"]);
+        check("550-5.7.1 no\r\n451 4.7.1 later\r\n", &["451 5.7.1 no later"]);
+        check("451-later\r\n550 no\r\n", &["451 later no"]);
+        check("250Ok\r\n", &["250 Ok"]);
         let long = format!("250 {}\r\n", "word ".repeat(500));
         assert_eq!(read(long.as_bytes(), &[7]).0.len(), 1);
     }
 
     #[test]
     fn an_enhanced_code_in_brackets_counts() {
-        check("553 not in my list (#5.7.1)\r\n", &["mail_from: 553 5.7.1 not in my list (#5.7.1)"]);
+        check("553 not in my list (#5.7.1)\r\n", &["553 5.7.1 not in my list (#5.7.1)"]);
     }
 
     fn a_reply() -> impl Strategy<Value = String> {
@@ -409,7 +446,7 @@ mod tests {
             prop_assert_eq!(&whole.0, &pieces.0);
             prop_assert_eq!(whole.1, pieces.1);
             for answer in whole.0 {
-                prop_assert!(answer.text.len() <= Answer::TEXT_MAX);
+                prop_assert!(answer.text.len() <= TEXT_READ + LINE_MAX);
             }
         }
 

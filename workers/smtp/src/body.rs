@@ -35,6 +35,12 @@ impl<'a> Body<'a> {
     }
 }
 
+/// True where some octet in front of the first empty line is above 127: the message then needs SMTPUTF8.
+pub fn has_eight_bit_header(message: &[u8]) -> bool {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
+    !message[..end].is_ascii()
+}
+
 fn is_in_order(message: &[u8]) -> bool {
     message.first() != Some(&b'.')
         && memchr2_iter(b'\r', b'\n', message).all(|at| {
@@ -113,6 +119,8 @@ mod tests {
     fn octets_above_127_are_noticed() {
         assert!(Body::new("ü\r\n".as_bytes()).eight_bit);
         assert!(!Body::new(b"u\r\n").eight_bit);
+        assert!(has_eight_bit_header("To: zoë@example.org\r\n\r\nu".as_bytes()));
+        assert!(!has_eight_bit_header("To: zoe@example.org\r\n\r\nü".as_bytes()));
     }
 
     proptest! {

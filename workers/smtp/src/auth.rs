@@ -1,21 +1,28 @@
 //! AUTH: which mechanism, and its exchange. That credentials never cross a network in clear is seen to in `settings`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
+use crate::{
     ehlo_capabilities::EhloCapabilities,
-    failure::SmtpFailure,
+    failure::{Failure, Stage},
+    observer::Observer,
     reply::SmtpReply,
     session::Session,
     settings::{Auth, AuthMechanism},
 };
-use crate::policy::outcome::{Class, Stage};
 
-impl Session {
-    /// Logs in. A relay that does not offer a fitting mechanism needs a person, as does one that refuses the credentials.
-    pub(super) async fn authenticate(&mut self, auth: &Auth) -> Result<(), SmtpFailure> {
+/// A mechanism that is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mechanism {
+    Plain,
+    Login,
+    Xoauth2,
+}
+
+impl<O: Observer> Session<O> {
+    /// Logs in. A server that does not offer a fitting mechanism needs a person.
+    pub(crate) async fn authenticate(&mut self, auth: &Auth) -> Result<(), Failure> {
         let Some(mechanism) = choose(auth.mechanism, self.offers) else {
             let text = match auth.mechanism {
                 AuthMechanism::Auto => "the relay offers neither AUTH PLAIN nor AUTH LOGIN",
@@ -23,30 +30,30 @@ impl Session {
                 AuthMechanism::Login => "the relay does not offer AUTH LOGIN",
                 AuthMechanism::Xoauth2 => "the relay does not offer AUTH XOAUTH2",
             };
-            return Err(SmtpFailure::local(Stage::Auth, Class::Config, text));
+            return Err(Failure::setup(Stage::Auth, text));
         };
+        let (user, password) = (&auth.username, auth.password.expose_secret());
         let reply = match mechanism {
             Mechanism::Login => self.login(auth).await?,
-            Mechanism::Plain | Mechanism::Xoauth2 => self.respond_at_once(mechanism, auth).await?,
+            Mechanism::Plain => self.respond_at_once("AUTH PLAIN ", &format!("\0{user}\0{password}")).await?,
+            Mechanism::Xoauth2 => {
+                let response = format!("user={user}\x01auth=Bearer {password}\x01\x01");
+                self.respond_at_once("AUTH XOAUTH2 ", &response).await?
+            }
         };
         self.want_positive(Stage::Auth, reply)
     }
 
     /// PLAIN and XOAUTH2: everything is in the first line.
-    async fn respond_at_once(&mut self, mechanism: Mechanism, auth: &Auth) -> Result<SmtpReply, SmtpFailure> {
-        let credentials = Credentials::new(auth.username.clone(), auth.password.expose_secret().to_owned());
-        let response = mechanism
-            .response(&credentials, None)
-            .map_err(|error| SmtpFailure::local(Stage::Auth, Class::Config, &error.to_string()))?;
-        let response = encode(&response);
-        let name = mechanism.to_string();
-        let reply = self.command(Stage::Auth, &["AUTH ", &name, " ", response.expose_secret()]).await?;
+    async fn respond_at_once(&mut self, command: &str, response: &str) -> Result<SmtpReply, Failure> {
+        let response = encode(response);
+        let reply = self.command(Stage::Auth, &[command, response.expose_secret()]).await?;
         // XOAUTH2 explains a refusal in a challenge, and names it only after an empty answer.
         if reply.code == 334 { self.command(Stage::Auth, &[]).await } else { Ok(reply) }
     }
 
     /// The two challenges are answered in their order, whatever they say: servers disagree about the wording.
-    async fn login(&mut self, auth: &Auth) -> Result<SmtpReply, SmtpFailure> {
+    async fn login(&mut self, auth: &Auth) -> Result<SmtpReply, Failure> {
         let reply = self.command(Stage::Auth, &["AUTH LOGIN"]).await?;
         if reply.code != 334 {
             return Err(self.unwanted(Stage::Auth, reply));

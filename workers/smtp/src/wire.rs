@@ -15,8 +15,6 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::transport::local;
-
 /// A connection's two directions.
 pub enum Wire {
     /// In clear.
@@ -39,11 +37,8 @@ impl Wire {
 /// keeps the ones after it from their share of the time.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
-    let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host((host, port)))
-        .await
-        .map_err(|_| late("name resolution"))?
-        .map_err(local::or_starved)?
-        .collect();
+    let addresses: Vec<SocketAddr> =
+        timeout_at(deadline, lookup_host((host, port))).await.map_err(|_| late("name resolution"))??.collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let now = Instant::now();

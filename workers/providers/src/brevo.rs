@@ -14,7 +14,7 @@ use super::{
     fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Call, Description, MIB, Notes, Setting, SettingError, Settings},
+    description::{Api, Call, Description, MIB, Notes, Setting, account},
     message::Message,
 };
 
@@ -38,17 +38,11 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An account at Brevo.
-#[derive(Debug, Clone)]
-pub struct Brevo {
-    /// The API key.
-    pub api_key: SecretString,
-}
-
-impl Brevo {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { api_key: settings.secret("api_key")? })
+account! {
+    /// An account at Brevo.
+    pub struct Brevo {
+        /// The API key.
+        api_key: secret,
     }
 }
 
@@ -59,10 +53,6 @@ impl Api for Brevo {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 }
 

@@ -215,15 +215,12 @@ pub struct Call<'a> {
 }
 
 /// An account at a provider: what a request says, and what an answer means. Pure.
-pub trait Api: fmt::Debug {
+pub trait Api: fmt::Debug + Credentials {
     /// The request for one message.
     fn request(&self, message: &Message<'_>, call: Call<'_>) -> Result<Request, Unsupported>;
 
     /// What the answer to it means.
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict;
-
-    /// Every secret of the account.
-    fn secrets(&self) -> Vec<&SecretString>;
 
     /// The message as a part of a call with others; an error where it has to go alone, or does not fit at all.
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {
@@ -252,6 +249,50 @@ pub trait Api: fmt::Debug {
         table
     }
 }
+
+/// What an account must never show.
+pub trait Credentials {
+    /// Every secret of the account.
+    fn secrets(&self) -> Vec<&SecretString>;
+}
+
+/// An account whose settings are its fields: how each is read is said in the place of its type. What is read as a secret is one of its
+/// [`Credentials`].
+macro_rules! account {
+    ($(#[$of_account:meta])* pub struct $account:ident { $($(#[$of_field:meta])* $field:ident: $form:ident,)+ }) => {
+        $(#[$of_account])*
+        #[derive(Debug, Clone)]
+        pub struct $account {
+            $($(#[$of_field])* pub $field: $crate::description::account!(@type $form),)+
+        }
+
+        impl $account {
+            /// Makes the account of its settings.
+            pub fn read(
+                settings: &mut $crate::description::Settings,
+            ) -> Result<Self, $crate::description::SettingError> {
+                Ok(Self { $($field: $crate::description::account!(@read $form settings $field),)+ })
+            }
+        }
+
+        impl $crate::description::Credentials for $account {
+            fn secrets(&self) -> Vec<&secrecy::SecretString> {
+                let all = [$($crate::description::account!(@secret $form self $field)),+];
+                all.into_iter().flatten().collect()
+            }
+        }
+    };
+    (@type secret) => { secrecy::SecretString };
+    (@type text) => { String };
+    (@type some_text) => { Option<String> };
+    (@type flag) => { bool };
+    (@read secret $settings:ident $field:ident) => { $settings.secret(stringify!($field))? };
+    (@read text $settings:ident $field:ident) => { $settings.text(stringify!($field))? };
+    (@read $form:ident $settings:ident $field:ident) => { $settings.$form(stringify!($field)) };
+    (@secret secret $self:ident $field:ident) => { Some(&$self.$field) };
+    (@secret $form:ident $self:ident $field:ident) => { None };
+}
+pub(crate) use account;
 
 impl Description {
     /// The row of this provider in the documents' table.

@@ -9,11 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postrider_policy::{capabilities::Capabilities, outcome::Class};
 use postrider_schemas::job::Attachment;
-use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::{
-    description::{Api, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
+    description::{Api, Call, Description, MIB, Notes, Setting, SettingForm, account},
     encoding::{base64, name_addr, put},
     fields,
     message::Message,
@@ -49,20 +48,13 @@ const TAG_MAX: usize = 255;
 /// Headers that have fields of their own, and the one that sets a tag.
 const RESERVED: [&str; 8] = ["from", "to", "cc", "bcc", "subject", "reply-to", "idempotency-key", "x-lm-*"];
 
-/// A project of an account at Lettermint.
-#[derive(Debug, Clone)]
-pub struct Lettermint {
-    /// The project's token for the sending API.
-    pub api_key: SecretString,
-    /// The project's route.
-    pub message_stream: Option<String>,
-}
-
-impl Lettermint {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        let message_stream = settings.some_text("message_stream");
-        Ok(Self { api_key: settings.secret("api_key")?, message_stream })
+account! {
+    /// A project of an account at Lettermint.
+    pub struct Lettermint {
+        /// The project's token for the sending API.
+        api_key: secret,
+        /// The project's route.
+        message_stream: some_text,
     }
 }
 
@@ -88,10 +80,6 @@ impl Api for Lettermint {
             409 => ReplyVerdict::Unclear(text),
             _ => reply.by_status(&text, now),
         }
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 }
 

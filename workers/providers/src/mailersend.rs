@@ -8,11 +8,11 @@
 use jiff::Timestamp;
 use postrider_policy::{capabilities::Capabilities, outcome::Class};
 use postrider_schemas::job::Attachment;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
 
 use super::{
-    description::{Api, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
+    description::{Api, Call, Description, MIB, Notes, Setting, SettingForm, account},
     encoding::{base64, put},
     fields,
     message::Message,
@@ -51,20 +51,13 @@ const TEMPLATE_MARKS: [&str; 3] = ["{{", "{%", "{$"];
 /// Headers that have fields of their own.
 const RESERVED: [&str; 8] = ["from", "to", "cc", "bcc", "subject", "reply-to", "in-reply-to", "precedence"];
 
-/// An account at `MailerSend`.
-#[derive(Debug, Clone)]
-pub struct MailerSend {
-    /// The API token of the sending domain.
-    pub api_key: SecretString,
-    /// The account's plan has headers of one's own.
-    pub custom_headers: bool,
-}
-
-impl MailerSend {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        let custom_headers = settings.flag("custom_headers");
-        Ok(Self { api_key: settings.secret("api_key")?, custom_headers })
+account! {
+    /// An account at `MailerSend`.
+    pub struct MailerSend {
+        /// The API token of the sending domain.
+        api_key: secret,
+        /// The account's plan has headers of one's own.
+        custom_headers: flag,
     }
 }
 
@@ -95,10 +88,6 @@ impl Api for MailerSend {
             421 => refused(Class::Transient),
             _ => reply.by_status(&text, now),
         }
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn capabilities(&self, table: Capabilities) -> Capabilities {

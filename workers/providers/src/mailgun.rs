@@ -22,7 +22,7 @@ use super::{
     multipart::Form,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, Settings},
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
 };
 
@@ -38,19 +38,13 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An account at Mailgun.
-#[derive(Debug, Clone)]
-pub struct Mailgun {
-    /// The API key.
-    pub api_key: SecretString,
-    /// The sending domain, part of the address of the API.
-    pub domain: String,
-}
-
-impl Mailgun {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { api_key: settings.secret("api_key")?, domain: settings.text("domain")? })
+account! {
+    /// An account at Mailgun.
+    pub struct Mailgun {
+        /// The API key.
+        api_key: secret,
+        /// The sending domain, part of the address of the API.
+        domain: text,
     }
 }
 
@@ -61,10 +55,6 @@ impl Api for Mailgun {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {

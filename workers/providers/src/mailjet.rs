@@ -12,7 +12,7 @@ use super::{
     fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, Settings},
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
 };
 
@@ -28,19 +28,13 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An account at Mailjet.
-#[derive(Debug, Clone)]
-pub struct Mailjet {
-    /// The API key.
-    pub api_key: SecretString,
-    /// The secret key.
-    pub secret_key: SecretString,
-}
-
-impl Mailjet {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { api_key: settings.secret("api_key")?, secret_key: settings.secret("secret_key")? })
+account! {
+    /// An account at Mailjet.
+    pub struct Mailjet {
+        /// The API key.
+        api_key: secret,
+        /// The secret key.
+        secret_key: secret,
     }
 }
 
@@ -51,10 +45,6 @@ impl Api for Mailjet {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key, &self.secret_key]
     }
 
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {

@@ -12,7 +12,7 @@ use super::{
     fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingForm, account},
     message::Message,
 };
 
@@ -31,20 +31,13 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// A server of an account at Postmark.
-#[derive(Debug, Clone)]
-pub struct Postmark {
-    /// The server's token.
-    pub api_key: SecretString,
-    /// The message stream; the server's default where absent.
-    pub message_stream: Option<String>,
-}
-
-impl Postmark {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        let message_stream = settings.some_text("message_stream");
-        Ok(Self { api_key: settings.secret("api_key")?, message_stream })
+account! {
+    /// A server of an account at Postmark.
+    pub struct Postmark {
+        /// The server's token.
+        api_key: secret,
+        /// The message stream; the server's default where absent.
+        message_stream: some_text,
     }
 }
 
@@ -55,10 +48,6 @@ impl Api for Postmark {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {

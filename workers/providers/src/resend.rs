@@ -16,7 +16,7 @@ use super::{
     fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, Settings},
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
 };
 
@@ -40,17 +40,11 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An account at Resend.
-#[derive(Debug, Clone)]
-pub struct Resend {
-    /// The API key.
-    pub api_key: SecretString,
-}
-
-impl Resend {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { api_key: settings.secret("api_key")? })
+account! {
+    /// An account at Resend.
+    pub struct Resend {
+        /// The API key.
+        api_key: secret,
     }
 }
 
@@ -61,10 +55,6 @@ impl Api for Resend {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {

@@ -13,7 +13,7 @@ use super::{
     fields,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingError, Settings},
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
 };
 
@@ -29,17 +29,11 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An account at `SendGrid`.
-#[derive(Debug, Clone)]
-pub struct Sendgrid {
-    /// The API key.
-    pub api_key: SecretString,
-}
-
-impl Sendgrid {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { api_key: settings.secret("api_key")? })
+account! {
+    /// An account at `SendGrid`.
+    pub struct Sendgrid {
+        /// The API key.
+        api_key: secret,
     }
 }
 
@@ -50,10 +44,6 @@ impl Api for Sendgrid {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn item(&self, message: &Message<'_>) -> Result<Item, Unsupported> {

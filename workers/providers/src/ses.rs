@@ -18,7 +18,7 @@ use super::{
     reply::{ProviderReply, ReplyVerdict},
     sigv4::{self, Keys, SignedCall},
     unsupported::Unsupported,
-    description::{Api, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
+    description::{Api, Credentials, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
     message::Message,
 };
 
@@ -119,6 +119,17 @@ impl SesAccount {
     }
 }
 
+impl Credentials for SesAccount {
+    fn secrets(&self) -> Vec<&SecretString> {
+        match &self.credentials {
+            SesCredentials::Static { secret_access_key, session_token, .. } => {
+                std::iter::once(secret_access_key).chain(session_token).collect()
+            }
+            SesCredentials::WebIdentity { .. } => Vec::new(),
+        }
+    }
+}
+
 impl Api for SesAccount {
     fn request(&self, message: &Message<'_>, call: Call<'_>) -> Result<Request, Unsupported> {
         let keys = call.keys.ok_or_else(|| Unsupported::Value("anything without keys".to_owned()))?;
@@ -127,15 +138,6 @@ impl Api for SesAccount {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        match &self.credentials {
-            SesCredentials::Static { secret_access_key, session_token, .. } => {
-                std::iter::once(secret_access_key).chain(session_token).collect()
-            }
-            SesCredentials::WebIdentity { .. } => Vec::new(),
-        }
     }
 
     fn base_url(&self) -> Option<String> {

@@ -17,7 +17,7 @@ use super::{
     encoding::put,
     reply::{ProviderReply, ReplyVerdict},
     unsupported::Unsupported,
-    description::{Api, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
+    description::{Api, Call, Description, MIB, Notes, Setting, SettingForm, account},
     message::Message,
 };
 
@@ -37,22 +37,15 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes { repeats: "idempotency = true", ..Notes::USUAL },
 };
 
-/// An account at `SparkPost`.
-#[derive(Debug, Clone)]
-pub struct Sparkpost {
-    /// The API key.
-    pub api_key: SecretString,
-    /// The subaccount.
-    pub subaccount: Option<String>,
-    /// The account honours `Idempotency-Key`.
-    pub idempotency: bool,
-}
-
-impl Sparkpost {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        let (subaccount, idempotency) = (settings.some_text("subaccount"), settings.flag("idempotency"));
-        Ok(Self { api_key: settings.secret("api_key")?, subaccount, idempotency })
+account! {
+    /// An account at `SparkPost`.
+    pub struct Sparkpost {
+        /// The API key.
+        api_key: secret,
+        /// The subaccount.
+        subaccount: some_text,
+        /// The account honours `Idempotency-Key`.
+        idempotency: flag,
     }
 }
 
@@ -63,10 +56,6 @@ impl Api for Sparkpost {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.api_key]
     }
 
     fn capabilities(&self, table: Capabilities) -> Capabilities {

@@ -16,7 +16,7 @@ use super::{
     reply::{ProviderReply, ReplyVerdict},
     sigv4::hmac_sha256,
     unsupported::Unsupported,
-    description::{Api, Call, Description, Notes, Setting, SettingError, Settings},
+    description::{Api, Call, Description, Notes, Setting, account},
     message::Message,
 };
 
@@ -31,17 +31,11 @@ pub const DESCRIPTION: Description = Description {
     notes: Notes::USUAL,
 };
 
-/// An address of one's own.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// The signing secret, `whsec_` and base64, or any text.
-    pub secret: SecretString,
-}
-
-impl Webhook {
-    /// Makes the account of its settings.
-    pub fn read(settings: &mut Settings) -> Result<Self, SettingError> {
-        Ok(Self { secret: settings.secret("secret")? })
+account! {
+    /// An address of one's own.
+    pub struct Webhook {
+        /// The signing secret, `whsec_` and base64, or any text.
+        secret: secret,
     }
 }
 
@@ -52,10 +46,6 @@ impl Api for Webhook {
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {
         verdict(reply, now)
-    }
-
-    fn secrets(&self) -> Vec<&SecretString> {
-        vec![&self.secret]
     }
 }
 

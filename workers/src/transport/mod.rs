@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use self::provider::batcher::{BatchTicket, Batcher};
 use crate::{
     concurrency::bulkhead::{Bulkhead, EntryRequest, Occupant},
-    config::{Mechanism, SmtpConfig, Tls, TransportConfig, TransportKind},
+    config::{TransportConfig, TransportKind},
     message::{ComposeError, outgoing::OutgoingMessage},
     policy::{
         capabilities::{Capabilities, TransportType},
@@ -32,9 +32,6 @@ use crate::{
     redact,
     telemetry::traces,
 };
-
-/// How long a message may wait for a connection to a relay.
-const LINE_LIMIT: Duration = Duration::from_mins(5);
 
 /// Who waits for a place for longer than this might have a token that is late by then.
 const LONG_WAIT_US: u64 = 50_000;
@@ -122,7 +119,7 @@ impl Transport {
         redact::learn(&config.unspeakable());
         let capabilities = config.capabilities();
         let way = match &config.kind {
-            TransportKind::Smtp(smtp) => TransportBackend::Smtp(Box::new(smtp::Relay::new(relay_settings(smtp))?)),
+            TransportKind::Smtp(smtp) => TransportBackend::Smtp(Box::new(smtp::Relay::new(smtp.as_ref().into())?)),
             TransportKind::Provider(settings) => {
                 let provider = Arc::new(provider::Provider::new(settings)?);
                 let batching = provider.batching().filter(|_| capabilities.batch_max > 1);
@@ -392,48 +389,6 @@ fn in_terms_of_the_job(outcome: Outcome, indices: &[usize]) -> Outcome {
         Outcome::Accepted { receipt, refused } => Outcome::Accepted { receipt, refused: rename(refused) },
         Outcome::Refused { refusal, recipients } => Outcome::Refused { refusal, recipients: rename(recipients) },
         other => other,
-    }
-}
-
-fn relay_settings(smtp: &SmtpConfig) -> smtp::RelaySettings {
-    let session = smtp::Settings {
-        host: smtp.host.clone(),
-        port: smtp.port,
-        tls: match smtp.tls {
-            Tls::None => smtp::TlsMode::None,
-            Tls::Starttls => smtp::TlsMode::StartTls,
-            Tls::Implicit => smtp::TlsMode::Implicit,
-        },
-        ca_file: smtp.ca_file.clone(),
-        hello: smtp.hello.clone().unwrap_or_default(),
-        auth: smtp.login.as_ref().map(|login| smtp::Auth {
-            username: login.username.clone(),
-            password: login.password.clone(),
-            mechanism: match login.mechanism {
-                Mechanism::Auto => smtp::AuthMechanism::Auto,
-                Mechanism::Plain => smtp::AuthMechanism::Plain,
-                Mechanism::Login => smtp::AuthMechanism::Login,
-                Mechanism::Xoauth2 => smtp::AuthMechanism::Xoauth2,
-            },
-        }),
-        allow_plaintext_auth: smtp.plaintext_auth,
-        pipelining: smtp.pipelining,
-        limits: smtp::StageLimits {
-            connect: smtp.connect_timeout,
-            tls: smtp.connect_timeout,
-            command: smtp.command_timeout,
-            data: smtp.command_timeout,
-            body: smtp.command_timeout,
-            answer: smtp.final_timeout,
-        },
-    };
-    smtp::RelaySettings {
-        session,
-        connections: smtp.connections,
-        messages_per_connection: smtp.messages_per_connection,
-        idle: smtp.idle,
-        line: LINE_LIMIT,
-        answers: Arc::clone(&smtp.answers),
     }
 }
 

@@ -2,9 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use postrider_smtp::{Settings, SettingsError};
+use postrider_smtp::{Auth, AuthMechanism, Settings, SettingsError, StageLimits, TlsMode};
 
-use crate::policy::answers::Answers;
+use crate::{
+    config::{Mechanism, SmtpConfig, Tls},
+    policy::answers::Answers,
+};
+
+/// How long a message may wait for a connection.
+const LINE_LIMIT: Duration = Duration::from_mins(5);
 
 /// How to reach a relay and how to treat it.
 #[derive(Debug, Clone)]
@@ -34,6 +40,50 @@ impl RelaySettings {
             return wrong("messages_per_connection", "must be at least 1");
         }
         Ok(())
+    }
+}
+
+impl From<&SmtpConfig> for RelaySettings {
+    fn from(smtp: &SmtpConfig) -> Self {
+        let session = Settings {
+            host: smtp.host.clone(),
+            port: smtp.port,
+            tls: match smtp.tls {
+                Tls::None => TlsMode::None,
+                Tls::Starttls => TlsMode::StartTls,
+                Tls::Implicit => TlsMode::Implicit,
+            },
+            ca_file: smtp.ca_file.clone(),
+            hello: smtp.hello.clone().unwrap_or_default(),
+            auth: smtp.login.as_ref().map(|login| Auth {
+                username: login.username.clone(),
+                password: login.password.clone(),
+                mechanism: match login.mechanism {
+                    Mechanism::Auto => AuthMechanism::Auto,
+                    Mechanism::Plain => AuthMechanism::Plain,
+                    Mechanism::Login => AuthMechanism::Login,
+                    Mechanism::Xoauth2 => AuthMechanism::Xoauth2,
+                },
+            }),
+            allow_plaintext_auth: smtp.plaintext_auth,
+            pipelining: smtp.pipelining,
+            limits: StageLimits {
+                connect: smtp.connect_timeout,
+                tls: smtp.connect_timeout,
+                command: smtp.command_timeout,
+                data: smtp.command_timeout,
+                body: smtp.command_timeout,
+                answer: smtp.final_timeout,
+            },
+        };
+        Self {
+            session,
+            connections: smtp.connections,
+            messages_per_connection: smtp.messages_per_connection,
+            idle: smtp.idle,
+            line: LINE_LIMIT,
+            answers: Arc::clone(&smtp.answers),
+        }
     }
 }
 

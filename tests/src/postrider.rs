@@ -265,8 +265,8 @@ fn build() -> Result<PathBuf> {
     // What cargo set for this package would look like a changed environment to build scripts.
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_PRIMARY_"].iter().any(|start| name.starts_with(start))
-        {
+        let starts = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_PRIMARY_", "RUSTC_BOOTSTRAP"];
+        if starts.iter().any(|start| name.starts_with(start)) {
             command.env_remove(&key);
         }
     }

@@ -195,16 +195,20 @@ def check_together(where, things):
             wrong(name, "selects no pod")
         if thing["kind"] == "ServiceMonitor" and not selects(spec["selector"]["matchLabels"], labels_of(things, "Service")):
             wrong(name, "selects no service")
-        if thing["kind"] == "ScaledObject":
+        if thing["kind"] in ("ScaledObject", "HorizontalPodAutoscaler"):
             target = ("Deployment", spec["scaleTargetRef"]["name"])
             if target not in names:
                 wrong(name, f"scales {target}, which is not there")
             if any("replicas" in other["spec"] for other in things if (other["kind"], other["metadata"]["name"]) == target):
                 wrong(name, "fights with spec.replicas")
-            for trigger in spec["triggers"]:
+            for trigger in spec.get("triggers", []):
                 reference = trigger.get("authenticationRef")
                 if reference and ("TriggerAuthentication", reference["name"]) not in names:
                     wrong(name, "its TriggerAuthentication is not there")
+        if thing["kind"] == "Ingress":
+            for path in (path for rule in spec["rules"] for path in rule["http"]["paths"]):
+                if ("Service", path["backend"]["service"]["name"]) not in names:
+                    wrong(name, "leads to no service")
         if thing["kind"] == "Deployment":
             account = spec["template"]["spec"]["serviceAccountName"]
             if account != "default" and ("ServiceAccount", account) not in names:
@@ -232,8 +236,17 @@ def look(where, text):
 # The checks
 
 
+# A gateway with all that it can have, and the part of the configuration that this asks for.
+GATEWAY = [
+    "--set",
+    "gateway.enabled=true,gateway.smtp.enabled=true,gateway.autoscaling.enabled=true,gateway.queue.secret=gateway,"
+    "gateway.ingress.enabled=true,gateway.ingress.hosts={mail.example.com},gateway.ingress.tlsSecret=tls",
+    "--set-literal",
+    "config=[gateway.smtp]\ncertificate = '/run/secrets/postrider/tls.crt'\nprivate_key = '/run/secrets/postrider/tls.key'",
+]
+
 SWITCHES = {
-    "gateway": [[], ["--set", "gateway.enabled=true"]],
+    "gateway": [[], GATEWAY],
     "topology": [["--set", f"topology.mode={mode},topology.operator.cluster=rabbit"] for mode in ("worker", "job", "operator", "none")],
     "keda": [
         [],
@@ -270,7 +283,7 @@ def check_helm():
                 wrong(where, done.stderr)
                 continue
             kinds = {thing["kind"] for thing in look(where, done.stdout)}
-            for kind, word in (("ScaledObject", "keda"), ("ServiceMonitor", "serviceMonitor"), ("PrometheusRule", "alerts"), ("Job", "mode=job"), ("Queue", "mode=operator")):
+            for kind, word in (("ScaledObject", "keda"), ("ServiceMonitor", "serviceMonitor"), ("PrometheusRule", "alerts"), ("Ingress", "ingress"), ("HorizontalPodAutoscaler", "autoscaling"), ("Job", "mode=job"), ("Queue", "mode=operator")):
                 if (kind in kinds) != (word in where):
                     wrong(where, f"{kind}: {kind in kinds}")
     print(f"{len(every)} combinations, {parsed.cache_info().currsize} different objects")
@@ -280,6 +293,9 @@ REFUSED = {
     "workers.drainSeconds=36": "terminationGracePeriodSeconds",
     "workers.terminationGracePeriodSeconds=34": "terminationGracePeriodSeconds",
     "gateway.preStopSeconds=11": "gateway.terminationGracePeriodSeconds",
+    "gateway.ingress.enabled=true": "tlsSecret",
+    "gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=11": "minReplicas",
+    "gateway.smtp.enabled=true": "certificate",
     "keda.enabled=true": "serverAddress",
     "keda.enabled=true,keda.minReplicas=0,keda.prometheus.serverAddress=http://p:9090": "minReplicas",
     "topology.mode=operator": "topology.operator.cluster",

@@ -186,7 +186,7 @@ def check_compose():
         wrong("compose.yaml", error)
     compose = yaml.safe_load(text)
     services, volumes = compose["services"], set(compose.get("volumes", {}))
-    for name in ("rabbitmq", "redis", "worker", "collector", "catcher"):
+    for name in ("rabbitmq", "redis", "worker", "gateway", "collector", "catcher"):
         if name not in services:
             wrong("compose", f"no {name}")
     for name, service in services.items():
@@ -212,10 +212,11 @@ def check_compose():
             context = DEPLOY / service["build"]["context"]
             if not (context / service["build"]["dockerfile"]).is_file():
                 wrong(name, "its Dockerfile is not there")
-    worker = services["worker"]
-    drain, grace = worker["environment"]["POSTRIDER_WORKER__DRAIN"], worker["stop_grace_period"]
-    if minutes(grace) * 60 < minutes(drain) * 60 + 10:
-        wrong("worker", "its drain does not fit its grace period")
+    for name in ("worker", "gateway"):
+        service = services[name]
+        drain, grace = service["environment"][f"POSTRIDER_{name.upper()}__DRAIN"], service["stop_grace_period"]
+        if minutes(grace) * 60 < minutes(drain) * 60 + 10:
+            wrong(name, "its drain does not fit its grace period")
     if "noeviction" not in services["redis"]["command"] or "--appendonly" not in services["redis"]["command"]:
         wrong("redis", "may forget")
     yaml.safe_load((DEPLOY / "compose" / "collector.yaml").read_text())

@@ -28,6 +28,17 @@
 {{- fail (printf "env %s holds a secret in the clear: give it `secret` and `key` instead of `value`" .name) -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.gateway -}}
+{{- if and .ingress.enabled (not (and .ingress.hosts .ingress.tlsSecret)) -}}
+{{- fail "gateway.ingress needs hosts and tlsSecret: API keys must not travel in the clear" -}}
+{{- end -}}
+{{- if and .autoscaling.enabled (gt (int64 .autoscaling.minReplicas) (int64 .autoscaling.maxReplicas)) -}}
+{{- fail "gateway.autoscaling.minReplicas is greater than gateway.autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- if and .smtp.enabled (not (regexMatch "(?m)^\\s*certificate\\s*=" $.Values.config)) -}}
+{{- fail "gateway.smtp needs certificate and private_key in config, in the table [gateway.smtp]" -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .Values.topology.mode "operator") (not (or .Values.topology.operator.cluster .Values.topology.operator.connectionSecret)) -}}
 {{- fail "topology.mode operator needs topology.operator.cluster or topology.operator.connectionSecret" -}}
 {{- end -}}

@@ -20,18 +20,26 @@ capabilities:
 
 {{/* Addresses and what the chart decides. The environment wins over the file. */}}
 {{- define "postrider.env" -}}
+{{- include "postrider.queueEnv" (dict "secret" .Values.queue.secret "key" .Values.queue.key "shards" .Values.queue.shards) }}
+{{- end }}
+
+{{- define "postrider.queueEnv" -}}
 - name: POSTRIDER_QUEUE__URL
   valueFrom:
-    secretKeyRef: { name: {{ .Values.queue.secret }}, key: {{ .Values.queue.key }} }
+    secretKeyRef: { name: {{ .secret }}, key: {{ .key }} }
 - name: POSTRIDER_QUEUE__SHARDS
-  value: {{ .Values.queue.shards | quote }}
+  value: {{ .shards | quote }}
 {{- end }}
 
 {{/* The environment of a container that reads the configuration. Takes what a Deployment takes. */}}
 {{- define "postrider.containerEnv" -}}
 {{- $root := .root -}}
 {{- $values := .values -}}
+{{ if eq .component "gateway" -}}
+{{- with $root.Values.queue }}{{ include "postrider.queueEnv" (dict "secret" ($values.queue.secret | default .secret) "key" ($values.queue.key | default .key) "shards" .shards) }}{{ end }}
+{{- else -}}
 {{ include "postrider.env" $root }}
+{{- end }}
 # For commands that a person runs in the container: the same file, or they know no transport and no limit.
 - name: POSTRIDER_CONFIG
   value: /etc/postrider/postrider.toml
@@ -45,6 +53,12 @@ capabilities:
 {{- if eq .component "gateway" }}
 - name: POSTRIDER_GATEWAY__LISTEN
   value: {{ printf "0.0.0.0:%d" (int64 $values.port) | quote }}
+{{- if $values.smtp.enabled }}
+- name: POSTRIDER_GATEWAY__SMTP__LISTEN
+  value: {{ printf "0.0.0.0:%d" (int64 $values.smtp.port) | quote }}
+- name: POSTRIDER_GATEWAY__SMTP__LISTEN_TLS
+  value: {{ printf "0.0.0.0:%d" (int64 $values.smtp.tlsPort) | quote }}
+{{- end }}
 {{- end }}
 - name: POSTRIDER_ADMIN__LISTEN
   value: {{ printf "0.0.0.0:%d" (int64 $root.Values.admin.port) | quote }}
@@ -95,7 +109,7 @@ capabilities:
 {{- define "postrider.deployment" -}}
 {{- $root := .root -}}
 {{- $values := .values -}}
-{{- $scaled := and (eq .component "worker") $root.Values.keda.enabled -}}
+{{- $scaled := ternary $root.Values.keda.enabled $root.Values.gateway.autoscaling.enabled (eq .component "worker") -}}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -182,6 +196,10 @@ spec:
             - { name: admin, containerPort: {{ $root.Values.admin.port }}, protocol: TCP }
             {{- if eq .component "gateway" }}
             - { name: http, containerPort: {{ $values.port }}, protocol: TCP }
+            {{- if $values.smtp.enabled }}
+            - { name: submission, containerPort: {{ $values.smtp.port }}, protocol: TCP }
+            - { name: submissions, containerPort: {{ $values.smtp.tlsPort }}, protocol: TCP }
+            {{- end }}
             {{- end }}
           # The admin address listens once queue and store were reached.
           startupProbe:

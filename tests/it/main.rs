@@ -68,6 +68,7 @@ mod status;
 mod store_forbidden;
 mod store_outage;
 mod store_wiped;
+mod submission;
 mod supply_chain;
 mod telemetry;
 mod templates;

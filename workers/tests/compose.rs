@@ -416,6 +416,22 @@ fn a_whole_message_goes_out_as_it_came() {
 }
 
 #[test]
+fn a_whole_message_that_lacks_an_id_or_a_date_gets_them() {
+    let given = "0190a5c0-7a10-7c3e-9d51-00000000000b";
+    let composed = |head: &str| {
+        let mime = STANDARD.encode(format!("{head}From: a@b.example\r\n\r\nt\r\n"));
+        let document = json!({"id": given, "mime": mime, "envelope": {"to": ["c@d.example"]}});
+        let job = wire::decode(document.to_string().as_bytes(), None, &JobLimits::DEFAULT).unwrap();
+        String::from_utf8(compose(&job, NOW.parse().unwrap()).unwrap().message).unwrap()
+    };
+    let (id, date) = (format!("Message-ID: <{given}@b.example>\r\n"), "Date: Mon, 23 Nov 2026 10:57:22 +0000\r\n");
+    let rest = "From: a@b.example\r\n\r\nt\r\n";
+    assert_eq!(composed(""), format!("{id}{date}{rest}"));
+    assert_eq!(composed(date), format!("{id}{date}{rest}"));
+    assert_eq!(composed("message-id: <1@b.example>\r\n"), format!("{date}message-id: <1@b.example>\r\n{rest}"));
+}
+
+#[test]
 fn html_escapes_what_variables_bring() {
     let sources = json!({"html": "<p>{{ x }}</p>", "text": "{{ x }}"});
     let job = job(json!({"text": null, "template": sources, "variables": {"x": "<script>&"}}));

@@ -44,7 +44,8 @@ impl Memory {
         Self { pieces: Arc::new(pieces), wait }
     }
 
-    async fn take(&self, bytes: usize, held: &mut Held) -> Result<(), Problem> {
+    /// Waits for the right to hold so many bytes more.
+    pub async fn take(&self, bytes: usize, held: &mut Held) -> Result<(), Problem> {
         let pieces = u32::try_from((bytes * COPIES).div_ceil(PIECE)).unwrap_or(u32::MAX);
         let busy = || Problem::new(Kind::Unavailable, "This gateway is busy with large requests.").retry_after(2);
         let acquired = timeout(self.wait, Arc::clone(&self.pieces).acquire_many_owned(pieces)).await;

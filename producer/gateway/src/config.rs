@@ -23,6 +23,35 @@ pub struct GatewayConfig {
     pub confirm_timeout: Duration,
     /// How long a stop waits for requests under way.
     pub drain: Duration,
+    /// SMTP submission.
+    pub smtp: SmtpConfig,
     /// Limits on a job.
     pub job: JobLimits,
 }
+
+/// The settings of SMTP submission.
+#[derive(Debug, Clone, Default)]
+pub struct SmtpConfig {
+    /// Where it listens for STARTTLS (port 587).
+    pub listen: Option<SocketAddr>,
+    /// Where it listens for TLS from the first byte (port 465).
+    pub listen_tls: Option<SocketAddr>,
+    /// Certificates, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// The key of the first one, in PEM.
+    pub private_key: Option<PathBuf>,
+    /// A key may be shown without TLS.
+    pub plaintext_auth: bool,
+    /// A message without an idempotency key gets one from its `Message-ID` and recipients.
+    pub derive_key: bool,
+}
+
+impl GatewayConfig {
+    /// Octets of a message whose job is within the limits: base64 makes four of three.
+    pub fn message_max(&self) -> usize {
+        (self.job.bytes_max.saturating_sub(ENVELOPE) / 4 * 3).min(self.body_max)
+    }
+}
+
+/// Room of a job beside its message.
+const ENVELOPE: usize = 64 * 1024;

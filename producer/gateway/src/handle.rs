@@ -9,7 +9,7 @@ use http::{HeaderName, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use jiff::Timestamp;
-use postrider_schemas::{Job, JobLimits};
+use postrider_schemas::{Job, JobId, JobLimits};
 use tokio::time::{Duration, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ use crate::{
 /// Jobs of one request that wait for their confirm at once.
 const IN_FLIGHT: usize = 256;
 /// Whoever shows a wrong key waits so long for the answer.
-const WRONG_KEY_DELAY: Duration = Duration::from_millis(300);
+pub(crate) const WRONG_KEY_DELAY: Duration = Duration::from_millis(300);
 
 /// What every request needs.
 pub struct Gateway {
@@ -172,21 +172,39 @@ impl Gateway {
         if let Some(scope) = operation.route().scope {
             key.check(scope, peer).map_err(|problem| (problem, None))?;
         }
+        match self.take_turn(&key) {
+            Ok(standing) => Ok((key, standing)),
+            Err((problem, standing)) => Err((problem, Some(standing))),
+        }
+    }
+
+    /// Asks whether a key may send one more job now.
+    fn take_turn(&self, key: &Key) -> Result<Option<Standing>, (Problem, Standing)> {
         let standing = key.rate.map(|rate| self.rates.take(&key.id, rate, Instant::now()));
         match standing {
             Some(standing) if !standing.is_allowed => {
                 let detail = format!("The API key may send {} jobs a second.", standing.limit);
-                Err((Problem::new(Kind::RateLimited, detail).retry_after(standing.reset), Some(standing)))
+                Err((Problem::new(Kind::RateLimited, detail).retry_after(standing.reset), standing))
             }
-            standing => Ok((key, standing)),
+            standing => Ok(standing),
         }
+    }
+
+    /// Takes one job that came by SMTP.
+    pub async fn submit(&self, draft: Draft, key: &Key, job_key: Option<String>) -> Result<JobId, Problem> {
+        self.take_turn(key).map_err(|(problem, _)| problem)?;
+        let submission = Submission { jobs: vec![Ok(draft)], key: job_key, is_atomic: false };
+        let result = self.send(submission, key, "smtp", None).await.pop();
+        result.unwrap_or_else(|| Err(Problem::new(Kind::Unavailable, "The message was not handed over.")))
     }
 
     async fn run(&self, request: &Request<'_>, key: &Key) -> Result<Answer, Problem> {
         match api::read(request)? {
             Call::Answer(answer) => Ok(answer),
             Call::Send(submission) => {
-                let results = self.send(submission, key, request).await;
+                let traceparent = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
+                let api = request.operation.api().as_str();
+                let results = self.send(submission, key, api, traceparent).await;
                 let answer = api::sent(request, &results);
                 // The problem of a single job is that of the request.
                 Ok(match results.as_slice() {
@@ -198,14 +216,12 @@ impl Gateway {
     }
 
     /// Checks all jobs, publishes the good ones, and waits for the queue's word on each.
-    async fn send(&self, submission: Submission, key: &Key, request: &Request<'_>) -> Results {
-        let api = request.operation.api().as_str();
+    async fn send(&self, submission: Submission, key: &Key, api: &'static str, traceparent: Option<&str>) -> Results {
         if let Some(rate) = key.rate {
             // One was taken before the body was read.
             self.rates.charge(&key.id, rate, submission.jobs.len().saturating_sub(1), Instant::now());
         }
-        let checked = check(submission, key, request.limits);
-        let traceparent = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let checked = check(submission, key, &self.config.job);
         let publishing = checked.into_iter().map(|job| async move {
             let job = job?;
             self.queue.publish(&job, traceparent).await?;
@@ -295,4 +311,4 @@ pub type Shared = Arc<Gateway>;
 
 #[cfg(test)]
 #[path = "handle_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ async fn setup(change: impl FnOnce(&mut KeyRecord)) -> Setup {
     Setup { gateway, key, _folder: folder }
 }
 
-async fn started(folder: &Path, change: impl FnOnce(&mut KeyRecord)) -> (Gateway, String) {
+pub(crate) async fn started(folder: &Path, change: impl FnOnce(&mut KeyRecord)) -> (Gateway, String) {
     let (text, id, sha256) = keys::make(&[7; 44]);
     let mut record: KeyRecord =
         serde_json::from_value(json!({ "id": id, "sha256": sha256, "tenant": "shop" })).unwrap();
@@ -44,6 +44,7 @@ async fn started(folder: &Path, change: impl FnOnce(&mut KeyRecord)) -> (Gateway
         read_timeout: Duration::from_secs(5),
         confirm_timeout: Duration::from_secs(5),
         drain: Duration::from_secs(5),
+        smtp: crate::config::SmtpConfig::default(),
         job: JobLimits::DEFAULT,
     };
     let keys = Keys::new(vec![record]).unwrap();

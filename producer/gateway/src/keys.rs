@@ -80,6 +80,24 @@ pub struct KeyRecord {
     pub note: Option<String>,
 }
 
+impl KeyRecord {
+    /// A key that may do everything for a tenant.
+    pub fn new(id: String, sha256: String, tenant: &str) -> Self {
+        Self {
+            id,
+            sha256,
+            tenant: tenant.to_owned(),
+            scopes: None,
+            sender_domains: None,
+            lanes: None,
+            rate: None,
+            networks: None,
+            expires_at: None,
+            note: None,
+        }
+    }
+}
+
 /// A file of keys.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,6 +232,13 @@ impl Keys {
         self.0.is_empty()
     }
 
+    /// A key that was shown before, as it is now: it may have been revoked, replaced or ended.
+    pub fn present(&self, shown: &Key, now: Timestamp) -> Result<&Key, Problem> {
+        let is_alive = |key: &&Key| key.sha256 == shown.sha256 && key.expires_at.is_none_or(|end| end > now);
+        let ended = || Problem::new(Kind::Unauthorized, "The API key was revoked or has expired.");
+        self.0.get(&shown.id).filter(is_alive).ok_or_else(ended)
+    }
+
     /// The key that this text is. What is wrong with it is not told: whoever guesses learns nothing.
     pub fn authenticate(&self, text: &str, now: Timestamp) -> Result<&Key, Problem> {
         let refused = || Problem::new(Kind::Unauthorized, "The API key is unknown, revoked or expired.");
@@ -284,6 +309,11 @@ pub fn make(random: &[u8; ID_LETTERS + SECRET_LETTERS]) -> (String, String, Stri
     let text = format!("{PREFIX}{id}_{secret}");
     let sha256 = hex(&Sha256::digest(&text));
     (text, id.to_owned(), sha256)
+}
+
+/// Id and hash of a key that was made before; nothing where the text is none.
+pub fn parts(text: &str) -> Option<(String, String)> {
+    Some((id_of(text)?.to_owned(), hex(&Sha256::digest(text))))
 }
 
 /// The files that hold keys: the path itself, or what is in it, in the order of names.

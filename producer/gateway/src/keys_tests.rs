@@ -8,18 +8,8 @@ fn now() -> Timestamp {
 
 fn record(more: impl FnOnce(&mut KeyRecord)) -> (String, KeyRecord) {
     let (text, id, sha256) = make(&[7; 44]);
-    let mut record = KeyRecord {
-        id,
-        sha256,
-        tenant: "shop".to_owned(),
-        scopes: None,
-        sender_domains: None,
-        lanes: None,
-        rate: None,
-        networks: None,
-        expires_at: None,
-        note: None,
-    };
+    assert_eq!(parts(&text), Some((id.clone(), sha256.clone())));
+    let mut record = KeyRecord::new(id, sha256, "shop");
     more(&mut record);
     (text, record)
 }
@@ -36,6 +26,7 @@ fn a_key_is_known_by_its_text_alone() {
     let key = keys.authenticate(&text, now()).unwrap();
     assert_eq!(key.tenant.as_str(), "shop");
     assert!(keys.authenticate(&format!("SG.{text}"), now()).is_ok());
+    assert!(keys.present(key, now()).is_ok() && Keys::default().present(key, now()).is_err());
     let wrong_secret = format!("{}x", &text[..text.len() - 1]);
     for text in ["", "prk_", "prk__", "prk_a_b", &wrong_secret, &text[1..], &text.to_uppercase()] {
         assert_eq!(keys.authenticate(text, now()).unwrap_err().kind, Kind::Unauthorized, "{text}");

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::{join, join_all};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -12,7 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use crate::{handle::Shared, keys, keys::Keys};
+use crate::{handle::Shared, keys, keys::Keys, smtp};
 
 /// The head of a request is there within this, or the connection is closed; also the rest between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -20,14 +21,34 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const HEAD_MAX: usize = 64 * 1024;
 /// The wait after a connection could not be accepted: no file descriptor is left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How often the files of keys are looked at.
+/// How often the files of keys and certificates are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Serves until `stop`, then ends when every request under way has its answer, or after the drain time. True: all had.
-pub async fn serve(gateway: Shared, listener: TcpListener, stop: CancellationToken) -> bool {
+pub async fn serve(
+    gateway: Shared,
+    listener: TcpListener,
+    submission: Vec<smtp::Port>,
+    stop: CancellationToken,
+) -> bool {
     let tasks = TaskTracker::new();
-    let watching = tokio::spawn(watch_keys(Arc::clone(&gateway)));
-    stop.run_until_cancelled(accept(&gateway, listener, &stop, &tasks)).await;
+    let watching =
+        tokio::spawn(watch_files(Arc::clone(&gateway), submission.iter().find_map(|port| port.settings.tls.clone())));
+    let http = accept(listener, gateway.config.connections, &tasks, |stream, peer| {
+        connection(Arc::clone(&gateway), stream, peer, stop.clone())
+    });
+    let smtp = submission.into_iter().map(|port| {
+        let (gateway, settings) = (Arc::clone(&gateway), port.settings);
+        accept(port.listener, gateway.config.connections, &tasks, move |stream, peer| {
+            let (gateway, settings) = (Arc::clone(&gateway), settings.clone());
+            async move {
+                if let Err(error) = smtp::dialog::run(&gateway, stream, peer, &settings).await {
+                    debug!(%error, "An SMTP connection ended early");
+                }
+            }
+        })
+    });
+    stop.run_until_cancelled(join(http, join_all(smtp.collect::<Vec<_>>()))).await;
     watching.abort();
     tasks.close();
     let is_whole = timeout(gateway.config.drain, tasks.wait()).await.is_ok();
@@ -41,15 +62,23 @@ pub async fn serve(gateway: Shared, listener: TcpListener, stop: CancellationTok
     is_whole
 }
 
-async fn accept(gateway: &Shared, listener: TcpListener, stop: &CancellationToken, tasks: &TaskTracker) {
-    let places = Arc::new(Semaphore::new(gateway.config.connections));
+/// Hands connections over, so many at once; who comes then waits for one to end.
+async fn accept<F>(
+    listener: TcpListener,
+    connections: usize,
+    tasks: &TaskTracker,
+    serve: impl Fn(TcpStream, IpAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections));
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (gateway, stop) = (Arc::clone(gateway), stop.clone());
+                let serving = serve(stream, peer.ip());
                 tasks.spawn(async move {
-                    connection(gateway, stream, peer.ip(), stop).await;
+                    serving.await;
                     drop(place);
                 });
             }
@@ -88,31 +117,46 @@ async fn connection(gateway: Shared, stream: TcpStream, peer: IpAddr, stop: Canc
 /// What tells a changed file from an unchanged one.
 type Print = Vec<(PathBuf, Option<(std::time::SystemTime, u64)>)>;
 
-fn print_of(path: &std::path::Path) -> Print {
+fn print_of(files: impl IntoIterator<Item = PathBuf>) -> Print {
     let print = |file: PathBuf| {
         let found = std::fs::metadata(&file).ok().and_then(|found| Some((found.modified().ok()?, found.len())));
         (file, found)
     };
-    keys::files(path).unwrap_or_default().into_iter().map(print).collect()
+    files.into_iter().map(print).collect()
 }
 
-/// Reads the keys anew when their files change. A file that cannot be read leaves the keys as they were.
-async fn watch_keys(gateway: Shared) {
-    let Some(path) = gateway.config.keys.clone() else { return };
-    let mut applied = print_of(&path);
+/// Reads keys and certificate anew when their files change. A file that cannot be read leaves what was.
+async fn watch_files(gateway: Shared, tls: Option<Arc<smtp::Tls>>) {
+    let path = gateway.config.keys.clone();
+    let of_keys = || print_of(path.as_deref().and_then(|path| keys::files(path).ok()).unwrap_or_default());
+    let of_tls = || print_of(tls.iter().flat_map(|tls| tls.files().to_vec()));
+    let (mut applied_keys, mut applied_tls) = (of_keys(), of_tls());
     loop {
         sleep(LOOK_EVERY).await;
-        let seen = print_of(&path);
-        if seen == applied {
-            continue;
+        let (seen_keys, seen_tls) = (of_keys(), of_tls());
+        if seen_keys != applied_keys {
+            applied_keys = seen_keys;
+            read_keys(&gateway);
         }
-        applied = seen;
-        match Keys::read(&path) {
-            Ok(keys) => {
-                info!(keys = keys.len(), "The changed API keys apply");
-                gateway.keys.store(Arc::new(keys));
+        if let Some(tls) = tls.as_ref().filter(|_| seen_tls != applied_tls) {
+            applied_tls = seen_tls;
+            match tls.reload() {
+                Ok(()) => info!("The changed certificate applies to connections from now on"),
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "The changed certificate is refused; the old one stays");
+                }
             }
-            Err(error) => warn!(error, "The changed API keys are refused; the old ones stay"),
         }
+    }
+}
+
+fn read_keys(gateway: &Shared) {
+    let Some(path) = &gateway.config.keys else { return };
+    match Keys::read(path) {
+        Ok(keys) => {
+            info!(keys = keys.len(), "The changed API keys apply");
+            gateway.keys.store(Arc::new(keys));
+        }
+        Err(error) => warn!(error, "The changed API keys are refused; the old ones stay"),
     }
 }

@@ -4,11 +4,12 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use postrider_gateway::{
-    Gateway,
+    Gateway, GatewayConfig,
     keys::Keys,
     metrics::Metrics,
     queue::{Queue, QueueSettings},
     server,
+    smtp::{Port, PortSettings, Tls},
 };
 use postrider_producer::rabbitmq;
 use secrecy::ExposeSecret as _;
@@ -78,15 +79,44 @@ async fn serve(config: Config, telemetry: &Telemetry) -> anyhow::Result<ExitCode
     }
     let listener = TcpListener::bind(config.gateway.listen).await.context("setting `gateway.listen`")?;
     info!(address = %listener.local_addr()?, "The gateway listens");
+    let submission = ports(&config.gateway).await?;
     let connecting = async {
         queue.connect(settings).await.context("setting `queue.url`")?;
         std::future::pending::<anyhow::Result<bool>>().await
     };
     let is_whole = tokio::select! {
-        is_whole = server::serve(gateway, listener, stop.clone()) => is_whole,
+        is_whole = server::serve(gateway, listener, submission, stop.clone()) => is_whole,
         never = connecting => never?,
     };
     signals.abort();
     info!("Stopped");
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The ports of SMTP submission that are asked for.
+pub(super) async fn ports(config: &GatewayConfig) -> anyhow::Result<Vec<Port>> {
+    let smtp = &config.smtp;
+    let tls = match (&smtp.certificate, &smtp.private_key) {
+        (Some(certificate), Some(key)) => {
+            let read = Tls::read(certificate, key).context("settings `gateway.smtp.certificate` and `private_key`")?;
+            Some(Arc::new(read))
+        }
+        _ => None,
+    };
+    let mut ports = Vec::new();
+    for (setting, address) in [("listen", smtp.listen), ("listen_tls", smtp.listen_tls)] {
+        let Some(address) = address else { continue };
+        let listener = TcpListener::bind(address).await.with_context(|| format!("setting `gateway.smtp.{setting}`"))?;
+        info!(address = %listener.local_addr()?, setting, "SMTP submission listens");
+        let settings = PortSettings {
+            tls: tls.clone(),
+            is_implicit: setting == "listen_tls",
+            plaintext_auth: smtp.plaintext_auth,
+            size: config.message_max(),
+            recipients: config.job.recipients_max,
+            derive_key: smtp.derive_key,
+        };
+        ports.push(Port { listener, settings });
+    }
+    Ok(ports)
 }

@@ -116,16 +116,18 @@ impl Place {
     }
 }
 
-fn new(arguments: NewArguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.place.path()?;
+/// What a key is made of.
+pub(super) fn random() -> anyhow::Result<[u8; 44]> {
     let mut random = [0; 44];
     let provider = rustls::crypto::ring::default_provider();
     provider.secure_random.fill(&mut random).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
-    let (text, id, sha256) = keys::make(&random);
+    Ok(random)
+}
+
+fn new(arguments: NewArguments) -> anyhow::Result<ExitCode> {
+    let path = arguments.place.path()?;
+    let (text, id, sha256) = keys::make(&random()?);
     let record = KeyRecord {
-        id: id.clone(),
-        sha256,
-        tenant: arguments.tenant,
         scopes: arguments.scope,
         sender_domains: arguments.sender_domain,
         lanes: arguments.lane,
@@ -133,6 +135,7 @@ fn new(arguments: NewArguments) -> anyhow::Result<ExitCode> {
         networks: arguments.network,
         expires_at: arguments.expires_at,
         note: arguments.note,
+        ..KeyRecord::new(id.clone(), sha256, &arguments.tenant)
     };
     let file = if path.is_dir() { path.join(format!("{id}.toml")) } else { path };
     let mut all = if file.exists() { read(&file)? } else { KeyFile::default() };

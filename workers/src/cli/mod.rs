@@ -48,7 +48,7 @@ pub struct Cli {
 enum Command {
     /// Publish and deliver generated jobs on this machine; count them
     Demo(demo::Arguments),
-    /// Run queue, store, worker and mail catcher in one process
+    /// Run gateway, queue, store, worker and mail catcher in one process
     Dev(dev::Arguments),
     /// Publish jobs: one document, a list, or lines
     Send(send::Arguments),

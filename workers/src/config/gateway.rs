@@ -1,11 +1,14 @@
 //! The settings of `postrider gateway`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use postrider_gateway::GatewayConfig;
+use postrider_gateway::{GatewayConfig, config::SmtpConfig};
 use postrider_schemas::JobLimits;
 
-use super::{ConfigError, settings::GatewaySettings};
+use super::{
+    ConfigError,
+    settings::{GatewaySettings, SubmissionSettings},
+};
 
 /// Least memory of a gateway.
 const MEMORY_MIN: u64 = 16 << 20;
@@ -33,13 +36,52 @@ pub(super) fn check(settings: GatewaySettings, job: JobLimits) -> Result<Gateway
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Ok(GatewayConfig {
         listen,
-        keys: (!settings.keys.as_os_str().is_empty()).then_some(settings.keys),
+        keys: named(settings.keys),
         body_max: size(settings.body_max),
         memory: size(settings.memory),
         connections: settings.connections,
         read_timeout: settings.read_timeout,
         confirm_timeout: settings.confirm_timeout,
         drain: settings.drain,
+        smtp: submission(settings.smtp)?,
         job,
     })
+}
+
+fn submission(settings: SubmissionSettings) -> Result<SmtpConfig, ConfigError> {
+    let smtp = SmtpConfig {
+        listen: address("listen", &settings.listen, 587)?,
+        listen_tls: address("listen_tls", &settings.listen_tls, 465)?,
+        certificate: named(settings.certificate),
+        private_key: named(settings.private_key),
+        plaintext_auth: settings.plaintext_auth,
+        derive_key: settings.derive_key,
+    };
+    let wrong = |key: &str, reason: &str| Err(ConfigError::value(format!("gateway.smtp.{key}"), reason));
+    match (&smtp.certificate, &smtp.private_key) {
+        (Some(_), None) => return wrong("private_key", "is missing: the file of the certificate's key"),
+        (None, Some(_)) => return wrong("certificate", "is missing: the file of the key's certificate"),
+        (None, None) if smtp.listen_tls.is_some() => {
+            return wrong("listen_tls", "needs gateway.smtp.certificate and gateway.smtp.private_key");
+        }
+        (None, None) if smtp.listen.is_some() && !smtp.plaintext_auth => {
+            let reason = "needs gateway.smtp.certificate and gateway.smtp.private_key, or, in a trusted network, \
+                          gateway.smtp.plaintext_auth = true";
+            return wrong("listen", reason);
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    Ok(smtp)
+}
+
+fn named(path: PathBuf) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+fn address(key: &str, text: &str, port: u16) -> Result<Option<SocketAddr>, ConfigError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let expected = || format!("expected an address such as 0.0.0.0:{port}, or `off`");
+    text.parse().map(Some).map_err(|_| ConfigError::value(format!("gateway.smtp.{key}"), expected()))
 }

@@ -114,6 +114,17 @@ pub(super) struct GatewaySettings {
     pub(super) confirm_timeout: Duration,
     #[serde(deserialize_with = "duration")]
     pub(super) drain: Duration,
+    pub(super) smtp: SubmissionSettings,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SubmissionSettings {
+    pub(super) listen: String,
+    pub(super) listen_tls: String,
+    pub(super) certificate: PathBuf,
+    pub(super) private_key: PathBuf,
+    pub(super) plaintext_auth: bool,
+    pub(super) derive_key: bool,
 }
 
 #[derive(Deserialize)]

@@ -2,9 +2,9 @@
 //! lays out headers and parts; what goes into them is encoded here wherever its own encoder would bend content or write an illegal line (see [`header_encoding`]
 //! and [`encoding`]). No IO, no clock, no dice, and no signature: DKIM is the relay's.
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::rfc2822, tz::TimeZone};
 use lettre::Address;
-use postrider_schemas::{address::EmailAddress, fields::FieldError, job::Job};
+use postrider_schemas::{address::EmailAddress, fields::FieldError, job::Job, raw::RawMessage};
 use postrider_smtp::has_eight_bit_header;
 
 mod bodies;
@@ -86,12 +86,28 @@ fn mime(job: &Job, content: &template::Rendered<'_>, now: Timestamp) -> Result<C
         job.recipients().iter().map(|recipient| envelope_address(recipient.address)).collect();
     let from = envelope_address(job.from().address());
     if let Some(raw) = job.raw() {
-        let message = raw.delivered().into_owned();
+        let message = complete(raw, &job.message_id(), now);
         return Ok(Composed { message, needs_smtputf8: raw.has_eight_bit_header(), recipients, from });
     }
     let builder = headers::builder(job, &content.subject, now, &from, &recipients)?;
     let message = bodies::assemble(builder, job, content)?;
     Ok(Composed { needs_smtputf8: has_eight_bit_header(&message), message, recipients, from })
+}
+
+/// A whole message as it is delivered. Every mail has an id and a date (RFC 5322 3.6): where its producer left one out, it stands in front.
+fn complete(raw: &RawMessage, id: &str, now: Timestamp) -> Vec<u8> {
+    let delivered = raw.delivered();
+    let lacks = |name| raw.header(name).next().is_none();
+    let mut message = Vec::with_capacity(delivered.len() + 128);
+    if lacks("message-id") {
+        message.extend_from_slice(format!("Message-ID: {id}\r\n").as_bytes());
+    }
+    // Only a year beyond 9999 has no form, and no clock of ours says one.
+    if let Some(date) = rfc2822::to_string(&now.to_zoned(TimeZone::UTC)).ok().filter(|_| lacks("date")) {
+        message.extend_from_slice(format!("Date: {date}\r\n").as_bytes());
+    }
+    message.extend_from_slice(&delivered);
+    message
 }
 
 /// `EmailAddress` holds a dot-atom and an ASCII host name by construction. Lettre's own check would run again what was checked at parsing, and

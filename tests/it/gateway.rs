@@ -1,6 +1,6 @@
 //! Jobs over HTTP: what was answered with 202 is delivered once, and what was not can be sent again.
 
-use std::{collections::BTreeSet, io::Write as _};
+use std::{collections::BTreeSet, io::Write as _, time::Duration};
 
 use postrider_tests::{
     deadline,
@@ -132,4 +132,62 @@ async fn a_gateway_on_a_file_follows_its_keys_and_answers_what_it_began_before_i
     assert!(gateway.program.wait(SOON).unwrap().success());
     sink.wait_for(2, SOON).unwrap();
     assert_eq!(sink.count().unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_seen_moved_and_called_back_by_its_own_tenant_whatever_gateway_took_it() {
+    let env = env();
+    story::declare(&env).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = gateway::new_key(folder.path(), &[]).unwrap();
+    let news = gateway::new_key_of("news", folder.path(), &[]).unwrap();
+    let (redis, database) = env.redis_url().rsplit_once('/').map(|(url, n)| (url.to_owned(), n.to_owned())).unwrap();
+    let proxy = FaultProxy::start(redis.rsplit_once(':').unwrap().1.parse().unwrap()).unwrap();
+    let store = format!("redis://127.0.0.1:{}/{database}", proxy.port());
+    let start = |store: &str, key: &str| Gateway::start(&env.amqp_url(), store, folder.path(), key, "").unwrap();
+    let (one, other) = (start(&env.redis_url(), &key), start(&store, &key));
+    let _worker = story::worker(&env, "").unwrap();
+    let taken = |answer: gateway::Answer| {
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.json().unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let due = jiff::Timestamp::now() + Duration::from_secs(5);
+    let scheduled = |to: &str| job(to).replacen('{', &format!("{{\"send_at\": \"{due}\", "), 1);
+    let moved = taken(one.send("moved", &scheduled("moved@customer.example")).unwrap());
+    let called_back = taken(one.send("called-back", &scheduled("never@customer.example")).unwrap());
+    assert_eq!(other.send("moved", &scheduled("other@customer.example")).unwrap().status, 422, "another payload");
+    let path = |id: &str| format!("/v1/jobs/{id}");
+    let status = |gateway: &Gateway, id: &str| {
+        gateway.ask("GET", &path(id), &[], "").unwrap().json().unwrap()["status"].as_str().map(str::to_owned)
+    };
+    assert_eq!(status(&other, &moved).as_deref(), Some("scheduled"));
+    let bearer = format!("Bearer {news}");
+    let of_news = |method, id: &str| {
+        gateway::call(one.port(), method, &path(id), &[("authorization", &bearer)], "").unwrap().status
+    };
+    assert_eq!((of_news("GET", &moved), of_news("DELETE", &moved)), (404, 404));
+    // Seen by the worker, and put away until its time.
+    story::wait_for_depth(&env, &postrider_schemas::topology::jobs_queue(postrider_schemas::Lane::Transactional, 0), 0)
+        .unwrap();
+    let later = due + Duration::from_secs(1);
+    deadline::wait_for("a job that no worker has in hand", SOON, || {
+        let answer = other.ask("PATCH", &path(&moved), &[], &format!("{{\"send_at\": \"{later}\"}}")).unwrap();
+        (answer.status == 200).then_some(())
+    })
+    .unwrap();
+    assert_eq!(other.ask("DELETE", &path(&called_back), &[], "").unwrap().status, 200);
+    assert_eq!(status(&one, &called_back).as_deref(), Some("cancelled"));
+    // The store is away: jobs are taken, questions are not answered.
+    proxy.set(Faults { refuse: true, ..Faults::default() });
+    proxy.cut_all();
+    taken(other.send("without-the-store", &job("plain@customer.example")).unwrap());
+    deadline::wait_for("an answer without the store", SOON, || {
+        (other.ask("GET", &path(&moved), &[], "").unwrap().status == 503).then_some(())
+    })
+    .unwrap();
+    env.sink().wait_for(2, SOON).unwrap();
+    assert!(jiff::Timestamp::now() >= later, "the later time holds");
+    deadline::wait_for("the end of the job", SOON, || (status(&one, &moved).as_deref() == Some("sent")).then_some(()))
+        .unwrap();
+    assert_eq!(env.sink().count().unwrap(), 2);
 }

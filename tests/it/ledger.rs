@@ -16,7 +16,8 @@ use postrider_tests::{
     redis_fleet::{RedisCluster, RedisSentinel},
 };
 use postrider_workers::store::{
-    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, RecordState, Reopened, Store, StoreOptions,
+    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Postponed, RecordState, Reopened, Store,
+    StoreOptions,
 };
 use tempfile::TempDir;
 
@@ -128,6 +129,8 @@ for_every_store! {
     a_held_or_dead_job_runs_again_only_when_it_is_reopened,
     a_reopening_that_the_store_lost_loses_no_mail,
     a_job_can_be_cancelled_until_bytes_are_under_way,
+    a_job_that_waits_can_be_postponed_and_then_runs,
+    a_note_of_a_gateway_stays_as_it_was_first_written,
     cancelling_by_id_finds_a_job_with_a_key_whichever_comes_first,
     the_same_id_and_key_of_another_tenant_is_another_job,
     after_the_store_was_emptied_only_what_may_have_been_sent_is_unknown,
@@ -454,6 +457,53 @@ async fn a_job_can_be_cancelled_until_bytes_are_under_way(two: Two) -> Result<()
         assert_eq!(well_cancel(&well, &job).await?, Cancelled::AlreadyFinal(end));
         assert_eq!(state(&well, &job).await?, RecordState::Final(end));
     }
+    Ok(())
+}
+
+async fn a_job_that_waits_can_be_postponed_and_then_runs(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
+    let far = Timestamp::now() + Duration::from_hours(24 * 20);
+    let unseen = fresh();
+    assert_eq!(well.postpone(&unseen.key, far, "send_at").await?, Postponed::Done);
+    let Claim::Busy { retry_in } = well.claim(&unseen).await? else { bail!("not busy") };
+    assert!(retry_in > Duration::from_hours(24 * 19), "not cut to a lease: {retry_in:?}");
+    let record = well.get(&unseen.key).await?.context("no record")?;
+    assert_eq!((record.state, record.note.as_str()), (RecordState::Parked, "send_at"));
+    assert_eq!(well_cancel(&well, &unseen).await?, Cancelled::Now);
+    assert_eq!(well.postpone(&unseen.key, far, "").await?, Postponed::Over(Final::Cancelled));
+
+    let parked = fresh();
+    let lease = go(&well, &parked).await?;
+    assert_eq!(well.postpone(&parked.key, far, "").await?, Postponed::InHand);
+    well.parked(lease, "").await?;
+    let soon = Timestamp::now() + Duration::from_millis(300);
+    assert_eq!(well.postpone(&parked.key, soon, "").await?, Postponed::Done);
+    says(&well.claim(&at(&parked, 1)).await?, "Busy");
+    says(&after_the_lease(&well, &at(&parked, 1)).await?, "Go");
+
+    let id = JobId(uuid::Uuid::now_v7());
+    let keyed = fresh();
+    assert_eq!(well.alias(&Tenant::default(), id, &keyed.key).await?, None);
+    let by_id = LedgerKey::of(&Identity::of_id(&Tenant::default(), id));
+    assert_eq!(well.postpone(&by_id, far, "").await?, Postponed::Done);
+    says(&well.claim(&keyed).await?, "Busy");
+    Ok(())
+}
+
+async fn a_note_of_a_gateway_stays_as_it_was_first_written(two: Two) -> Result<()> {
+    let Two { well, .. } = two;
+    let [shop, news] = [Tenant::parse("shop")?, Tenant::parse("news")?];
+    let note = |name: &str, text: &str| vec![(name.to_owned(), text.to_owned())];
+    assert_eq!(well.note(&shop, note("a", "first"), LONG).await?, ["first"]);
+    let two = [note("a", "second"), note("b", "other")].concat();
+    assert_eq!(well.note(&shop, two, LONG).await?, ["first", "other"]);
+    assert_eq!(well.noted(&shop, "a").await?.as_deref(), Some("first"));
+    assert_eq!(well.noted(&news, "a").await?, None);
+    well.note(&news, note("a", "short"), SHORT).await?;
+    wait_for_async("the end of a note", LIMIT, async || {
+        well.noted(&news, "a").await.is_ok_and(|one| one.is_none()).then_some(())
+    })
+    .await?;
     Ok(())
 }
 

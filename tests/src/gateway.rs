@@ -45,8 +45,13 @@ impl Answer {
 
 /// Makes a key of tenant `shop` in `keys.toml` of a folder.
 pub fn new_key(folder: &Path, more: &[&str]) -> Result<String> {
+    new_key_of("shop", folder, more)
+}
+
+/// The same of any tenant.
+pub fn new_key_of(tenant: &str, folder: &Path, more: &[&str]) -> Result<String> {
     let file = folder.join("keys.toml").display().to_string();
-    let arguments = [&["keys", "new", "--tenant", "shop", "--keys", &file], more].concat();
+    let arguments = [&["keys", "new", "--tenant", tenant, "--keys", &file], more].concat();
     let done = Postrider::command(arguments).run(SOON)?;
     ensure!(done.status.success(), "{}", done.stderr);
     Ok(done.stdout.trim().to_owned())

@@ -3,12 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use postrider_schemas::JobLimits;
+use secrecy::SecretString;
 
 /// The checked settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// Where it listens for HTTP.
     pub listen: SocketAddr,
+    /// What the secret access keys of AWS's clients are made from; without it their signatures are refused.
+    pub signing_secret: Option<SecretString>,
     /// The file or folder of API keys.
     pub keys: Option<PathBuf>,
     /// Largest body, before and after it is decompressed.

@@ -4,12 +4,13 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
-use http::{HeaderName, Response, StatusCode};
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use http::{HeaderName, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Full;
 use hyper::body::Body;
 use jiff::Timestamp;
-use postrider_schemas::{Job, JobId, JobLimits};
+use postrider_schemas::{Event, Job, JobId, JobLimits};
+use secrecy::ExposeSecret as _;
 use tokio::time::{Duration, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +27,17 @@ use crate::{
     problem::{Kind, Problem},
     queue::Queue,
     rate::{Rates, Standing},
+    records::Records,
+    sigv4::{self, Signed, SignedRequest},
 };
 
 /// Jobs of one request that wait for their confirm at once.
 const IN_FLIGHT: usize = 256;
 /// Whoever shows a wrong key waits so long for the answer.
 pub(crate) const WRONG_KEY_DELAY: Duration = Duration::from_millis(300);
+
+/// Publishes an event. The gateway's own connection publishes jobs alone.
+pub type Events = Box<dyn Fn(Event) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What every request needs.
 pub struct Gateway {
@@ -41,6 +47,10 @@ pub struct Gateway {
     pub keys: ArcSwap<Keys>,
     /// Where jobs go.
     pub queue: Queue,
+    /// What gateways remember together; nothing where there is no store that they share.
+    pub records: Option<Records>,
+    /// Tells tenants of cancellations.
+    pub events: Option<Events>,
     /// What is counted.
     pub metrics: Metrics,
     /// Bytes that requests hold.
@@ -55,7 +65,16 @@ impl Gateway {
     /// A gateway on a queue that may still have to connect.
     pub fn new(config: GatewayConfig, keys: Keys, queue: Queue, metrics: Metrics, stop: CancellationToken) -> Self {
         let memory = Memory::new(config.memory, body::WAIT_FOR_MEMORY);
-        Self { config, keys: ArcSwap::from_pointee(keys), queue, metrics, memory, rates: Rates::default(), stop }
+        let (keys, rates) = (ArcSwap::from_pointee(keys), Rates::default());
+        Self { config, keys, queue, records: None, events: None, metrics, memory, rates, stop }
+    }
+
+    /// The same with a store, which workers share.
+    #[must_use]
+    pub fn with_records(mut self, records: Records, events: Events) -> Self {
+        self.records = Some(records);
+        self.events = Some(events);
+        self
     }
 
     /// Whether it takes jobs now.
@@ -112,7 +131,8 @@ impl Gateway {
             return answer;
         }
         let api = operation.api();
-        let (key, standing) = match self.admit(operation, head, peer).await {
+        let signed = signature(api, head);
+        let (key, mut standing) = match self.admit(operation, head, signed.as_ref(), peer).await {
             Ok(admitted) => admitted,
             Err((problem, standing)) => {
                 body::discard(body).await;
@@ -122,7 +142,7 @@ impl Gateway {
         let limits = body::Limits { bytes: self.config.body_max, time: self.config.read_timeout };
         let answered = match body::read(&head.headers, body, limits, &self.memory).await {
             Ok((body, _held)) => {
-                let request = Request {
+                let mut request = Request {
                     operation,
                     parameters,
                     query: head.uri.query().unwrap_or_default(),
@@ -131,7 +151,18 @@ impl Gateway {
                     now: Timestamp::now(),
                     limits: &self.config.job,
                 };
-                self.run(&request, &key).await
+                let verified = match &signed {
+                    None => Ok(()),
+                    Some(signed) => self.verify(signed, head, &body).await.and_then(|()| {
+                        let (taken, result) = self.take(&key);
+                        standing = taken;
+                        result
+                    }),
+                };
+                match verified {
+                    Ok(()) => self.run(&mut request, &key, head).await,
+                    Err(problem) => Err(problem),
+                }
             }
             Err(problem) => Err(problem),
         };
@@ -156,12 +187,15 @@ impl Gateway {
         &self,
         operation: Operation,
         head: &http::request::Parts,
+        signed: Option<&Signed>,
         peer: IpAddr,
     ) -> Result<(Key, Option<Standing>), (Problem, Option<Standing>)> {
-        let Some(text) = api::credentials(operation.api(), &head.headers) else {
-            return Err((Problem::new(Kind::KeyMissing, "The request bears no API key."), None));
+        let found = match (signed, api::credentials(operation.api(), &head.headers)) {
+            // Whether the signature is right is seen when the body is there.
+            (Some(signed), _) => self.keys.load().named(&signed.key_id, Timestamp::now()).cloned(),
+            (None, Some(text)) => self.keys.load().authenticate(&text, Timestamp::now()).cloned(),
+            (None, None) => return Err((Problem::new(Kind::KeyMissing, "The request bears no API key."), None)),
         };
-        let found = self.keys.load().authenticate(&text, Timestamp::now()).cloned();
         let key = match found {
             Ok(key) => key,
             Err(problem) => {
@@ -172,39 +206,81 @@ impl Gateway {
         if let Some(scope) = operation.route().scope {
             key.check(scope, peer).map_err(|problem| (problem, None))?;
         }
-        match self.take_turn(&key) {
-            Ok(standing) => Ok((key, standing)),
-            Err((problem, standing)) => Err((problem, Some(standing))),
+        if signed.is_some() {
+            // Until its signature was looked at, a request takes nothing of the key's rate.
+            return Ok((key, None));
         }
+        let (standing, taken) = self.take(&key);
+        taken.map(|()| (key, standing)).map_err(|problem| (problem, standing))
     }
 
-    /// Asks whether a key may send one more job now.
-    fn take_turn(&self, key: &Key) -> Result<Option<Standing>, (Problem, Standing)> {
+    /// Takes one of the key's rate.
+    fn take(&self, key: &Key) -> (Option<Standing>, Result<(), Problem>) {
         let standing = key.rate.map(|rate| self.rates.take(&key.id, rate, Instant::now()));
-        match standing {
+        let taken = match standing {
             Some(standing) if !standing.is_allowed => {
                 let detail = format!("The API key may send {} jobs a second.", standing.limit);
-                Err((Problem::new(Kind::RateLimited, detail).retry_after(standing.reset), standing))
+                Err(Problem::new(Kind::RateLimited, detail).retry_after(standing.reset))
             }
-            standing => Ok(standing),
-        }
+            _ => Ok(()),
+        };
+        (standing, taken)
     }
 
     /// Takes one job that came by SMTP.
     pub async fn submit(&self, draft: Draft, key: &Key, job_key: Option<String>) -> Result<JobId, Problem> {
-        self.take_turn(key).map_err(|(problem, _)| problem)?;
+        self.take(key).1?;
         let submission = Submission { jobs: vec![Ok(draft)], key: job_key, is_atomic: false };
-        let result = self.send(submission, key, "smtp", None).await.pop();
+        let jobs = check(submission, key, &self.config.job);
+        let result = self.send(jobs, key, "smtp", None).await.pop();
         result.unwrap_or_else(|| Err(Problem::new(Kind::Unavailable, "The message was not handed over.")))
     }
 
-    async fn run(&self, request: &Request<'_>, key: &Key) -> Result<Answer, Problem> {
+    /// Whether a request that is signed was signed with the secret that belongs to its key.
+    async fn verify(&self, signed: &Signed, head: &http::request::Parts, body: &[u8]) -> Result<(), Problem> {
+        let request = SignedRequest {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            headers: &head.headers,
+            body,
+        };
+        let is_valid = self.config.signing_secret.as_ref().is_some_and(|secret| {
+            let secret = sigv4::secret_of(secret.expose_secret(), &signed.key_id);
+            signed.is_valid(&request, &secret, Timestamp::now())
+        });
+        if is_valid {
+            return Ok(());
+        }
+        sleep(WRONG_KEY_DELAY).await;
+        let detail = "The signature is not that of the key's secret over this request, or is older than 5 minutes.";
+        Err(Problem::new(Kind::Unauthorized, detail))
+    }
+
+    async fn run(&self, request: &mut Request<'_>, key: &Key, head: &http::request::Parts) -> Result<Answer, Problem> {
+        let now = Timestamp::now();
         match api::read(request)? {
             Call::Answer(answer) => Ok(answer),
+            Call::View(id) => Ok(api::viewed(request, &self.records()?.view(&key.tenant, id, now).await?)),
+            Call::Cancel(id) => {
+                if let Some(event) = self.records()?.cancel(&key.tenant, id, now).await? {
+                    self.tell(event).await;
+                }
+                Ok(api::cancelled(request, id))
+            }
+            Call::Postpone(id, until) => {
+                self.records()?.postpone(&key.tenant, id, until, now).await?;
+                Ok(api::postponed(request, id, until))
+            }
             Call::Send(submission) => {
+                if let Some(rate) = key.rate {
+                    // One was taken before the body was read.
+                    self.rates.charge(&key.id, rate, submission.jobs.len().saturating_sub(1), Instant::now());
+                }
+                let jobs = self.checked(submission, key, request, head).await?;
                 let traceparent = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
                 let api = request.operation.api().as_str();
-                let results = self.send(submission, key, api, traceparent).await;
+                let results = self.send(jobs, key, api, traceparent).await;
                 let answer = api::sent(request, &results);
                 // The problem of a single job is that of the request.
                 Ok(match results.as_slice() {
@@ -215,19 +291,65 @@ impl Gateway {
         }
     }
 
-    /// Checks all jobs, publishes the good ones, and waits for the queue's word on each.
-    async fn send(&self, submission: Submission, key: &Key, api: &'static str, traceparent: Option<&str>) -> Results {
-        if let Some(rate) = key.rate {
-            // One was taken before the body was read.
-            self.rates.charge(&key.id, rate, submission.jobs.len().saturating_sub(1), Instant::now());
+    fn records(&self) -> Result<&Records, Problem> {
+        let missing = "This gateway has no store that it shares with the workers, and knows nothing of jobs.";
+        self.records.as_ref().ok_or_else(|| Problem::new(Kind::Unsupported, missing))
+    }
+
+    /// A cancellation holds whether its tenant hears of it or not.
+    async fn tell(&self, event: Event) {
+        let Some(events) = &self.events else { return };
+        if let Err(error) = events(event).await {
+            tracing::warn!(error, "A job was cancelled, and the event that says so could not be published");
         }
-        let checked = check(submission, key, &self.config.job);
+    }
+
+    /// Checks all jobs, and that the idempotency key is used for this request alone. A request that has nothing to send uses up no key: it may be mended.
+    async fn checked(
+        &self,
+        submission: Submission,
+        key: &Key,
+        request: &mut Request<'_>,
+        head: &http::request::Parts,
+    ) -> Result<Vec<Result<Job, Problem>>, Problem> {
+        let text = request_key(&submission);
+        let checked = check(submission, key, request.limits);
+        let (Some(records), Some(text)) = (&self.records, text) else { return Ok(checked) };
+        if checked.iter().all(Result::is_err) {
+            return Ok(checked);
+        }
+        let fingerprint =
+            idempotency::fingerprint(head.method.as_str(), head.uri.path(), request.headers, request.body);
+        let first = records.remember_key(&key.tenant, &text, &fingerprint, request.now).await?;
+        if first == request.now {
+            return Ok(checked);
+        }
+        // In a repeat, times such as "in 1 hour" count from the first request.
+        request.now = first;
+        match api::read(request)? {
+            Call::Send(again) => Ok(check(again, key, request.limits)),
+            _ => Ok(checked),
+        }
+    }
+
+    /// Publishes the good jobs, and waits for the queue's word on each.
+    async fn send(
+        &self,
+        checked: Vec<Result<Job, Problem>>,
+        key: &Key,
+        api: &'static str,
+        traceparent: Option<&str>,
+    ) -> Results {
         let publishing = checked.into_iter().map(|job| async move {
             let job = job?;
             self.queue.publish(&job, traceparent).await?;
-            Ok(job.id())
+            Ok(job)
         });
-        let results: Results = stream::iter(publishing).buffered(IN_FLIGHT).collect().await;
+        let published: Vec<Result<Job, Problem>> = stream::iter(publishing).buffered(IN_FLIGHT).collect().await;
+        if let Some(records) = &self.records {
+            records.remember_jobs(&key.tenant, published.iter().flatten(), Timestamp::now()).await;
+        }
+        let results: Results = published.into_iter().map(|job| job.map(|job| job.id())).collect();
         let count =
             |wanted: fn(&Result<_, Problem>) -> bool| results.iter().filter(|result| wanted(result)).count() as u64;
         let is_away = |result: &Result<_, Problem>| matches!(result, Err(problem) if problem.kind == Kind::Unavailable);
@@ -237,6 +359,15 @@ impl Gateway {
         self.metrics.jobs(api, "refused", results.len() as u64 - queued - unavailable);
         results
     }
+}
+
+/// The idempotency key of a request: its own, or that of its only job.
+fn request_key(submission: &Submission) -> Option<String> {
+    let of_job = || match submission.jobs.as_slice() {
+        [Ok(draft)] => draft.job.idempotency_key.clone(),
+        _ => None,
+    };
+    submission.key.clone().or_else(of_job)
 }
 
 /// Checks every job of a submission for a key. Where one bad job refuses all, it stands for all.
@@ -279,6 +410,12 @@ fn check_job(draft: Draft, key: &Key, request_key: Option<String>, limits: &JobL
         key.check_sender(address.domain().as_str())?;
     }
     Ok(job)
+}
+
+/// The signature of a request in the form of AWS.
+fn signature(api: Api, head: &http::request::Parts) -> Option<Signed> {
+    let authorization = || head.headers.get(AUTHORIZATION)?.to_str().ok();
+    matches!(api, Api::Ses | Api::SesQuery).then(|| sigv4::read(authorization()?)).flatten()
 }
 
 /// `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers), and the older names that clients of vendors read.

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use http_body_util::BodyExt as _;
 use postrider_schemas::JobId;
+use postrider_store::{Store, StoreOptions};
 use serde_json::{Value, json};
 
 use super::*;
@@ -37,6 +38,7 @@ pub(crate) async fn started(folder: &Path, change: impl FnOnce(&mut KeyRecord)) 
     queue.connect(settings).await.unwrap();
     let config = GatewayConfig {
         listen: ([127, 0, 0, 1], 0).into(),
+        signing_secret: Some("a secret of the tests".into()),
         keys: None,
         body_max: 64 * 1024,
         memory: 1 << 20,
@@ -48,7 +50,10 @@ pub(crate) async fn started(folder: &Path, change: impl FnOnce(&mut KeyRecord)) 
         job: JobLimits::DEFAULT,
     };
     let keys = Keys::new(vec![record]).unwrap();
-    (Gateway::new(config, keys, queue, Metrics::default(), CancellationToken::new()), text)
+    let store = format!("embedded:{}", folder.join("store.db").display());
+    let records = Records::new(Store::connect(&store, StoreOptions::default()).await.unwrap());
+    let gateway = Gateway::new(config, keys, queue, Metrics::default(), CancellationToken::new());
+    (gateway.with_records(records, Box::new(|_| Box::pin(async { Ok(()) }))), text)
 }
 
 impl Setup {
@@ -94,7 +99,8 @@ async fn the_same_key_gives_the_same_answer_on_every_gateway() {
     assert_eq!(first.2, one.send(&key, JOB).await.2);
     assert_eq!(first.2, other.send(&[("idempotency-key", "\"order:1\"")], JOB).await.2);
     let in_document = JOB.replacen('{', "{\"idempotency_key\": \"order:1\", ", 1);
-    assert_eq!(first.2, other.send(&[], &in_document).await.2);
+    let third = setup(|_| ()).await;
+    assert_eq!(first.2, third.send(&[], &in_document).await.2);
     assert_ne!(first.2, other.send(&[], JOB).await.2);
     let news = setup(|record| record.tenant = "news".to_owned()).await;
     assert_ne!(first.2, news.send(&key, JOB).await.2, "keys belong to their tenants");
@@ -173,4 +179,71 @@ async fn probes_need_no_key_and_a_gateway_that_stops_is_not_ready() {
     assert_eq!((probe("/healthz").await, probe("/readyz").await), (200, 200));
     setup.gateway.stop.cancel();
     assert_eq!((probe("/healthz").await, probe("/readyz").await), (200, 503));
+}
+
+#[tokio::test]
+async fn a_key_that_was_used_for_another_payload_is_refused_and_a_mended_request_is_not() {
+    let setup = setup(|_| ()).await;
+    let key = [("idempotency-key", "order:1")];
+    assert_eq!(setup.send(&key, &JOB.replace("c@d.example", "nobody")).await.0, 422);
+    let (status, _, first) = setup.send(&key, JOB).await;
+    assert_eq!((status, setup.send(&key, JOB).await.2), (202, first));
+    let other = JOB.replace("\"s\"", "\"other\"");
+    let (status, _, document) = setup.send(&key, &other).await;
+    let kind = document["type"].as_str().unwrap();
+    assert_eq!((status, kind.rsplit('/').next().unwrap()), (422, "idempotency-key-reused"));
+    let in_document = other.replacen('{', "{\"idempotency_key\": \"order:1\", ", 1);
+    assert_eq!(setup.send(&[], &in_document).await.0, 422);
+    let mail = r#"{"from": "a@shop.example", "to": "c@d.example", "subject": "s", "text": "t"}"#;
+    let (status, _, document) = setup.ask("POST", "/emails", &key, mail).await;
+    assert_eq!((status, &document["name"]), (409, &json!("invalid_idempotent_request")));
+}
+
+#[tokio::test]
+async fn a_repeat_counts_its_times_from_the_first_request() {
+    let setup = setup(|_| ()).await;
+    let mail =
+        r#"{"from": "a@shop.example", "to": "c@d.example", "subject": "s", "text": "t", "scheduled_at": "in 1 hour"}"#;
+    let key = [("idempotency-key", "order:1")];
+    let (_, _, first) = setup.ask("POST", "/emails", &key, mail).await;
+    let path = format!("/emails/{}", first["id"].as_str().unwrap());
+    let (_, _, view) = setup.ask("GET", &path, &[], "").await;
+    assert_eq!((view["last_event"].as_str(), view["scheduled_at"].is_string()), (Some("scheduled"), true), "{view}");
+    assert_eq!(setup.ask("POST", "/emails", &key, mail).await.2, first);
+    assert_eq!(setup.ask("GET", &path, &[], "").await.2, view);
+}
+
+#[tokio::test]
+async fn a_job_is_seen_moved_and_called_back_and_whatever_is_wrong_with_that_is_said() {
+    let setup = setup(|_| ()).await;
+    let at = |hours| (Timestamp::now() + Duration::from_hours(hours)).to_string();
+    let job = JOB.replacen('{', &format!("{{\"send_at\": \"{}\", ", at(1)), 1);
+    let (_, _, taken) = setup.send(&[], &job).await;
+    let path = format!("/v1/jobs/{}", taken["id"].as_str().unwrap());
+    let (status, _, view) = setup.ask("GET", &path, &[], "").await;
+    assert_eq!((status, &view["status"], view["due_at"].is_string()), (200, &json!("scheduled"), true), "{view}");
+    let to = |time: &str| format!("{{\"send_at\": \"{time}\"}}");
+    let later = at(2);
+    for (path, body, expected) in [
+        (path.as_str(), "{", 400),
+        (&path, "{}", 422),
+        (&path, r#"{"send_at": "tomorrow"}"#, 422),
+        (&path, r#"{"send_at": "2026-12-01T10:00:00Z", "subject": "x"}"#, 422),
+        ("/v1/jobs/none", &to(&later), 404),
+        ("/v1/jobs/019a0000-0000-7000-8000-000000000000", &to(&later), 404),
+        (&path, &to(&at(0)), 409),
+        (&path, &to(&later), 200),
+        (&path, &to(&at(1)), 409),
+    ] {
+        let (status, _, document) = setup.ask("PATCH", path, &[], body).await;
+        assert_eq!(status, expected, "{path} {body} {document}");
+    }
+    let (_, _, view) = setup.ask("GET", &path, &[], "").await;
+    assert_eq!(view["due_at"].as_str().unwrap().parse::<Timestamp>().unwrap(), later.parse().unwrap());
+    assert_eq!(setup.ask("POST", &format!("{path}/cancel"), &[], "").await.2["status"], "cancelled");
+    assert_eq!(setup.ask("DELETE", &path, &[], "").await.0, 200);
+    assert_eq!(setup.ask("PATCH", &path, &[], &to(&at(3))).await.0, 409);
+    let reads_only = self::setup(|record| record.scopes = Some(vec![crate::keys::Scope::Read])).await;
+    assert_eq!(reads_only.ask("DELETE", &path, &[], "").await.0, 403);
+    assert_eq!(reads_only.ask("GET", &path, &[], "").await.0, 404);
 }

@@ -1,11 +1,15 @@
 //! Idempotency keys: how they are read, and what follows from them.
 
 use http::HeaderMap;
+use memchr::memmem;
 use postrider_schemas::{IdempotencyKey, JobId, Tenant};
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Variant, Version};
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    form,
+    problem::{Kind, Problem},
+};
 
 /// Longest key of a document.
 const KEY_MAX: usize = 256;
@@ -46,14 +50,25 @@ pub fn of_part(key: &str, position: usize) -> String {
 }
 
 /// Tells two requests apart: what was asked and its bytes as they came. Two requests with different bytes may mean the same job; two with the same bytes
-/// always do, also where they hold times such as "in 1 hour".
-pub fn fingerprint(method: &str, path: &str, body: &[u8]) -> String {
+/// always do, also where they hold times such as "in 1 hour". What separates the parts of a form is another text in each request, and counts for nothing.
+pub fn fingerprint(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> String {
     let mut hasher = Sha256::new();
     for part in [method.as_bytes(), path.as_bytes()] {
         hasher.update(part);
         hasher.update([0]);
     }
-    hasher.update(body);
+    match form::boundary(headers) {
+        None => hasher.update(body),
+        Some(mark) => {
+            let finder = memmem::Finder::new(mark.as_bytes());
+            let mut rest = body;
+            while let Some(at) = finder.find(rest) {
+                hasher.update(&rest[..at]);
+                rest = &rest[at + mark.len()..];
+            }
+            hasher.update(rest);
+        }
+    }
     hex(&hasher.finalize()[..16])
 }
 
@@ -98,6 +113,17 @@ mod tests {
         assert_ne!(id, job_id(&news, "order:1"));
         assert_ne!(id, job_id(&shop, "order:2"));
         assert_eq!((id.0.get_version_num(), id.0.get_variant()), (8, Variant::RFC4122));
+    }
+
+    #[test]
+    fn what_separates_the_parts_of_a_form_counts_for_nothing() {
+        let print = |mark: &str, text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", format!("multipart/form-data; boundary={mark}").parse().unwrap());
+            fingerprint("POST", "/", &headers, format!("--{mark}\r\n\r\n{text}\r\n--{mark}--").as_bytes())
+        };
+        assert_eq!(print("a1", "x"), print("b22", "x"));
+        assert_ne!(print("a1", "x"), print("a1", "y"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod body;
 pub mod config;
+pub mod form;
 pub mod handle;
 pub mod idempotency;
 pub mod keys;
@@ -15,7 +16,9 @@ pub mod metrics;
 pub mod problem;
 pub mod queue;
 pub mod rate;
+pub mod records;
 pub mod server;
+pub mod sigv4;
 pub mod smtp;
 
 pub use config::GatewayConfig;

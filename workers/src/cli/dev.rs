@@ -108,6 +108,10 @@ async fn serve(
     let queue = Queue::default();
     queue.connect(gateway::queue_settings(config)).await?;
     let made = Gateway::new(config.gateway.clone(), keys, queue, Metrics::default(), stop.clone());
+    let made = match gateway::records(config).await? {
+        Some(records) => made.with_records(records, gateway::events(config)),
+        None => made,
+    };
     let settings = PortSettings {
         tls: None,
         is_implicit: false,

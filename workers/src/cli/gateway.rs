@@ -5,19 +5,21 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use postrider_gateway::{
     Gateway, GatewayConfig,
+    handle::Events,
     keys::Keys,
     metrics::Metrics,
     queue::{Queue, QueueSettings},
+    records::Records,
     server,
     smtp::{Port, PortSettings, Tls},
 };
 use postrider_producer::rabbitmq;
 use secrecy::ExposeSecret as _;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::OnceCell};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ConfigArguments, worker::stop_on_signal};
+use super::{super::delivery::context, ConfigArguments, worker::stop_on_signal};
 use crate::{
     admin::{self, Readiness},
     config::Config,
@@ -56,6 +58,28 @@ pub fn queue_settings(config: &Config) -> QueueSettings {
     }
 }
 
+/// The store, where it is one that workers share.
+pub async fn records(config: &Config) -> anyhow::Result<Option<Records>> {
+    if let Err(error) = config.store_is_shared() {
+        warn!(%error, "The gateway has no store that workers share: it takes jobs, and can tell nobody what became of them");
+        return Ok(None);
+    }
+    Ok(Some(Records::new(context::store(config).await?)))
+}
+
+/// Publishes events on a connection of its own, which is made when there is a first one.
+pub fn events(config: &Config) -> Events {
+    let (config, queue) = (config.queue.clone(), Arc::new(OnceCell::new()));
+    Box::new(move |event| {
+        let (config, queue) = (config.clone(), Arc::clone(&queue));
+        Box::pin(async move {
+            let connected = queue.get_or_try_init(|| context::existing_queue(&config)).await;
+            let queue = connected.map_err(|error| format!("{error:#}"))?;
+            queue.emit(&event).await.map_err(|error| error.to_string())
+        })
+    })
+}
+
 async fn serve(config: Config, telemetry: &Telemetry) -> anyhow::Result<ExitCode> {
     let keys = match &config.gateway.keys {
         Some(path) => Keys::read(path).map_err(anyhow::Error::msg).context("setting `gateway.keys`")?,
@@ -70,7 +94,11 @@ async fn serve(config: Config, telemetry: &Telemetry) -> anyhow::Result<ExitCode
     let signals = stop_on_signal(stop.clone())?;
     let (queue, settings) = (Queue::default(), queue_settings(&config));
     let metrics = telemetry.meter().map(|meter| Metrics::new(&meter)).unwrap_or_default();
-    let gateway = Arc::new(Gateway::new(config.gateway.clone(), keys, queue.clone(), metrics, stop.clone()));
+    let gateway = Gateway::new(config.gateway.clone(), keys, queue.clone(), metrics, stop.clone());
+    let gateway = Arc::new(match records(&config).await? {
+        Some(records) => gateway.with_records(records, events(&config)),
+        None => gateway,
+    });
     if let Some(address) = config.admin {
         let watched = Arc::clone(&gateway);
         let readiness = move || if watched.is_ready() { Readiness::Ready } else { Readiness::NotReady };

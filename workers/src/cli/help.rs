@@ -31,7 +31,7 @@ const fn one(command: &'static str, example: &'static str, fails: &'static str) 
 const NOT_DONE: &str = "It was not done; the message says why.";
 
 /// Every command that does something.
-const EXPLAINED: [Explained; 39] = [
+const EXPLAINED: [Explained; 40] = [
     one("demo", "postrider demo --jobs 5000", "A message was lost, doubled or damaged."),
     one("dev", "postrider dev --file postrider.db", NOT_DONE),
     one("config default", "postrider config default", NOT_DONE),
@@ -52,6 +52,7 @@ const EXPLAINED: [Explained; 39] = [
     one("gateway", "postrider gateway --config postrider.toml", "It could not start, or a request got no answer."),
     one("keys new", "postrider keys new --tenant shop --sender-domain shop.example", NOT_DONE),
     one("keys ls", "postrider keys ls", NOT_DONE),
+    one("keys aws", "postrider keys aws 0190a5c07a10", "No such key is there."),
     one("keys revoke", "postrider keys revoke 0190a5c07a10", "No such key is there."),
     one("health", "postrider health --ready", "The worker is not well, or does not answer."),
     one("status", "postrider status --watch 5s", "The queue or the store does not answer."),

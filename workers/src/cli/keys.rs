@@ -11,8 +11,12 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use postrider_gateway::keys::{self, KeyFile, KeyRecord, Keys, Scope};
+use postrider_gateway::{
+    keys::{self, KeyFile, KeyRecord, Keys, Scope},
+    sigv4,
+};
 use postrider_schemas::{Lane, Tenant};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{
@@ -33,6 +37,8 @@ enum KeysCommand {
     New(NewArguments),
     /// List keys; nothing secret is shown
     Ls(ListArguments),
+    /// Show the access key id and the secret access key that AWS's clients use a key by
+    Aws(AwsArguments),
     /// Revoke keys: gateways refuse them within seconds
     Revoke(RevokeArguments),
 }
@@ -86,6 +92,17 @@ struct ListArguments {
 }
 
 #[derive(Args)]
+struct AwsArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Id, as `keys ls` shows it
+    id: String,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Args)]
 struct RevokeArguments {
     #[command(flatten)]
     place: Place,
@@ -103,6 +120,7 @@ pub fn run(arguments: KeysArguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         KeysCommand::New(arguments) => new(arguments),
         KeysCommand::Ls(arguments) => list(&arguments),
+        KeysCommand::Aws(arguments) => aws(&arguments),
         KeysCommand::Revoke(arguments) => revoke(&arguments),
     }
 }
@@ -158,6 +176,27 @@ fn list(arguments: &ListArguments) -> anyhow::Result<ExitCode> {
                 }))?,
                 Format::Text => output::line(&described(&key))?,
             }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The secret follows from the setting and the id: it can be shown again, and ends with its key.
+fn aws(arguments: &AwsArguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.place.config.load_to_look()?;
+    let secret = config.gateway.signing_secret.as_ref();
+    let secret = secret.context("setting `gateway.signing_secret` is missing: secret access keys are made from it")?;
+    let path = arguments.place.path()?;
+    if Keys::read(&path).map_err(anyhow::Error::msg)?.named(&arguments.id, Timestamp::now()).is_err() {
+        output::remark(&format!("no key of {} has the id {}, or it has ended", path.display(), arguments.id));
+        return Ok(ExitCode::FAILURE);
+    }
+    let secret = sigv4::secret_of(secret.expose_secret(), &arguments.id);
+    match arguments.format {
+        Format::Json => output::json(&json!({ "access_key_id": arguments.id, "secret_access_key": secret }))?,
+        Format::Text => {
+            output::line(&format!("AWS_ACCESS_KEY_ID={}", arguments.id))?;
+            output::line(&format!("AWS_SECRET_ACCESS_KEY={secret}"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

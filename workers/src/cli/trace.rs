@@ -15,9 +15,8 @@ use super::{
     rest::tenant_of,
 };
 use crate::{
-    delivery::ledger_note::LedgerNote,
     queue::{Queue, Rest, RestMessage, RestVerdict},
-    store::{Final, LedgerKey, PARTS_MAX, Record, RecordState, Store},
+    store::{Final, LedgerKey, LedgerNote, PARTS_MAX, Record, RecordState, Store},
 };
 
 /// Arguments of `postrider trace`.

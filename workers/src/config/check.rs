@@ -102,7 +102,7 @@ pub(super) fn check(
         },
         retry: RetrySchedule { waits: settings.retry.schedule, jitter: settings.retry.jitter },
         config_wait: settings.retry.config_wait,
-        gateway: gateway::check(settings.gateway, job)?,
+        gateway: gateway::check(settings.gateway, job, environment)?,
         job,
         admin,
         log: LogConfig {

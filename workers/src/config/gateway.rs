@@ -4,16 +4,24 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use postrider_gateway::{GatewayConfig, config::SmtpConfig};
 use postrider_schemas::JobLimits;
+use secrecy::ExposeSecret as _;
 
 use super::{
-    ConfigError,
+    ConfigError, Environment,
+    credentials::secret,
     settings::{GatewaySettings, SubmissionSettings},
 };
 
+/// Shortest secret that others are made from.
+const SIGNING_SECRET_MIN: usize = 16;
 /// Least memory of a gateway.
 const MEMORY_MIN: u64 = 16 << 20;
 
-pub(super) fn check(settings: GatewaySettings, job: JobLimits) -> Result<GatewayConfig, ConfigError> {
+pub(super) fn check(
+    settings: GatewaySettings,
+    job: JobLimits,
+    environment: &Environment,
+) -> Result<GatewayConfig, ConfigError> {
     let wrong = |key: &str, reason: &str| Err(ConfigError::value(format!("gateway.{key}"), reason));
     let Ok(listen) = settings.listen.parse() else {
         return wrong("listen", "expected an address such as 0.0.0.0:8000");
@@ -34,8 +42,13 @@ pub(super) fn check(settings: GatewaySettings, job: JobLimits) -> Result<Gateway
         }
     }
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let secret = settings.signing_secret.map(|one| secret("gateway.signing_secret", one, environment)).transpose()?;
+    if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < SIGNING_SECRET_MIN) {
+        return wrong("signing_secret", "must have at least 16 characters: whoever guesses it can sign for every key");
+    }
     Ok(GatewayConfig {
         listen,
+        signing_secret: secret,
         keys: named(settings.keys),
         body_max: size(settings.body_max),
         memory: size(settings.memory),

@@ -103,6 +103,7 @@ pub(super) struct JobSettings {
 pub(super) struct GatewaySettings {
     pub(super) listen: String,
     pub(super) keys: PathBuf,
+    pub(super) signing_secret: Option<Secret>,
     #[serde(deserialize_with = "bytes")]
     pub(super) body_max: u64,
     #[serde(deserialize_with = "bytes")]

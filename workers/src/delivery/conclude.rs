@@ -10,7 +10,6 @@ use crate::{
         attempt::{Attempt, Authorization, FinishedAttempt},
         context::Context,
         events::emit,
-        ledger_note::LedgerNote,
         report,
         settlements::{note, settle_delivery, settle_or_warn},
     },
@@ -20,7 +19,7 @@ use crate::{
         settlement::Settlement,
     },
     queue::Delivery,
-    store::{Final, Finished, Lease, StoreError, Unfinished},
+    store::{Final, Finished, Lease, LedgerNote, StoreError, Unfinished},
     telemetry::{metrics, traces},
 };
 

@@ -12,7 +12,6 @@ use crate::{
         conclude::expire,
         context::Context,
         events::emit,
-        ledger_note::LedgerNote,
         settlements::{note, settle_delivery, settle_or_warn},
     },
     policy::{
@@ -23,6 +22,7 @@ use crate::{
     },
     queue::Delivery,
     rate_limit::deferral::{DeferralWords, Slot, to_tell},
+    store::LedgerNote,
     telemetry::{metrics, registry::attribute, traces},
 };
 

@@ -13,7 +13,6 @@ mod defer;
 mod events;
 mod failover;
 mod intake;
-pub mod ledger_note;
 mod ledger_updates;
 mod losses;
 mod report;

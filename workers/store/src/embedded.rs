@@ -12,6 +12,7 @@
 
 mod begun;
 mod limits;
+mod notes;
 
 use std::{
     sync::{
@@ -33,7 +34,7 @@ use super::{
         Reopened,
     },
     millis,
-    transitions::{self, CancelTransition, ClaimInput, ClaimVerdict, RecordChange},
+    transitions::{self, CancelTransition, ClaimInput, ClaimVerdict, PostponeTransition, RecordChange},
 };
 
 const DDL: &str = "
@@ -204,6 +205,20 @@ impl EmbeddedStore {
     /// See [`transitions::cancel`].
     pub async fn cancel(&self, key: &LedgerKey) -> Result<CancelTransition, StoreError> {
         self.change(key, self.options.working_life(), |record, _, _| Ok(transitions::cancel(record))).await
+    }
+
+    /// See [`transitions::postpone`].
+    pub async fn postpone(
+        &self,
+        key: &LedgerKey,
+        until: Timestamp,
+        note: &str,
+    ) -> Result<PostponeTransition, StoreError> {
+        let (until_ms, note) = (self.told_by_the_file(until), note.to_owned());
+        self.change(key, self.options.working_life(), move |record, _, now_ms| {
+            Ok(transitions::postpone(record, until_ms, &note, now_ms))
+        })
+        .await
     }
 
     /// See [`transitions::alias`].
@@ -447,6 +462,7 @@ fn make_tables(db: &Connection, now_ms: u64) -> Result<(), DbError> {
     db.execute_batch(DDL)?;
     db.execute_batch(begun::DDL)?;
     db.execute_batch(limits::DDL)?;
+    db.execute_batch(notes::DDL)?;
     if !found {
         // An epoch that outlived its records would vouch for what nobody remembers.
         db.execute("DELETE FROM ledger_epoch", [])?;

@@ -72,9 +72,9 @@ pub struct ClaimRequest {
 pub enum Claim {
     /// Attempt it.
     Go(Lease),
-    /// Somebody else is at it; ask again after this time, when the lease ends at the latest.
+    /// Somebody else is at it, or it was postponed; ask again after this time.
     Busy {
-        /// More than zero, at most the longest lease.
+        /// More than zero; at most the longest lease, unless it was postponed.
         retry_in: Duration,
     },
     /// Nothing is left to do.
@@ -222,6 +222,17 @@ pub enum Cancelled {
     BeingSent,
 }
 
+/// The answer to a postponement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Postponed {
+    /// No worker gets it before the new time.
+    Done,
+    /// A worker has it in hand.
+    InHand,
+    /// It is over.
+    Over(Final),
+}
+
 /// The answer to a person who wants a job at rest to run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reopened {
@@ -263,7 +274,7 @@ pub struct Record {
     pub fence: u64,
     /// Empty where nobody works on it.
     pub holder: String,
-    /// End of the lease by the store's clock, in ms of the Unix epoch; 0 without a holder.
+    /// End of the lease by the store's clock, in ms of the Unix epoch; 0 without a holder. Of a postponed `P` the time until which nobody gets it.
     pub lease_end_ms: u64,
     /// 32 hexadecimal digits; empty where no claim was made yet.
     pub payload_hash: String,

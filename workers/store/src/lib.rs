@@ -6,7 +6,10 @@ pub mod circuit;
 pub mod clock;
 pub mod embedded;
 pub mod ledger;
+pub mod ledger_note;
 pub mod limiter;
+mod notes;
+mod postpone;
 pub mod redis;
 pub mod transitions;
 
@@ -22,14 +25,17 @@ use std::{
 use jiff::Timestamp;
 use postrider_schemas::{JobId, Tenant, job::Identity};
 
-pub use self::ledger::{
-    Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Record, RecordState, Reopened,
-};
 use self::{
     embedded::EmbeddedStore,
     ledger::{DECISION_MAX, LeaseFacts, LedgerStep, LedgerStepResult},
     redis::RedisStore,
     transitions::CancelTransition,
+};
+pub use self::{
+    ledger::{
+        Cancelled, Claim, ClaimRequest, Final, Finished, Lease, LedgerKey, Postponed, Record, RecordState, Reopened,
+    },
+    ledger_note::LedgerNote,
 };
 
 /// Longer than the delay ladder keeps a copy (24.3 days): what must outlive every copy of a job lives this long.

@@ -8,7 +8,9 @@
 //! - a yes of a transport is the truth and wins over every other state; all other steps are fenced;
 //! - the same call twice does what one does.
 
-use super::ledger::{Cancelled, Final, LeaseFacts, LedgerStep, LedgerStepResult, Record, RecordState, Reopened};
+use super::ledger::{
+    Cancelled, Final, LeaseFacts, LedgerStep, LedgerStepResult, Postponed, Record, RecordState, Reopened,
+};
 
 /// How far the clock of a publisher may be ahead of the store's before a message published just after the store was emptied
 /// is taken for unattempted, in ms.
@@ -89,6 +91,10 @@ pub fn claim(record: Option<&Record>, ask: &ClaimInput<'_>, epoch_ms: u64, now_m
     }
     if ask.generation < record.generation {
         return (None, ClaimVerdict::Stale);
+    }
+    if record.state == RecordState::Parked && record.lease_end_ms > now_ms {
+        // Postponed: the copy comes back then.
+        return (None, ClaimVerdict::Busy(record.lease_end_ms - now_ms));
     }
     if ask.generation > record.generation || record.state == RecordState::Parked {
         return (take(RecordState::Claimed, record.fence + 1, ""), ClaimVerdict::Go);
@@ -223,6 +229,43 @@ pub fn cancel(record: Option<&Record>) -> RecordChange<CancelTransition> {
         }
     };
     (None, CancelTransition::Answer(answer))
+}
+
+/// What a postponement comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PostponeTransition {
+    /// The answer.
+    Answer(Postponed),
+    /// The record stands for another: ask that one.
+    Follow(String),
+}
+
+/// The holder of a record that is postponed.
+pub const POSTPONED: &str = "postponed";
+
+/// Has a job wait until a time that waits anyway, or that nobody has seen yet.
+pub fn postpone(record: Option<&Record>, until_ms: u64, note: &str, now_ms: u64) -> RecordChange<PostponeTransition> {
+    let answer = match record.map(|record| record.state) {
+        Some(RecordState::Alias) => {
+            let target = record.map(|record| record.note.clone()).unwrap_or_default();
+            return (None, PostponeTransition::Follow(target));
+        }
+        Some(RecordState::Claimed | RecordState::Submitting | RecordState::Decided) => Postponed::InHand,
+        Some(RecordState::Final(end)) => Postponed::Over(end),
+        None | Some(RecordState::Parked) => {
+            let waiting = Record {
+                state: RecordState::Parked,
+                generation: record.map_or(0, |record| record.generation),
+                fence: record.map_or(now_ms, |record| record.fence),
+                holder: POSTPONED.to_owned(),
+                lease_end_ms: until_ms,
+                payload_hash: record.map(|record| record.payload_hash.clone()).unwrap_or_default(),
+                note: note.to_owned(),
+            };
+            return (Some(waiting), PostponeTransition::Answer(Postponed::Done));
+        }
+    };
+    (None, PostponeTransition::Answer(answer))
 }
 
 /// Notes at the record of a job id which identity it stands for; gives the end that the id itself was brought to.

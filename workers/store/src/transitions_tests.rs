@@ -210,6 +210,26 @@ table! { check_cancel:
     what_is_held_stays_held(idle(HELD), Cancelled::AlreadyFinal(Final::Held), None);
 }
 
+#[track_caller]
+fn check_postpone(record: impl Into<Option<Record>>, answer: Postponed, written: Written) {
+    let (change, answered) = postpone(record.into().as_ref(), NOW + 500, "until noon", NOW);
+    assert_eq!((answered, outline(change.as_ref())), (PostponeTransition::Answer(answer), written));
+    let Some(change) = change else { return };
+    for generation in [change.generation, change.generation + 1] {
+        let question = ClaimInput { generation, ..ask() };
+        assert_eq!(claim(Some(&change), &question, EPOCH, NOW), (None, ClaimVerdict::Busy(500)));
+        assert_eq!(claim(Some(&change), &question, EPOCH, NOW + 500).1, ClaimVerdict::Go);
+    }
+}
+
+table! { check_postpone:
+    what_nobody_saw_is_postponed(NOTHING, Postponed::Done, Some((PARKED, 0, NOW)));
+    what_is_parked_is_postponed(idle(PARKED), Postponed::Done, Some((PARKED, 3, 7)));
+    what_a_worker_has_is_not(live(CLAIMED), Postponed::InHand, None);
+    what_may_be_under_way_is_not(lapsed(SUBMITTING), Postponed::InHand, None);
+    what_is_over_is_not(idle(CANCELLED), Postponed::Over(Final::Cancelled), None);
+}
+
 table! { check_reopen:
     what_is_held_runs_again(idle(HELD), Reopened::Go, Some((PARKED, 4, 7)));
     what_is_dead_runs_again(idle(DEAD), Reopened::Go, Some((PARKED, 4, 7)));

@@ -2,13 +2,18 @@
 //! become an [`Answer`]. [`routes`] lists every path.
 
 pub mod fields;
+pub mod mailgun;
 pub mod native;
 pub mod openapi;
 pub mod postmark;
+pub mod raw;
 pub mod resend;
 pub mod routes;
 pub mod sendgrid;
+pub mod ses;
+pub mod ses_query;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -19,7 +24,10 @@ use postrider_schemas::{JobId, JobLimits, JobV1};
 use serde_json::Value;
 
 use self::routes::{Api, Operation};
-use crate::problem::{Kind, Problem};
+use crate::{
+    problem::{Kind, Problem},
+    records::JobView,
+};
 
 /// A request, read.
 pub struct Request<'a> {
@@ -43,6 +51,12 @@ pub struct Request<'a> {
 pub enum Call {
     /// To send.
     Send(Submission),
+    /// To be told what became of a job.
+    View(JobId),
+    /// To call a job back.
+    Cancel(JobId),
+    /// To move a job to a later time.
+    Postpone(JobId, Timestamp),
     /// To be told something that needs nobody else.
     Answer(Answer),
 }
@@ -133,6 +147,9 @@ pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
         Api::Resend => resend::read(request),
         Api::SendGrid => sendgrid::read(request),
         Api::Postmark => postmark::read(request),
+        Api::Ses => ses::read(request),
+        Api::SesQuery => ses_query::read(request),
+        Api::Mailgun => mailgun::read(request),
     }
 }
 
@@ -143,7 +160,40 @@ pub fn sent(request: &Request<'_>, results: &Results) -> Answer {
         Api::Resend => resend::sent(request, results),
         Api::SendGrid => sendgrid::sent(request, results),
         Api::Postmark => postmark::sent(request, results),
+        Api::Ses => ses::sent(request, results),
+        Api::SesQuery => ses_query::sent(request, results),
+        Api::Mailgun => mailgun::sent(results),
     }
+}
+
+/// Says what became of a job.
+pub fn viewed(request: &Request<'_>, view: &JobView) -> Answer {
+    match request.operation.api() {
+        Api::Resend => resend::viewed(view),
+        _ => native::viewed(view),
+    }
+}
+
+/// Says that a job was called back.
+pub fn cancelled(request: &Request<'_>, id: JobId) -> Answer {
+    match request.operation.api() {
+        Api::Resend => resend::changed(id),
+        _ => native::cancelled(id),
+    }
+}
+
+/// Says that a job has a later time.
+pub fn postponed(request: &Request<'_>, id: JobId, until: Timestamp) -> Answer {
+    match request.operation.api() {
+        Api::Resend => resend::changed(id),
+        _ => native::postponed(id, until),
+    }
+}
+
+/// The job that a path names.
+fn job_id(request: &Request<'_>) -> Result<JobId, Problem> {
+    let id = request.parameters.first().and_then(|text| text.parse().ok());
+    id.ok_or_else(|| Problem::new(Kind::NotFound, "No job of this id is known."))
 }
 
 /// Says what is wrong, in the form of the API.
@@ -153,6 +203,9 @@ pub fn refuse(api: Api, problem: &Problem) -> Answer {
         Api::Resend => resend::refuse(problem),
         Api::SendGrid => sendgrid::refuse(problem),
         Api::Postmark => postmark::refuse(problem),
+        Api::Ses => ses::refuse(problem),
+        Api::SesQuery => ses_query::refuse(problem),
+        Api::Mailgun => mailgun::refuse(problem),
     }
 }
 
@@ -160,11 +213,25 @@ pub fn refuse(api: Api, problem: &Problem) -> Answer {
 pub fn credentials(api: Api, headers: &HeaderMap) -> Option<String> {
     match api {
         Api::Postmark => headers.get("x-postmark-server-token")?.to_str().ok().map(|text| text.trim().to_owned()),
+        // Those of AWS sign: see `sigv4`.
+        Api::Ses | Api::SesQuery => None,
+        Api::Mailgun => basic(headers),
         Api::Native | Api::Resend | Api::SendGrid => bearer(headers),
     }
+}
+
+/// The password of `Basic`: the name in front of it is `api` with Mailgun, and counts for nothing.
+fn basic(headers: &HeaderMap) -> Option<String> {
+    let (scheme, login) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    let login = String::from_utf8(STANDARD.decode(login.trim()).ok()?).ok()?;
+    let (_, password) = login.split_once(':')?;
+    scheme.eq_ignore_ascii_case("basic").then(|| password.to_owned())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
+
+#[cfg(test)]
+mod junk_tests;

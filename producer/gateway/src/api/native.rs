@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use postrider_schemas::wire;
+use jiff::Timestamp;
+use postrider_schemas::{JobId, wire};
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Draft, Request, Results, Submission, routes::Operation};
+use super::{Answer, Call, Draft, Request, Results, Submission, fields::Fields, routes::Operation};
 use crate::{
     idempotency,
     problem::{Kind, Problem},
+    records::JobView,
 };
 
 /// Jobs of one batch, at most.
@@ -16,6 +18,12 @@ pub const BATCH_MAX: usize = 1000;
 
 /// Reads a request.
 pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
+    match request.operation {
+        Operation::GetJob => return Ok(Call::View(super::job_id(request)?)),
+        Operation::CancelJob | Operation::DeleteJob => return Ok(Call::Cancel(super::job_id(request)?)),
+        Operation::PatchJob => return patch(request),
+        _ => {}
+    }
     let key = idempotency::from_headers(request.headers)?;
     if request.operation == Operation::SendBatch {
         return Ok(Call::Send(Submission { jobs: batch(request)?, key, is_atomic: false }));
@@ -114,6 +122,32 @@ fn batch_sent(results: &Results) -> Answer {
     Answer::json(StatusCode::OK, &json!({ "results": list }))
 }
 
+/// `{"send_at": "..."}`: nothing else of a job can be changed.
+fn patch(request: &Request<'_>) -> Result<Call, Problem> {
+    media_type(request, &["application/json"])?;
+    let mut fields = Fields::of_body(request.body)?;
+    let text = fields.text("send_at")?.ok_or_else(|| fields.wrong("send_at", "is required"))?;
+    let time = text.parse().map_err(|_| fields.wrong("send_at", "expected a time such as 2026-12-01T10:00:00Z"))?;
+    fields.end()?;
+    Ok(Call::Postpone(super::job_id(request)?, time))
+}
+
+/// Says what became of a job.
+pub fn viewed(view: &JobView) -> Answer {
+    // A struct of texts and numbers: serde_json has nothing to refuse in it.
+    Answer::json(StatusCode::OK, &serde_json::to_value(view).unwrap_or_default())
+}
+
+/// Says that a job was called back.
+pub fn cancelled(id: JobId) -> Answer {
+    Answer::json(StatusCode::OK, &json!({ "id": id, "status": "cancelled" }))
+}
+
+/// Says that a job has a later time.
+pub fn postponed(id: JobId, until: Timestamp) -> Answer {
+    Answer::json(StatusCode::OK, &json!({ "id": id, "status": "scheduled", "due_at": until }))
+}
+
 /// Says what is wrong.
 pub fn refuse(problem: &Problem) -> Answer {
     Answer::typed(problem.kind.status(), "application/problem+json", problem.to_json().to_string())
@@ -122,7 +156,7 @@ pub fn refuse(problem: &Problem) -> Answer {
 #[cfg(test)]
 mod tests {
     use http::HeaderMap;
-    use postrider_schemas::{JobId, JobLimits};
+    use postrider_schemas::JobLimits;
 
     use super::*;
 
@@ -146,7 +180,7 @@ mod tests {
         };
         match read(&request)? {
             Call::Send(submission) => Ok(submission),
-            Call::Answer(_) => panic!("nothing was asked for"),
+            _ => panic!("nothing is to be sent"),
         }
     }
 

@@ -7,6 +7,7 @@ use postrider_schemas::json_schema;
 use serde_json::{Map, Value, json};
 
 use super::routes::{Api, Operation, ROUTES, Route};
+use crate::keys::Scope;
 
 /// The document, made once.
 pub fn document() -> Bytes {
@@ -91,7 +92,7 @@ fn operation(route: &Route) -> Value {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
-    if route.method == "POST" && route.scope.is_some() {
+    if route.scope == Some(Scope::Send) {
         parameters.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "The same for each repetition of a request: its jobs are then sent once.",
@@ -118,7 +119,17 @@ fn request_body(route: &Route) -> Option<Value> {
             "application/json": { "schema": { "type": "array", "minItems": 1, "maxItems": 1000, "items": job } },
             "application/x-ndjson": { "schema": { "type": "string" } },
         }),
-        (Api::Native, _) => return None,
+        (_, Operation::PatchJob) => json!({ "application/json": { "schema": {
+            "type": "object",
+            "required": ["send_at"],
+            "properties": { "send_at": { "type": "string", "format": "date-time" } },
+        } } }),
+        (Api::Native, _) | (_, Operation::ResendGet | Operation::ResendCancel) => return None,
+        (Api::SesQuery, _) => json!({ "application/x-www-form-urlencoded": { "schema": {} } }),
+        (Api::Mailgun, _) => json!({
+            "multipart/form-data": { "schema": {} },
+            "application/x-www-form-urlencoded": { "schema": {} },
+        }),
         // Their vendors' documents describe them.
         _ => json!({ "application/json": { "schema": {} } }),
     };

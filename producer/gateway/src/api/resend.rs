@@ -1,11 +1,11 @@
-//! The form of Resend: `POST /emails`, `POST /emails/batch`.
+//! The form of Resend: `/emails`, `/emails/batch`, `/emails/{id}`.
 
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{StatusCode, header::HeaderName};
 use jiff::{Span, Timestamp, ToSpan as _};
-use postrider_schemas::{JobV1, MailboxV1, wire::AttachmentV1};
+use postrider_schemas::{JobId, JobV1, MailboxV1, wire::AttachmentV1};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     idempotency,
     problem::{Kind, Problem},
+    records::JobView,
 };
 
 /// Mails of one batch, at most.
@@ -25,6 +26,18 @@ const VALIDATION: HeaderName = HeaderName::from_static("x-batch-validation");
 
 /// Reads a request.
 pub fn read(request: &Request<'_>) -> Result<Call, Problem> {
+    match request.operation {
+        Operation::ResendGet => return Ok(Call::View(super::job_id(request)?)),
+        Operation::ResendCancel => return Ok(Call::Cancel(super::job_id(request)?)),
+        Operation::ResendPatch => {
+            let mut fields = Fields::of_body(request.body)?;
+            let time = scheduled_at(&mut fields, request.now)?;
+            let time = time.ok_or_else(|| fields.wrong("scheduled_at", "is required"))?;
+            fields.end()?;
+            return Ok(Call::Postpone(super::job_id(request)?, time));
+        }
+        _ => {}
+    }
     let key = idempotency::from_headers(request.headers)?;
     let one = |fields| mail(fields, request.now).map(Draft::from);
     if request.operation != Operation::ResendBatch {
@@ -57,13 +70,7 @@ fn mail(mut fields: Fields, now: Timestamp) -> Result<JobV1, Problem> {
     if reply_to.is_empty() {
         reply_to.extend(headers.reply_to.map(MailboxV1::from));
     }
-    let scheduled = fields.text("scheduled_at")?;
-    let send_at = scheduled.map(|text| {
-        time(&text, now).ok_or_else(|| {
-            fields
-                .wrong("scheduled_at", "expected a time such as 2026-12-01T10:00:00Z, or `in 5 minutes`, hours or days")
-        })
-    });
+    let send_at = scheduled_at(&mut fields, now)?;
     let job = JobV1 {
         from: from.into(),
         reply_to,
@@ -77,11 +84,17 @@ fn mail(mut fields: Fields, now: Timestamp) -> Result<JobV1, Problem> {
         list_unsubscribe: headers.list_unsubscribe,
         attachments: fields.objects("attachments")?.into_iter().map(attachment).collect::<Result<_, _>>()?,
         metadata: tags(fields.objects("tags")?)?,
-        send_at: send_at.transpose()?,
+        send_at,
         ..JobV1::default()
     };
     fields.end()?;
     Ok(job)
+}
+
+fn scheduled_at(fields: &mut Fields, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+    let Some(text) = fields.text("scheduled_at")? else { return Ok(None) };
+    let detail = "expected a time such as 2026-12-01T10:00:00Z, or `in 5 minutes`, hours or days";
+    time(&text, now).map(Some).ok_or_else(|| fields.wrong("scheduled_at", detail))
 }
 
 fn attachment(mut fields: Fields) -> Result<AttachmentV1, Problem> {
@@ -166,6 +179,34 @@ pub fn sent(request: &Request<'_>, results: &Results) -> Answer {
         document["errors"] = results.iter().enumerate().filter_map(error).collect();
     }
     Answer::json(StatusCode::OK, &document)
+}
+
+/// Says what became of a job. Addresses, subject and bodies are not kept.
+pub fn viewed(view: &JobView) -> Answer {
+    let last_event = match view.state.status {
+        "scheduled" => "scheduled",
+        "deferred" | "held" => "delivery_delayed",
+        "sent" | "split" => "sent",
+        "cancelled" => "canceled",
+        "rejected" | "expired" | "dead" => "failed",
+        _ => "queued",
+    };
+    let scheduled_at = view.state.due_at.filter(|_| last_event == "scheduled");
+    let mut document = json!({
+        "object": "email", "id": view.id, "to": [], "from": "", "cc": [], "bcc": [], "reply_to": [], "subject": "",
+        "html": "", "text": "", "last_event": last_event,
+    });
+    for (name, time) in [("created_at", view.created_at), ("scheduled_at", scheduled_at)] {
+        if let Some(time) = time {
+            document[name] = json!(time);
+        }
+    }
+    Answer::json(StatusCode::OK, &document)
+}
+
+/// Says that a job was called back, or has a later time.
+pub fn changed(id: JobId) -> Answer {
+    Answer::json(StatusCode::OK, &json!({ "object": "email", "id": id }))
 }
 
 /// Says what is wrong.

@@ -13,6 +13,12 @@ pub enum Api {
     SendGrid,
     /// That of Postmark.
     Postmark,
+    /// That of Amazon SES, version 2.
+    Ses,
+    /// That of Amazon SES, version 1.
+    SesQuery,
+    /// That of Mailgun.
+    Mailgun,
 }
 
 impl Api {
@@ -23,6 +29,8 @@ impl Api {
             Self::Resend => "resend",
             Self::SendGrid => "sendgrid",
             Self::Postmark => "postmark",
+            Self::Ses | Self::SesQuery => "ses",
+            Self::Mailgun => "mailgun",
         }
     }
 }
@@ -41,6 +49,18 @@ pub enum Operation {
     PostmarkSend,
     PostmarkBatch,
     OpenApi,
+    GetJob,
+    PatchJob,
+    DeleteJob,
+    CancelJob,
+    ResendGet,
+    ResendPatch,
+    ResendCancel,
+    SesSend,
+    SesBulk,
+    SesQuery,
+    MailgunSend,
+    MailgunMime,
 }
 
 impl Operation {
@@ -166,6 +186,114 @@ pub const ROUTES: &[Route] = &[
         scope: None,
         summary: "This document",
     },
+    Route {
+        operation: Operation::GetJob,
+        name: "getJob",
+        api: Api::Native,
+        method: "GET",
+        path: "/v1/jobs/{id}",
+        scope: Some(Scope::Read),
+        summary: "What became of a job",
+    },
+    Route {
+        operation: Operation::PatchJob,
+        name: "patchJob",
+        api: Api::Native,
+        method: "PATCH",
+        path: "/v1/jobs/{id}",
+        scope: Some(Scope::Cancel),
+        summary: "Move a scheduled job to a later time",
+    },
+    Route {
+        operation: Operation::DeleteJob,
+        name: "deleteJob",
+        api: Api::Native,
+        method: "DELETE",
+        path: "/v1/jobs/{id}",
+        scope: Some(Scope::Cancel),
+        summary: "Call a job back",
+    },
+    Route {
+        operation: Operation::CancelJob,
+        name: "cancelJob",
+        api: Api::Native,
+        method: "POST",
+        path: "/v1/jobs/{id}/cancel",
+        scope: Some(Scope::Cancel),
+        summary: "Call a job back",
+    },
+    Route {
+        operation: Operation::ResendGet,
+        name: "resendGet",
+        api: Api::Resend,
+        method: "GET",
+        path: "/emails/{id}",
+        scope: Some(Scope::Read),
+        summary: "Resend: what became of a mail",
+    },
+    Route {
+        operation: Operation::ResendPatch,
+        name: "resendPatch",
+        api: Api::Resend,
+        method: "PATCH",
+        path: "/emails/{id}",
+        scope: Some(Scope::Cancel),
+        summary: "Resend: move a scheduled mail to a later time",
+    },
+    Route {
+        operation: Operation::ResendCancel,
+        name: "resendCancel",
+        api: Api::Resend,
+        method: "POST",
+        path: "/emails/{id}/cancel",
+        scope: Some(Scope::Cancel),
+        summary: "Resend: call a mail back",
+    },
+    Route {
+        operation: Operation::SesSend,
+        name: "sesSend",
+        api: Api::Ses,
+        method: "POST",
+        path: "/v2/email/outbound-emails",
+        scope: Some(Scope::Send),
+        summary: "Amazon SES, version 2: send one mail",
+    },
+    Route {
+        operation: Operation::SesBulk,
+        name: "sesBulk",
+        api: Api::Ses,
+        method: "POST",
+        path: "/v2/email/outbound-bulk-emails",
+        scope: Some(Scope::Send),
+        summary: "Amazon SES, version 2: send a template to up to 50",
+    },
+    Route {
+        operation: Operation::SesQuery,
+        name: "sesQuery",
+        api: Api::SesQuery,
+        method: "POST",
+        path: "/",
+        scope: Some(Scope::Send),
+        summary: "Amazon SES, version 1: SendEmail and SendRawEmail",
+    },
+    Route {
+        operation: Operation::MailgunSend,
+        name: "mailgunSend",
+        api: Api::Mailgun,
+        method: "POST",
+        path: "/v3/{domain}/messages",
+        scope: Some(Scope::Send),
+        summary: "Mailgun: send a mail, or one to each recipient with variables",
+    },
+    Route {
+        operation: Operation::MailgunMime,
+        name: "mailgunMime",
+        api: Api::Mailgun,
+        method: "POST",
+        path: "/v3/{domain}/messages.mime",
+        scope: Some(Scope::Send),
+        summary: "Mailgun: send a whole message",
+    },
 ];
 
 /// Where a request leads.
@@ -239,7 +367,7 @@ mod tests {
         for path in ["/v1/jobs", "//v1//jobs", "/v1/jobs/"] {
             assert_eq!(find("POST", path), Found::Operation(Operation::SendJob, Vec::new()), "{path}");
         }
-        for path in ["/", "", "/v1", "/v1/jobs/../jobs", "/V1/jobs", "/v1%2Fjobs", "/v1/jobs;x", "/../../etc/passwd"] {
+        for path in ["/v1", "/v1/jobs/../jobs", "/V1/jobs", "/v1%2Fjobs", "/v1/jobs;x", "/../../etc/passwd"] {
             assert_eq!(find("POST", path), Found::Nothing, "{path}");
         }
         assert_eq!(find("DELETE", "/v1/jobs"), Found::OtherMethods(Api::Native, vec!["POST"]));

@@ -20,6 +20,8 @@ local reopenable = r.s == 'H' or (r.s == 'F' and settled(r) == 'dead')
 local word = settled(r)
 if word and not (reopenable and generation ~= r.g) then return { 'settled', word } end
 if generation < r.g then return { 'stale' } end
+-- Postponed: the copy comes back then.
+if r.s == 'P' and r.x > now then return { 'busy', int(r.x - now) } end
 if generation > r.g or r.s == 'P' then
   take('C', r.f + 1)
   return { 'go', int(r.f + 1) }

@@ -24,6 +24,8 @@ mod address;
 mod begun;
 mod limits;
 mod link;
+mod notes;
+mod postpone;
 mod scripts;
 
 use std::{

@@ -21,6 +21,7 @@ struct ScriptSet {
     cancel: Script,
     alias: Script,
     reopen: Script,
+    postpone: Script,
     epoch: Script,
     circuit: Script,
     probe: Script,
@@ -41,6 +42,7 @@ impl Scripts {
             cancel: script!("cancel.lua"),
             alias: script!("alias.lua"),
             reopen: script!("reopen.lua"),
+            postpone: script!("postpone.lua"),
             epoch: Script::new(include_str!("epoch.lua")),
             circuit: Script::new(include_str!("circuit.lua")),
             probe: Script::new(include_str!("probe.lua")),
@@ -66,6 +68,11 @@ impl Scripts {
     /// `reopen.lua`
     pub fn reopen(&self) -> &Script {
         &self.0.reopen
+    }
+
+    /// `postpone.lua`
+    pub fn postpone(&self) -> &Script {
+        &self.0.postpone
     }
 
     /// `circuit.lua`

@@ -26,10 +26,10 @@ pub enum Garbage {
     /// A line does not start with a code from 200 to 599.
     #[error("the relay sent something that is no SMTP reply")]
     NoCode,
-    /// A line is longer than [`LINE_MAX`].
+    /// A line is longer than 8 KiB.
     #[error("the relay sent a line without end")]
     LongLine,
-    /// A reply has more lines than [`LINES_MAX`] or is longer than [`REPLY_MAX`].
+    /// A reply has more than 128 lines or 64 KiB.
     #[error("the relay sent a reply without end")]
     LongReply,
     /// Lines of one reply say yes, others no.

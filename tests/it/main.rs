@@ -33,6 +33,7 @@ mod harness_relays;
 mod hostile_text;
 mod ladder;
 mod ledger;
+mod ledger_servers;
 mod limiter;
 mod limiter_growth;
 mod limiter_servers;

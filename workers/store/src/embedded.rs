@@ -11,8 +11,10 @@
 //! and now and then with claims; the file keeps its size and uses the room again.
 
 mod begun;
+mod circuits;
 mod limits;
 mod notes;
+mod records;
 
 use std::{
     sync::{
@@ -24,14 +26,13 @@ use std::{
 
 use jiff::Timestamp;
 use postrider_producer::embedded::{Db, DbError};
-use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
+use self::records::{read, sweep, write};
 use super::{
-    BEAT_LIFE, CIRCUIT_LIFE, REFUSALS_LIFE, REFUSALS_MAX, StoreError, StoreOptions,
-    circuit::{Circuit, CircuitAnswer, CircuitCall as AskCircuit, apply_call},
+    BEAT_LIFE, StoreError, StoreOptions,
     ledger::{
-        Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, LedgerStep, LedgerStepResult, Record, RecordState,
-        Reopened,
+        Claim, ClaimRequest, Final, Lease, LeaseFacts, LedgerKey, LedgerStep, LedgerStepResult, Record, Reopened,
     },
     millis,
     transitions::{self, CancelTransition, ClaimInput, ClaimVerdict, PostponeTransition, RecordChange},
@@ -50,20 +51,6 @@ CREATE TABLE IF NOT EXISTS ledger (
     expires_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ledger_by_expiry ON ledger (expires_ms);
-CREATE TABLE IF NOT EXISTS circuits (
-    transport TEXT PRIMARY KEY,
-    opened_ms INTEGER NOT NULL,
-    until_ms INTEGER NOT NULL,
-    failures INTEGER NOT NULL,
-    probe_ms INTEGER NOT NULL,
-    reason TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS systemic_refusals (
-    transport TEXT NOT NULL,
-    mark TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    PRIMARY KEY (transport, mark)
-) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worker_alive (
     worker TEXT PRIMARY KEY,
     at_ms INTEGER NOT NULL,
@@ -78,8 +65,6 @@ CREATE TABLE IF NOT EXISTS ledger_epoch (
 
 /// So many claims from one removal to the next. A job leaves two records at most, so that removal is faster than growth.
 const SWEEP_EVERY: u64 = 1000;
-/// Rows that one removal takes away at most: some milliseconds of the writer thread.
-const SWEEP_MAX: u32 = 4000;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -239,66 +224,6 @@ impl EmbeddedStore {
     pub async fn get(&self, key: &LedgerKey) -> Result<Option<Record>, StoreError> {
         let key = key.as_str().to_owned();
         self.run(move |db, now_ms| read(db, &key, now_ms)).await
-    }
-
-    /// See [`super::circuit::apply_call`].
-    pub async fn circuit(&self, transport: &str, ask: &AskCircuit) -> Result<CircuitAnswer, StoreError> {
-        let (transport, ask) = (transport.to_owned(), ask.clone());
-        self.run(move |db, now_ms| {
-            let (record, answer) = apply_call(read_circuit(db, &transport, now_ms)?, &ask, now_ms);
-            write_circuit(db, &transport, record.as_ref())?;
-            Ok(answer)
-        })
-        .await
-    }
-
-    /// The circuits of these transports.
-    pub async fn circuits(&self, transports: &[String]) -> Result<Vec<Option<Circuit>>, StoreError> {
-        let transports = transports.to_vec();
-        self.look(move |db, now_ms| transports.iter().map(|one| read_circuit(db, one, now_ms)).collect()).await
-    }
-
-    /// See [`super::Store::note_refusals`].
-    pub async fn note_refusals(&self, transport: &str, marks: &[String]) -> Result<Vec<String>, StoreError> {
-        let (transport, marks) = (transport.to_owned(), marks.to_vec());
-        self.run(move |db, now_ms| {
-            db.prepare_cached("DELETE FROM systemic_refusals WHERE at_ms < ?1")?
-                .execute([int(now_ms.saturating_sub(millis(REFUSALS_LIFE)))])?;
-            for mark in &marks {
-                db.prepare_cached(
-                    "INSERT OR REPLACE INTO systemic_refusals (transport, mark, at_ms) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![transport, mark, int(now_ms)])?;
-            }
-            let mut statement = db.prepare_cached("SELECT mark FROM systemic_refusals WHERE transport = ?1")?;
-            let all: Vec<String> = statement.query_map([&transport], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            if all.len() > REFUSALS_MAX {
-                db.prepare_cached("DELETE FROM systemic_refusals WHERE transport = ?1")?.execute([&transport])?;
-            }
-            Ok(all)
-        })
-        .await
-    }
-
-    /// See [`super::Store::forget_refusals`].
-    pub async fn forget_refusals(&self, transport: &str) -> Result<(), StoreError> {
-        let transport = transport.to_owned();
-        self.run(move |db, _| {
-            db.prepare_cached("DELETE FROM systemic_refusals WHERE transport = ?1")?.execute([&transport])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// See [`super::Store::have_refusals`].
-    pub async fn have_refusals(&self, transports: &[String]) -> Result<Vec<bool>, StoreError> {
-        let transports = transports.to_vec();
-        self.look(move |db, _| {
-            let mut statement =
-                db.prepare_cached("SELECT EXISTS (SELECT 1 FROM systemic_refusals WHERE transport = ?1)")?;
-            transports.iter().map(|one| Ok(statement.query_row([one], |row| row.get(0))?)).collect()
-        })
-        .await
     }
 
     /// See [`super::Store::beat`].
@@ -461,6 +386,7 @@ fn make_tables(db: &Connection, now_ms: u64) -> Result<(), DbError> {
     )?;
     db.execute_batch(DDL)?;
     db.execute_batch(begun::DDL)?;
+    db.execute_batch(circuits::DDL)?;
     db.execute_batch(limits::DDL)?;
     db.execute_batch(notes::DDL)?;
     if !found {
@@ -479,119 +405,6 @@ fn epoch(db: &Connection, now_ms: u64) -> Result<u64, DbError> {
     db.prepare_cached("INSERT INTO ledger_epoch (one, since_ms, alive_ms) VALUES (1, ?1, ?1)")?
         .execute([int(now_ms)])?;
     Ok(now_ms)
-}
-
-fn read(db: &Connection, key: &str, now_ms: u64) -> Result<Option<Record>, DbError> {
-    let mut statement = db.prepare_cached(
-        "SELECT state, generation, fence, holder, lease_end_ms, payload_hash, note FROM ledger
-         WHERE key = ?1 AND expires_ms > ?2",
-    )?;
-    Ok(statement.query_row(params![key, int(now_ms)], record_of).optional()?)
-}
-
-fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
-    let word: String = row.get(0)?;
-    let unreadable = || {
-        let what = "a state that this version does not know".into();
-        rusqlite::Error::FromSqlConversionFailure(0, Type::Text, what)
-    };
-    Ok(Record {
-        state: state_of(&word).ok_or_else(unreadable)?,
-        generation: row.get(1)?,
-        fence: uint(row.get(2)?),
-        holder: row.get(3)?,
-        lease_end_ms: uint(row.get(4)?),
-        payload_hash: row.get(5)?,
-        note: row.get(6)?,
-    })
-}
-
-fn write(db: &Connection, key: &str, record: &Record, expires_ms: u64) -> Result<(), DbError> {
-    db.prepare_cached(
-        "INSERT INTO ledger
-         (key, state, generation, fence, holder, lease_end_ms, payload_hash, note, expires_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (key) DO UPDATE SET state = ?2, generation = ?3, fence = ?4, holder = ?5, lease_end_ms = ?6,
-         payload_hash = ?7, note = ?8, expires_ms = ?9",
-    )?
-    .execute(params![
-        key,
-        word_of(record.state),
-        record.generation,
-        int(record.fence),
-        record.holder,
-        int(record.lease_end_ms),
-        record.payload_hash,
-        record.note,
-        int(expires_ms),
-    ])?;
-    Ok(())
-}
-
-fn read_circuit(db: &Connection, transport: &str, now_ms: u64) -> Result<Option<Circuit>, DbError> {
-    let mut statement = db.prepare_cached(
-        "SELECT opened_ms, until_ms, failures, probe_ms, reason FROM circuits WHERE transport = ?1 AND until_ms > ?2",
-    )?;
-    let read = |row: &Row<'_>| {
-        Ok(Circuit {
-            opened_ms: uint(row.get(0)?),
-            until_ms: uint(row.get(1)?),
-            failures: row.get(2)?,
-            probe_ms: uint(row.get(3)?),
-            reason: row.get(4)?,
-        })
-    };
-    let forgotten = now_ms.saturating_sub(millis(CIRCUIT_LIFE));
-    Ok(statement.query_row(params![transport, int(forgotten)], read).optional()?)
-}
-
-fn write_circuit(db: &Connection, transport: &str, circuit: Option<&Circuit>) -> Result<(), DbError> {
-    let Some(circuit) = circuit else {
-        db.prepare_cached("DELETE FROM circuits WHERE transport = ?1")?.execute([transport])?;
-        return Ok(());
-    };
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO circuits (transport, opened_ms, until_ms, failures, probe_ms, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        transport,
-        int(circuit.opened_ms),
-        int(circuit.until_ms),
-        circuit.failures,
-        int(circuit.probe_ms),
-        circuit.reason,
-    ])?;
-    Ok(())
-}
-
-fn sweep(db: &Connection, now_ms: u64) -> Result<usize, DbError> {
-    let mut statement = db.prepare_cached(
-        "DELETE FROM ledger WHERE key IN (SELECT key FROM ledger WHERE expires_ms <= ?1 ORDER BY expires_ms LIMIT ?2)",
-    )?;
-    Ok(statement.execute(params![int(now_ms), SWEEP_MAX])?)
-}
-
-fn word_of(state: RecordState) -> &'static str {
-    match state {
-        RecordState::Claimed => "claimed",
-        RecordState::Submitting => "submitting",
-        RecordState::Decided => "decided",
-        RecordState::Parked => "parked",
-        RecordState::Alias => "alias",
-        RecordState::Final(end) => end.as_str(),
-    }
-}
-
-fn state_of(word: &str) -> Option<RecordState> {
-    Some(match word {
-        "claimed" => RecordState::Claimed,
-        "submitting" => RecordState::Submitting,
-        "decided" => RecordState::Decided,
-        "parked" => RecordState::Parked,
-        "alias" => RecordState::Alias,
-        word => RecordState::Final(Final::parse(word)?),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use postrider_schemas::{JobId, Tenant, job::Identity, payload_hash::PayloadHash};
 
-use super::*;
-use crate::Store;
+use super::{records::SWEEP_MAX, *};
+use crate::{Store, ledger::RecordState};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
 

@@ -60,7 +60,8 @@ if [ ! -e "$marker" ]; then
 fi
 
 # The vendors' own clients, which the stories point at a gateway.
-clients=(resend==2.52.0 sendgrid==6.12.5 postmarker==1.0)
+# boto3 comes with moto, pinned here because the stories use it.
+clients=(resend==2.52.0 sendgrid==6.12.5 postmarker==1.0 boto3==1.44.8 django-anymail==15.2 Django==5.2.19)
 clients_stamp=$venv/clients-$(printf '%s\n' "${clients[@]}" | cksum | cut -d ' ' -f 1)
 if [ ! -e "$clients_stamp" ]; then
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${clients[@]}"
@@ -109,5 +110,19 @@ if [ ! -e "$prism_folder/prism-$prism" ]; then
     touch "$prism_folder/prism-$prism"
   else
     echo "tests/setup.sh: SKIPPED: Prism is not there, and npm cannot install it: no judge for requests to providers" >&2
+  fi
+fi
+
+# The vendors' own clients for Node.
+node_clients=(resend@6.38.0 @sendgrid/mail@8.1.6 postmark@5.1.0 mailgun.js@14.0.1 form-data@4.0.6
+  @aws-sdk/client-sesv2@3.1176.0 @aws-sdk/client-ses@3.1169.0 nodemailer@10.6.1)
+node_folder=${POSTRIDER_TEST_CLIENTS:-$root/target/clients}
+node_stamp=$node_folder/clients-$(printf '%s\n' "${node_clients[@]}" | cksum | cut -d ' ' -f 1)
+if [ ! -e "$node_stamp" ]; then
+  if command -v npm >/dev/null &&
+    npm install --prefix "$node_folder" --no-save --no-audit --no-fund --silent "${node_clients[@]}"; then
+    touch "$node_stamp"
+  else
+    echo "tests/setup.sh: SKIPPED: the vendors' clients for Node are not there, and npm cannot install them" >&2
   fi
 fi

@@ -57,6 +57,21 @@ pub fn new_key_of(tenant: &str, folder: &Path, more: &[&str]) -> Result<String> 
     Ok(done.stdout.trim().to_owned())
 }
 
+/// The access key id and the secret access key of an API key, with this setting of the section `gateway`.
+pub fn aws_keys(folder: &Path, key: &str, setting: &str) -> Result<[String; 2]> {
+    let id = key.split('_').nth(1).context("no key")?;
+    let file = folder.join("keys.toml").display().to_string();
+    let config = format!(
+        "[queue]\nurl = \"amqp://localhost\"\n[gateway]\n{setting}\n\
+         [transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\ntls = \"none\"\n{ROUTE}"
+    );
+    let done = Postrider::command(["keys", "aws", "--keys", &file, "--format", "json", id]).config(config).run(SOON)?;
+    ensure!(done.status.success(), "{}", done.stderr);
+    let shown: serde_json::Value = serde_json::from_str(&done.stdout)?;
+    let text = |name: &str| shown[name].as_str().map(str::to_owned).with_context(|| name.to_owned());
+    Ok([text("access_key_id")?, text("secret_access_key")?])
+}
+
 impl Gateway {
     /// Starts one with the keys of this folder, which belong to it and others, and waits until it takes jobs.
     pub fn start(queue: &str, store: &str, folder: &Path, key: &str, more: &str) -> Result<Self> {

@@ -23,6 +23,7 @@ pub mod redis;
 pub mod redis_fleet;
 pub mod vhost;
 
+pub mod node;
 pub mod python;
 
 pub mod aiosmtpd;

@@ -20,8 +20,10 @@ use crate::{deadline, ports, say_skipped};
 pub use crate::vhost::{Broker, Depth, Vhost};
 
 /// Seven seconds on a quiet machine.
-const START_LIMIT: Duration = Duration::from_mins(2);
+const START_LIMIT: Duration = Duration::from_mins(5);
 const CTL_LIMIT: Duration = Duration::from_mins(1);
+/// A script of a dozen calls of `rabbitmqctl`, on a busy machine.
+const SCRIPT_LIMIT: Duration = Duration::from_mins(5);
 
 /// What a test may want of its node.
 #[derive(Clone, Debug)]
@@ -135,7 +137,7 @@ impl Rabbit {
         let own = [("RABBITMQCTL".to_owned(), ctl)];
         let env: Vec<(String, String)> = self.env.iter().cloned().chain(own).chain(more).collect();
         let args = [script.display().to_string(), "-n".to_owned(), self.node.clone()];
-        process::run("sh", args.iter().map(String::as_str), &env, CTL_LIMIT)
+        process::run("sh", args.iter().map(String::as_str), &env, SCRIPT_LIMIT)
     }
 
     /// SIGKILL. Waits first until every quorum queue is in the node's register on disk: RabbitMQ 3.10 flushes it only after

@@ -19,7 +19,6 @@ use postrider_workers::{
         admit::{Admission, AdmissionRequest, admit},
         connections::{LeaseRequest, share},
         rate::Rate,
-        reconcile::{UnreportedCount, UnreportedUsage, reconcile},
         scope::{Limit, Scope, ScopeLimits},
         shaping_rule::{LimitCommand, RuleCall, order, react},
     },
@@ -110,12 +109,6 @@ fn weight(tenant: &str, seed: u64) -> f64 {
     }
 }
 
-fn debt(dice: &mut Dice, scope: &str, rates: &[&str]) -> UnreportedUsage {
-    let limits = demand(scope, rates).limits.into_iter();
-    let charges = limits.map(|limit| UnreportedCount { limit, messages: dice.roll(40) as f64 / 4.0 });
-    UnreportedUsage { scope: scope.to_owned(), charges: charges.collect() }
-}
-
 fn slower(dice: &mut Dice) -> Result<RuleCall> {
     Ok(RuleCall {
         reaction: dice.pick(&["slow", "other"]).to_owned(),
@@ -131,19 +124,7 @@ fn slower(dice: &mut Dice) -> Result<RuleCall> {
     })
 }
 
-/// Tells a store of debts: of this scope, and of another one.
-async fn told(store: &Store, dice: &mut Dice, scope: &str, rates: [&[&str]; 6]) -> Result<Vec<UnreportedUsage>> {
-    let limits = rates[usize::try_from(dice.roll(6))?];
-    let mut debts = vec![debt(dice, scope, limits)];
-    if scope != "tenant:a" {
-        debts.push(debt(dice, "tenant:a", rates[1]));
-    }
-    debts.retain(|debt| !debt.charges.is_empty());
-    store.reconcile(&debts).await?;
-    Ok(debts)
-}
-
-/// Random questions, shaping rules, debts and orders, to a store and to the pure rules.
+/// Random questions, shaping rules and orders, to a store and to the pure rules.
 pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
     let clock = Arc::new(AtomicU64::new(START));
     let store = store.with_limiter_clock(Arc::clone(&clock));
@@ -176,11 +157,6 @@ pub(crate) async fn same_as_the_rules(store: Store, seed: u64) -> Result<()> {
                 };
                 store.order(&scope, &one).await?;
                 order(model.entry(scope).or_default(), &one, now as f64);
-            }
-            2 => {
-                for UnreportedUsage { scope, charges } in told(&store, &mut dice, &scope, rates).await? {
-                    reconcile(model.entry(scope).or_default(), &charges, now as f64);
-                }
             }
             _ => {
                 let demands: Vec<ScopeLimits> = ["transport:r", "group:r:g", "tenant:a"]

@@ -3,35 +3,34 @@
 //! stay below the limits; a worker that never heard how many there are has no share.
 //!
 //! A store that comes and goes gives nothing anew: the states are kept until they are even, and the bounded time begins again once the
-//! store has been well for a while. What went out is owed to the store, which is told when it is back (see `debts`).
+//! store has been well for a while. What a worker used up of a burst by itself it does not get from the store when that is back.
 
 use std::{
-    collections::HashMap,
+    borrow::Cow,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use postrider_schemas::Lane;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{LOG_EVERY, say_whole};
+use super::{LOG_EVERY, Limiter, say_whole};
 use crate::{
     policy::rate_limit::{
         admit::{Admission, AdmissionRequest, admit},
-        reconcile::{UnreportedCount, UnreportedUsage},
-        scope::{Limit, RateOverride, RateReduction, Scope},
+        scope::{RateOverride, RateReduction, Scope},
     },
     store::{StoreError, limiter::Overview},
 };
 
 /// Scopes that are kept. Beyond them go those that are even, then those that are nearest to it.
 const KEPT_MAX: usize = 10_000;
+/// Scopes whose states one look learns: two calls. Where more are not as configured, the next looks learn the others.
+const LEARNED_MAX: usize = 200;
 /// The store has to be well for so long before its next absence counts as another one.
 const WELL_AFTER: Duration = Duration::from_mins(1);
-/// Who was away for so long may have left much unsaid, ...
-const LONG: Duration = Duration::from_secs(1);
-/// ... and everybody has this time to say it: each worker looks at the store once a second.
-const SETTLES_FOR: Duration = Duration::from_secs(2);
 /// This worker's clock begins here, in microseconds: a time of 0 has passed for long.
 const CLOCK_START_US: f64 = 1e15;
 
@@ -57,26 +56,11 @@ struct FallbackState {
     away: Option<Instant>,
     /// It is back since then.
     back: Option<Instant>,
-    settles_until: Option<Instant>,
     said: Option<Instant>,
     is_said: bool,
-    owes: bool,
-    own: HashMap<String, LocalScope>,
+    /// What this worker did with scopes by itself.
+    own: HashMap<String, Scope>,
     overrides: HashMap<String, KnownOverride>,
-}
-
-/// What this worker did with a scope by itself.
-#[derive(Default)]
-struct LocalScope {
-    scope: Scope,
-    /// The limits that it was last asked with, over all workers, ...
-    limits: Vec<Limit>,
-    /// ... and the workers that they were divided by.
-    workers: f64,
-    /// Messages that the store has yet to hear of, ...
-    owed: f64,
-    /// ... and those of them that it is being told.
-    told: f64,
 }
 
 /// How a scope differs from its configuration, by this worker's clock.
@@ -115,34 +99,20 @@ impl LocalFallback {
     pub fn ended(&self, now: Instant) {
         let clock = self.clock(now);
         let mut state = self.state();
-        if let Some(away) = state.away.take() {
+        if state.away.take().is_some() {
             state.back = Some(now);
-            if now.saturating_duration_since(away) >= LONG {
-                state.settles_until = Some(now + SETTLES_FOR);
-            }
             if std::mem::take(&mut state.is_said) {
                 say_whole();
             }
         } else if state.is_well(now) {
             (state.since, state.back) = (None, None);
-            state.own.retain(|_, own| own.scope.ends(clock) > clock);
+            state.own.retain(|_, own| own.ends(clock) > clock);
         }
     }
 
     /// The store did not answer.
     pub fn begun(&self, now: Instant) {
         self.state().begin(now);
-    }
-
-    /// The store is back, and this worker and others have yet to tell it what went out without it.
-    pub fn settles(&self, now: Instant) -> Option<Duration> {
-        let until = self.state().settles_until?;
-        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
-    }
-
-    /// Whether the store is to hear something before it is asked.
-    pub fn has_unreported(&self) -> bool {
-        self.state().owes
     }
 
     /// Asks this worker's own states; nothing once that went on for too long, or where nobody knows what this worker's share is.
@@ -166,9 +136,22 @@ impl LocalFallback {
         state.answer(ask, self.clock(now))
     }
 
-    /// Asks them while the store settles.
-    pub fn admit_meanwhile(&self, ask: &AdmissionRequest, now: Instant) -> Option<Admission> {
-        self.state().answer(ask, self.clock(now))
+    /// The question as the store is asked it: of a burst that this worker used up by itself it gets the less for as long as that is not made up for.
+    /// All workers have like shares, so what is missing from this one's is taken for what is missing from the whole.
+    pub fn with_less_burst<'a>(&self, ask: &'a AdmissionRequest, now: Instant) -> Cow<'a, AdmissionRequest> {
+        let (clock, state) = (self.clock(now), self.state());
+        let mut ask = Cow::Borrowed(ask);
+        if state.own.is_empty() {
+            return ask;
+        }
+        for demand in &mut ask.to_mut().demands {
+            let own = state.own.get(&demand.scope);
+            for limit in &mut demand.limits {
+                let used_us = own.and_then(|own| own.buckets.get(limit.bucket)).map_or(0.0, |one| one.all - clock);
+                limit.tolerance_us = (limit.tolerance_us - used_us.max(0.0)).max(0.0);
+            }
+        }
+        ask
     }
 
     /// Of scopes that are not as configured, those whose states are to be asked for: what is not known first, then what is known for longest.
@@ -190,31 +173,6 @@ impl LocalFallback {
             let paused_until = scope.paused_until + shift;
             state.overrides.insert(name, KnownOverride { heard: now, paused_until, cut, set });
         }
-    }
-
-    /// What the store has yet to hear of. One teller at a time.
-    pub fn unreported(&self, now: Instant) -> Vec<UnreportedUsage> {
-        let clock = self.clock(now);
-        let mut state = self.state();
-        let mut unreported = Vec::new();
-        for (name, own) in &mut state.own {
-            own.told = own.owed;
-            let charges: Vec<UnreportedCount> =
-                own.limits.iter().filter_map(|limit| own.charge(limit, clock)).collect();
-            if !charges.is_empty() {
-                unreported.push(UnreportedUsage { scope: name.clone(), charges });
-            }
-        }
-        unreported
-    }
-
-    /// The store heard it.
-    pub fn reported(&self) {
-        let mut state = self.state();
-        for own in state.own.values_mut() {
-            own.owed -= std::mem::take(&mut own.told);
-        }
-        state.owes = state.own.values().any(|own| own.owed > 0.0);
     }
 
     fn clock(&self, now: Instant) -> f64 {
@@ -247,51 +205,42 @@ impl FallbackState {
     fn answer(&mut self, ask: &AdmissionRequest, clock: f64) -> Option<Admission> {
         let workers = self.workers();
         let mut ask = AdmissionRequest { want: 1, ..ask.clone() };
-        let (mut scopes, mut whole) = (Vec::new(), Vec::new());
+        let mut scopes = Vec::new();
         for demand in &mut ask.demands {
-            let mut scope = self.own.get(&demand.scope).map(|own| own.scope.clone()).unwrap_or_default();
+            let mut scope = self.own.get(&demand.scope).cloned().unwrap_or_default();
             if let Some(known) = self.overrides.get(&demand.scope) {
                 (scope.paused_until, scope.cut, scope.set) = (known.paused_until, known.cut, known.set.clone());
             }
-            let limits = scope.limits(&demand.limits, clock);
             // Where nothing is to be divided nobody need know by how many.
-            let parts = if limits.is_empty() { 1.0 } else { workers? };
+            let parts = if scope.limits(&demand.limits, clock).is_empty() { 1.0 } else { workers? };
             demand.limits.iter_mut().for_each(|limit| limit.interval_us *= parts);
             scope.set.iter_mut().for_each(|set| set.interval_us *= parts);
             scope.cut.iter_mut().for_each(|cut| cut.seen_interval_us *= parts);
-            whole.push(limits);
             scopes.push(scope);
         }
         self.make_room(clock);
         let admission = admit(&mut scopes, &ask, clock);
-        let is_granted = matches!(admission, Admission::Go { .. });
-        for ((demand, mut scope), limits) in ask.demands.into_iter().zip(scopes).zip(whole) {
+        for (demand, mut scope) in ask.demands.into_iter().zip(scopes) {
             (scope.paused_until, scope.cut, scope.set) = Default::default();
-            if limits.is_empty() && scope == Scope::default() {
-                continue;
+            if scope != Scope::default() {
+                self.own.insert(demand.scope, scope);
             }
-            let own = self.own.entry(demand.scope).or_default();
-            if is_granted && !limits.is_empty() {
-                own.owed += 1.0;
-                self.owes = true;
-            }
-            (own.scope, own.limits, own.workers) = (scope, limits, workers.unwrap_or(1.0));
         }
         Some(admission)
     }
 
-    /// What is even has nothing to tell. What is not would give its burst out once more: the nearest to it costs the least.
+    /// What is even is forgotten. What is not would give its burst out once more: the nearest to it costs the least.
     fn make_room(&mut self, clock: f64) {
         if self.own.len() < KEPT_MAX {
             return;
         }
-        self.own.retain(|_, own| own.scope.ends(clock) > clock);
+        self.own.retain(|_, own| own.ends(clock) > clock);
         let mut surplus = self.own.len().saturating_sub(KEPT_MAX - KEPT_MAX / 10);
         if surplus > 0 {
-            let mut ends: Vec<f64> = self.own.values().map(|own| own.scope.ends(clock)).collect();
+            let mut ends: Vec<f64> = self.own.values().map(|own| own.ends(clock)).collect();
             let (_, last, _) = ends.select_nth_unstable_by(surplus - 1, f64::total_cmp);
             self.own.retain(|_, own| {
-                let goes = surplus > 0 && own.scope.ends(clock) <= *last;
+                let goes = surplus > 0 && own.ends(clock) <= *last;
                 surplus -= usize::from(goes);
                 !goes
             });
@@ -299,12 +248,30 @@ impl FallbackState {
     }
 }
 
-impl LocalScope {
-    /// What is to be charged to a limit: no more than this worker's own bucket has not made up for yet.
-    fn charge(&self, limit: &Limit, clock: f64) -> Option<UnreportedCount> {
-        let bucket = self.scope.buckets.get(limit.bucket)?;
-        let messages = self.owed.min((bucket.all - clock) / (limit.interval_us * self.workers));
-        (messages > 0.0).then(|| UnreportedCount { limit: limit.clone(), messages })
+impl Limiter {
+    /// A share of the limits for transactional mail while the store is away, for a bounded time. Bulk mail waits for the store.
+    pub(super) fn alone(&self, ask: &AdmissionRequest, error: &StoreError) -> Option<Admission> {
+        let now = Instant::now();
+        if ask.lane == Lane::Bulk {
+            self.0.fallback.begun(now);
+            return None;
+        }
+        self.0.fallback.admit(ask, error, now)
+    }
+
+    /// Learns how the scopes that are not as configured differ, for a time without the store. One call more where there are any.
+    pub(super) async fn learn(&self, overrides: &HashSet<String>) {
+        let names = self.0.fallback.to_be_learned(overrides.iter().cloned().collect(), LEARNED_MAX);
+        let overview = if names.is_empty() { Ok(Overview::default()) } else { self.0.store.counts(&names).await };
+        // What is not told now is asked for again with the next look.
+        if let Ok(overview) = overview {
+            self.0.fallback.learn(overview, |name| overrides.contains(name), Instant::now());
+        }
+    }
+
+    /// For a rate over all workers: how many there are, or one where nobody knows.
+    pub(super) fn workers(&self) -> f64 {
+        self.0.fallback.known_workers().unwrap_or(1.0)
     }
 }
 

@@ -3,9 +3,14 @@
 use postrider_schemas::Lane;
 
 use super::*;
-use crate::policy::rate_limit::{
-    rate::Rate,
-    scope::{Bucket, ScopeLimits, WHOLE},
+use crate::{
+    config::load_text,
+    policy::rate_limit::{
+        rate::Rate,
+        scope::{Bucket, Limit, ScopeLimits, WHOLE},
+        shaping_rule::LimitCommand,
+    },
+    store::{Store, StoreOptions},
 };
 
 const SCOPE: &str = "transport:relay";
@@ -68,12 +73,6 @@ impl Story {
     fn learn(&self, seconds: f64, scope: Scope) {
         let overview = Overview { now: STORE_NOW, scopes: vec![(SCOPE.to_owned(), scope)] };
         self.fallback.learn(overview, |_| true, self.at(seconds));
-    }
-
-    /// What the store is told: messages by scope.
-    fn told(&self, seconds: f64) -> Vec<(String, Vec<f64>)> {
-        let unreported = self.fallback.unreported(self.at(seconds)).into_iter();
-        unreported.map(|debt| (debt.scope, debt.charges.iter().map(|one| one.messages.round()).collect())).collect()
     }
 }
 
@@ -202,33 +201,25 @@ fn what_is_as_configured_again_is_forgotten_and_the_oldest_knowledge_is_renewed_
 }
 
 #[test]
-fn what_went_out_is_told_once_and_no_more_of_it_than_is_not_made_up_for() {
+fn what_a_worker_used_of_a_burst_by_itself_it_does_not_get_from_the_store_again() {
     let story = story(4);
     let rates = ["20/s", "1000/h burst 1000"];
-    assert_eq!(story.sent(0.0, &rates), 6);
-    assert!(story.fallback.has_unreported());
-    assert_eq!(story.told(0.0), [(SCOPE.to_owned(), vec![6.0, 6.0])]);
-    assert_eq!(story.told(0.6), [(SCOPE.to_owned(), vec![3.0, 6.0])], "nobody heard it, and half of it is history");
-    story.fallback.reported();
-    assert!(!story.fallback.has_unreported());
-    assert_eq!(story.told(0.6), []);
-    assert_eq!(story.sent(0.6, &rates), 3, "its own bucket is as it was");
-    assert_eq!(story.told(0.6), [(SCOPE.to_owned(), vec![3.0, 3.0])]);
-    assert_eq!(story.sent(0.8, &rates), 1);
-    story.fallback.reported();
-    assert_eq!(story.told(0.8), [(SCOPE.to_owned(), vec![1.0, 1.0])], "what went out meanwhile was not told");
-}
-
-#[test]
-fn a_store_that_was_away_for_long_has_time_to_hear_of_it() {
-    for (absent_s, settles) in [(0.5, false), (1.5, true)] {
-        let story = story(4);
-        story.fallback.begun(story.at(1.0));
-        let back = 1.0 + absent_s;
-        story.fallback.ended(story.at(back));
-        assert_eq!(story.fallback.settles(story.at(back + 1.9)).is_some(), settles, "after {absent_s} s");
-        assert_eq!(story.fallback.settles(story.at(back + 2.1)), None);
-    }
+    let question = ask(SCOPE, &rates);
+    let less_us = |seconds: f64, ask: &AdmissionRequest| -> Vec<f64> {
+        let asked = story.fallback.with_less_burst(ask, story.at(seconds));
+        let whole = ask.demands[0].limits.iter().map(|limit| limit.tolerance_us);
+        let limits = asked.demands[0].limits.iter().map(|limit| limit.tolerance_us);
+        whole.zip(limits).map(|(whole, limit)| (whole - limit).round()).collect()
+    };
+    assert_eq!(less_us(0.0, &question), [0.0, 0.0]);
+    assert_eq!(story.sent(0.0, &rates), 6, "of its quarter of 20 a second, and of the second that is waited for");
+    let bucket_us = 6.0 * 4.0 * 3.6e6;
+    assert_eq!(less_us(0.0, &question), [0.0, bucket_us], "24 of the thousand, as all four together");
+    assert_eq!(less_us(10.0, &question), [0.0, bucket_us - 10e6], "it is made up for by time");
+    assert_eq!(less_us(87.0, &question), [0.0, 0.0]);
+    assert_eq!(story.sent_of(100.0, "group:relay:other", &["10/s burst 5"]), 4);
+    let other = ask("group:relay:other", &["10/s burst 5"]);
+    assert_eq!(less_us(100.0, &other), [4e5], "there is no less than none");
 }
 
 #[test]
@@ -251,14 +242,54 @@ fn what_is_even_makes_room_first_and_then_what_is_nearest_to_it() {
 }
 
 #[test]
-fn a_changed_configuration_changes_neither_what_was_sent_nor_what_is_owed() {
+fn a_changed_configuration_does_not_change_what_was_sent() {
     let story = story(4);
     assert_eq!(story.sent(0.0, &["1000/h burst 1000"]), 250);
     let Story { fallback, start } = story;
     let story = Story { fallback: fallback.renewed(Duration::from_mins(20)), start };
     assert_eq!(story.sent(0.0, &["1000/h burst 1000"]), 0);
-    assert_eq!(story.told(0.0), [(SCOPE.to_owned(), vec![250.0])]);
     assert!(story.is_answered(1199.0), "the new setting holds");
-    let bucket: Bucket = story.fallback.state().own[SCOPE].scope.buckets["h"];
+    let bucket: Bucket = story.fallback.state().own[SCOPE].buckets["h"];
     assert!(bucket.all > CLOCK_START_US);
+}
+
+const CONFIG: &str = "[queue]\nurl = \"embedded:q.db\"\n[store]\nurl = \"embedded:q.db\"\n[transport.relay]\nkind = \"smtp\"\nhost = \"127.0.0.1\"\n\
+ [[route]]\nname = \"all\"\nsend = [\"relay\"]\n";
+
+async fn in_a_file(folder: &tempfile::TempDir) -> Limiter {
+    let url = format!("embedded:{}", folder.path().join("store.db").display());
+    Limiter::new(&load_text(CONFIG).unwrap(), Store::connect(&url, StoreOptions::default()).await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_pause_that_the_last_look_saw_holds_without_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let limiter = in_a_file(&folder).await;
+    limiter.0.fallback.workers(1);
+    let answer = || limiter.0.fallback.admit(&ask("transport:relay", &["5/s"]), &away(), Instant::now());
+    let pause = LimitCommand::Pause { for_us: 7.2e9, why: "maintenance".to_owned() };
+    limiter.0.store.order("transport:relay", &pause).await.unwrap();
+    limiter.look().await;
+    assert!(matches!(answer(), Some(Admission::Park { park_us, .. }) if park_us > 1e9), "{:?}", answer());
+    limiter.0.store.order("transport:relay", &LimitCommand::Resume).await.unwrap();
+    limiter.look().await;
+    assert!(matches!(answer(), Some(Admission::Go { .. })), "{:?}", answer());
+}
+
+#[tokio::test]
+async fn what_went_out_without_the_store_is_missing_from_its_burst_when_it_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let limiter = in_a_file(&folder).await;
+    limiter.0.fallback.workers(2);
+    let ask = AdmissionRequest { want: 1, ..ask("transport:relay", &["1/h burst 10"]) };
+    let mut sent = 0;
+    while let Some(Admission::Go { .. }) = limiter.0.fallback.admit(&ask, &away(), Instant::now()) {
+        sent += 1;
+    }
+    assert_eq!(sent, 5);
+    let mut more = 0;
+    while let Some(Admission::Go { .. }) = limiter.asked(&ask).await {
+        more += 1;
+    }
+    assert_eq!(more, 1, "as if the other worker had sent as many");
 }

@@ -127,18 +127,3 @@ async fn a_cut_without_a_rate_is_a_part_of_what_goes_and_not_of_what_another_lim
     let per_second = 1e6 / scope.cut.as_ref().unwrap().seen_interval_us;
     assert!((0.1..=1.0).contains(&per_second), "{per_second}");
 }
-
-#[tokio::test]
-async fn what_this_worker_answered_by_itself_is_no_sign_of_the_store() {
-    // Nothing listens there.
-    let store = Store::connect("redis://127.0.0.1:1/", StoreOptions::default()).await.unwrap();
-    let limiter = Limiter::new(&load_text(CONFIG).unwrap(), store).unwrap();
-    let (job, job_slot, now) = (job(), JobSlots::new(1, 1).beside(Lane::Bulk), Instant::now());
-    limiter.0.fallback.begun(now.checked_sub(Duration::from_secs(5)).unwrap());
-    let (groups, domains) = (&["slow".to_owned()], &DomainAnswers::default());
-    let subject = Subject { job: &job, transport: 0, groups, domains, fresh: true, hold: true };
-    let asked =
-        (AdmissionRequest::fresh(Vec::new(), Lane::Bulk, "a"), Admission::Go { wait_us: 1e3, tokens: 1, step_us: 0.0 });
-    assert!(matches!(limiter.admit(subject, true, &job_slot, Some(asked)).await, LimitAnswer::Go(_)));
-    assert_eq!(limiter.0.fallback.settles(Instant::now()), None);
-}

@@ -8,7 +8,6 @@ mod feedback;
 pub mod mailbox_providers;
 mod observed_rate;
 mod overrides;
-mod reconcile;
 pub mod scopes;
 mod token;
 mod token_cache;
@@ -72,8 +71,6 @@ struct LimiterInner {
     dns: Arc<Dns>,
     tokens: TokenCache,
     fallback: LocalFallback,
-    /// One task at a time tells the store what went out without it.
-    teller: tokio::sync::Mutex<()>,
     parts: ConnectionShares,
     observed_rate: ObservedRate,
     binding: BindingScopes,
@@ -141,7 +138,6 @@ impl Limiter {
             dns: Dns::new(&config.dns)?,
             tokens: TokenCache::new(config.limits.lease_above),
             fallback,
-            teller: tokio::sync::Mutex::default(),
             parts,
             observed_rate: ObservedRate::default(),
             binding: BindingScopes::default(),
@@ -173,8 +169,7 @@ impl Limiter {
         }
     }
 
-    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then. A store that
-    /// was away hears what went out meanwhile.
+    /// Looks which scopes are paused, cut or held to another rate. Those without a configured limit are asked about only then.
     pub async fn look(&self) {
         let asked = Instant::now();
         let scopes: HashSet<String> = match self.0.store.overrides().await {
@@ -183,7 +178,6 @@ impl Limiter {
             Err(_) => return,
         };
         self.0.fallback.ended(Instant::now());
-        self.settle().await;
         self.forget_pauses(asked, &scopes);
         self.learn(&scopes).await;
         let changed = self.overrides().looked(asked, &scopes);
@@ -206,10 +200,11 @@ impl Limiter {
     /// The question of an attempt, to be asked with its claim; nothing where there is none, or where tokens are at hand in batches.
     pub fn question(&self, subject: Subject<'_>, queue: bool) -> Option<AdmissionRequest> {
         let demands = self.demands(subject);
-        if !self.0.tokens.are_asked_for_one_by_one(&demands) || self.has_to_settle() {
+        if !self.0.tokens.are_asked_for_one_by_one(&demands) || !self.0.store.is_up() {
             return None;
         }
-        self.ask(subject, demands, queue)
+        let ask = self.ask(subject, demands, queue)?;
+        Some(self.0.fallback.with_less_burst(&ask, Instant::now()).into_owned())
     }
 
     /// Nothing where nothing limits the attempt.
@@ -321,17 +316,14 @@ impl Limiter {
 
     /// One question, to whoever can answer it now; nothing where the store is away and the job is not to go without it.
     async fn asked(&self, ask: &AdmissionRequest) -> Option<Admission> {
-        // Everybody who waited for a store that was away would ask it at once when it is back, before it heard what went out without it.
+        // Not everybody who waits for a store that is away asks it at once when it is back.
         if !self.0.store.is_up()
             && let Err(error) = self.0.store.there().await
         {
             return self.alone(ask, &error);
         }
-        if let Some(admission) = self.while_it_settles(ask) {
-            return Some(admission);
-        }
-        self.settle().await;
-        match self.0.tokens.admit(&self.0.store, ask).await {
+        let with_less_burst = self.0.fallback.with_less_burst(ask, Instant::now());
+        match self.0.tokens.admit(&self.0.store, &with_less_burst).await {
             Err(error) if error.is_down() => self.alone(ask, &error),
             Err(error) => {
                 // A mistake of ours or of the store's must not stop the mail; it is as if nothing was limited.

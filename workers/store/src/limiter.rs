@@ -14,7 +14,6 @@ use std::{
 use postrider_policy::rate_limit::{
     admit::{Admission, AdmissionRequest},
     connections::LeaseRequest,
-    reconcile::UnreportedUsage,
     scope::Scope,
     shaping_rule::{LimitCommand, RuleCall, ShapingEffect},
 };
@@ -57,14 +56,6 @@ impl Store {
                 store.claim_and_admit(request, self.holder(), ask, self.limiter_now()).await
             }
             _ => Ok((self.claim(request).await?, None)),
-        }
-    }
-
-    /// Charges what went out while the store was away. A call that is made again charges twice, which costs pace and passes no limit.
-    pub async fn reconcile(&self, debts: &[UnreportedUsage]) -> Result<(), StoreError> {
-        match &self.backend {
-            StoreBackend::Redis(store) => store.reconcile(debts, self.limiter_now()).await,
-            StoreBackend::Embedded(store) => store.reconcile(debts, self.limiter_now()).await,
         }
     }
 

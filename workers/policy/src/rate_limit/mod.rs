@@ -12,7 +12,6 @@
 pub mod admit;
 pub mod connections;
 pub mod rate;
-pub mod reconcile;
 pub mod scope;
 pub mod scope_view;
 pub mod shaping_rule;

@@ -6,7 +6,6 @@ use std::{collections::BTreeMap, time::Duration};
 use postrider_policy::rate_limit::{
     admit::{self, Admission, AdmissionRequest},
     connections::{self, ConnectionLease, LeaseRequest},
-    reconcile::{self, UnreportedUsage},
     scope::Scope,
     shaping_rule::{self, LimitCommand, RuleCall, ShapingEffect},
 };
@@ -63,21 +62,6 @@ impl EmbeddedStore {
                 }
             }
             Ok(admission)
-        })
-        .await
-    }
-
-    /// See [`crate::Store::reconcile`].
-    pub async fn reconcile(&self, debts: &[UnreportedUsage], now: Option<u64>) -> Result<(), StoreError> {
-        let debts = debts.to_vec();
-        self.run_us(move |db, now_us| {
-            let now = clock(now, now_us);
-            for debt in &debts {
-                let mut scope = read(db, &debt.scope, now)?;
-                reconcile::reconcile(&mut scope, &debt.charges, now);
-                write(db, &debt.scope, &scope, now)?;
-            }
-            Ok(())
         })
         .await
     }

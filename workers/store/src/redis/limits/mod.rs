@@ -12,7 +12,6 @@ use std::{sync::LazyLock, time::Duration};
 use postrider_policy::rate_limit::{
     admit::{Admission, AdmissionRequest},
     connections::LeaseRequest,
-    reconcile::UnreportedUsage,
     scope::Scope,
     shaping_rule::{LimitCommand, RuleCall, ShapingEffect},
 };
@@ -26,13 +25,12 @@ use crate::{Claim, ClaimRequest, StoreError, limiter::Overview, millis};
 const INDEX: &str = "postrider:{limits}";
 const DISTURBED: &str = "postrider:{limits}:disturbed";
 const WORKERS: &str = "postrider:{limits}:workers";
-/// Scopes that one look reads, or one call charges: some milliseconds of the server at most.
+/// Scopes that one look reads: some milliseconds of the server at most.
 const LOOK_MAX: usize = 100;
 
 struct LimitScripts {
     admit: Script,
     claim_and_admit: Script,
-    charge: Script,
     react: Script,
     order: Script,
     look: Script,
@@ -62,7 +60,6 @@ static SCRIPTS: LazyLock<LimitScripts> = LazyLock::new(|| LimitScripts {
         include_str!("admit.lua"),
         "\nend\nfor _, word in ipairs(ask()) do claimed[#claimed + 1] = word end\nreturn claimed\n",
     )),
-    charge: script!("reconcile.lua"),
     react: script!("react.lua"),
     order: script!("order.lua"),
     look: script!("look.lua"),
@@ -102,23 +99,6 @@ impl RedisStore {
         let mut call = SCRIPTS.admit.prepare_invoke();
         put(&mut call, ask, now);
         read_admission(&self.link.invoke::<Vec<String>>(&call).await?).ok_or_else(|| unreadable(&surprise()))
-    }
-
-    /// See [`crate::Store::reconcile`].
-    pub async fn reconcile(&self, debts: &[UnreportedUsage], now: Option<u64>) -> Result<(), StoreError> {
-        for debts in debts.chunks(LOOK_MAX) {
-            let mut call = SCRIPTS.charge.prepare_invoke();
-            call.key(INDEX).arg(clock(now));
-            for debt in debts {
-                call.key(scope_key(&debt.scope)).arg(&debt.scope).arg(debt.charges.len());
-                for one in &debt.charges {
-                    let limit = &one.limit;
-                    call.arg(limit.bucket).arg(limit.interval_us).arg(limit.tolerance_us).arg(one.messages);
-                }
-            }
-            self.link.invoke::<i64>(&call).await?;
-        }
-        Ok(())
     }
 
     /// See [`crate::Store::react`].

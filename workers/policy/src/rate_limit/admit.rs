@@ -5,7 +5,7 @@ use postrider_schemas::Lane;
 use super::{
     PARK_BACK, PARK_MAX_US,
     scope::{Bucket, REACH_US, Scope, ScopeLimits, WHOLE},
-    wait_queue::{self, QueuedSlot, TenantWeight},
+    wait_queue::{self, TenantWeight},
 };
 
 /// Longest wait that is spent in the worker.
@@ -15,8 +15,6 @@ pub const HOLD_US: f64 = REACH_US;
 pub const BULK_AHEAD_US: f64 = 2.5e5;
 /// Reach of the line while the rate is cut, from the end of a pause. Who finds it full stays away for longer, up to the longest time.
 pub const PARK_MAX_CUT_US: f64 = 6e7;
-/// The part of these for what is fresh: the rest of the line is for what was away for as long as that and comes back.
-const FRESH_REACH: f64 = 0.75;
 /// So far may transactional mail overdraw a bucket that bulk mail has filled; bulk mail pays it back.
 pub const DEBT_US: f64 = 1e5;
 /// So far may a tenant run ahead of its fair share while others wait, before it yields to them.
@@ -205,30 +203,15 @@ fn park(
     who: TenantWeight<'_>,
     now: f64,
 ) -> Admission {
-    let (left, pause) = (scopes[obstacle.scope].left(now), (scopes[obstacle.scope].paused_until - now).max(0.0));
-    let share = if ask.fresh { FRESH_REACH } else { 1.0 };
-    // A cut recovers: those who wait behind it come back soon to see, but not before a pause is over. Those beyond come back one after the other, as they
-    // could go if the rate was whole again at once, and nobody long after the cut is over where nothing else limits them.
-    let (mut us, mut every_us, mut most) = (PARK_MAX_US * share, None, PARK_MAX_US * share);
-    if left < WHOLE {
-        us = (pause + PARK_MAX_CUT_US * share).min(PARK_MAX_US);
-        every_us = Some(obstacle.interval_us * left / WHOLE);
-        most = PARK_MAX_US;
-        if ask.demands[obstacle.scope].limits.is_empty() {
-            let recovery = scopes[obstacle.scope].cut.map_or(1.0, |cut| cut.recovery.max(1.0));
-            most = us.max((WHOLE - left) / recovery * 1e6).min(most);
-        }
-    }
-    let line = scopes[obstacle.scope].line(ask.lane);
-    let joined =
-        wait_queue::join(line, who, obstacle.at, obstacle.interval_us, now, wait_queue::QueueReach { us, every_us });
-    let park_us = match joined {
-        QueuedSlot { slot_us, .. } if slot_us <= us => slot_us,
-        QueuedSlot { back_us: Some(back_us), .. } if back_us <= most => back_us,
-        // Spread over the last part of the longest time, while the line is still full.
-        _ => most - now.floor() % 1e6 / 1e6 * most * (1.0 - PARK_BACK),
-    };
-    Admission::Park { park_us, slot_us: joined.slot_us, scope: obstacle.scope }
+    let scope = &mut scopes[obstacle.scope];
+    // A cut recovers: those who wait behind it come back soon to see, but not before a pause is over.
+    let pause = (scope.paused_until - now).max(0.0);
+    let reach_us = if scope.left(now) < WHOLE { (pause + PARK_MAX_CUT_US).min(PARK_MAX_US) } else { PARK_MAX_US };
+    let slot_us = wait_queue::join(scope.line(ask.lane), who, obstacle.at, obstacle.interval_us, now, reach_us);
+    // Who finds no slot comes back spread over the last part of the reach, while the line is still full.
+    let spread_us = reach_us - now.floor() % 1e6 / 1e6 * reach_us * (1.0 - PARK_BACK);
+    let park_us = if slot_us <= reach_us { slot_us } else { spread_us };
+    Admission::Park { park_us, slot_us, scope: obstacle.scope }
 }
 
 fn full(obstacle: &Obstacle, now: f64) -> Admission {

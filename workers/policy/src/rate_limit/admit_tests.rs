@@ -180,7 +180,7 @@ fn behind_a_pause_slots_are_as_far_apart_as_what_has_no_room_then() {
 }
 
 #[test]
-fn nobody_stays_away_long_after_a_cut_is_over_where_nothing_else_limits() {
+fn nobody_stays_away_for_longer_than_a_minute_while_a_rate_is_cut() {
     let cut = RateReduction { left: WHOLE / 2.0, at: NOW, recovery: WHOLE / 600.0, seen_interval_us: 1e5 };
     let (mut scopes, ask) = ([Scope { cut: Some(cut), ..Scope::default() }], ask(vec![demand("t", &[])]));
     let mut longest: f64 = 0.0;
@@ -189,7 +189,7 @@ fn nobody_stays_away_long_after_a_cut_is_over_where_nothing_else_limits() {
             longest = longest.max(park_us);
         }
     }
-    assert!((250e6..=301e6).contains(&longest), "{longest}");
+    assert!((50e6..=60e6).contains(&longest), "{longest}");
 }
 
 #[test]
@@ -273,7 +273,8 @@ fn several_tokens_are_given_at_once_as_far_as_there_is_room() {
 fn a_line_longer_than_the_longest_park_comes_back_spread_while_it_is_still_full() {
     let fresh = ask(vec![demand("t", &["1/min"])]);
     let back = AdmissionRequest { fresh: false, ..fresh.clone() };
-    for (ask, reach) in [(fresh, PARK_MAX_US * 0.75), (back, PARK_MAX_US)] {
+    let reach = PARK_MAX_US;
+    for ask in [fresh, back] {
         let mut scopes = [Scope::default()];
         let mut parks: Vec<f64> = Vec::new();
         for n in 0..200 {

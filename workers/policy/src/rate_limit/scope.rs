@@ -141,8 +141,6 @@ pub struct WaitQueue {
     pub ends: BTreeMap<String, TenantPosition>,
     /// Until when each one has had its fair share.
     pub shares: BTreeMap<String, f64>,
-    /// When the last one of each comes back who found no slot behind a cut.
-    pub behind: BTreeMap<String, f64>,
 }
 
 /// The end of a tenant's line.
@@ -243,7 +241,6 @@ impl Scope {
         for line in self.lines.values_mut() {
             line.ends.retain(|_, place| place.end > before);
             line.shares.retain(|_, until| *until > before);
-            line.behind.retain(|_, back| *back > before);
         }
     }
 
@@ -320,7 +317,6 @@ mod tests {
                 .map(|(name, end)| (name.to_owned(), TenantPosition { end, weight: 1.0 }))
                 .into(),
             shares: [("a", NOW), ("b", NOW + 1.0)].map(|(name, until)| (name.to_owned(), until)).into(),
-            ..WaitQueue::default()
         };
         let mut scope = Scope { lines: [("bulk".to_owned(), line)].into(), ..Scope::default() };
         scope.forget_tenants(NOW + OVER_FOR_US);

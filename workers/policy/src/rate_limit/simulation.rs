@@ -209,7 +209,8 @@ fn a_line_behind_a_pause_and_a_cut_comes_back_when_it_could_go() {
         let ideal = seconds.unwrap() as f64;
         println!("{left}: {:.1} s (ideal {ideal:.1}), {:.3} parks a job", run.end(None), run.parks_per_job());
         assert!(run.end(None) <= ideal * 1.05 + 5.0, "{}", run.end(None));
-        assert!(run.parks_per_job() <= 3.0, "{}", run.parks_per_job());
+        // Those who find the line full come back within a minute.
+        assert!(run.parks_per_job() <= 10.0, "{}", run.parks_per_job());
     }
 }
 

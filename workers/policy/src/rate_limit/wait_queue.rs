@@ -7,10 +7,7 @@
 //! A tenant's slots are as far apart as its fair share of the rate is while others wait behind them too. Slots that were
 //! given out before another tenant came are too dense for that; whoever has had more than its share then yields first (see `shares`).
 
-use super::{
-    PARK_MAX_US,
-    scope::{TenantPosition, WaitQueue},
-};
+use super::scope::{TenantPosition, WaitQueue};
 
 /// Slots stand closer than the rate allows by this part, so that jobs which come late leave no hole, ...
 const PACKED: f64 = 0.02;
@@ -32,34 +29,9 @@ pub struct TenantWeight<'a> {
     pub weight: f64,
 }
 
-/// A place in a line, in microseconds from now.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QueuedSlot {
-    /// The slot.
-    pub slot_us: f64,
-    /// Where that is beyond the reach of the line and those who found no slot come back one after the other: when this one does.
-    pub back_us: Option<f64>,
-}
-
-/// How far slots are given out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QueueReach {
-    /// So far, from now. A slot beyond that is not given out: whoever comes back before it joins again, and would find its own slot in front of it.
-    /// The line then says at most that somebody waits.
-    pub us: f64,
-    /// Those who find none come back one each such time, each tenant's by its share. Nothing: shortly before the end of the reach.
-    pub every_us: Option<f64>,
-}
-
-/// Joins the end of the tenant's line and gives the slot: not before `at`, when the scope has room for one.
-pub fn join(
-    line: &mut WaitQueue,
-    who: TenantWeight<'_>,
-    at: f64,
-    interval_us: f64,
-    now: f64,
-    reach: QueueReach,
-) -> QueuedSlot {
+/// Joins the end of the tenant's line and gives the slot, from now: not before `at`, when the scope has room for one. A slot beyond `reach_us` is not
+/// given out: whoever comes back before it joins again, and would find its own slot in front of it. The line then says at most that somebody waits.
+pub fn join(line: &mut WaitQueue, who: TenantWeight<'_>, at: f64, interval_us: f64, now: f64, reach_us: f64) -> f64 {
     line.ends.retain(|_, place| place.end > now);
     let step = interval_us - (interval_us * PACKED).min(PACKED_MAX_US);
     // The first one's slot is when there is room for one.
@@ -71,24 +43,10 @@ pub fn join(
     let fair = (base + step * (above + who.weight) / who.weight).min(last + step);
     let equals = line.ends.values().all(|place| place.weight == who.weight);
     let slot = if equals && last - fair < NEAR_US.max((last - now) * NEAR) { last + step } else { fair };
-    let (mut end, mut back) = (slot, None);
-    if slot - now > reach.us {
-        end = line.ends.get(who.tenant).map_or(now + reach.us, |place| place.end);
-        back = reach.every_us.map(|every_us| behind(line, who, every_us, now, reach.us));
-    }
+    let end =
+        if slot - now > reach_us { line.ends.get(who.tenant).map_or(now + reach_us, |place| place.end) } else { slot };
     line.ends.insert(who.tenant.to_owned(), TenantPosition { end, weight: who.weight });
-    QueuedSlot { slot_us: slot - now, back_us: back.map(|back| back - now) }
-}
-
-/// When somebody comes back who found no slot: behind those of its tenant who found none, at its share of one each `every_us`.
-fn behind(line: &mut WaitQueue, who: TenantWeight<'_>, every_us: f64, now: f64, reach_us: f64) -> f64 {
-    let others = line.ends.iter().filter(|(tenant, place)| *tenant != who.tenant && place.end > now);
-    let above: f64 = others.map(|(_, place)| place.weight).sum();
-    line.behind.retain(|_, back| *back > now);
-    let last = line.behind.get(who.tenant).map_or(now + reach_us, |back| back.max(now + reach_us));
-    let back = last + every_us * (above + who.weight) / who.weight;
-    line.behind.insert(who.tenant.to_owned(), back.min(now + PARK_MAX_US));
-    back
+    slot - now
 }
 
 /// Whether jobs of the tenant wait at least until `time`: a fresh one must not overtake them.
@@ -124,11 +82,11 @@ mod tests {
     /// Slots a millisecond apart.
     const STEP: f64 = 1e3;
     const FROM: f64 = 1e9;
-    const FAR: QueueReach = QueueReach { us: f64::INFINITY, every_us: None };
+    const FAR: f64 = f64::INFINITY;
 
     fn slots(line: &mut WaitQueue, tenant: TenantWeight<'_>, count: usize) -> Vec<f64> {
         let step = STEP / (1.0 - PACKED);
-        (0..count).map(|_| ((join(line, tenant, FROM, step, FROM - 1.0, FAR).slot_us - 1.0) / STEP).round()).collect()
+        (0..count).map(|_| ((join(line, tenant, FROM, step, FROM - 1.0, FAR) - 1.0) / STEP).round()).collect()
     }
 
     #[test]
@@ -180,7 +138,7 @@ mod tests {
         slots(&mut line, who("a"), 6);
         assert!(waits_until(&line, "a", FROM + 4.0 * STEP) && !waits_until(&line, "a", FROM + 5.0 * STEP));
         let at = FROM + 7.0 * STEP;
-        assert_eq!(join(&mut line, who("b"), at, STEP, at - 1.0, FAR).slot_us, 1.0);
+        assert_eq!(join(&mut line, who("b"), at, STEP, at - 1.0, FAR), 1.0);
         assert_eq!(line.ends.len(), 1);
     }
 
@@ -195,19 +153,5 @@ mod tests {
         let ten = 10.0 * STEP;
         assert!(is_over(&line, "a", FROM - 1.0, ten - 1.0) && !is_over(&line, "a", FROM - 1.0, ten));
         assert!(!is_over(&line, "b", FROM - 1.0, 0.0));
-    }
-
-    #[test]
-    fn who_finds_no_slot_comes_back_behind_its_own_tenant_alone() {
-        let (mut line, reach) = (WaitQueue::default(), QueueReach { us: 10.0 * STEP, every_us: Some(STEP / 2.0) });
-        let mut backs = |tenant: &str, count: usize| -> Vec<f64> {
-            let join = |_| join(&mut line, who(tenant), FROM, STEP, FROM - 1.0, reach).back_us;
-            (0..count).filter_map(join).map(|back| back / STEP).collect()
-        };
-        let large = backs("a", 1000);
-        assert_eq!((large[0], large.len()), (10.5, 989));
-        assert_eq!(large.last(), Some(&(10.0 + 989.0 / 2.0)));
-        let small = backs("b", 20);
-        assert_eq!(small[..2], [11.0, 12.0], "half of the rate is its share");
     }
 }

@@ -5,7 +5,7 @@ local urgent, tenant, weight = ARGV[2] == 't', ARGV[3], tonumber(ARGV[4])
 local fresh, want, queue = ARGV[5] == '1', tonumber(ARGV[6]), ARGV[7] == '1'
 local hold = ARGV[8] == '1'
 local AHEAD, PARK_MAX, DEBT, SLACK, SPACING = 250000, 1800000000, 100000, 500000, 5000
-local PARK_MAX_CUT, FRESH_REACH, PARK_BACK = 60000000, 0.75, 0.875
+local PARK_MAX_CUT, PARK_BACK = 60000000, 0.875
 local LENGTH = { s = 1, min = 2, h = 3, d = 4 }
 local PACKED, PACKED_MAX, NEAR, NEAR_MIN = 0.02, 10000, 0.1, 1000000
 
@@ -77,18 +77,8 @@ local function note_weight(scope)
   keep(scope)
 end
 
--- When somebody comes back who found no slot: behind those of its tenant who found none, at its share of one each `every`.
-local function behind(scope, every, reach)
-  local name, above = '>' .. tenant, others(scope, scope.line, now)
-  local last = math.max(tonumber(redis.call('ZSCORE', scope.share, name) or '0'), now + reach)
-  local mine = last + every * (above + weight) / weight
-  redis.call('ZADD', scope.share, text(math.min(mine, now + PARK_MAX)), name)
-  redis.call('PEXPIRE', scope.share, text(PARK_MAX / 1000 + 60000))
-  return mine
-end
-
--- The slot, and when somebody comes back who gets none.
-local function join(scope, line, at, interval, reach, every)
+-- The slot, from now.
+local function join(scope, line, at, interval, reach)
   redis.call('ZREMRANGEBYSCORE', line, '-inf', text(now))
   local same = equals(scope, line)
   note_weight(scope)
@@ -100,7 +90,6 @@ local function join(scope, line, at, interval, reach, every)
   local last = math.max(start, tonumber(top[2] or start))
   local slot = math.min(base + step * (above + weight) / weight, last + step)
   if same and last - slot < math.max(NEAR_MIN, (last - now) * NEAR) then slot = last + step end
-  local mine = slot - now > reach and every and behind(scope, every, reach) or nil
   if slot - now > reach then
     redis.call('ZADD', line, 'NX', text(now + reach), tenant)
     last = math.max(last, now + reach)
@@ -109,7 +98,7 @@ local function join(scope, line, at, interval, reach, every)
     last = math.max(last, slot)
   end
   redis.call('PEXPIRE', line, text(math.floor((last - now) / 1000) + 60000))
-  return slot, mine
+  return slot - now
 end
 
 -- About so many slots the lane's line gave out behind a pause.
@@ -136,7 +125,6 @@ for index = 1, (#KEYS - 1) / 3 do
     place = place + 3
   end
   local s = read(KEYS[3 * index - 1], limits)
-  s.bare = count == 0
   s.name, s.line, s.share = name, KEYS[3 * index], KEYS[3 * index + 1]
   scopes[index] = s
   if s.p > now then paused = true end
@@ -187,24 +175,12 @@ if wait > 0 then
   if wait > most or joins then
     if not queue then return { 'full', text(wait), text(bind - 1) } end
     if scope.fresh then enlist(scope) end
-    local part, rest, every = fresh and FRESH_REACH or 1, left(scope), nil
-    local reach = PARK_MAX * part
-    local most = reach
-    if rest < WHOLE then
-      reach = math.min(math.max(scope.p - now, 0) + PARK_MAX_CUT * part, PARK_MAX)
-      every, most = spacing * rest / WHOLE, PARK_MAX
-      if scope.bare then most = math.min(math.max(reach, (WHOLE - rest) / math.max(scope.cr, 1) * 1000000), most) end
-    end
-    local slot, back = join(scope, scope.line, at, spacing, reach, every)
-    local park = slot - now
-    if park > reach then
-      if back and back - now <= most then
-        park = back - now
-      else
-        park = most - math.floor(now) % 1000000 / 1000000 * most * (1 - PARK_BACK)
-      end
-    end
-    return { 'park', text(park), text(slot - now), text(bind - 1) }
+    local reach = PARK_MAX
+    if left(scope) < WHOLE then reach = math.min(math.max(scope.p - now, 0) + PARK_MAX_CUT, PARK_MAX) end
+    local slot = join(scope, scope.line, at, spacing, reach)
+    local park = slot
+    if slot > reach then park = reach - math.floor(now) % 1000000 / 1000000 * reach * (1 - PARK_BACK) end
+    return { 'park', text(park), text(slot), text(bind - 1) }
   end
 end
 local room = 1

@@ -22,7 +22,7 @@ for at = 1, #KEYS, 5 do
       fill(fields, { 'um', 'uc', 'ub' }, { struct.unpack(USED, value) })
     elseif string.sub(name, 1, 2) == 'b:' then
       local bucket = string.sub(name, 3)
-      fill(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, { unpacked(value) })
+      fill(fields, { 't:' .. bucket, 'x:' .. bucket, 'i:' .. bucket, 'o:' .. bucket }, { struct.unpack(BUCKET, value) })
     elseif name ~= 'd' then
       fields[#fields + 1] = name; fields[#fields + 1] = value
     end

@@ -80,10 +80,7 @@ pub(super) fn scope_of((fields, sets): LookReply) -> Option<Scope> {
             let weight = weight(&tenant);
             (tenant, TenantPosition { end, weight })
         });
-        // Who found no slot stands among the shares, behind a message that no tenant's name begins with.
-        let (behind, shares): (Vec<_>, Vec<_>) = shares.into_iter().partition(|(name, _)| name.starts_with('>'));
-        let behind = behind.into_iter().map(|(name, back)| (name[1..].to_owned(), back)).collect();
-        let line = WaitQueue { ends: places.collect(), shares: shares.into_iter().collect(), behind };
+        let line = WaitQueue { ends: places.collect(), shares: shares.into_iter().collect() };
         scope.lines.insert(lane.as_str().to_owned(), line);
     }
     Some(scope)

@@ -5,8 +5,7 @@
 -- cl, ca, cr, cs: what a cut left, when, its recovery, the interval that was seen; si, so, sb, su, ws: set by an operator, in place of
 -- which bucket, until, why; gg: tenants have weights, g:T that of tenant T.
 -- Read by name where they are wanted: n:R, s:R calls for shaping rule R, since.
--- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share (>T: when the last one of T comes back who
--- found no slot behind a cut): two sorted sets.
+-- Beside it, for each lane, the ends of the tenants' lines and until when each one has had its share: two sorted sets.
 local now = tonumber(ARGV[1])
 if not now then
   local t = redis.call('TIME')
@@ -19,14 +18,7 @@ local GRACE = 3600000000
 local function text(n) return string.format('%.17g', n) end
 
 local REST = { 'p', 'cl', 'ca', 'cr', 'cs', 'si', 'so', 'su', 'gg' }
-local BUCKET, OLD_BUCKET, USED = '<dddd', '<ddd', '<ddd'
-
--- One that was kept without its tolerance had the present one.
-local function unpacked(value, tolerance)
-  if #value >= 32 then return struct.unpack(BUCKET, value) end
-  local t, x, i = struct.unpack(OLD_BUCKET, value)
-  return t, x, i, tolerance or 0
-end
+local BUCKET, USED = '<dddd', '<ddd'
 
 local function read(key, limits)
   local names = { 'd', 'u' }
@@ -36,7 +28,7 @@ local function read(key, limits)
   if v[2] then s.um, s.uc, s.ub = struct.unpack(USED, v[2]) end
   for i, limit in ipairs(limits) do
     local one = { t = 0, x = 0, i = 0, o = 0 }
-    if v[i + 2] then one.t, one.x, one.i, one.o = unpacked(v[i + 2], limit.tolerance) end
+    if v[i + 2] then one.t, one.x, one.i, one.o = struct.unpack(BUCKET, v[i + 2]) end
     s.b[limit.bucket] = one
   end
   if v[1] then

@@ -130,6 +130,9 @@ fn prose_wraps_and_pages_stay_short() {
                 let title = decision.lines().next().unwrap_or_default();
                 assert!(lines <= DECISION, "decision `{title}` has {lines} lines");
             }
+            let number = |decision: &str| decision.split('.').next().unwrap_or_default().parse::<u32>().unwrap();
+            let numbers: Vec<u32> = document.text.split("\n## ").skip(1).map(number).collect();
+            assert!(numbers.is_sorted_by(|one, next| one < next), "{} in the order of their numbers", document.path);
         }
     }
 }

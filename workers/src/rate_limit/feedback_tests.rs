@@ -10,10 +10,7 @@ use crate::{
     concurrency::job_slots::JobSlots,
     config::load_text,
     dns::DomainAnswers,
-    policy::{
-        outcome::{Answer, Class, Stage},
-        rate_limit::admit::{Admission, AdmissionRequest},
-    },
+    policy::outcome::{Answer, Class, Stage},
     rate_limit::LimitAnswer,
     store::{Store, StoreOptions},
 };

@@ -2,7 +2,7 @@
 # Makes the users that deploy/rabbitmq/permissions.json names, and gives them those permissions on the virtual host /. For another virtual host make
 # the file with `postrider topology export --format permissions --vhost NAME` and name it in PERMISSIONS.
 #
-#   PRODUCER_PASSWORD=... WORKER_PASSWORD=... TOOL_PASSWORD=... TOPOLOGY_PASSWORD=... sh users.sh [options of rabbitmqctl]
+#   PRODUCER_PASSWORD=... GATEWAY_PASSWORD=... WORKER_PASSWORD=... TOOL_PASSWORD=... TOPOLOGY_PASSWORD=... sh users.sh [options of rabbitmqctl]
 #
 # A user that is there keeps its tags and gets the password. Producers that must not publish for each other's tenants need a user each: copy the lines
 # of postrider-producer.
@@ -19,6 +19,7 @@ user() {
 
 options="$*"
 user postrider-producer "${PRODUCER_PASSWORD:-}"
+user postrider-gateway "${GATEWAY_PASSWORD:-}"
 user postrider-worker "${WORKER_PASSWORD:-}"
 user postrider-tool "${TOOL_PASSWORD:-}"
 user postrider-topology "${TOPOLOGY_PASSWORD:-}"

@@ -23,6 +23,9 @@ pub struct Role {
 /// A service that publishes jobs.
 pub const PRODUCER: Role =
     Role { user: "postrider-producer", configure: "^$", write: r"^postrider\.submit$", read: "^$" };
+/// A gateway: it publishes jobs, and the events of jobs that are called back.
+pub const GATEWAY: Role =
+    Role { user: "postrider-gateway", configure: "^$", write: r"^postrider\.(submit|events)$", read: "^$" };
 /// A worker with `queue.topology = "verify"`.
 pub const WORKER: Role = Role {
     user: "postrider-worker",
@@ -46,7 +49,7 @@ pub const TOPOLOGY: Role = Role {
 };
 
 /// Every kind of user.
-pub const ROLES: [Role; 4] = [PRODUCER, WORKER, TOOL, TOPOLOGY];
+pub const ROLES: [Role; 5] = [PRODUCER, GATEWAY, WORKER, TOOL, TOPOLOGY];
 
 /// The routing keys that a producer may use, as topic permissions know them.
 const SUBMIT_KEYS: &str = r"^(transactional|bulk)(\.[0-9]{2,5})?$";

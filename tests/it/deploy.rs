@@ -351,7 +351,7 @@ async fn rabbitmq_takes_what_ships_and_tells_of_a_stuck_ladder_what_the_alert_as
     assert!(done.status.success(), "{}{}", done.stdout, done.stderr);
 
     // The users that ship, made twice as an operator may.
-    let names = ["PRODUCER_PASSWORD", "WORKER_PASSWORD", "TOOL_PASSWORD", "TOPOLOGY_PASSWORD"];
+    let names = ["PRODUCER_PASSWORD", "GATEWAY_PASSWORD", "WORKER_PASSWORD", "TOOL_PASSWORD", "TOPOLOGY_PASSWORD"];
     for password in ["first", "second"] {
         rabbit.script(&deploy("rabbitmq/users.sh"), &names.map(|name| (name, password))).unwrap();
     }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, io::Write as _, time::Duration};
 
+use postrider_schemas::permissions;
 use postrider_tests::{
+    broker_users::BrokerUsers,
     deadline,
     fault_proxy::{End, FaultProxy, Faults, Flow},
     gateway::{self, Gateway},
@@ -144,7 +146,9 @@ async fn a_job_is_seen_moved_and_called_back_by_its_own_tenant_whatever_gateway_
     let (redis, database) = env.redis_url().rsplit_once('/').map(|(url, n)| (url.to_owned(), n.to_owned())).unwrap();
     let proxy = FaultProxy::start(redis.rsplit_once(':').unwrap().1.parse().unwrap()).unwrap();
     let store = format!("redis://127.0.0.1:{}/{database}", proxy.port());
-    let start = |store: &str, key: &str| Gateway::start(&env.amqp_url(), store, folder.path(), key, "").unwrap();
+    let users = BrokerUsers::make(env.vhost()).unwrap();
+    let queue = users.url(permissions::GATEWAY.user);
+    let start = |store: &str, key: &str| Gateway::start(&queue, store, folder.path(), key, "").unwrap();
     let (one, other) = (start(&env.redis_url(), &key), start(&store, &key));
     let taken = |answer: gateway::Answer| {
         assert_eq!(answer.status, 202, "{answer:?}");

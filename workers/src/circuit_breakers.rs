@@ -253,6 +253,11 @@ impl CircuitBreakers {
         let reason = reason_of(answer);
         let first_wait = if is_absent { self.first_wait.min(ABSENT_WAIT) } else { self.first_wait };
         let name = &self.names[transport];
+        let now_ms = self.store.now_ms();
+        let until_ms = now_ms.saturating_add(u64::try_from(first_wait.as_millis()).unwrap_or(u64::MAX));
+        let own = Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() };
+        // Known here before the store answers: whoever gets this connection's place next does not knock as well.
+        self.seen()[transport].get_or_insert_with(|| own.clone());
         let ask = CircuitCall::Open { reason: reason.clone(), wait: first_wait };
         let (circuit, is_new) = match self.store.circuit(&self.keys[transport], &ask).await {
             Ok(CircuitAnswer::Opened(circuit)) => (circuit, true),
@@ -260,10 +265,7 @@ impl CircuitBreakers {
             Ok(_) => return None,
             Err(error) => {
                 warn!(transport = name, %error, "The store did not hear that a transport needs a person");
-                let now_ms = self.store.now_ms();
-                let wait = u64::try_from(first_wait.as_millis()).unwrap_or(u64::MAX);
-                let until_ms = now_ms.saturating_add(wait);
-                (Circuit { opened_ms: now_ms, until_ms, failures: 1, probe_ms: 0, reason: reason.clone() }, false)
+                (own, false)
             }
         };
         if is_probe && !is_new {

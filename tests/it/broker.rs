@@ -66,7 +66,8 @@ async fn workers_of_a_blocked_broker_go_on_and_what_they_could_not_put_away_foll
     let jobs =
         |name: &str| (0..3).map(|n| story::job(Lane::Bulk, &format!("{name}-{n}@dest.example"))).collect::<Vec<_>>();
     // Slow replies: everything is in hand when the alarm goes off, and nothing has an outcome yet.
-    let slowly = Faults::delay_replies(Duration::from_secs(5));
+    // So slowly that no message is on its way before the alarm is raised, also where that takes a busy machine its time.
+    let slowly = Faults::delay_replies(Duration::from_secs(30));
     let under_alarm = async |env: &mut TestEnv, name: &str, more: &[Job]| {
         // A connection of before would be used again and not show.
         relay.cut_all();

@@ -258,7 +258,10 @@ fn first_request(noted: &str, fingerprint: &str, now: Timestamp) -> Result<Times
             "This idempotency key was used for another request within the last 24 hours; nothing was sent.",
         ));
     }
-    Ok(at.parse().ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(now))
+    let ms: i64 = at.parse().unwrap_or_default();
+    // Notes are exact to the millisecond: this request itself was the first one.
+    let is_this = ms == now.as_millisecond();
+    Ok(Timestamp::from_millisecond(ms).ok().filter(|_| ms > 0 && !is_this).unwrap_or(now))
 }
 
 fn state_of(record: Option<&Record>, send_at: Option<Timestamp>, now: Timestamp) -> JobState {

@@ -7,7 +7,7 @@ use postrider_producer::embedded::{
     DbError,
     tables::{meta_of, meta_text},
 };
-use postrider_schemas::{JobId, Lane, Tenant};
+use postrider_schemas::{JobId, Lane, Tenant, ladder};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
@@ -39,7 +39,11 @@ pub enum RowChange {
 impl RowChange {
     /// The change that a settlement asks for, at this time of the file.
     pub fn of(settlement: Settlement, now_ms: i64) -> Self {
-        let after = |wait: Duration| now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        // No longer than a copy waits on a broker: the ledger remembers that a job was cancelled or postponed for a little more than that.
+        let after = |wait: Duration| {
+            let wait = wait.min(ladder::WAIT_MAX);
+            now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
+        };
         let to = |queue, meta: &_, due_at| Self::Move { queue, meta: meta_text(meta), due_at };
         match settlement {
             Settlement::Done => Self::Delete,

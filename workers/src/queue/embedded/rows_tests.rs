@@ -133,6 +133,10 @@ fn a_verdict_about_a_message_that_left_its_rest_changes_nothing() {
 fn a_wait_is_told_by_the_clock_of_the_file() {
     let change = RowChange::of(Settlement::Again { wait: Duration::from_secs(5), meta: Meta::default() }, NOW);
     assert!(matches!(change, RowChange::Move { due_at, .. } if due_at == NOW + 5000));
+    let year = Settlement::Again { wait: Duration::from_hours(365 * 24), meta: Meta::default() };
+    let looked_at_again = NOW + i64::try_from(postrider_schemas::ladder::WAIT_MAX.as_millis()).unwrap();
+    let change = RowChange::of(year, NOW);
+    assert!(matches!(change, RowChange::Move { due_at, .. } if due_at == looked_at_again));
     let wall: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
     assert_eq!(published_at(NOW - 3000, NOW, wall), Some(wall - Duration::from_secs(3)));
 }

@@ -197,10 +197,11 @@ impl EmbeddedStore {
         &self,
         key: &LedgerKey,
         until: Timestamp,
+        ahead: Duration,
         note: &str,
     ) -> Result<PostponeTransition, StoreError> {
         let (until_ms, note) = (self.told_by_the_file(until), note.to_owned());
-        self.change(key, self.options.working_life(), move |record, _, now_ms| {
+        self.change(key, self.options.life_of_postponed(ahead), move |record, _, now_ms| {
             Ok(transitions::postpone(record, until_ms, &note, now_ms))
         })
         .await

@@ -146,3 +146,15 @@ async fn a_path_that_cannot_be_used_is_said_at_once() -> Tested {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn the_record_of_a_postponed_job_outlives_its_time() -> Tested {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("store.db");
+    let store = Store::connect(&format!("embedded:{}", file.display()), StoreOptions::default()).await?;
+    let until = Timestamp::now() + Duration::from_hours(100 * 24);
+    store.postpone(&request().key, until, "send_at").await?;
+    let expires_ms: i64 = Connection::open(&file)?.query_row("SELECT expires_ms FROM ledger", [], |row| row.get(0))?;
+    assert!(expires_ms > until.as_millisecond(), "{expires_ms}");
+    Ok(())
+}

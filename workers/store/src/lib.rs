@@ -122,6 +122,11 @@ impl StoreOptions {
         self.retention.max(LADDER_LIFE)
     }
 
+    /// Life of a record whose job waits for a time so far ahead: until then it says so to whoever comes.
+    fn life_of_postponed(&self, ahead: Duration) -> Duration {
+        self.working_life().saturating_add(ahead)
+    }
+
     /// Life of a record whose job is over. What holds back copies that still wait somewhere outlives them.
     fn life_of(&self, end: Final) -> Duration {
         match end {

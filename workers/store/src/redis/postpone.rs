@@ -1,5 +1,7 @@
 //! See [`crate::postpone`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{
@@ -20,13 +22,14 @@ impl RedisStore {
         &self,
         key: &LedgerKey,
         until: Timestamp,
+        ahead: Duration,
         note: &str,
     ) -> Result<PostponeTransition, StoreError> {
         let mut call = self.link.scripts().postpone().prepare_invoke();
         call.key(keys(key.as_str()).0)
             .arg(until.as_millisecond().max(0))
             .arg(note)
-            .arg(millis(self.options.working_life()));
+            .arg(millis(self.options.life_of_postponed(ahead)));
         let answer: Vec<String> = self.link.invoke(&call).await?;
         let second = answer.get(1).map_or("", String::as_str);
         match answer.first().map(String::as_str) {

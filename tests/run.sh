@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/setup.sh
 cargo fmt --all --check
+# Modules that a macro declares are not found by cargo.
+rustfmt --edition 2024 --check workers/providers/src/*.rs
 cargo clippy --workspace --all-targets -- -D warnings
 # The whole workspace, as the tests select it: with other packages the features of dependencies differ, and they build twice.
 cargo build --workspace --bin postrider

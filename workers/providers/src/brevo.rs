@@ -9,13 +9,13 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::{
-    request::Request,
+    description::{Api, Call, Description, MIB, Notes, Setting, account},
     encoding::{base64, put},
     fields,
-    reply::{ProviderReply, ReplyVerdict},
-    unsupported::Unsupported,
-    description::{Api, Call, Description, MIB, Notes, Setting, account},
     message::Message,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    unsupported::Unsupported,
 };
 
 /// What it is and what it can carry.
@@ -113,8 +113,7 @@ fn message(outgoing: &Message<'_>) -> Result<Value, Unsupported> {
     if let Some(one) = fields::reply_to(outgoing)? {
         put(&mut body, "replyTo", mailbox(one));
     }
-    let bodies =
-        [("subject", Some(outgoing.subject)), ("textContent", outgoing.text), ("htmlContent", outgoing.html)];
+    let bodies = [("subject", Some(outgoing.subject)), ("textContent", outgoing.text), ("htmlContent", outgoing.html)];
     for (field, text) in bodies {
         let Some(text) = text else { continue };
         if TEMPLATE_MARKS.iter().any(|mark| text.contains(mark)) {

@@ -128,8 +128,12 @@ fn body(route: Option<&str>, message: &Message<'_>) -> Result<Value, Unsupported
     // Said in both cases: a route's own setting must not track what did not ask for it.
     let tracking = job.tracking();
     put(&mut body, "settings", json!({ "track_opens": tracking.opens, "track_clicks": tracking.clicks }));
-    let files: Vec<Value> =
-        message.inline.iter().map(|one| file(one, true)).chain(message.attached.iter().map(|one| file(one, false))).collect();
+    let files: Vec<Value> = message
+        .inline
+        .iter()
+        .map(|one| file(one, true))
+        .chain(message.attached.iter().map(|one| file(one, false)))
+        .collect();
     if !files.is_empty() {
         put(&mut body, "attachments", files);
     }

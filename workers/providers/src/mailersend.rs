@@ -64,7 +64,11 @@ account! {
 impl Api for MailerSend {
     fn request(&self, message: &Message<'_>, _: Call<'_>) -> Result<Request, Unsupported> {
         let bearer = format!("Bearer {}", self.api_key.expose_secret()).into();
-        Ok(Request::json("/v1/email", vec![("authorization", bearer), ("accept", "application/json".into())], &body(message)?))
+        Ok(Request::json(
+            "/v1/email",
+            vec![("authorization", bearer), ("accept", "application/json".into())],
+            &body(message)?,
+        ))
     }
 
     fn verdict(&self, reply: &ProviderReply, now: Timestamp) -> ReplyVerdict {

@@ -17,13 +17,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     batch::{Batched, Item},
-    request::Request,
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     encoding::{base64, name_addr, put},
+    message::Message,
     multipart::Form,
     reply::{ProviderReply, ReplyVerdict},
+    request::Request,
     unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
-    message::Message,
 };
 
 /// What it is and what it can carry.
@@ -33,7 +33,14 @@ pub const DESCRIPTION: Description = Description {
     base_url: Some("https://api.mailgun.net"),
     settings: &[Setting::API_KEY, Setting::text("domain", "The sending domain.")],
     // 25 MB as MIME. https://www.rubydoc.info/gems/mailgun-ruby/Mailgun/Chains: ten tags.
-    capabilities: Capabilities { tags_max: 10, bytes_max: 17 * MIB, schedules: true, batch_max: 1000, raw: true, ..Capabilities::ALL },
+    capabilities: Capabilities {
+        tags_max: 10,
+        bytes_max: 17 * MIB,
+        schedules: true,
+        batch_max: 1000,
+        raw: true,
+        ..Capabilities::ALL
+    },
     batching: Some(Batching { bytes_max: 20 * MIB, shares_content: true }),
     notes: Notes::USUAL,
 };
@@ -145,11 +152,8 @@ pub fn item(outgoing: &Message<'_>) -> Result<Item, Unsupported> {
     }
     size.extend(fields.iter().cloned());
     within_limit(&size)?;
-    let files: Vec<Value> = outgoing
-        .attached
-        .iter()
-        .map(|one| json!([one.filename, one.content_type, base64(&one.content)]))
-        .collect();
+    let files: Vec<Value> =
+        outgoing.attached.iter().map(|one| json!([one.filename, one.content_type, base64(&one.content)])).collect();
     let mailbox = recipient.mailbox;
     Ok(Item {
         shared: json!({ "fields": fields, "files": files }).to_string(),
@@ -297,10 +301,8 @@ fn options(outgoing: &Message<'_>) -> Result<Fields, Unsupported> {
 
 /// Sender, subject and bodies.
 fn content(outgoing: &Message<'_>) -> Fields {
-    let mut fields = vec![
-        ("from".to_owned(), name_addr(outgoing.job.from())),
-        ("subject".to_owned(), outgoing.subject.to_owned()),
-    ];
+    let mut fields =
+        vec![("from".to_owned(), name_addr(outgoing.job.from())), ("subject".to_owned(), outgoing.subject.to_owned())];
     for (name, body) in [("text", outgoing.text), ("html", outgoing.html)] {
         // An empty body counts as none, and one is needed.
         fields.extend(body.map(|body| (name.to_owned(), if body.is_empty() { " " } else { body }.to_owned())));

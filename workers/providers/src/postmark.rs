@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     batch::{Batched, Item},
-    request::Request,
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingForm, account},
     encoding::{base64, name_addr, put},
     fields,
-    reply::{ProviderReply, ReplyVerdict},
-    unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, SettingForm, account},
     message::Message,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    unsupported::Unsupported,
 };
 
 /// What it is and what it can carry.
@@ -23,7 +23,11 @@ pub const DESCRIPTION: Description = Description {
     base_url: Some("https://api.postmarkapp.com"),
     settings: &[
         Setting::secret("api_key", "The server's token."),
-        Setting::optional("message_stream", SettingForm::Text, "The message stream; the server's default where absent."),
+        Setting::optional(
+            "message_stream",
+            SettingForm::Text,
+            "The message stream; the server's default where absent.",
+        ),
     ],
     // One tag; 10 MB with attachments as base64, bodies of 5 MB; 50 MB for a call.
     capabilities: Capabilities { tags_max: 1, bytes_max: 7 * MIB, batch_max: 500, ..Capabilities::ALL },
@@ -72,11 +76,7 @@ const METADATA_MAX: (usize, usize, usize) = (10, 20, 80);
 const RESERVED: [&str; 1] = ["x-pm-*"];
 
 /// One message.
-pub fn request(
-    api_key: &SecretString,
-    stream: Option<&str>,
-    outgoing: &Message<'_>,
-) -> Result<Request, Unsupported> {
+pub fn request(api_key: &SecretString, stream: Option<&str>, outgoing: &Message<'_>) -> Result<Request, Unsupported> {
     Ok(call(api_key, "/email", &message(stream, outgoing)?))
 }
 

@@ -11,13 +11,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     batch::{Batched, Item},
-    request::Request,
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     encoding::{base64, put},
     fields,
-    reply::{ProviderReply, ReplyVerdict},
-    unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    unsupported::Unsupported,
 };
 
 /// What it is and what it can carry.

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     batch::{Batched, Item},
-    request::Request,
+    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     encoding::{base64, put},
     fields,
-    reply::{ProviderReply, ReplyVerdict},
-    unsupported::Unsupported,
-    description::{Api, Batching, Call, Description, MIB, Notes, Setting, account},
     message::Message,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    unsupported::Unsupported,
 };
 
 /// What it is and what it can carry.
@@ -24,7 +24,13 @@ pub const DESCRIPTION: Description = Description {
     base_url: Some("https://api.sendgrid.com"),
     settings: &[Setting::API_KEY],
     // https://www.twilio.com/docs/sendgrid/api-reference/mail-send/limitations: 30 MB with attachments, of which most is shared in a call.
-    capabilities: Capabilities { tags_max: 10, bytes_max: 20 * MIB, schedules: true, batch_max: 1000, ..Capabilities::ALL },
+    capabilities: Capabilities {
+        tags_max: 10,
+        bytes_max: 20 * MIB,
+        schedules: true,
+        batch_max: 1000,
+        ..Capabilities::ALL
+    },
     batching: Some(Batching { bytes_max: 25 * MIB, shares_content: true }),
     notes: Notes::USUAL,
 };

@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    request::Request,
+    description::{Api, Call, Credentials, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
     encoding::{base64, put},
+    message::Message,
     reply::{ProviderReply, ReplyVerdict},
+    request::Request,
     sigv4::{self, Keys, SignedCall},
     unsupported::Unsupported,
-    description::{Api, Credentials, Call, Description, MIB, Notes, Setting, SettingError, SettingForm, Settings},
-    message::Message,
 };
 
 /// What it is and what it can carry.
@@ -99,9 +99,8 @@ impl SesAccount {
             SesCredentials::WebIdentity {
                 role_arn: settings.text("role_arn")?,
                 token_file: settings.some_path("token_file").ok_or_else(|| SettingError::missing("token_file"))?,
-                sts_url: sts_url.ok_or_else(|| {
-                    SettingError::wrong("region", "expected a region such as eu-central-1")
-                })?,
+                sts_url: sts_url
+                    .ok_or_else(|| SettingError::wrong("region", "expected a region such as eu-central-1"))?,
             }
         } else {
             SesCredentials::Static {

@@ -13,12 +13,12 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use super::{
-    request::Request,
-    encoding::put,
-    reply::{ProviderReply, ReplyVerdict},
-    unsupported::Unsupported,
     description::{Api, Call, Description, MIB, Notes, Setting, SettingForm, account},
+    encoding::put,
     message::Message,
+    reply::{ProviderReply, ReplyVerdict},
+    request::Request,
+    unsupported::Unsupported,
 };
 
 /// What it is and what it can carry.

@@ -11,13 +11,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::{
-    request::Request,
+    description::{Api, Call, Description, Notes, Setting, account},
     encoding::base64,
+    message::Message,
     reply::{ProviderReply, ReplyVerdict},
+    request::Request,
     sigv4::hmac_sha256,
     unsupported::Unsupported,
-    description::{Api, Call, Description, Notes, Setting, account},
-    message::Message,
 };
 
 /// What it is and what it can carry.

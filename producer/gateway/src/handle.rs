@@ -111,7 +111,7 @@ impl Gateway {
             operation = operation.map(|operation| operation.route().name),
             status = answer.status.as_u16(),
             ms = begun.elapsed().as_millis(),
-            "A request was answered"
+            "Answered a request"
         );
         respond(answer)
     }

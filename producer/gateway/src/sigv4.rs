@@ -5,7 +5,7 @@ use http::HeaderMap;
 use jiff::{Timestamp, fmt::strtime};
 use sha2::{Digest as _, Sha256};
 
-use crate::idempotency::hex;
+use crate::{idempotency::hex, keys::is_equal};
 
 /// How far the clocks may be apart, in seconds.
 const WINDOW: i64 = 5 * 60;
@@ -115,10 +115,6 @@ fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
     mac.update(data);
     mac.finalize().into_bytes().to_vec()
-}
-
-fn is_equal(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
 #[cfg(test)]

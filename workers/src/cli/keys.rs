@@ -59,7 +59,7 @@ struct NewArguments {
     /// Whose mail it sends
     #[arg(long, default_value = Tenant::DEFAULT)]
     tenant: String,
-    /// What it may do: send, read, cancel, events; everything where not given
+    /// What it may do: send, read, cancel; everything where not given
     #[arg(long, value_delimiter = ',', value_parser = scope)]
     scope: Option<Vec<Scope>>,
     /// Domains that it may send from; `.shop.example` is everything below. Any where not given
@@ -112,7 +112,7 @@ struct RevokeArguments {
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
-    serde_json::from_value(json!(text)).map_err(|_| "expected send, read, cancel or events".to_owned())
+    serde_json::from_value(json!(text)).map_err(|_| "expected send, read or cancel".to_owned())
 }
 
 /// Exit status 0 if everything that was named was found, 1 if not.

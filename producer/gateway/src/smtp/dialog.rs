@@ -355,7 +355,7 @@ impl Dialog<'_> {
             Ok(id) => format!("250 2.0.0 Queued as {id}"),
             Err(problem) => refusal(problem),
         };
-        debug!(code = &text[..3], size, recipients = envelope.to.len(), "A message by SMTP was answered");
+        debug!(code = &text[..3], size, recipients = envelope.to.len(), "Answered a message by SMTP");
         Ok(Action::Say(text))
     }
 
